@@ -1,0 +1,35 @@
+# Everything from a bare checkout: each target builds .venv first, once.
+#   make ablation   the digits degradation study and its report
+#   make test       the tests (the long ones, marked slow: make test-slow)
+#   make check      ruff and the type checker
+PYTHON ?= python3
+BIN := .venv/bin
+STUDY := runs/degradation_digits
+
+.PHONY: ablation test test-slow check venv clean
+
+venv: .venv/.installed
+
+.venv/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "PYTHON=$(PYTHON) is Python %d.%d; allowed are 3.11, 3.12 and 3.13, as in: make PYTHON=python3.11 $(MAKECMDGOALS)" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	@touch $@
+
+ablation: venv
+	$(BIN)/python -m experiments.sweep --config=configs/degradation_digits.py --workdir=$(STUDY)
+	$(BIN)/python -m experiments.compare $(STUDY) --out=$(STUDY)/report
+
+test: venv
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,100 @@
+"""Every setting there is, each with what it means; the other configs change values, never add keys.
+
+What is allowed for a key is checked in resnet_jax/settings.py.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """Returns the paper's CIFAR recipe (section 4.2) on the embedded digits."""
+    c = ConfigDict()
+
+    c.seed = 0  # replicate r has seed + r: its own initialisation, data order and augmentation
+    c.replicates = 1  # seeds trained side by side in one run folder
+    c.batch_size = 128  # examples a step, over all devices
+    # The length of training: exactly one of the three.
+    c.steps = config_dict.placeholder(int)
+    c.epochs = config_dict.placeholder(float)
+    c.examples = config_dict.placeholder(int)
+
+    m = c.model = ConfigDict()
+    m.family = "cifar"  # imagenet: depths 18, 34, 50, 101, 152 | cifar: depths 6n+2
+    m.depth = 20  # weighted layers, as the paper counts them
+    m.shortcut = (
+        "A"  # none (the plain net) | A identity, zero-padded | B projection where the shape
+    )
+    # changes | C projection everywhere
+    m.bottleneck_stride = "v1"  # v1: on the first 1x1 (the paper) | v1.5: on the 3x3
+    m.activation = "post"  # post: after the addition (2015) | pre: before each convolution (2016)
+    m.stem = "cifar"  # cifar: 3x3 | imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2
+    m.width = 1.0  # factor on the filters of every layer
+    m.zero_init_last_gamma = False  # each block's last BatchNorm scale starts at 0 instead of 1
+    m.dtype = "float32"  # float32 | bfloat16: of activations; parameters, statistics, loss: float32
+    m.num_classes = 0  # 0: as many as the data set has
+    m.bn_group = 0  # examples over which BatchNorm takes its statistics; 0: the whole batch
+    m.bn_momentum = 0.9  # share that the moving averages keep at each step
+    m.bn_epsilon = 1e-5  # added to the variance
+
+    d = c.data = ConfigDict()
+    d.name = "digits"  # digits | cifar10 | cifar100 | mnist | fashion_mnist | svhn_cropped
+    d.dir = (
+        ""  # the TFDS data_dir; empty: the environment's TFDS_DATA_DIR, then ~/tensorflow_datasets
+    )
+    d.validation = 180  # examples held out of the training split, by `split_seed`
+    d.split_seed = 0  # the same for every seed, so that all runs of a study are validated alike
+    d.mean = "pixel"  # subtracted, from the training split: pixel (H x W x C) | channel (C) | none
+    d.std = True  # divide by the training split's standard deviation of each channel
+    d.pad = 0  # random crops from images padded by this many zero pixels a side; 0: no crops
+    d.flip = (
+        "auto"  # random horizontal flips: on | off | auto: where a mirrored image keeps its class
+    )
+
+    o = c.optimizer = ConfigDict()
+    o.name = (
+        "sgd"  # sgd: with momentum, as the paper | adam: decay in the gradient | adamw: decoupled
+    )
+    o.momentum = 0.9  # sgd
+    o.nesterov = False  # sgd
+    o.b1 = 0.9  # adam, adamw
+    o.b2 = 0.999  # adam, adamw
+    o.epsilon = 1e-8  # adam, adamw
+    o.weight_decay = 1e-4
+    o.decay_on = "all"  # all: every parameter (the paper) | kernels: not BatchNorm's and biases
+    o.clip_norm = 0.0  # the gradient's global norm is cut to this; 0: never
+
+    s = c.schedule = ConfigDict()
+    s.name = "step"  # constant | step: times `factor` at each boundary | cosine | plateau
+    s.rate = 0.1  # the learning rate after warm-up
+    s.unit = "steps"  # of `boundaries` and `warmup_length`: steps | epochs | examples | fraction
+    s.boundaries = (32000.0, 48000.0)  # step
+    s.factor = 0.1  # step, plateau
+    s.final_rate = 0.0  # cosine: the rate at the end
+    s.patience = 5  # plateau: evaluations without a better validation error before the rate drops
+    s.tolerance = 0.01  # plateau: percentage points of error that count as better
+    s.warmup = "none"  # none | linear: from 0 over `warmup_length` | until_error: the paper's, a
+    # constant `warmup_rate` until the training error falls below `warmup_error`
+    s.warmup_length = 0.0  # linear
+    s.warmup_rate = 0.01  # until_error
+    s.warmup_error = 80.0  # until_error: percent
+    s.warmup_window = 100  # until_error: steps over which the training error is averaged
+
+    c.label_smoothing = 0.0  # probability mass spread evenly over all classes
+    c.ema_decay = 0.0  # of an exponential average of the weights, which is then evaluated; 0: none
+
+    e = c.eval = ConfigDict()
+    e.every = 1000  # steps between evaluations on the validation split; the last step always is one
+    e.batch_size = 512
+    e.statistics = "population"  # of BatchNorm in the final test: population: exact averages over
+    # training data, taken after training (the paper) | moving_average
+    e.population_examples = 0  # training examples for the population statistics; 0: all of them
+    e.weights = "last"  # tested at the end: last (the paper) | best: by validation error
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 1000  # steps between checkpoints; the last step always has one
+    c.checkpoint.keep = 2  # newest checkpoints kept; each holds the best weights so far too
+
+    c.log = ConfigDict()
+    c.log.every = 100  # steps between lines of metrics, each the mean over the steps since the last
+    c.log.tensorboard = True
+    return c

@@ -1,0 +1,25 @@
+"""Plain and residual nets on scikit-learn's 8x8 digits: no download, minutes on a laptop.
+
+    python -m experiments.train --config=configs/digits.py --config.model.depth=56 --workdir=DIR
+
+The data are 1,797 real images: 1,257 train, 180 validation, 360 test. After 120 of the 240 steps,
+with 4 seeds side by side on one core of an AMD EPYC: plain-20 has 0 % training and 3.4 % test
+error (1 minute), plain-56 72 % and 74 % (3), ResNet-56 0 % and 1.8 % (4): see results/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """Returns a recipe under which plain-20 trains and plain-56 does not, within 240 steps."""
+    c = base.get_config()
+    c.steps = 240
+    c.schedule.name = "constant"
+    c.schedule.rate = 0.02
+    c.eval.every = 40
+    c.eval.batch_size = 180  # divides both validation and test: no padding is computed
+    c.checkpoint.every = 80
+    c.log.every = 10
+    return c

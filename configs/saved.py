@@ -1,0 +1,70 @@
+"""The config of a run that has been: trains it again, whole or changed, or goes on with it.
+
+    python -m experiments.train --config=configs/saved.py:runs/plain-56/config.json \
+        --config.seed=5 --workdir=runs/plain-56-seed5
+
+The folder runs/plain-56 may stand for the file. A sweep starts its cells by this file.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+from resnet_jax import runs, settings
+from resnet_jax.errors import UserError, nearest
+
+
+def get_config(path: str = "") -> ConfigDict:
+    """Returns the config that `path`, a run folder or its config.json, holds.
+
+    Raises:
+      UserError: there is no such file, or it is not a config of this version.
+    """
+    if not path:
+        raise UserError("Which run? Name its folder: --config=configs/saved.py:runs/plain-56.")
+    file = pathlib.Path(path)
+    file = file / "config.json" if file.is_dir() else file
+    try:
+        content = json.loads(file.read_text())
+    except OSError as e:
+        raise UserError(f"{file} cannot be read: {e.strerror}.") from e
+    except ValueError as e:
+        raise UserError(f"{file} is not JSON ({e}).") from e
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a run's config.json.")
+    return from_dict(content, str(file))
+
+
+def from_dict(content: Mapping[str, Any], origin: str) -> ConfigDict:
+    """Returns a saved config, its keys and types those of configs/base.py.
+
+    Args:
+      content: as saved.
+      origin: what an error names.
+
+    Raises:
+      UserError: a key is unknown or lacks, or a value has another type.
+    """
+    config = base.get_config()
+    given, known = runs.flatten(content), runs.flatten(config.to_dict())
+    for key in given:
+        if key not in known:
+            raise UserError(f"{origin} has {key}, which is not a setting{nearest(key, known)}.")
+    lacking = [key for key in known if key not in given]
+    if lacking:
+        raise UserError(f"{origin} lacks {', '.join(lacking)}; it is of another version.")
+    for key, value in given.items():
+        *groups, last = key.split(".")
+        group = settings.get(config, ".".join(groups)) if groups else config
+        try:
+            group[last] = value  # where a tuple is expected, JSON's list becomes one
+        except TypeError:
+            raise UserError(
+                f"{origin} has {key}={value!r}, which is not of the setting's type; it is "
+                f"{group[last]!r} by default."
+            ) from None
+    return config

@@ -1,0 +1,58 @@
+"""Times one cell's training step on this machine, on images of noise; a sweep's plan asks for it.
+
+    python -m experiments.calibrate "$(cat runs/plain-20/config.json)"
+
+Prints {"seconds_a_step", "seconds_before"}: the latter for compiling and initialising. A program of
+its own: it holds the devices only while it runs, and runs on the cores that a cell will have.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from configs import saved
+from resnet_jax import mesh as meshes
+from resnet_jax.data import sources
+from resnet_jax.data.augment import fit_normalization
+from resnet_jax.programs import build
+
+_TIMED_SECONDS = 1.0
+
+
+def calibrate(content: dict[str, Any]) -> dict[str, float]:
+    """Trains a saved config for about a second and returns what was measured."""
+    config = saved.from_dict(content, "The config")
+    facts = sources.facts(config.data.name, config.data.dir)
+    shape = (config.batch_size, *facts.image_shape)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    labels = np.zeros(config.batch_size, np.int32)
+    seeds = np.arange(config.replicates, dtype=np.int32)
+    indices = np.tile(np.arange(config.batch_size, dtype=np.int32), (config.replicates, 1))
+
+    mesh = meshes.make_mesh()
+    normalization = fit_normalization(images, config.data.mean, config.data.std)
+    programs = build(config, facts.image_shape, normalization, mesh)
+    train_step = programs.train_step
+    everywhere = meshes.replicated(mesh)
+    images, labels = jax.device_put((images, labels), everywhere)
+    began = time.monotonic()
+    state = jax.device_put(programs.initialize(seeds), everywhere)
+    state, _ = jax.block_until_ready(train_step(state, seeds, images, labels, indices))
+    compiled = time.monotonic()
+    done, seconds = 0, 0.0
+    while seconds < _TIMED_SECONDS:
+        state, _ = jax.block_until_ready(train_step(state, seeds, images, labels, indices))
+        done, seconds = done + 1, time.monotonic() - compiled
+    seconds_a_step = seconds / done
+    return {
+        "seconds_a_step": seconds_a_step,
+        "seconds_before": compiled - began - seconds_a_step,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(calibrate(json.loads(sys.argv[1]))))

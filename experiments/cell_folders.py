@@ -1,0 +1,98 @@
+"""What a sweep writes into its cells' run folders, before and after their processes run."""
+
+import pathlib
+import signal
+from collections.abc import Iterable
+from typing import Any
+
+from absl import logging
+
+from experiments.study import Cell
+from resnet_jax import runs
+from resnet_jax.errors import UserError
+
+LOG = "log.txt"  # what a cell's process prints
+
+
+def status(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the status of a cell's folder, empty where it was never queued."""
+    if not (folder / "config.json").is_file():
+        return {}
+    return runs.read(folder).status
+
+
+def has_ended(folder: pathlib.Path) -> bool:
+    """Whether nothing is left to do for a cell."""
+    return status(folder).get("status") in runs.ENDED
+
+
+def refuse_others(workdir: pathlib.Path, cells: Iterable[Cell]) -> None:
+    """Raises UserError where a cell's folder belongs to another config."""
+    for cell in cells:
+        runs.refuse_other(workdir / cell.name, cell.config.to_dict())
+
+
+def queue(folder: pathlib.Path, cell: Cell) -> None:
+    """Writes what a cell's process will find: its config and, if new, the status "queued".
+
+    Raises:
+      UserError: the folder cannot be written, is another config's, or a process trains in it.
+    """
+    run_folder = runs.RunFolder(folder, cell.config.to_dict())
+    try:
+        if not run_folder.status():
+            run_folder.set_status("queued", step=0, steps=cell.config.steps, device_seconds=0.0)
+    except OSError as e:
+        raise UserError(f"{folder} cannot be written: {e.strerror or e}.") from e
+    finally:
+        run_folder.close()
+
+
+def settle(folder: pathlib.Path, cell: Cell, code: int, before: dict[str, Any]) -> None:
+    """Sees to it that the status says how a cell's process ended, also where it could not.
+
+    Args:
+      folder: the cell's.
+      cell: the cell.
+      code: the process's exit code; below 0 the signal that killed it.
+      before: the status when it was started.
+    """
+    now = status(folder)
+    said_itself = now != before
+    if code == 0 and now.get("status") in runs.ENDED:
+        return
+    if said_itself and now.get("status") in ("preempted", "failed"):
+        return
+    fail(folder, cell, _reason(folder, code))
+
+
+def fail(folder: pathlib.Path, cell: Cell, reason: str) -> None:
+    """Sets a cell's status to failed; what it has trained stays."""
+    try:
+        run_folder = runs.RunFolder(folder, cell.config.to_dict())
+        try:
+            last = run_folder.status()
+            run_folder.set_status(
+                "failed",
+                step=last.get("step", 0),
+                steps=cell.config.steps,
+                device_seconds=last.get("device_seconds", 0.0),
+                reason=reason,
+            )
+        finally:
+            run_folder.close()
+    except (OSError, UserError) as e:  # the disk is full: the message on the screen has to do
+        logging.error("%s: status.json could not be written: %s", cell.name, e)
+
+
+def _reason(folder: pathlib.Path, code: int) -> str:
+    if code < 0:
+        memory = " (is the memory enough?)" if -code == signal.SIGKILL else ""
+        return f"{signal.Signals(-code).name} killed its process{memory}"
+    try:
+        lines = (folder / LOG).read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = [line.strip() for line in lines if line.strip() and not line.startswith("---")]
+    last = said[-1].removeprefix("error: ") if said else "its process said nothing"
+    return last if code else f"its process ended before the run did; its last words: {last}"

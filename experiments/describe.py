@@ -1,0 +1,163 @@
+"""Describes a network before it is trained: layers, parameters, mult-adds, projections.
+
+    python -m experiments.describe --config=configs/imagenet.py --config.model.depth=50
+    python -m experiments.describe --config=configs/imagenet.py --family
+
+The paper's numbers stand beside ours where it has them for this very network. No data is read and
+no device is touched. --json prints the same for programs.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import command_line, paper_networks
+from resnet_jax import resnet, settings, summary
+from resnet_jax.data import sources
+
+_CONFIG = command_line.define_config("Which network, as configs/imagenet.py.")
+_FAMILY = flags.DEFINE_bool("family", False, "All of the paper's depths of the config's family.")
+_JSON = flags.DEFINE_bool("json", False, "JSON in place of a table.")
+
+
+def describe(config: ConfigDict) -> dict[str, Any]:
+    """Returns all there is to say of a resolved config's network, ready for JSON."""
+    model, image_shape = config.model, sources.KNOWN[config.data.name].image_shape
+    network = resnet.from_config(model, model.num_classes)
+    found = summary.summarize(network, image_shape)
+    paper = paper_networks.published(model, image_shape, model.num_classes)
+    return {
+        "family": model.family,
+        "depth": model.depth,
+        "shortcut": model.shortcut,
+        "block": network.arch.block,
+        "stage_sizes": network.arch.stage_sizes,
+        "image_shape": image_shape,
+        "num_classes": model.num_classes,
+        "parameters": found.parameters,
+        "mult_adds": found.mult_adds,
+        "projections": found.projections,
+        "paper": {"parameters": paper.parameters, "mult_adds": paper.mult_adds},
+        "layers": [vars(layer) for layer in found.layers],
+    }
+
+
+def describe_family(config: ConfigDict) -> list[dict[str, Any]]:
+    """Describes the config's network at each depth of the paper."""
+    networks = []
+    for depth in paper_networks.STUDIED[config.model.family]:
+        deeper = config.copy_and_resolve_references()
+        deeper.model.depth = depth
+        networks.append(describe(deeper))
+    return networks
+
+
+# ------------------------------------------------------------------------------ as text
+
+
+def as_text(network: dict[str, Any]) -> str:
+    """Returns the layer table of one network, its totals and the paper's."""
+    rows = [["", "output", "blocks", "layers", "projections", "parameters", "mult-adds"]]
+    for layer in network["layers"]:
+        rows.append(
+            [
+                layer["name"],
+                _shape(layer["output_shape"]),
+                str(layer["blocks"] or ""),
+                str(layer["convolutions"]),
+                str(layer["projections"]),
+                f"{layer['parameters']:,}",
+                _mult_adds(layer["mult_adds"]),
+            ]
+        )
+    total = [sum(layer[key] for layer in network["layers"]) for key in ("blocks", "convolutions")]
+    rows.append(["total", "", *map(str, total), str(network["projections"]), *_sizes(network)])
+    rows.append(["paper", "", "", "", "", *_paper_sizes(network)])
+    return f"{_title(network, str(network['depth']))}\n\n{_aligned(rows, left=2)}"
+
+
+def as_family_text(networks: Sequence[dict[str, Any]]) -> str:
+    """Returns one line a network, the paper's sizes beside ours."""
+    rows = [["depth", "block", "blocks", "projections"]]
+    rows[0] += ["parameters", "(paper)", "mult-adds", "(paper)"]
+    for network in networks:
+        ours, papers = _sizes(network), _paper_sizes(network)
+        rows.append(
+            [
+                str(network["depth"]),
+                network["block"],
+                " ".join(map(str, network["stage_sizes"])),
+                str(network["projections"]),
+                *(ours[0], papers[0], ours[1], papers[1]),
+            ]
+        )
+    return f"{_title(networks[0], 'family')}\n\n{_aligned(rows, left=3)}"
+
+
+def _title(network: dict[str, Any], what: str) -> str:
+    plain = network["shortcut"] == "none"
+    kind = "plain" if plain else f"residual, shortcut {network['shortcut']}"
+    classes = f"{network['num_classes']} classes"
+    return (
+        f"{network['family']} {what} ({kind}), {_shape(network['image_shape'])} images, {classes}"
+    )
+
+
+def _sizes(network: dict[str, Any]) -> tuple[str, str]:
+    return f"{network['parameters']:,}", _mult_adds(network["mult_adds"])
+
+
+def _paper_sizes(network: dict[str, Any]) -> tuple[str, str]:
+    parameters, mult_adds = network["paper"]["parameters"], network["paper"]["mult_adds"]
+    return (
+        "-" if parameters is None else f"{parameters:,}",
+        "-" if mult_adds is None else f"{mult_adds / 1e9:g}e9",  # with the paper's own digits
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _mult_adds(number: int) -> str:
+    """Returns three digits and an exponent that is a multiple of 3: 3.86e9, 11.6e9, 40.6e6."""
+    mantissa, exponent = f"{number:.2e}".split("e")
+    shift = int(exponent) % 3
+    digits = f"{float(mantissa) * 10**shift:.{2 - shift}f}"
+    return f"{digits}e{int(exponent) - shift}" if number >= 1000 else str(number)
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
+    """Lines columns up: the first `left` of them at their left edge, numbers at their right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            text.ljust(width) if i < left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------- program
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the description."""
+    command_line.no_arguments(argv)
+    config = settings.resolve(command_line.required(_CONFIG))
+    if _FAMILY.value:
+        networks = describe_family(config)
+        content = {"family": config.model.family, "networks": networks}
+        print(json.dumps(content, indent=2) if _JSON.value else as_family_text(networks))
+    else:
+        network = describe(config)
+        print(json.dumps(network, indent=2) if _JSON.value else as_text(network))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,83 @@
+"""How much a cell is to compute, and how long that takes at a measured rate."""
+
+import dataclasses
+import heapq
+from collections.abc import Iterable, Mapping
+
+from experiments.study import Cell
+from resnet_jax import resnet, runs, summary
+from resnet_jax.data import sources
+
+# A backward pass computes two products of the forward's size: for the input and for the weights.
+_FORWARD_AND_BACKWARD = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A cell's network and its training.
+
+    Attributes:
+      parameters: trainable numbers of one replicate.
+      mult_adds: of one image, forward.
+      work: mult-adds of the whole training, all replicates.
+    """
+
+    parameters: int
+    mult_adds: int
+    work: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """What this machine does, measured.
+
+    Attributes:
+      mult_adds: a second, in each of the cells that run side by side.
+      seconds_a_layer: before the first step, compiling; 0 where `mult_adds` has that in it.
+      source: where it comes from, for people.
+    """
+
+    mult_adds: float
+    seconds_a_layer: float
+    source: str
+
+
+def size_of(cell: Cell) -> Size:
+    """Traces a cell's network; no device computes anything."""
+    config = cell.config
+    facts = sources.facts(config.data.name, config.data.dir)
+    model = resnet.from_config(config.model, config.model.num_classes)
+    network = summary.summarize(model, facts.image_shape)
+    images = config.batch_size * config.steps * config.replicates
+    work = float(network.mult_adds) * _FORWARD_AND_BACKWARD * images
+    return Size(network.parameters, network.mult_adds, work)
+
+
+def seconds(cell: Cell, size: Size, rate: Rate, step: int) -> float:
+    """Returns how long a cell takes from `step` on."""
+    left = 1 - step / cell.config.steps
+    if left <= 0:
+        return 0.0
+    return size.work * left / rate.mult_adds + cell.config.model.depth * rate.seconds_a_layer
+
+
+def rate_of_finished(sizes: Mapping[str, Size], finished: Iterable[runs.Run]) -> Rate | None:
+    """Returns the rate of cells that have completed, or None where none has."""
+    work, wall, names = 0.0, 0.0, []
+    for run in finished:
+        device_seconds = run.status.get("device_seconds")
+        if run.status.get("status") == "completed" and device_seconds:
+            work += sizes[run.name].work
+            wall += device_seconds / max(1, len(run.environment.get("devices", [])))
+            names.append(run.name)
+    if not names:
+        return None
+    return Rate(work / wall, 0.0, f"the device time of what has finished here: {', '.join(names)}")
+
+
+def makespan(durations: Iterable[float], at_once: int) -> float:
+    """Returns when the last of some jobs ends that are started in this order, `at_once` a time."""
+    ends: list[float] = [0.0] * at_once
+    for duration in durations:
+        heapq.heapreplace(ends, ends[0] + duration)
+    return max(ends)

@@ -1,0 +1,148 @@
+"""What a sweep would do and how long that would take; nothing is started or written."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+from tqdm import tqdm
+
+from experiments import cell_folders, estimate, ledger
+from experiments.estimate import Rate, Size
+from experiments.launchers import local
+from experiments.study import Cell
+from resnet_jax import runs
+from resnet_jax.data import sources
+from resnet_jax.errors import RunError, UserError
+
+_HEADINGS = ["cell", "depth", "shortcut", "parameters", "mult-adds", "steps", "replicates"]
+_HEADINGS += ["done", "estimated time"]
+_CALIBRATION_SECONDS = 300  # a step that takes minutes is not worth waiting for
+
+
+def table(
+    cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: pathlib.Path, at_once: int,
+    platform: str,
+) -> str:  # fmt: skip
+    """Returns the plan for people, cells in the order in which they would start.
+
+    Args:
+      cells: those of the study that are meant.
+      sizes: of each, by name.
+      workdir: the study's folder, which need not exist.
+      at_once: cells at a time.
+      platform: "cpu", "gpu" or "tpu".
+    """
+    statuses = {cell.name: cell_folders.status(workdir / cell.name) for cell in cells}
+    missing = [cell for cell in cells if statuses[cell.name].get("status") not in runs.ENDED]
+    rate, words = _rate(cells, missing, sizes, workdir, at_once, platform)
+
+    rows = [_HEADINGS]
+    durations = []
+    for cell in cells:
+        status, model = statuses[cell.name], cell.config.model
+        left = "-"
+        if cell in missing and rate:
+            durations.append(estimate.seconds(cell, sizes[cell.name], rate, status.get("step", 0)))
+            left = tqdm.format_interval(durations[-1])
+        rows.append(
+            [cell.name, str(model.depth), model.shortcut]
+            + [f"{n:,}" for n in (sizes[cell.name].parameters, sizes[cell.name].mult_adds)]
+            + [f"{cell.config.steps:,}", str(cell.config.replicates), _done(status), left]
+        )
+    lines = [ledger.aligned(rows), ""]
+    lines += [
+        f"{cell.name} is an exception: {', '.join(cell.exceptions)}."
+        for cell in cells
+        if cell.exceptions
+    ]
+    lines += _absent_data(missing)
+    side_by_side = f"{at_once} at a time" if at_once > 1 else "one at a time"
+    lines.append(
+        f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on {platform}."
+    )
+    if durations:
+        total = tqdm.format_interval(estimate.makespan(durations, at_once))
+        lines.append(f"Estimated time in all: {total}.")
+    return "\n".join([*lines, *words, "Nothing was started or written."])
+
+
+def _done(status: Mapping[str, object]) -> str:
+    if not status:
+        return "not started"
+    if status["status"] in (*runs.ENDED, "queued"):
+        return str(status["status"])
+    return f"{status['status']} {ledger.show_step(dict(status))}"
+
+
+def _absent_data(cells: Sequence[Cell]) -> list[str]:
+    refusals = set()
+    for cell in cells:
+        try:
+            sources.require(cell.config.data.name, cell.config.data.dir)
+        except UserError as e:
+            refusals.add(str(e))
+    return [f"The data are missing, so the sweep would be refused: {e}" for e in refusals]
+
+
+def _rate(
+    cells: Sequence[Cell],
+    missing: Sequence[Cell],
+    sizes: Mapping[str, Size],
+    workdir: pathlib.Path,
+    at_once: int,
+    platform: str,
+) -> tuple[Rate | None, list[str]]:
+    """Returns a rate, from what has finished or else timed now, and words on where it is from."""
+    if not missing:
+        return None, []
+    finished = [runs.read(workdir / cell.name) for cell in cells if cell not in missing]
+    rate = estimate.rate_of_finished(sizes, finished)
+    if rate is None:
+        cheapest = min(missing, key=lambda cell: sizes[cell.name].work)
+        try:
+            rate = _calibrated(cheapest, sizes[cheapest.name], at_once, platform)
+        except RunError as e:
+            return None, [f"There is no estimate: {e}"]
+    return rate, [f"It is an estimate, by mult-adds, from {rate.source}."]
+
+
+def _calibrated(cell: Cell, size: Size, at_once: int, platform: str) -> Rate:
+    """Times the step of a cell, in as many processes side by side as the sweep will have.
+
+    Raises:
+      RunError: that cannot be done.
+    """
+    logging.info("Timing a training step of %s on this machine ...", cell.name)
+    command = [sys.executable, "-m", "experiments.calibrate", json.dumps(cell.config.to_dict())]
+    children = []
+    for share in range(at_once):
+        with local.pinned(platform, share, at_once):
+            pipe = subprocess.PIPE
+            children.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
+    measured = []
+    try:
+        for child in children:
+            out, said = child.communicate(timeout=_CALIBRATION_SECONDS)
+            if child.returncode:
+                last = (said.strip().splitlines() or ["no word why"])[-1]
+                raise RunError(f"the step of {cell.name} could not be timed here ({last}).")
+            measured.append(json.loads(out))
+    except subprocess.TimeoutExpired as e:
+        raise RunError(
+            f"{cell.name} took more than {_CALIBRATION_SECONDS} s for its first steps here."
+        ) from e
+    finally:
+        for child in children:
+            child.kill()
+    step, before = (
+        sum(m[key] for m in measured) / at_once for key in ("seconds_a_step", "seconds_before")
+    )
+    return Rate(
+        mult_adds=size.work / cell.config.steps / step,
+        seconds_a_layer=before / cell.config.model.depth,
+        source=f"training steps of {cell.name} timed on this machine just now ({step:.3g} s a step "
+        f"after {before:.0f} s of compiling); evaluations and checkpoints come on top",
+    )

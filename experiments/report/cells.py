@@ -1,0 +1,148 @@
+"""From run folders to cells: one network under one recipe, with all its replicates."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+from experiments.report import replicates
+from experiments.report.measures import Stat
+from experiments.report.replicates import Replicate
+from resnet_jax import runs
+from resnet_jax.errors import check_choice
+
+SHORTCUTS = ("none", "A", "B", "C")
+Measure = Callable[[Replicate], float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Runs that differ in nothing but their seeds, pooled."""
+
+    runs: tuple[runs.Run, ...]  # every run, also those whose replicates are left out
+    replicates: tuple[Replicate, ...]  # those that the numbers are about, diverged ones included
+    status: str
+    notes: tuple[str, ...]  # what a reader must know about the pooling
+
+    @property
+    def depth(self) -> int:
+        """Weighted layers, as the paper counts them."""
+        return self.runs[0].config["model"]["depth"]
+
+    @property
+    def shortcut(self) -> str:
+        """``none`` for the plain net, or the shortcut's letter."""
+        return self.runs[0].config["model"]["shortcut"]
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is a net without shortcuts."""
+        return self.shortcut == "none"
+
+    @property
+    def name(self) -> str:
+        """What the cell is: ``plain-56``, ``resnet-56-A``."""
+        return f"plain-{self.depth}" if self.plain else f"resnet-{self.depth}-{self.shortcut}"
+
+    @property
+    def healthy(self) -> tuple[Replicate, ...]:
+        """The replicates that have figures and did not diverge: those in every mean."""
+        return tuple(
+            r for r in self.replicates if r.diverged_at is None and r.series("train/error")
+        )
+
+    @property
+    def diverged(self) -> tuple[Replicate, ...]:
+        """The replicates left out of every mean because they diverged."""
+        return tuple(r for r in self.replicates if r.diverged_at is not None)
+
+    @property
+    def step(self) -> int:
+        """The step that all its runs have reached."""
+        return min(replicates.last_step(r.run) for r in self.replicates)
+
+    @property
+    def steps(self) -> int:
+        """The steps that its runs are to take."""
+        return replicates.total_steps(self.runs[0])
+
+    @property
+    def parameters(self) -> int | None:
+        """Trained values of the network."""
+        return self._network("parameters")
+
+    @property
+    def mult_adds(self) -> int | None:
+        """Multiply-adds for one image; one multiply and its addition count as one."""
+        return self._network("mult_adds")
+
+    @property
+    def device_seconds(self) -> float:
+        """What all runs of the cell cost, over all their launches."""
+        return sum(run.status.get("device_seconds") or 0.0 for run in self.runs)
+
+    def values(self, measure: Measure) -> list[float]:
+        """Returns the measure of each healthy replicate that has it."""
+        return [v for v in map(measure, self.healthy) if v is not None]
+
+    def stat(self, measure: Measure) -> Stat:
+        """Returns mean and spread of a measure over the healthy replicates."""
+        return Stat.of(self.values(measure))
+
+    def _network(self, fact: str) -> int | None:
+        known = (run.environment.get("network", {}).get(fact) for run in self.runs)
+        return next((value for value in known if value is not None), None)
+
+
+def pool(members: Sequence[runs.Run]) -> Cell:
+    """Makes one cell of runs that differ in nothing but their seeds.
+
+    Completed runs are not mixed with unfinished ones, whose errors are not final: where at least
+    one run has completed, the unfinished are left out and a note says so. Of two runs that hold
+    the same seed the one that went further counts, once: its twin is no independent replicate.
+
+    Raises:
+      UserError: a config lacks a setting or holds a shortcut that is not known.
+    """
+    for run in members:
+        replicates.of_run(run)  # names what a config lacks before anything else reads it
+        check_choice("model.shortcut", run.config["model"]["shortcut"], SHORTCUTS)
+    ended = [run for run in members if runs.shown_status(run) in runs.ENDED]
+    unfinished = [run for run in members if runs.shown_status(run) not in runs.ENDED]
+    notes = []
+    if any(runs.shown_status(run) == "completed" for run in members):
+        used, status = ended, "completed"
+        notes += [f"{_describe(run)} is left out" for run in unfinished]
+    elif not unfinished:
+        used, status = ended, "diverged"
+    else:
+        used = list(members)
+        status = runs.shown_status(max(unfinished, key=replicates.last_step))
+        notes += [_describe(run) for run in unfinished if run.status.get("reason")]
+    kept, repeated = _distinct(used)
+    notes += [
+        f"seed {r.seed} of {r.run.name} is left out: another run holds the same seed"
+        for r in repeated
+    ]
+    return Cell(tuple(members), tuple(kept), status, tuple(notes))
+
+
+def order(cell: Cell) -> tuple[int, int]:
+    """Sorts plain nets first, then by shortcut, each by depth."""
+    return SHORTCUTS.index(cell.shortcut), cell.depth
+
+
+def _distinct(used: Iterable[runs.Run]) -> tuple[list[Replicate], list[Replicate]]:
+    by_seed: dict[int, Replicate] = {}
+    repeated = []
+    for run in sorted(used, key=replicates.last_step, reverse=True):
+        for replicate in replicates.of_run(run):
+            if replicate.seed in by_seed:
+                repeated.append(replicate)
+            else:
+                by_seed[replicate.seed] = replicate
+    return [by_seed[seed] for seed in sorted(by_seed)], repeated
+
+
+def _describe(run: runs.Run) -> str:
+    reason = run.status.get("reason")
+    progress = f"at step {replicates.last_step(run)} of {replicates.total_steps(run)}"
+    return f"{run.name} ({runs.shown_status(run)} {progress}{f': {reason}' if reason else ''})"

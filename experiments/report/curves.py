@@ -1,0 +1,139 @@
+"""The curves of a group as numbers, and how both kinds of figure draw them."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+
+from experiments.report.cells import Cell
+from experiments.report.groups import Group
+from experiments.report.measures import Points, window_means
+from experiments.report.replicates import Replicate
+
+KINDS = {"training": "train/error", "validation": "validation/error"}
+SIDES = ("Plain nets", "Residual nets")
+# Ordered and readable for the colour-blind: dark is deep. Plasma's last quarter, near yellow, is
+# too faint for thin lines on white.
+COLOURS = matplotlib.colormaps["plasma"]
+LIGHTEST, DARKEST = 0.76, 0.02
+# The share of a run left out when the y-axis is chosen: all nets fall from chance there, and the
+# paper's Fig. 6, too, lets that run off the top so that the rest can be read.
+START = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Error against iterations: mean over replicates, with the spread where there are several."""
+
+    cell: Cell
+    kind: str  # training | validation
+    steps: list[int]
+    mean: list[float]
+    std: list[float | None]  # None: only one replicate has this point
+    n: list[int]
+
+    def banded(self) -> "Curve":
+        """Returns the part over which a band can be drawn."""
+        keep = [i for i, std in enumerate(self.std) if std is not None]
+        return Curve(
+            self.cell,
+            self.kind,
+            [self.steps[i] for i in keep],
+            [self.mean[i] for i in keep],
+            [self.std[i] for i in keep],
+            [self.n[i] for i in keep],
+        )
+
+
+def of_cell(cell: Cell, window: int) -> list[Curve]:
+    """Returns a cell's curves; empty ones are left out.
+
+    Diverged replicates are not in the mean. Where all of them diverged, they are what there is to
+    see and are drawn up to where they did.
+
+    Args:
+      cell: the cell.
+      window: steps of a trailing mean over the training errors; 0 draws what was logged.
+    """
+    shown = cell.healthy or cell.diverged
+    found = []
+    for kind, key in KINDS.items():
+        smooth = window if kind == "training" else 0
+        series = [_smoothed(_finite(r, key), smooth) for r in shown]
+        curve = _mean(cell, kind, [points for points in series if points])
+        if curve.steps:
+            found.append(curve)
+    return found
+
+
+def side(cell: Cell) -> str:
+    """Returns the panel that a cell belongs to."""
+    return SIDES[0] if cell.plain else SIDES[1]
+
+
+def emptiness(group: Group, shown: str) -> str:
+    """Returns why a panel has no curve."""
+    planned = any(side(cell) == shown for cell in group.cells)
+    return "nothing logged yet" if planned else "no such nets in these runs"
+
+
+def colours(depths: Sequence[int]) -> dict[int, str]:
+    """Returns one colour a depth, from light (shallow) to dark (deep)."""
+    places = np.linspace(LIGHTEST, DARKEST, len(depths)) if len(depths) > 1 else [0.35]
+    return {depth: to_hex(COLOURS(p)) for depth, p in zip(sorted(depths), places, strict=True)}
+
+
+def legend_name(cell: Cell, group: Group) -> str:
+    """Returns what a legend calls a cell within its panel."""
+    letters = {c.shortcut for c in group.cells if not c.plain}
+    letter = "" if cell.plain or len(letters) < 2 else f", shortcut {cell.shortcut}"
+    unfinished = "" if cell.status == "completed" else f" ({cell.status})"
+    return f"depth {cell.depth}{letter}{unfinished}"
+
+
+def y_top(drawn: Sequence[Curve]) -> float:
+    """Returns the top of the y-axis shared by a group's panels, in percent."""
+    late = [
+        mean
+        for curve in drawn
+        for step, mean in zip(curve.steps, curve.mean, strict=True)
+        if step >= START * curve.cell.steps or curve.steps[-1] < START * curve.cell.steps
+    ]
+    return min(100.0, max(1.0, 1.05 * max(late))) if late else 100.0
+
+
+def _finite(replicate: Replicate, key: str) -> list[tuple[int, float]]:
+    return [(step, value) for step, value in replicate.series(key) if math.isfinite(value)]
+
+
+def _smoothed(points: Points, window: int) -> Points:
+    if not window or not points:
+        return points
+    steps = [step for step, _ in points if step > 0]  # before the first step there is no mean
+    starts = [step - window for step in steps]
+    return list(zip(steps, window_means(points, starts, steps).tolist(), strict=True))
+
+
+def _mean(cell: Cell, kind: str, series: Sequence[Points]) -> Curve:
+    """Averages over replicates at each step that all of those which got so far have logged.
+
+    Runs that log at different steps would otherwise make a zigzag between subsets of replicates.
+    """
+    by_step: dict[int, list[float]] = {}
+    for points in series:
+        for step, value in points:
+            by_step.setdefault(step, []).append(value)
+    ends = [points[-1][0] for points in series]
+    kept = [s for s in sorted(by_step) if len(by_step[s]) == sum(end >= s for end in ends)]
+    values = [by_step[step] for step in kept]
+    return Curve(
+        cell,
+        kind,
+        kept,
+        [float(np.mean(v)) for v in values],
+        [float(np.std(v, ddof=1)) if len(v) > 1 else None for v in values],
+        [len(v) for v in values],
+    )

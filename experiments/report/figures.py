@@ -1,0 +1,262 @@
+"""The paper's figures as PNG and SVG: error against iterations (Fig. 6), and against depth."""
+
+import dataclasses
+import pathlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+from experiments.report import curves, paper
+from experiments.report.cells import Cell, Measure
+from experiments.report.groups import Group
+from experiments.report.replicates import Replicate
+
+WIDTHS = {"training": 0.9, "validation": 2.2}
+DASHES = {"none": "solid", "A": "solid", "B": "dashed", "C": "dotted"}
+MARKERS = {"none": "o", "A": "s", "B": "^", "C": "D"}
+KIND_COLOURS = {"none": "#b3401f", "A": "#1f5fa8", "B": "#3d87c9", "C": "#6fb0e0"}
+MEASURES: dict[str, Measure] = {
+    "training": Replicate.train_error,
+    "validation": Replicate.validation_error,
+    "test": Replicate.test_error,
+}
+CURVES_WIDTH = 10.5  # inches
+LOG_DEPTHS = 12  # a deepest net this many times the shallowest (20 and 1202) needs a log axis
+STYLE: dict[Any, Any] = {  # matplotlib types each key as one of its 300 literals
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "axes.edgecolor": "#808080",
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: searchable, and small
+    "svg.hashsalt": "report",  # the same runs give the same file
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthLine:
+    """Final errors of one kind of net, by depth."""
+
+    shortcut: str
+    depths: list[int]
+    mean: list[float]
+    std: list[float]  # 0 where there is one replicate
+    n: list[int]
+    name: list[str]
+
+
+def write(groups: Sequence[Group], window: int, out: pathlib.Path) -> None:
+    """Writes curves.png, curves.svg, depth.png and depth.svg."""
+    with matplotlib.rc_context(STYLE):
+        for name, figure in (
+            ("curves", _curves_figure(groups, window)),
+            ("depth", _depth_figure(groups)),
+        ):
+            figure.savefig(out / f"{name}.png", dpi=150)
+            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+
+
+def panels(group: Group) -> list[str]:
+    """Returns which final errors the group has: training, and validation or test where measured."""
+    return [
+        name
+        for name, measure in MEASURES.items()
+        if name == "training" or any(cell.values(measure) for cell in group.cells)
+    ]
+
+
+def depth_lines(group: Group, measure: Measure) -> list[DepthLine]:
+    """Returns one line a kind of net, through its completed cells."""
+    lines = []
+    for shortcut in DASHES:
+        found = [c for c in _finished(group) if c.shortcut == shortcut and c.values(measure)]
+        if found:
+            stats = [cell.stat(measure) for cell in found]
+            lines.append(
+                DepthLine(
+                    shortcut,
+                    [cell.depth for cell in found],
+                    [stat.mean or 0.0 for stat in stats],
+                    [stat.std or 0.0 for stat in stats],
+                    [stat.n for stat in stats],
+                    [cell.name for cell in found],
+                )
+            )
+    return lines
+
+
+def published_points(group: Group, split: str) -> list[tuple[Cell, paper.Published]]:
+    """Returns the paper's numbers on a split, for the cells of the group."""
+    found = [(cell, paper.published(cell)) for cell in group.cells]
+    return [(cell, number) for cell, number in found if number and number.split == split]
+
+
+def kind_name(shortcut: str, group: Group) -> str:
+    """Returns what a legend calls a kind of net."""
+    if shortcut == "none":
+        return "plain"
+    letters = {c.shortcut for c in group.cells if not c.plain}
+    return f"residual, shortcut {shortcut}" if len(letters) > 1 else "residual"
+
+
+def depth_top(group: Group) -> float:
+    """Returns the top of the error axis shared by a group's panels against depth."""
+    tops = [number.error for split in MEASURES for _, number in published_points(group, split)]
+    for measure in MEASURES.values():
+        for line in depth_lines(group, measure):
+            tops += [mean + std for mean, std in zip(line.mean, line.std, strict=True)]
+    return 1.08 * max(tops, default=0) or 1.0
+
+
+def log_depths(group: Group) -> bool:
+    """Returns whether the depth axis must be logarithmic."""
+    return max(group.depths) >= LOG_DEPTHS * min(group.depths)
+
+
+def title(group: Group) -> str:
+    """Returns a group's label with what must stand beside its numbers."""
+    return f"{group.label} \N{EM DASH} {group.note}" if group.note else group.label
+
+
+def _finished(group: Group) -> list[Cell]:
+    return [cell for cell in group.cells if cell.status == "completed"]
+
+
+def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
+    figure = Figure(figsize=(CURVES_WIDTH, 4.0 * len(groups)), layout="constrained")
+    rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    for row, group in zip(rows, groups, strict=True):
+        drawn = [curve for cell in group.cells for curve in curves.of_cell(cell, window)]
+        palette = curves.colours(group.depths)
+        axes = row.subplots(1, 2, sharey=True)
+        _head(row, group, CURVES_WIDTH)
+        for ax, side in zip(axes, curves.SIDES, strict=True):
+            for curve in drawn:
+                if curves.side(curve.cell) == side:
+                    _draw(ax, curve, palette[curve.cell.depth])
+            ax.set(title=side, xlabel="iterations", xlim=(0, max(c.steps for c in group.cells)))
+            ax.xaxis.set_major_locator(MaxNLocator(5))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            if not any(curves.side(curve.cell) == side for curve in drawn):
+                _say(ax, curves.emptiness(group, side))
+        axes[0].set(ylabel="error (%)", ylim=(0, curves.y_top(drawn)))
+        axes[1].tick_params(labelleft=True)
+        handles = _curve_handles(group, palette, window)
+        row.legend(handles=handles, loc="outside right center", handlelength=2.2)
+    return figure
+
+
+def _draw(ax: Axes, curve: curves.Curve, colour: str) -> None:
+    band = curve.banded()
+    low = [m - s for m, s in zip(band.mean, band.std, strict=True) if s is not None]
+    high = [m + s for m, s in zip(band.mean, band.std, strict=True) if s is not None]
+    bold = curve.kind == "validation"
+    ax.fill_between(band.steps, low, high, color=colour, alpha=0.22 if bold else 0.12, lw=0)
+    ax.plot(
+        curve.steps,
+        curve.mean,
+        color=colour,
+        lw=WIDTHS[curve.kind],
+        ls=DASHES[curve.cell.shortcut],
+        alpha=1.0 if bold else 0.85,
+        label=f"{curve.cell.name} {curve.kind}",
+    )
+    if curve.cell.status != "completed":
+        ax.plot(curve.steps[-1], curve.mean[-1], "x", color=colour)
+
+
+def _curve_handles(group: Group, palette: dict[int, str], window: int) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
+        Patch(color=colour, label=f"depth {depth}") for depth, colour in palette.items()
+    ]
+    smoothed = f", mean over {window} steps" if window else ""
+    for kind, width in WIDTHS.items():
+        label = f"{kind} error{smoothed if kind == 'training' else ''}"
+        handles.append(Line2D([], [], color="#404040", lw=width, label=label))
+    for shortcut in sorted({c.shortcut for c in group.cells} - {"none", "A"}):
+        line = Line2D([], [], color="#404040", ls=DASHES[shortcut], label=f"shortcut {shortcut}")
+        handles.append(line)
+    if any(len(cell.healthy) > 1 for cell in group.cells):
+        handles.append(Patch(color="#c8c8c8", label="±1 std over replicates"))
+    open_cells = [cell for cell in group.cells if cell.status != "completed"]
+    for cell in open_cells:
+        label = f"{cell.name}: {cell.status} at {cell.step:,}"
+        handles.append(Line2D([], [], color=palette[cell.depth], lw=0, marker="x", label=label))
+    return handles
+
+
+def _depth_figure(groups: Sequence[Group]) -> Figure:
+    columns = max(len(panels(group)) for group in groups)
+    width = 3.4 * columns + 1.8
+    figure = Figure(figsize=(width, 3.5 * len(groups)), layout="constrained")
+    rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    for row, group in zip(rows, groups, strict=True):
+        axes = row.subplots(1, len(panels(group)), sharey=True, squeeze=False)[0]
+        _head(row, group, width)
+        for ax, name in zip(axes, panels(group), strict=True):
+            _draw_depths(ax, group, name)
+        axes[0].set_ylabel("final error (%)")
+        axes[0].set_ylim(0, depth_top(group))
+        by_label = {
+            label: handle
+            for ax in axes
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        if by_label:
+            row.legend(by_label.values(), by_label.keys(), loc="outside right center")
+    return figure
+
+
+def _draw_depths(ax: Axes, group: Group, name: str) -> None:
+    lines = depth_lines(group, MEASURES[name])
+    for line in lines:
+        ax.errorbar(
+            line.depths,
+            line.mean,
+            yerr=line.std,
+            color=KIND_COLOURS[line.shortcut],
+            marker=MARKERS[line.shortcut],
+            ls=DASHES[line.shortcut],
+            capsize=3,
+            label=f"{kind_name(line.shortcut, group)}, mean ± std",
+        )
+    points = published_points(group, name)
+    for shortcut in DASHES:
+        own = [(cell.depth, number.error) for cell, number in points if cell.shortcut == shortcut]
+        if own:
+            ax.plot(
+                *zip(*own, strict=True),
+                ls="none",
+                marker="D",
+                mfc="white",
+                mec=KIND_COLOURS[shortcut],
+                label=f"paper, {kind_name(shortcut, group)}",
+            )
+    if log_depths(group):
+        ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(group.depths))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    ax.set(title=f"{name} error", xlabel="depth (layers)")
+    if not lines:
+        _say(ax, "no completed run")
+
+
+def _head(row: SubFigure, group: Group, width: float) -> None:
+    lines = textwrap.wrap(title(group), int(10 * width))  # ten bold letters an inch
+    row.suptitle("\n".join(lines), fontsize=11, fontweight="bold", x=0.01, ha="left")
+
+
+def _say(ax: Axes, words: str) -> None:
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color="#808080")

@@ -1,0 +1,155 @@
+"""Which cells may be compared: those that share data and recipe."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from experiments.report import cells, replicates
+from experiments.report.cells import Cell
+from resnet_jax import runs
+
+# What the experiment varies, and what changes no result.
+VARIED = ("model.depth", "model.shortcut", "seed", "replicates")
+NEUTRAL = ("checkpoint.", "log.", "data.dir")
+# The deepest net has a warm-up of its own (section 4.2, ResNet-110) and still belongs to its study.
+WARM_UP = "schedule.warmup"
+NAMED_SETTINGS = 3  # a label with more differing settings than this counts the rest
+
+Settings = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Cells that share everything but depth, shortcut and seed."""
+
+    label: str
+    settings: Settings  # those in which it differs from groups on the same data
+    note: str  # what must stand beside its numbers
+    cells: tuple[Cell, ...]
+
+    @property
+    def data(self) -> str:
+        """The data set's name."""
+        return self.cells[0].runs[0].config["data"]["name"]
+
+    @property
+    def family(self) -> str:
+        """The networks' family, ``cifar`` or ``imagenet``."""
+        return self.cells[0].runs[0].config["model"]["family"]
+
+    @property
+    def depths(self) -> list[int]:
+        """Every depth in the group, in order."""
+        return sorted({cell.depth for cell in self.cells})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the first run that got to load its data wrote about them."""
+        found = (run.environment.get("data") for cell in self.cells for run in cell.runs)
+        return next((facts for facts in found if facts), {})
+
+
+def make(found: Iterable[runs.Run]) -> list[Group]:
+    """Sorts runs into groups and pools those that differ in nothing but their seeds.
+
+    Raises:
+      UserError: a config lacks a setting that the report needs.
+    """
+    # A run given twice, alone and in its study, is one run.
+    members = list({run.path.resolve(): run for run in found}.values())
+    for run in members:
+        replicates.of_run(run)
+    by_recipe = _partition(members, [_recipe(run) for run in members])
+    parts: list[list[runs.Run]] = []
+    for part in by_recipe:
+        for same_data in _partition(part, _notes(part)):
+            parts += _by_warm_up(same_data)
+    settings = [_recipe(p[0]) | _warm_up(p[0]) | {"data.note": _note(p) or ""} for p in parts]
+    return [
+        Group(
+            label=label,
+            settings=differing,
+            note=_note(part) or "",
+            cells=tuple(sorted(map(cells.pool, _by_network(part)), key=cells.order)),
+        )
+        for part, (label, differing) in zip(parts, _labels(settings), strict=True)
+    ]
+
+
+def _recipe(run: runs.Run) -> Settings:
+    flat = runs.flatten(run.config)
+    dropped = set(VARIED)
+    if flat.get("steps") is not None:
+        dropped |= {"epochs", "examples"}  # other ways to say the same length
+    if flat.get("schedule.name") != "plateau" and flat.get("eval.weights") != "best":
+        dropped.add("eval.every")  # else evaluations decide the rate, or which weights are tested
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in dropped and not key.startswith((*NEUTRAL, WARM_UP))
+    }
+
+
+def _warm_up(run: runs.Run) -> Settings:
+    return {k: v for k, v in runs.flatten(run.config).items() if k.startswith(WARM_UP)}
+
+
+def _network(run: runs.Run) -> Settings:
+    model = run.config["model"]
+    return {"depth": model["depth"], "shortcut": model["shortcut"]}
+
+
+def _by_network(part: Sequence[runs.Run]) -> list[list[runs.Run]]:
+    return _partition(part, [_network(run) for run in part])
+
+
+def _by_warm_up(part: list[runs.Run]) -> list[list[runs.Run]]:
+    """Splits by warm-up only where one network has two: then warm-up is what is compared."""
+    for same_network in _by_network(part):
+        if len(_partition(same_network, [_warm_up(run) for run in same_network])) > 1:
+            return _partition(part, [_warm_up(run) for run in part])
+    return [part]
+
+
+def _note(part: Sequence[runs.Run]) -> str | None:
+    known = (run.environment.get("data", {}).get("note") for run in part)
+    return next((note for note in known if note is not None), None)
+
+
+def _notes(part: Sequence[runs.Run]) -> list[Settings]:
+    """Returns each run's data note; a run that never loaded its data takes the first one known."""
+    return [{"note": own if (own := _note([run])) is not None else _note(part)} for run in part]
+
+
+def _partition(members: Sequence[runs.Run], keys: Sequence[Settings]) -> list[list[runs.Run]]:
+    parts: dict[str, list[runs.Run]] = {}
+    for run, key in zip(members, keys, strict=True):
+        parts.setdefault(json.dumps(key, sort_keys=True), []).append(run)
+    return list(parts.values())
+
+
+def _named(key: str, value: Any) -> str:
+    if key == "data.note":
+        return f"note: {value.partition(':')[0]}" if value else "no note"
+    return f"{key.removeprefix('data.')}={value}"
+
+
+def _labels(settings: Sequence[Settings]) -> list[tuple[str, Settings]]:
+    """Returns a label a group, and the settings that tell it from others on the same data."""
+    labels: list[tuple[str, Settings]] = []
+    for own in settings:
+        data = own["data.name"]
+        alike = [other for other in settings if other["data.name"] == data]
+        keys = sorted({k for other in alike for k in own.keys() | other.keys()})
+        differing = {
+            key: own.get(key) for key in keys if len({json.dumps(o.get(key)) for o in alike}) > 1
+        }
+        # The note stands beside every number anyway: it is named only where nothing else differs.
+        telling = [k for k in differing if k != "data.note"] or list(differing)
+        named = [_named(key, differing[key]) for key in telling[:NAMED_SETTINGS]]
+        more = len(telling) - len(named)
+        label = ", ".join([data, *named]) + (f" and {more} more" if more else "")
+        taken = sum(label == other for other, _ in labels)
+        labels.append((f"{label} ({taken + 1})" if taken else label, differing))
+    return labels

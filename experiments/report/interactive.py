@@ -1,0 +1,194 @@
+"""The page's plots: the figures' curves again, as Plotly specifications with their legends."""
+
+import dataclasses
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from experiments.report import curves, figures
+from experiments.report.groups import Group
+
+DECIMALS = 3  # of percentages in the page; a pixel is far coarser
+DASHES = {"none": "solid", "A": "solid", "B": "dash", "C": "dot"}
+SYMBOLS = {"none": "circle", "A": "square", "B": "triangle-up", "C": "diamond"}
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What switches one curve on and off."""
+
+    curve: str  # the `meta` of the traces that it switches
+    row: str  # entries of one row stand side by side
+    name: str
+    kind: str
+    colour: str
+    width: float
+    dash: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One plot with its own entries of the legend."""
+
+    title: str
+    figure: go.Figure
+    entries: list[Entry]
+    empty: str = ""  # why there is nothing to see, where there is not
+
+
+def curve_panels(group: Group, window: int) -> list[Panel]:
+    """Returns the plain and the residual panel, with one scale."""
+    palette = curves.colours(group.depths)
+    drawn = [curve for cell in group.cells for curve in curves.of_cell(cell, window)]
+    top = curves.y_top(drawn)
+    end = max(cell.steps for cell in group.cells)
+    panels = []
+    for side in curves.SIDES:
+        own = [curve for curve in drawn if curves.side(curve.cell) == side]
+        colours = [palette[curve.cell.depth] for curve in own]
+        figure = go.Figure(layout=_layout("iterations", "error (%)", top, side))
+        figure.update_xaxes(range=[0, 1.01 * end], tickformat=",")
+        # Bands first, so that none covers a line.
+        figure.add_traces([_band(c, k) for c, k in zip(own, colours, strict=True)])
+        figure.add_traces([_line(c, k) for c, k in zip(own, colours, strict=True)])
+        entries = [
+            Entry(
+                curve=_id(curve),
+                row=curves.legend_name(curve.cell, group),
+                name=curve.kind,
+                kind=curve.kind,
+                colour=colour,
+                width=figures.WIDTHS[curve.kind] * 1.3,
+                dash=curve.cell.shortcut,
+            )
+            for curve, colour in zip(own, colours, strict=True)
+        ]
+        empty = "" if own else curves.emptiness(group, side)
+        panels.append(Panel(side, figure, entries, empty))
+    return panels
+
+
+def depth_panels(group: Group) -> list[Panel]:
+    """Returns a panel for each final error; all share the first one's entries."""
+    panels = []
+    top = figures.depth_top(group)
+    for name in figures.panels(group):
+        figure = go.Figure(layout=_layout("depth (layers)", "final error (%)", top, name))
+        depths = group.depths
+        figure.update_xaxes(tickvals=depths, type="log" if figures.log_depths(group) else "linear")
+        entries = []
+        for line in figures.depth_lines(group, figures.MEASURES[name]):
+            label = figures.kind_name(line.shortcut, group)
+            figure.add_trace(_depth_trace(line, name))
+            colour = figures.KIND_COLOURS[line.shortcut]
+            entries.append(Entry(line.shortcut, "", label, "", colour, 2.2, line.shortcut))
+        published = figures.published_points(group, name)
+        if published:
+            figure.add_trace(
+                go.Scatter(
+                    x=[cell.depth for cell, _ in published],
+                    y=[number.error for _, number in published],
+                    text=[f"{cell.name}, paper ({p.source})" for cell, p in published],
+                    mode="markers",
+                    marker={
+                        "symbol": "diamond-open",
+                        "size": 10,
+                        "color": [figures.KIND_COLOURS[c.shortcut] for c, _ in published],
+                    },
+                    hovertemplate="%{text}<br>%{y:.2f} %<extra></extra>",
+                    meta="paper",
+                )
+            )
+            entries.append(Entry("paper", "", "paper (hollow diamonds)", "", "#606060", 0.0, "A"))
+        empty = "" if entries else "no completed run"
+        panels.append(Panel(f"{name.capitalize()} error", figure, entries, empty))
+    return panels
+
+
+def _id(curve: curves.Curve) -> str:
+    return f"{curve.cell.name}/{curve.kind}"
+
+
+def _line(curve: curves.Curve, colour: str) -> go.Scatter:
+    spread = ["" if std is None else f" ± {std:.2f}" for std in curve.std]
+    name = html.escape(f"{curve.cell.name}, {curve.kind} error")
+    return go.Scatter(
+        x=curve.steps,
+        y=_rounded(curve.mean),
+        customdata=list(zip(spread, curve.n, strict=True)),
+        mode="lines",
+        line={
+            "color": colour,
+            "width": figures.WIDTHS[curve.kind] * 1.3,
+            "dash": DASHES[curve.cell.shortcut],
+        },
+        hovertemplate=(
+            f"<b>{name}</b><br>iteration %{{x:,}}<br>"
+            "%{y:.2f}%{customdata[0]} % (n = %{customdata[1]})<extra></extra>"
+        ),
+        meta=_id(curve),
+    )
+
+
+def _band(curve: curves.Curve, colour: str) -> go.Scatter:
+    band = curve.banded()
+    high = [m + s for m, s in zip(band.mean, band.std, strict=True) if s is not None]
+    low = [m - s for m, s in zip(band.mean, band.std, strict=True) if s is not None]
+    return go.Scatter(
+        x=band.steps + band.steps[::-1],
+        y=_rounded(high + low[::-1]),
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=_faint(colour, 0.2 if curve.kind == "validation" else 0.12),
+        hoverinfo="skip",
+        meta=_id(curve),
+    )
+
+
+def _depth_trace(line: figures.DepthLine, name: str) -> go.Scatter:
+    colour = figures.KIND_COLOURS[line.shortcut]
+    spread = [f" ± {s:.2f}" if n > 1 else "" for s, n in zip(line.std, line.n, strict=True)]
+    return go.Scatter(
+        x=line.depths,
+        y=_rounded(line.mean),
+        error_y={"type": "data", "array": _rounded(line.std), "thickness": 1.4, "width": 4},
+        customdata=list(zip(line.name, spread, line.n, strict=True)),
+        mode="lines+markers",
+        line={"color": colour, "width": 2.2, "dash": DASHES[line.shortcut]},
+        marker={"symbol": SYMBOLS[line.shortcut], "size": 8},
+        hovertemplate=(
+            f"<b>%{{customdata[0]}}, {name} error</b><br>"
+            "%{y:.2f}%{customdata[1]} % (n = %{customdata[2]})<extra></extra>"
+        ),
+        cliponaxis=False,  # a marker at 0 % is drawn whole
+        meta=line.shortcut,
+    )
+
+
+def _layout(x: str, y: str, top: float, name: str) -> go.Layout:
+    axis: dict[str, Any] = {"gridcolor": "#ececec", "linecolor": "#b5b5b5", "zeroline": False}
+    return go.Layout(
+        template="none",
+        height=360,
+        margin={"l": 52, "r": 12, "t": 30, "b": 44},
+        font={"family": FONT, "size": 13, "color": "#333333"},
+        showlegend=False,  # the page's own legend wraps, and switches a curve with its band
+        hovermode="closest",
+        hoverlabel={"align": "left"},
+        xaxis=axis | {"title": {"text": x, "standoff": 8}},
+        yaxis=axis | {"title": {"text": y, "standoff": 6}, "range": [0, top]},
+        meta=name,
+    )
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, DECIMALS) for value in values]
+
+
+def _faint(colour: str, alpha: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"

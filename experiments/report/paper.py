@@ -1,0 +1,53 @@
+"""What He et al. 2015 report (arXiv 1512.03385), to print beside our own numbers."""
+
+import dataclasses
+
+from experiments.report.cells import Cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One published top-1 error in percent, and which split it was measured on."""
+
+    error: float
+    split: str  # test | validation
+    source: str
+    remark: str = ""
+
+
+def _cifar(error: float, remark: str = "") -> Published:
+    return Published(error, "test", "Table 6", remark)
+
+
+def _imagenet(error: float, table: str) -> Published:
+    return Published(error, "validation", f"{table}, top-1, 10-crop")
+
+
+# (shortcut, depth); the paper gives no number for its plain nets on CIFAR-10 (Fig. 6, left).
+CIFAR10 = {
+    ("A", 20): _cifar(8.75),
+    ("A", 32): _cifar(7.51),
+    ("A", 44): _cifar(7.17),
+    ("A", 56): _cifar(6.97),
+    ("A", 110): _cifar(6.43, "the best of five runs, which gave 6.61 ± 0.16"),
+    ("A", 1202): _cifar(7.93),
+}
+IMAGENET = {
+    ("none", 18): _imagenet(27.94, "Table 2"),
+    ("none", 34): _imagenet(28.54, "Table 2"),
+    ("A", 18): _imagenet(27.88, "Table 2"),
+    ("A", 34): _imagenet(25.03, "Table 2"),
+    ("B", 34): _imagenet(24.52, "Table 3"),
+    ("C", 34): _imagenet(24.19, "Table 3"),
+    ("B", 50): _imagenet(22.85, "Table 3"),
+    ("B", 101): _imagenet(21.75, "Table 3"),
+    ("B", 152): _imagenet(21.43, "Table 3"),
+}
+RESULTS = {("cifar10", "cifar"): CIFAR10, ("imagenet2012", "imagenet"): IMAGENET}
+
+
+def published(cell: Cell) -> Published | None:
+    """Returns the paper's number for this network on this data set, where it gives one."""
+    config = cell.runs[0].config
+    results = RESULTS.get((config["data"]["name"], config["model"]["family"]), {})
+    return results.get((cell.shortcut, cell.depth))

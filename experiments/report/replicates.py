@@ -1,0 +1,138 @@
+"""One seed's training, taken out of the run folder that may hold several."""
+
+import dataclasses
+import math
+from typing import Any
+
+from experiments.report.measures import window_mean
+from resnet_jax import runs
+from resnet_jax.errors import UserError
+
+REQUIRED = (
+    "seed",
+    "replicates",
+    "batch_size",
+    "model.family",
+    "model.depth",
+    "model.shortcut",
+    "data.name",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicate:
+    """One seed of one run."""
+
+    run: runs.Run
+    index: int
+    seed: int
+    diverged_at: int | None  # the step, for a replicate that diverged
+
+    def series(self, key: str) -> list[tuple[int, float]]:
+        """Returns (step, value) of each line that holds `key`; NaN stands for null.
+
+        Raises:
+          UserError: a line does not hold one value a replicate.
+        """
+        points = []
+        for row in self.run.metrics:
+            if key in row:
+                value = _pick(self.run, row[key], self.index)
+                points.append((row["step"], math.nan if value is None else float(value)))
+        return points
+
+    def train_error(self) -> float | None:
+        """Returns the mean minibatch training error over the last epoch that was trained.
+
+        A line longer than an epoch cannot be cut further: it then is the whole figure.
+        """
+        points = self.series("train/error")
+        if not points:
+            return None
+        last = points[-1][0]
+        return window_mean(points, last - _steps_an_epoch(self.run), last)
+
+    def early_train_error(self) -> float | None:
+        """Returns the mean minibatch training error over the first quarter of the steps."""
+        return window_mean(self.series("train/error"), 0, total_steps(self.run) / 4)
+
+    def validation_error(self) -> float | None:
+        """Returns the last validation error, with exact BatchNorm statistics where it was taken.
+
+        The paper evaluates with averages over training data, taken after training.
+        """
+        exact = _last(self.series("validation/error_population"))
+        return _last(self.series("validation/error")) if exact is None else exact
+
+    def test_error(self) -> float | None:
+        """Returns the test error, which a run measures once, at its end."""
+        return _last(self.series("test/error"))
+
+
+def of_run(run: runs.Run) -> list[Replicate]:
+    """Returns the replicates of a run; number r has seed + r.
+
+    Raises:
+      UserError: config.json lacks a setting that the report needs.
+    """
+    flat = runs.flatten(run.config)
+    lacking = [key for key in REQUIRED if flat.get(key) is None]
+    if lacking:
+        raise UserError(f"{run.path / 'config.json'} lacks {', '.join(lacking)}.")
+    found = [Replicate(run, i, flat["seed"] + i, None) for i in range(flat["replicates"])]
+    return [dataclasses.replace(r, diverged_at=_diverged_at(r)) for r in found]
+
+
+def total_steps(run: runs.Run) -> int:
+    """Returns how many steps the run is to take.
+
+    Raises:
+      UserError: neither the status nor the config says so.
+    """
+    steps = run.status.get("steps") or run.config.get("steps")
+    if steps is None:
+        raise UserError(f"{run.path / 'config.json'} lacks steps.")
+    return steps
+
+
+def last_step(run: runs.Run) -> int:
+    """Returns the step that the run has reached, by its status or its last line."""
+    logged = run.metrics[-1]["step"] if run.metrics else 0
+    return max(run.status.get("step") or 0, logged)
+
+
+def _diverged_at(replicate: Replicate) -> int | None:
+    status = replicate.run.status
+    recorded = status.get("diverged") or {}
+    if str(replicate.index) in recorded:
+        return recorded[str(replicate.index)]
+    # A run killed between the line and its status has the null but not yet the record.
+    for key in ("train/loss", "train/error"):
+        for step, value in replicate.series(key):
+            if math.isnan(value):
+                return step
+    if status.get("status") == "diverged" and not recorded:
+        return status.get("step", 0)
+    return None
+
+
+def _steps_an_epoch(run: runs.Run) -> int:
+    examples = run.environment.get("data", {}).get("train")
+    # Without the count (a run that never got to write it) only the last line is sure to be final.
+    return math.ceil(examples / run.config["batch_size"]) if examples else 1
+
+
+def _last(points: list[tuple[int, float]]) -> float | None:
+    return points[-1][1] if points and math.isfinite(points[-1][1]) else None
+
+
+def _pick(run: runs.Run, value: Any, index: int) -> float | None:
+    count = run.config["replicates"]
+    if not isinstance(value, list):
+        value = [value]
+    if len(value) != count:
+        raise UserError(
+            f"{run.path / 'metrics.jsonl'} holds {len(value)} values where config.json says "
+            f"{count} replicates."
+        )
+    return value[index]

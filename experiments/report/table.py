@@ -1,0 +1,173 @@
+"""The table of cells: CSV for programs, Markdown and text for people, columns for the page."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+
+from experiments.report.cells import Cell
+from experiments.report.claims import NOT_TESTED, Claim
+from experiments.report.groups import Group
+from experiments.report.measures import Stat
+from experiments.report.paper import published
+from experiments.report.replicates import Replicate
+
+DASH = "\N{EN DASH}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column as people read it."""
+
+    metric: str  # its name in summary.json and in the page's data-metric attributes
+    heading: str
+    show: Callable[[Cell], str]
+
+
+def show_stat(stat: Stat) -> str:
+    """Returns ``7.51 ± 0.12``, or only the mean where there is no spread."""
+    if stat.mean is None:
+        return DASH
+    return f"{stat.mean:.2f}" + ("" if stat.std is None else f" ± {stat.std:.2f}")
+
+
+def show_status(cell: Cell) -> str:
+    """Returns the status with what it leaves open: the step, and replicates that diverged."""
+    words = cell.status
+    if cell.status not in ("completed", "diverged"):
+        words += f" at step {cell.step:,} of {cell.steps:,}"
+    if cell.diverged:
+        words += f"; {len(cell.diverged)} of {len(cell.replicates)} diverged"
+    return words
+
+
+def show_duration(seconds: float) -> str:
+    """Returns ``42 s``, ``12 min 5 s`` or ``3 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _show_paper(cell: Cell) -> str:
+    number = published(cell)
+    return f"{number.error:.2f}" if number else DASH
+
+
+def _show_count(value: int | None) -> str:
+    return DASH if value is None else f"{value:,}"
+
+
+COLUMNS = (
+    Column("name", "network", lambda c: c.name),
+    Column("parameters", "parameters", lambda c: _show_count(c.parameters)),
+    Column("mult_adds", "mult-adds", lambda c: _show_count(c.mult_adds)),
+    Column("train_error", "training error, %", lambda c: show_stat(c.stat(Replicate.train_error))),
+    Column(
+        "validation_error",
+        "validation error, %",
+        lambda c: show_stat(c.stat(Replicate.validation_error)),
+    ),
+    Column("test_error", "test error, %", lambda c: show_stat(c.stat(Replicate.test_error))),
+    Column("n", "n", lambda c: str(len(c.healthy))),
+    Column("paper_error", "paper, %", _show_paper),
+    Column("status", "status", show_status),
+    Column("device_seconds", "device time", lambda c: show_duration(c.device_seconds)),
+)
+
+
+def as_csv(groups: Sequence[Group]) -> str:
+    """Returns one line a cell with plain numbers, empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    errors = ("train_error", "validation_error", "test_error")
+    writer.writerow(
+        ["group", "name", "depth", "shortcut", "parameters", "mult_adds", "n", "diverged"]
+        + [f"{error}_{part}" for error in errors for part in ("mean", "std")]
+        + ["paper_error", "paper_source", "status", "step", "steps", "device_seconds"]
+        + ["data_note", "notes"]
+    )
+    for group in groups:
+        for cell in group.cells:
+            stats = [cell.stat(getattr(Replicate, error)) for error in errors]
+            number = published(cell)
+            writer.writerow(
+                [group.label, cell.name, cell.depth, cell.shortcut]
+                + [cell.parameters, cell.mult_adds, len(cell.healthy), len(cell.diverged)]
+                + [value for stat in stats for value in (stat.mean, stat.std)]
+                + ([number.error, number.source] if number else [None, None])
+                + [cell.status, cell.step, cell.steps, cell.device_seconds]
+                + [group.note, "; ".join(cell.notes)]
+            )
+    return out.getvalue()
+
+
+def as_markdown(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
+    """Returns a table a group with its notes under it, then the claims."""
+    lines = []
+    for group in groups:
+        lines += [f"## {group.label}", ""]
+        lines.append("| " + " | ".join(column.heading for column in COLUMNS) + " |")
+        lines.append("| " + " | ".join("---" for _ in COLUMNS) + " |")
+        for cell in group.cells:
+            shown = [column.show(cell).replace("|", "\\|") for column in COLUMNS]
+            lines.append("| " + " | ".join(shown) + " |")
+        lines += ["", *(f"{note}.\n" for note in footnotes(group))]
+    lines += ["## Claims", "", "| group | claim | verdict | difference, points | detail |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for claim in claims:
+        shown = [claim.group, f"({claim.id}) {claim.statement}", claim.verdict]
+        shown += [show_difference(claim), claim.detail]
+        lines.append("| " + " | ".join(s.replace("|", "\\|") for s in shown) + " |")
+    return "\n".join([*lines, "", NOT_TESTED, ""])
+
+
+def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
+    """Returns what a terminal shows: the short table and the verdicts."""
+    metrics = ("name", "train_error", "validation_error", "test_error", "n", "status")
+    columns = [column for column in COLUMNS if column.metric in metrics]
+    lines = []
+    for group in groups:
+        rows = [[c.heading for c in columns]]
+        rows += [[column.show(cell) for column in columns] for cell in group.cells]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines.append(group.label)
+        lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += [f"  {note}." for note in footnotes(group)]
+        for claim in claims:
+            if claim.group == group.label:
+                words = f"  ({claim.id}) {claim.statement}: {claim.verdict}"
+                known = "" if claim.difference is None else f", {show_difference(claim, ' points')}"
+                lines.append(f"{words}{known}; {claim.detail}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def footnotes(group: Group) -> list[str]:
+    """Returns what a reader must know beside a group's numbers, each without a full stop."""
+    notes = [group.note.rstrip(".")] if group.note else []
+    for cell in group.cells:
+        gone = [f"seed {r.seed} at step {r.diverged_at:,}" for r in cell.diverged]
+        if gone:
+            notes.append(f"{cell.name}: {', '.join(gone)} diverged and is in no mean")
+        notes += [f"{cell.name}: {note}" for note in cell.notes]
+        number = published(cell)
+        if number and number.remark:
+            notes.append(f"{cell.name}: the paper's number is {number.remark}")
+    sources: dict[str, list[str]] = {}
+    for cell in group.cells:
+        if number := published(cell):
+            words = f"{number.split} error, He et al. 2015, {number.source}"
+            sources.setdefault(words, []).append(cell.name)
+    notes += [f"paper, {words}: {', '.join(names)}" for words, names in sources.items()]
+    return notes
+
+
+def show_difference(claim: Claim, unit: str = "") -> str:
+    """Returns ``+1.25 [+0.90, +1.60]``: the difference with its 95 % interval."""
+    if claim.difference is None:
+        return DASH
+    interval = ", no interval" if claim.ci95 is None else " [{:+.2f}, {:+.2f}]".format(*claim.ci95)
+    return f"{claim.difference:+.2f}{unit}{interval}"

@@ -1,0 +1,1 @@
+"""ResNets and their plain twins in JAX/Flax, and how to train them."""

@@ -1,0 +1,121 @@
+"""The blocks and the shortcut. A block holds topology; `conv` and `norm` come in ready-made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+SHORTCUTS = ("none", "A", "B", "C")  # section 3.3; "none" is the plain net
+EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block over its 3x3's filters
+
+Layer = Callable[..., Callable[[jax.Array], jax.Array]]
+
+
+def projects(kind: str, shape_changes: bool) -> bool:
+    """Whether a shortcut of this kind is a 1x1 projection (section 3.3, options A, B, C)."""
+    return kind == "C" or (kind == "B" and shape_changes)
+
+
+def shortcut(
+    x_BHWC: jax.Array,
+    kind: str,
+    channels: int,
+    stride: int,
+    conv: Layer,
+    norm: Layer | None,
+) -> jax.Array | None:
+    """Returns what is added to a block's branch, or None in a plain net.
+
+    Args:
+      x_BHWC: the block's input.
+      kind: one of SHORTCUTS.
+      channels: channels of the block's output.
+      stride: stride of the block.
+      conv: makes a projection.
+      norm: makes the BatchNorm after a projection; None where there is none (pre-activation).
+    """
+    if kind == "none":
+        return None
+    shape_changes = stride != 1 or x_BHWC.shape[-1] != channels
+    if projects(kind, shape_changes):
+        x_BHWC = conv(channels, (1, 1), (stride, stride), name="shortcut_conv")(x_BHWC)
+        return norm(name="shortcut_norm")(x_BHWC) if norm else x_BHWC
+    if not shape_changes:
+        return x_BHWC
+    # Option A: every stride-th position, and zeros for the channels that the input lacks.
+    x_BHWC = x_BHWC[:, ::stride, ::stride]
+    return jnp.pad(x_BHWC, ((0, 0), (0, 0), (0, 0), (0, channels - x_BHWC.shape[-1])))
+
+
+class Block(nn.Module):
+    """One residual block, or its plain twin (`shortcut_kind` "none").
+
+    Post-activation: conv-BN-ReLU ... conv-BN, add, ReLU (He et al. 2015, Figs. 2 and 5).
+    Pre-activation: BN-ReLU-conv ..., add (He et al. 2016, Fig. 4e); where the shortcut projects, it
+    starts from the first BN-ReLU's output.
+
+    Attributes:
+      kind: "basic" or "bottleneck".
+      filters: filters of the 3x3 convolutions; the output has EXPANSION[kind] times as many.
+      stride: of the block.
+      shortcut_kind: one of SHORTCUTS.
+      bottleneck_stride: "v1", on the first 1x1, or "v1.5", on the 3x3.
+      preactivation: see above.
+      conv: makes a convolution from (filters, kernel size, strides, name).
+      norm: makes a BatchNorm from (name, scale_init).
+      last_scale_init: of the block's last BatchNorm, the same rule for both kinds of block.
+    """
+
+    kind: str
+    filters: int
+    stride: int
+    shortcut_kind: str
+    bottleneck_stride: str
+    preactivation: bool
+    conv: Layer
+    norm: Layer
+    last_scale_init: Any
+
+    def _convolutions(self) -> list[tuple[int, int, int]]:
+        """Returns (filters, kernel size, stride) of each convolution on the branch."""
+        if self.kind == "basic":
+            return [(self.filters, 3, self.stride), (self.filters, 3, 1)]
+        on_1x1, on_3x3 = (self.stride, 1) if self.bottleneck_stride == "v1" else (1, self.stride)
+        return [
+            (self.filters, 1, on_1x1),
+            (self.filters, 3, on_3x3),
+            (self.filters * EXPANSION[self.kind], 1, 1),
+        ]
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        """Maps (B, H, W, C) to (B, H / stride, W / stride, filters * EXPANSION[kind])."""
+        convolutions = self._convolutions()
+        channels = convolutions[-1][0]
+        skipped = None if self.preactivation else self._shortcut(x_BHWC, channels)
+        y = x_BHWC
+        for i, (filters, size, stride) in enumerate(convolutions, start=1):
+            is_last = i == len(convolutions)
+            scale_init = {"scale_init": self.last_scale_init} if is_last else {}
+            if self.preactivation:
+                y = nn.relu(self.norm(name=f"norm{i}", **scale_init)(y))
+                if i == 1:
+                    changes = self.stride != 1 or x_BHWC.shape[-1] != channels
+                    start = y if projects(self.shortcut_kind, changes) else x_BHWC
+                    skipped = self._shortcut(start, channels)
+                y = self.conv(filters, (size, size), (stride, stride), name=f"conv{i}")(y)
+            else:
+                y = self.conv(filters, (size, size), (stride, stride), name=f"conv{i}")(y)
+                y = self.norm(name=f"norm{i}", **scale_init)(y)
+                if not is_last:
+                    y = nn.relu(y)
+        if skipped is not None:
+            y = y + skipped
+        return y if self.preactivation else nn.relu(y)
+
+    def _shortcut(self, x_BHWC: jax.Array, channels: int) -> jax.Array | None:
+        # v2 adds its projections bare: a BatchNorm there would touch the identity path.
+        norm = None if self.preactivation else self.norm
+        return shortcut(x_BHWC, self.shortcut_kind, channels, self.stride, self.conv, norm)

@@ -1,0 +1,63 @@
+"""Where and with what a run was made."""
+
+import datetime
+import importlib.metadata
+import pathlib
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from resnet_jax.data.resident import Resident
+from resnet_jax.resnet import ResNet
+from resnet_jax.summary import summarize
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def describe(config: ConfigDict, model: ResNet, data: Resident) -> dict[str, Any]:
+    """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
+    image_shape = data.train.images.shape[1:]
+    network = summarize(model, image_shape)
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
+        "git": _git(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "hosts": [socket.gethostname()],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "network": {
+            "parameters": network.parameters,
+            "mult_adds": network.mult_adds,
+            "projections": network.projections,
+        },
+        "data": {
+            "name": config.data.name,
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+            "classes": config.model.num_classes,
+            "image_shape": list(image_shape),
+            "note": data.note,
+        },
+    }
+
+
+def _git() -> dict[str, Any]:
+    def git(*args: str) -> str:
+        here = pathlib.Path(__file__).parent
+        return subprocess.run(
+            ["git", *args], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
+    except (OSError, subprocess.CalledProcessError):  # no git here, or installed as a package
+        return {"commit": None, "clean": None}

@@ -1,0 +1,33 @@
+"""What a user did wrong, said in one sentence."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; programs print its one sentence and exit with 2."""
+
+
+class RunError(Exception):
+    """A run that cannot go on (full disk, unreadable checkpoints); programs exit with 1."""
+
+
+def nearest(value: object, allowed: Iterable[object]) -> str:
+    """Returns `` (nearest: X)`` for the allowed spelling closest to `value`, or nothing."""
+    by_spelling = {str(a).lower(): str(a) for a in allowed}
+    close = difflib.get_close_matches(str(value).lower(), by_spelling, n=1, cutoff=0.5)
+    return f" (nearest: {by_spelling[close[0]]})" if close else ""
+
+
+def listing(values: Iterable[object]) -> str:
+    """Returns ``a, b or c``."""
+    names = [str(v) for v in values]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def check_choice(key: str, value: object, allowed: Iterable[object]) -> None:
+    """Raises UserError unless `value` is one of `allowed`."""
+    allowed = list(allowed)
+    if value not in allowed:
+        hint = nearest(value, allowed)
+        raise UserError(f"{key}={value!r} is not known; allowed are {listing(allowed)}{hint}.")

@@ -1,0 +1,94 @@
+"""Evaluation: every example exactly once; and BatchNorm's exact population statistics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from resnet_jax import mesh as meshes
+from resnet_jax.data.order import batch_indices
+from resnet_jax.data.resident import Split
+
+
+def evaluate(
+    eval_step: Callable[..., dict[str, jax.Array]],
+    variables: Any,
+    split: Split,
+    batch_size: int,
+    mesh: Mesh,
+) -> dict[str, jax.Array]:
+    """Returns the mean {"loss" (nats), "error" (percent)} over a split, a value a replicate.
+
+    The last batch is filled up with copies of the first example, which are masked out. Nothing
+    waits for the device.
+    """
+    devices = mesh.shape[meshes.DATA]
+    batch_size = -(-batch_size // devices) * devices  # rounded up: the devices share it evenly
+    totals: Any = None
+    for start in range(0, len(split), batch_size):
+        indices = np.arange(start, start + batch_size)
+        mask = indices < len(split)
+        indices = np.where(mask, indices, 0)
+        sums = eval_step(variables, split.images, split.labels, indices, mask)
+        totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+    return jax.tree.map(lambda total: total / len(split), totals)
+
+
+def population_statistics(
+    moments_step: Callable[..., Any],
+    variables: Any,
+    train: Split,
+    seeds: np.ndarray,
+    batch_size: int,
+    examples: int,
+) -> dict[str, Any]:
+    """Returns `variables` with batch_stats set to exact averages over training data.
+
+    The paper's notes: statistics are computed after training over a large training batch, not a
+    moving average. Batches are drawn and augmented as in training; whole batches only, so that the
+    statistics groups are those of training. The variance is that of all activations about their
+    common mean (Chan et al. 1979), not the mean of the batches' variances.
+
+    Args:
+      moments_step: see step.make_moments_step.
+      variables: {"params", "batch_stats"} with a leading axis of replicates.
+      train: the training split.
+      seeds: int32 (R,).
+      batch_size: examples a batch.
+      examples: how many to average over, rounded down to whole batches; 0 for the whole split.
+    """
+    batches = max(1, (examples or len(train)) // batch_size)
+    total: Any = None
+    for number in range(batches):
+        indices = replicate_indices(seeds, number, batch_size, len(train))
+        moments = moments_step(variables, seeds, number, train.images, train.labels, indices)
+        total = moments if total is None else _combine(total, moments, number)
+    return {"params": variables["params"], "batch_stats": total}
+
+
+def replicate_indices(seeds: np.ndarray, step: int, batch_size: int, examples: int) -> np.ndarray:
+    """Returns each replicate's batch, int32 (R, batch_size)."""
+    return np.stack([batch_indices(int(seed), step, batch_size, examples) for seed in seeds])
+
+
+@jax.jit
+def _combine(total: Any, new: Any, batches: int) -> Any:
+    """Adds one batch's moments to those of `batches` batches of the same size."""
+
+    def is_norm(node: Any) -> bool:
+        return isinstance(node, dict) and node.keys() == {"mean", "var"}
+
+    def one(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        share = 1.0 / (batches + 1.0)
+        delta = b["mean"] - a["mean"]
+        return {
+            "mean": a["mean"] + delta * share,
+            "var": a["var"]
+            + (b["var"] - a["var"]) * share
+            + jnp.square(delta) * share * (1 - share),
+        }
+
+    return jax.tree.map(one, total, new, is_leaf=is_norm)

@@ -1,0 +1,89 @@
+"""BatchNorm (Ioffe & Szegedy 2015) whose statistics group is a setting, not the device count.
+
+Under `jit` over a sharded batch the usual BatchNorm takes its statistics over the global batch, so
+the group grows with the devices. Here a batch is reshaped to (groups, examples a group, ...): the
+paper's "64 a GPU" gives the same numbers on 1 device and on 8.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# Exact moments of one batch, asked for with mutable=["moments"]: see population.py.
+MOMENTS = "moments"
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel over a group of examples and all positions.
+
+    Variables: params/{scale, bias} and batch_stats/{mean, var}, all float32 of shape (C,). `var` is
+    the biased variance (as in Flax; PyTorch keeps the unbiased one).
+
+    Attributes:
+      train: normalise by the group's statistics and update the moving averages, rather than
+        normalise by batch_stats.
+      group: examples a group; 0 for the whole batch. Must divide the batch when training.
+      momentum: share that the moving averages keep; PyTorch calls 1 - momentum momentum.
+      epsilon: added to the variance.
+      dtype: of the output; statistics are taken in float32 whatever it is.
+      scale_init: initialiser of gamma.
+    """
+
+    train: bool
+    group: int = 0
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        """Normalises float `x_BHWC`; returns the same shape in `dtype`.
+
+        Raises:
+          ValueError: `group` does not divide the batch.
+        """
+        channels = x_BHWC.shape[-1]
+        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+
+        if not self.train:
+            # Folded into x * a + b it would cancel where |mean| >> std.
+            channel = (1,) * (x_BHWC.ndim - 1) + (channels,)
+            factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+            y = (x_BHWC - mean.value.reshape(channel)) * factor.reshape(channel)
+            return (y + bias.reshape(channel)).astype(self.dtype)
+
+        batch = x_BHWC.shape[0]
+        group = self.group or batch
+        # Initialisation runs on any batch: it makes shapes, and its statistics are thrown away.
+        if self.is_initializing():
+            group = batch
+        if batch % group:
+            raise ValueError(f"a BatchNorm group of {group} does not divide a batch of {batch}")
+        x_GgHWC = x_BHWC.astype(jnp.float32).reshape(batch // group, group, *x_BHWC.shape[1:])
+        within = tuple(range(1, x_GgHWC.ndim - 1))
+        mean_G1C = jnp.mean(x_GgHWC, axis=within, keepdims=True)
+        # Two passes: E[x^2] - E[x]^2 loses the variance where |mean| >> std.
+        var_G1C = jnp.mean(jnp.square(x_GgHWC - mean_G1C), axis=within, keepdims=True)
+        channel = (1,) * (x_GgHWC.ndim - 1) + (channels,)
+        factor_G1C = jax.lax.rsqrt(var_G1C + self.epsilon) * scale.reshape(channel)
+        y = (x_GgHWC - mean_G1C) * factor_G1C + bias.reshape(channel)
+
+        means_GC = mean_G1C.reshape(-1, channels)
+        batch_mean = means_GC.mean(axis=0)
+        within_var = var_G1C.reshape(-1, channels).mean(axis=0)
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            keep = self.momentum
+            mean.value = keep * mean.value + (1 - keep) * batch_mean
+            var.value = keep * var.value + (1 - keep) * within_var
+        if self.is_mutable_collection(MOMENTS) and not self.is_initializing():
+            # Law of total variance: the variance of all activations of the batch about their mean.
+            between_var = jnp.mean(jnp.square(means_GC - batch_mean[None]), axis=0)
+            self.put_variable(MOMENTS, "mean", batch_mean)
+            self.put_variable(MOMENTS, "var", within_var + between_var)
+        return y.reshape(x_BHWC.shape).astype(self.dtype)

@@ -1,0 +1,59 @@
+"""From a resolved config to the network and the compiled programs that work on it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from resnet_jax import resnet
+from resnet_jax import step as steps
+from resnet_jax.data.augment import Augmentation, Normalization
+from resnet_jax.optim import Schedule, make_optimizer
+from resnet_jax.state import Initializer, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """See step.py for what each takes and returns; nothing is compiled before it is called."""
+
+    model: resnet.ResNet
+    initialize: Initializer
+    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    moments_step: Callable[..., Any]
+    eval_step: Callable[..., dict[str, jax.Array]]
+    after_validation: Callable[[TrainState, jax.Array], TrainState]
+
+
+def initializer(config: ConfigDict, image_shape: tuple[int, ...]) -> Initializer:
+    """Returns what makes the state of a resolved config's run."""
+    return Initializer(
+        model=resnet.from_config(config.model, config.model.num_classes),
+        optimizer=make_optimizer(config.optimizer),
+        schedule=Schedule(config.schedule, config.steps),
+        image_shape=image_shape,
+        use_ema=bool(config.ema_decay),
+    )
+
+
+def build(
+    config: ConfigDict,
+    image_shape: tuple[int, ...],
+    normalization: Normalization,
+    mesh: jax.sharding.Mesh,
+) -> Programs:
+    """Builds everything for a resolved config, images of (H, W, C) and the devices of `mesh`."""
+    initialize = initializer(config, image_shape)
+    model, schedule, replicates = initialize.model, initialize.schedule, config.replicates
+    augmentation = Augmentation(config.data.pad, config.data.flip == "on")
+    return Programs(
+        model=model,
+        initialize=initialize,
+        train_step=steps.make_train_step(
+            model, initialize.optimizer, schedule, normalization, augmentation, config, mesh
+        ),
+        moments_step=steps.make_moments_step(model, normalization, augmentation, replicates, mesh),
+        eval_step=steps.make_eval_step(model, normalization, replicates, mesh),
+        after_validation=steps.make_after_validation(schedule, replicates, mesh),
+    )

@@ -1,0 +1,101 @@
+"""Takes a run's lines of metrics off the device: to disk, to TensorBoard, to the screen."""
+
+import time
+from typing import Any
+
+import jax
+import tensorboardX
+from ml_collections import ConfigDict
+
+from resnet_jax.progress import Progress
+from resnet_jax.runs import RunFolder
+from resnet_jax.state import NEVER
+
+_STATUS_SECONDS = 2.0  # status.json is rewritten at most this often
+
+
+class Clock:
+    """Device-seconds of a run, over all its launches."""
+
+    def __init__(self, before: float):
+        """Starts now; `before` is what earlier launches used."""
+        self._before, self._began = before, time.monotonic()
+        self.devices = 1
+
+    def seconds(self) -> float:
+        """Returns the wall-clock seconds of this launch times its devices, and those before."""
+        return self._before + (time.monotonic() - self._began) * self.devices
+
+
+class RunLog:
+    """What a run says while it runs."""
+
+    def __init__(self, config: ConfigDict, folder: RunFolder, clock: Clock, start: int):
+        """Begins at step `start`, behind which `folder` holds no line."""
+        self._config, self._folder, self._clock = config, folder, clock
+        self._status_at = 0.0
+        self.diverged: dict[str, int] = {}  # replicate -> the first step that was not finite
+        self._board = None
+        if config.log.tensorboard:
+            # purge_step: TensorBoard forgets what a killed launch wrote after its checkpoint.
+            self._board = tensorboardX.SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
+        images = config.batch_size * config.replicates
+        self.progress = Progress(start, config.steps, images, folder.path.name)
+        self.status("running", start)
+
+    @property
+    def all_diverged(self) -> bool:
+        """Whether no replicate is left to train."""
+        return len(self.diverged) == self._config.replicates
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Writes a line of {"step": int, "diverged_at": ..., name: (R,) on the device}.
+
+        Waits for the device; the line is on disk when this returns. An empty line writes nothing.
+        """
+        if not row:
+            return
+        host = jax.device_get(row)
+        self.note_diverged(host.pop("diverged_at"))
+        line: dict[str, Any] = {"step": host.pop("step")}
+        alone = self._config.replicates == 1
+        line |= {k: v.tolist()[0] if alone else v.tolist() for k, v in host.items()}
+        rate = self.progress.report(line)
+        line |= {"time/images_per_second": rate, "time/device_seconds": self._clock.seconds()}
+        self._folder.append(line)
+        self._write_board(line)
+        if time.monotonic() - self._status_at > _STATUS_SECONDS:
+            self.status("running", line["step"])
+
+    def note_diverged(self, diverged_at_R: Any) -> None:
+        """Takes in TrainState.diverged_at."""
+        at = jax.device_get(diverged_at_R).tolist()
+        self.diverged = {str(r): step for r, step in enumerate(at) if step != NEVER}
+
+    def _write_board(self, line: dict[str, Any]) -> None:
+        if self._board is None:
+            return
+        for key, value in line.items():
+            if isinstance(value, list):
+                for replicate, v in enumerate(value):
+                    self._board.add_scalar(f"{key}/replicate{replicate}", v, line["step"])
+            elif key != "step":
+                self._board.add_scalar(key, value, line["step"])
+
+    def status(self, status: str, step: int, reason: str = "") -> None:
+        """Writes status.json."""
+        self._status_at = time.monotonic()
+        self._folder.set_status(
+            status,
+            step=step,
+            steps=self._config.steps,
+            reason=reason,
+            device_seconds=self._clock.seconds(),
+            diverged=self.diverged,
+        )
+
+    def close(self) -> None:
+        """Ends the progress bar and the TensorBoard file."""
+        self.progress.close()
+        if self._board is not None:
+            self._board.close()

@@ -1,0 +1,134 @@
+"""All that a run carries from step to step, and all that a checkpoint holds."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from resnet_jax.optim import Schedule, ScheduleState
+from resnet_jax.resnet import ResNet
+
+NEVER = -1
+
+
+class Window(flax.struct.PyTreeNode):
+    """Sums over the steps since the last line of metrics, float32 scalars."""
+
+    loss: jax.Array
+    error: jax.Array
+    steps: jax.Array
+
+
+class Best(flax.struct.PyTreeNode):
+    """The evaluated weights with the lowest validation error so far."""
+
+    error: jax.Array  # percent
+    step: jax.Array
+    variables: dict[str, Any]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """One replicate's state. In a run every leaf has a leading axis of replicates.
+
+    Attributes:
+      step: int32; steps taken.
+      params: float32.
+      batch_stats: BatchNorm's moving averages, float32.
+      opt_state: optax's.
+      schedule: what the learning rate depends on.
+      ema: {"params", "batch_stats"} averaged exponentially, or {} where that is off.
+      window: for the next line of metrics; here, so that a resumed run writes the same line.
+      best: for `eval.weights`.
+      diverged_at: int32; the first step whose loss or weights were not finite, or NEVER.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    schedule: ScheduleState
+    ema: dict[str, Any]
+    window: Window
+    best: Best
+    diverged_at: jax.Array
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables that evaluation uses: the averaged ones where there are any."""
+        return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def empty_window() -> Window:
+    """Returns a window without steps."""
+    zero = jnp.zeros((), jnp.float32)
+    return Window(loss=zero, error=zero, steps=zero)
+
+
+@dataclasses.dataclass(frozen=True)
+class Initializer:
+    """Makes the state before the first step, of images of `image_shape` (H, W, C)."""
+
+    model: ResNet
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    image_shape: tuple[int, ...]
+    use_ema: bool
+
+    def __call__(self, seeds_R: np.ndarray) -> TrainState:
+        """Initialises the replicates of these seeds, in host memory.
+
+        Outside of `jit`: a compiled initialisation unrolls one random draw a layer, which takes
+        longer to compile than the training step; like this it takes one program a kernel shape.
+        """
+        alone = [jax.device_get(self._one(jnp.int32(seed))) for seed in seeds_R]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
+
+    def shapes(self, replicates: int, sharding: jax.sharding.Sharding) -> TrainState:
+        """Returns the state's shapes and dtypes, without making it."""
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((replicates, *a.shape), a.dtype, sharding=sharding),
+            jax.eval_shape(self._one, jnp.int32(0)),
+        )
+
+    def _one(self, seed: jax.Array) -> TrainState:
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        made = self.model.lazy_init(init_key(seed), images, train=True)
+        variables: dict[str, Any] = {name: made[name] for name in ("params", "batch_stats")}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            opt_state=self.optimizer.init(variables["params"]),
+            schedule=self.schedule.init(),
+            ema=variables if self.use_ema else {},
+            window=empty_window(),
+            best=Best(
+                error=jnp.full((), jnp.inf, jnp.float32),
+                step=jnp.full((), NEVER, jnp.int32),
+                variables=variables,
+            ),
+            diverged_at=jnp.full((), NEVER, jnp.int32),
+        )
+
+
+# Randomness is fold_in(fold_in(key(seed), what for), step): no key is ever carried or used twice.
+_INIT, _AUGMENT, _POPULATION = range(3)
+
+
+def init_key(seed: jax.Array) -> jax.Array:
+    """The key of the initial parameters."""
+    return jax.random.fold_in(jax.random.key(seed), _INIT)
+
+
+def augment_key(seed: jax.Array, step: jax.Array) -> jax.Array:
+    """The key of a training batch's crops and flips."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _AUGMENT), step)
+
+
+def population_key(seed: jax.Array, step: jax.Array) -> jax.Array:
+    """The key of the crops and flips of a batch that population statistics are taken over."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _POPULATION), step)

@@ -1,0 +1,247 @@
+"""The pure steps: train, take moments, evaluate. Each is one `jax.jit` over the mesh.
+
+Everything below works on one replicate; `over_replicates` gives it the leading axis.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax import mesh as meshes
+from resnet_jax import objective
+from resnet_jax.data.augment import Augmentation, Normalization
+from resnet_jax.normalization import MOMENTS
+from resnet_jax.optim import Schedule, descend
+from resnet_jax.state import (
+    NEVER,
+    Best,
+    TrainState,
+    Window,
+    augment_key,
+    empty_window,
+    population_key,
+)
+
+
+def over_replicates(
+    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    """Gives `f` a leading axis of replicates on the arguments whose axis is 0.
+
+    One replicate is not vmapped: batched convolutions of one are slower than plain ones.
+    """
+    if replicates > 1:
+        return jax.vmap(f, in_axes=in_axes)
+
+    @functools.wraps(f)  # programs keep their names in logs and profiles
+    def alone(*args: Any) -> Any:
+        first = [
+            arg if axis is None else jax.tree.map(lambda a: a[0], arg)
+            for arg, axis in zip(args, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda a: a[None], f(*first))
+
+    return alone
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    normalization: Normalization,
+    augmentation: Augmentation,
+    config: ConfigDict,
+    mesh: Mesh,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns step(state, seeds_R, images, labels, indices_RB) -> (state, metrics_R).
+
+    `state` is donated. The metrics are means over the steps since the last line of metrics, but
+    for the rate of this step and `diverged_at` (see TrainState).
+    """
+
+    def train_step(
+        state: TrainState,
+        seed: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        indices_B: jax.Array,
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        images_BHWC, labels_B = _gather(images, labels, indices_B, mesh)
+        images_BHWC = augmentation(augment_key(seed, state.step), normalization(images_BHWC))
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits_BK, updated = model.apply(
+                variables, images_BHWC, train=True, mutable=["batch_stats"]
+            )
+            losses_B = objective.cross_entropy(logits_BK, labels_B, config.label_smoothing)
+            return losses_B.mean(), (logits_BK, updated["batch_stats"])
+
+        (loss, (logits_BK, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        error = objective.top1_error(logits_BK, labels_B).mean()
+        rate = schedule.rate(state.schedule, state.step)
+        params, opt_state = descend(optimizer, rate, gradients, state.opt_state, state.params)
+
+        begins = state.step % config.log.every == 0
+        window = jax.tree.map(
+            lambda new, old: jnp.where(begins, new, old), empty_window(), state.window
+        )
+        window = Window(window.loss + loss, window.error + error, window.steps + 1)
+        # The weights too: a finite loss with a gradient that is not leaves weights that no
+        # checkpoint may hold, and only the next step's loss would tell.
+        are_finite = jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]).all()
+        diverges = (state.diverged_at == NEVER) & ~(jnp.isfinite(loss) & are_finite)
+        ema = state.ema
+        if config.ema_decay:
+            ema = _average(
+                ema, {"params": params, "batch_stats": batch_stats}, state.step, config.ema_decay
+            )
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            schedule=schedule.after_step(state.schedule, state.step, error),
+            ema=ema,
+            window=window,
+            diverged_at=jnp.where(diverges, state.step + 1, state.diverged_at),
+        )
+        metrics = {
+            "train/loss": window.loss / window.steps,
+            "train/error": window.error / window.steps,
+            "train/learning_rate": rate,
+            "diverged_at": state.diverged_at,
+        }
+        return state, metrics
+
+    everywhere, split = meshes.replicated(mesh), meshes.split_batch(mesh, leading=1)
+    return jax.jit(
+        over_replicates(train_step, config.replicates, in_axes=(0, 0, None, None, 0)),
+        in_shardings=(everywhere, everywhere, everywhere, everywhere, split),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )
+
+
+def _gather(
+    images: jax.Array, labels: jax.Array, indices_B: jax.Array, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    split = meshes.split_batch(mesh)
+    return (
+        jax.lax.with_sharding_constraint(images[indices_B], split),
+        jax.lax.with_sharding_constraint(labels[indices_B], split),
+    )
+
+
+def _average(ema: Any, new: Any, step: jax.Array, decay: float) -> Any:
+    # The ramp keeps the random initial weights from lingering (tf.train.ExponentialMovingAverage).
+    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, now: keep * old + (1 - keep) * now, ema, new)
+
+
+def make_moments_step(
+    model: nn.Module,
+    normalization: Normalization,
+    augmentation: Augmentation,
+    replicates: int,
+    mesh: Mesh,
+) -> Callable[..., Any]:
+    """Returns step(variables_R, seeds_R, number, images, labels, indices_RB) -> moments_R.
+
+    The moments are the exact mean and variance of each BatchNorm's input over the batch, with the
+    network as in training; `number` counts the batches.
+    """
+
+    def moments_step(
+        variables: Any,
+        seed: jax.Array,
+        number: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        indices_B: jax.Array,
+    ) -> Any:
+        images_BHWC, _ = _gather(images, labels, indices_B, mesh)
+        images_BHWC = augmentation(population_key(seed, number), normalization(images_BHWC))
+        _, updated = model.apply(variables, images_BHWC, train=True, mutable=[MOMENTS])
+        return updated[MOMENTS]
+
+    everywhere, split = meshes.replicated(mesh), meshes.split_batch(mesh, leading=1)
+    return jax.jit(
+        over_replicates(moments_step, replicates, in_axes=(0, 0, None, None, None, 0)),
+        in_shardings=(everywhere, everywhere, everywhere, everywhere, everywhere, split),
+        out_shardings=everywhere,
+    )
+
+
+def make_eval_step(
+    model: nn.Module, normalization: Normalization, replicates: int, mesh: Mesh
+) -> Callable[..., dict[str, jax.Array]]:
+    """Returns step(variables_R, images, labels, indices_B, mask_B) -> sums_R over the unmasked.
+
+    The sums are {"loss" (nats), "error" (percent)}, float32.
+    """
+
+    def eval_step(
+        variables: Any, images_BHWC: jax.Array, labels_B: jax.Array, mask_B: jax.Array
+    ) -> dict[str, jax.Array]:
+        logits_BK: Any = model.apply(variables, normalization(images_BHWC), train=False)
+        losses_B = objective.cross_entropy(logits_BK, labels_B, smoothing=0.0)
+        errors_B = objective.top1_error(logits_BK, labels_B)
+        # where, not a product: 0 times a padded example's NaN would be NaN.
+        return {
+            "loss": jnp.where(mask_B, losses_B, 0.0).sum(),
+            "error": jnp.where(mask_B, errors_B, 0.0).sum(),
+        }
+
+    everywhere, split = meshes.replicated(mesh), meshes.split_batch(mesh)
+    forward = jax.jit(
+        over_replicates(eval_step, replicates, in_axes=(0, None, None, None)),
+        in_shardings=(everywhere, split, split, split),
+        out_shardings=everywhere,
+    )
+    # A program of its own: the network is then compiled once for splits of every size.
+    gather = jax.jit(
+        lambda images, labels, indices_B: (images[indices_B], labels[indices_B]),
+        in_shardings=(everywhere, everywhere, split),
+        out_shardings=split,
+    )
+
+    def step(
+        variables: Any, images: jax.Array, labels: jax.Array, indices_B: Any, mask_B: Any
+    ) -> dict[str, jax.Array]:
+        return forward(variables, *gather(images, labels, indices_B), mask_B)
+
+    return step
+
+
+def make_after_validation(
+    schedule: Schedule, replicates: int, mesh: Mesh
+) -> Callable[[TrainState, jax.Array], TrainState]:
+    """Returns after_validation(state, error_R) -> state; the state is donated.
+
+    It keeps the best weights so far and tells the schedule. An equal error is not better: the
+    earlier weights stay.
+    """
+
+    def after_validation(state: TrainState, error: jax.Array) -> TrainState:
+        is_better = (error < state.best.error) & (state.diverged_at == NEVER)
+        candidate = Best(error=error, step=state.step, variables=state.evaluated)
+        best = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), candidate, state.best)
+        return state.replace(best=best, schedule=schedule.after_validation(state.schedule, error))
+
+    everywhere = meshes.replicated(mesh)
+    return jax.jit(
+        over_replicates(after_validation, replicates, in_axes=(0, 0)),
+        in_shardings=(everywhere, everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )

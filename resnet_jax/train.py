@@ -1,0 +1,196 @@
+"""The loop: one resolved config in, one run folder out."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from resnet_jax import environment, runs, settings
+from resnet_jax import mesh as meshes
+from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.data import resident, sources
+from resnet_jax.errors import RunError, UserError
+from resnet_jax.evaluate import evaluate, population_statistics, replicate_indices
+from resnet_jax.programs import build
+from resnet_jax.run_log import Clock, RunLog
+from resnet_jax.signals import StopRequest
+
+
+def train(config: ConfigDict, workdir: str) -> str:
+    """Trains, or goes on training, the run in `workdir`.
+
+    Args:
+      config: as written; see configs/base.py.
+      workdir: the run folder; made where it is new.
+
+    Returns:
+      The status the run ends with: "completed", "diverged" (the loss of every replicate stopped
+      being finite) or "preempted" (a signal came, and all is saved).
+
+    Raises:
+      UserError: config, data or folder do not allow the run; nothing was written.
+      RunError: the run cannot go on; what was saved before is whole.
+    """
+    config = settings.resolve(config)
+    if not sources.KNOWN[config.data.name].resident:
+        raise UserError(
+            f"data.name={config.data.name!r} is too large to live on a device, and streaming is "
+            "not here yet; this config can be described, not trained."
+        )
+    sources.require(config.data.name, config.data.dir)
+    runs.refuse_other(workdir, config.to_dict())
+    mesh = meshes.make_mesh()
+    meshes.check_batch(mesh, config.batch_size)
+
+    folder = runs.RunFolder(workdir, config.to_dict())
+    status = folder.status()
+    if status and status["status"] in runs.ENDED:
+        logging.info("%s has ended already: %s.", folder.path, runs.describe_status(status))
+        folder.close()
+        return status["status"]
+    clock = Clock(status.get("device_seconds", 0.0))
+    try:
+        with StopRequest() as stop:
+            return _train(config, folder, mesh, clock, stop)
+    except BaseException as e:
+        _set_failed(folder, e, config.steps, clock)
+        if isinstance(e, OSError):
+            raise RunError(f"{folder.path} cannot be written: {e.strerror or e}.") from e
+        raise
+    finally:
+        folder.close()
+
+
+def _train(
+    config: ConfigDict,
+    folder: runs.RunFolder,
+    mesh: jax.sharding.Mesh,
+    clock: Clock,
+    stop: StopRequest,
+) -> str:
+    ####################################################################################### data
+
+    clock.devices = mesh.size
+    data = resident.load(config.data, mesh)
+    train_split = data.train
+    seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
+
+    ################################################################################### programs
+
+    programs = build(config, train_split.images.shape[1:], data.normalization, mesh)
+
+    def evaluation(variables: Any, split: resident.Split) -> dict[str, jax.Array]:
+        return evaluate(programs.eval_step, variables, split, config.eval.batch_size, mesh)
+
+    ###################################################################################### state
+
+    everywhere = meshes.replicated(mesh)
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
+    state = checkpoints.restore(programs.initialize.shapes(config.replicates, everywhere))
+    if state is None:
+        state = jax.device_put(programs.initialize(seeds), everywhere)
+    start = int(jax.device_get(state.step)[0])
+    folder.rewind(start)
+    folder.record_launch(environment.describe(config, programs.model, data) | {"step": start})
+    logging.info("%s: %s step %d.", folder.path, "going on from" if start else "starting at", start)
+
+    ################################################################################### the loop
+
+    log = RunLog(config, folder, clock, start)
+    pending: dict[str, Any] = {}  # a line of metrics, still on the device
+    for done in range(start + 1, config.steps + 1):
+        indices = replicate_indices(seeds, done - 1, config.batch_size, len(train_split))
+        state, metrics = programs.train_step(
+            state, seeds, train_split.images, train_split.labels, indices
+        )
+        # The line of the step before is fetched now that this one keeps the device busy.
+        log.write(pending)
+        pending = {}
+        if log.all_diverged:
+            break
+
+        is_last = done == config.steps
+        of_this_step = {"step": done, "diverged_at": metrics["diverged_at"]}
+        if done % config.log.every == 0 or is_last:
+            pending |= of_this_step | metrics
+        if len(data.validation) and (done % config.eval.every == 0 or is_last):
+            result = evaluation(state.evaluated, data.validation)
+            state = programs.after_validation(state, result["error"])
+            pending |= of_this_step | {f"validation/{k}": v for k, v in result.items()}
+        tested = None
+        if is_last:
+            tested, result = _test(config, state, data, seeds, programs.moments_step, evaluation)
+            pending |= result
+        log.progress.advance()
+
+        if done % config.checkpoint.every == 0 or is_last or stop.received:
+            # The lines up to here reach the disk before the checkpoint that makes them final: a
+            # resumed run drops the lines after its checkpoint, and writes them again.
+            log.write(pending)
+            pending = {}
+            log.note_diverged(metrics["diverged_at"])
+            if log.all_diverged:
+                break
+            checkpoints.save(done, state, tested)
+            log.status("running", done)
+        if stop.received:
+            break
+
+    #################################################################################### the end
+
+    checkpoints.wait()
+    saved = checkpoints.steps()
+    checkpoints.close()
+    log.close()
+    if log.all_diverged:
+        at = max(log.diverged.values())
+        good = f"the last good checkpoint is step {saved[-1]}" if saved else "no checkpoint was due"
+        log.status(
+            status := "diverged", at, f"loss or weights were not finite at step {at}; {good}"
+        )
+    elif saved[-1] < config.steps:
+        log.status(status := "preempted", saved[-1], f"{stop.received} came; everything is saved")
+    else:
+        log.status(status := "completed", config.steps)
+    logging.info("%s: %s.", folder.path, runs.describe_status(folder.status()))
+    return status
+
+
+def _test(
+    config: ConfigDict,
+    state: Any,
+    data: resident.Resident,
+    seeds: np.ndarray,
+    moments_step: Any,
+    evaluation: Any,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Evaluates the chosen weights on the test split, once; returns them and the metrics."""
+    variables = state.best.variables if config.eval.weights == "best" else state.evaluated
+    metrics: dict[str, jax.Array] = {}
+    if config.eval.statistics == "population":
+        variables = population_statistics(
+            moments_step,
+            variables,
+            data.train,
+            seeds,
+            config.batch_size,
+            config.eval.population_examples,
+        )
+        if len(data.validation):
+            result = evaluation(variables, data.validation)
+            metrics |= {f"validation/{k}_population": v for k, v in result.items()}
+    result = evaluation(variables, data.test)
+    return variables, metrics | {f"test/{k}": v for k, v in result.items()}
+
+
+def _set_failed(folder: runs.RunFolder, error: BaseException, steps: int, clock: Clock) -> None:
+    reason = (str(error) or type(error).__name__).split("\n")[0]
+    at = folder.status().get("step", 0)
+    try:
+        folder.set_status(
+            "failed", step=at, steps=steps, device_seconds=clock.seconds(), reason=reason
+        )
+    except OSError as e:  # a full disk: the message on the screen has to do
+        logging.error("status.json could not be written: %s", e)

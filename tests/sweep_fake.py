@@ -1,0 +1,80 @@
+"""A sweep whose cells train nothing, but end in every way that a cell can.
+
+    python -m tests.sweep_fake [flags of experiments.sweep]
+    python -m tests.sweep_fake cell FOLDER          what it starts in place of experiments.train
+
+FAKE_CELLS={"plain-20": "fail", ...} says how a cell ends; one that is not named completes.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+from resnet_jax import runs
+
+SECONDS = 0.5  # that a cell takes
+
+
+def started(study: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns {"cell", "start", "end", "cores"} of each process that was not killed."""
+    lines = (study / "launches").read_text().splitlines() if (study / "launches").exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def train(path: pathlib.Path) -> int:
+    behaviour = json.loads(os.environ.get("FAKE_CELLS", "{}")).get(path.name, "complete")
+    start = time.time()
+    folder = runs.RunFolder(path, json.loads((path / "config.json").read_text()))
+    stopped: list[int] = []
+    if behaviour in ("wait", "linger", "deaf"):
+        signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    print(f"this is {path.name}", flush=True)
+    if behaviour == "fail":
+        print("error: the disk is on fire", file=sys.stderr)
+        return 1
+    if behaviour == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "silent":
+        return 0
+
+    def status(word: str, step: int, reason: str = "") -> None:
+        folder.set_status(word, step=step, steps=8, device_seconds=1.0, reason=reason)
+
+    status("running", 4)
+    folder.rewind(0)
+    folder.append({"step": 4, "train/error": 50.0})
+    while behaviour == "deaf" or (behaviour in ("wait", "linger") and not stopped):
+        time.sleep(0.05)
+    time.sleep(SECONDS * (4 if behaviour == "linger" else 1))
+    ends = {
+        "complete": ("completed", 8, "", 0),
+        "diverge": ("diverged", 5, "the loss was not finite at step 5", 0),
+        "fail_itself": ("failed", 4, "its own reason", 1),
+        "preempted": ("preempted", 4, "SIGTERM came", 42),
+        "wait": ("preempted", 4, "SIGTERM came", 42),
+        "linger": ("preempted", 4, "SIGTERM came", 42),
+    }
+    word, step, reason, code = ends[behaviour]
+    status(word, step, reason)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    line = {"cell": path.name, "start": start, "end": time.time(), "cores": cores}
+    with open(path.parent / "launches", "a") as f:
+        f.write(json.dumps(line) + "\n")
+    return code
+
+
+def main() -> None:
+    if sys.argv[1] == "cell":
+        sys.exit(train(pathlib.Path(sys.argv[2])))
+    from experiments import command_line, sweep
+
+    sweep.command = lambda folder: (sys.executable, "-m", "tests.sweep_fake", "cell", str(folder))
+    command_line.run(sweep.main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""A checkpoint is whole, or it is not used."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import settings
+from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.errors import RunError
+from resnet_jax.programs import initializer
+from resnet_jax.runs import read
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def state():
+    c = settings.resolve(tiny.config(ema_decay=0.9))
+    return jax.device_put(initializer(c, (8, 8, 1))(np.arange(2)))
+
+
+def at_step(state, step):
+    """Returns a state that differs in every array from those of other steps."""
+
+    def shift(a):
+        return a ^ True if a.dtype == bool and step % 2 else a + jnp.asarray(step, a.dtype)
+
+    return jax.tree.map(shift, state)
+
+
+@pytest.fixture
+def folder(tmp_path, state):
+    """Checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, at_step(state, step))
+    checkpoints.close()
+    return tmp_path / "checkpoints"
+
+
+def restore(folder, state):
+    checkpoints = Checkpoints(folder, keep=2)
+    try:
+        return checkpoints.restore(state)
+    finally:
+        checkpoints.close()
+
+
+def largest(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=os.path.getsize)
+
+
+def flip_bytes(folder):
+    path = largest(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    path = largest(folder)
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def hold_other_arrays(folder):
+    # Whole in itself, so that Orbax restores it without a word: only the checksums can tell.
+    shutil.rmtree(folder / "state")
+    shutil.copytree(folder.parent / "2" / "state", folder / "state")
+
+
+def lose_an_item(folder):
+    shutil.rmtree(folder / "best")
+
+
+def lose_the_checksums(folder):
+    shutil.rmtree(folder / "checksums")
+
+
+def test_the_newest_comes_back_bit_for_bit(folder, state):
+    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+    assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
+
+
+def test_none_where_there_is_none(tmp_path, state):
+    assert restore(tmp_path / "new", state) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_bytes, hold_other_arrays, truncate, lose_an_item, lose_the_checksums]
+)
+def test_a_damaged_one_falls_back_loudly_and_makes_room(folder, state, damage, caplog):
+    damage(folder / "3")
+    tiny.assert_bit_equal(restore(folder, state), at_step(state, 2))
+    assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
+    assert sorted(p.name for p in folder.iterdir()) == ["2", "damaged-3"]
+    again = Checkpoints(folder, keep=2)
+    again.save(3, at_step(state, 3))
+    again.close()
+    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+
+
+def test_all_damaged_is_an_error_not_a_fresh_start(folder, state):
+    for step in ("2", "3"):
+        flip_bytes(folder / step)
+    with pytest.raises(RunError, match=r"None of the checkpoints \[2, 3\]"):
+        restore(folder, state)
+
+
+def test_half_a_save_is_cleaned_away(folder, state):
+    shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp")
+    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+    assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
+
+
+def test_saving_the_same_step_twice_writes_once(folder, state):
+    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints.save(3, at_step(state, 7))  # a stop right after a resume: step 3 is there
+    checkpoints.close()
+    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_a_run_that_goes_on(small_disk, tmp_path):
+    folder = small_disk / "run"
+    ballast = small_disk / "ballast"
+    wide = {"model__width": 0.5, "checkpoint__every": 4}
+    ballast.write_bytes(b"x" * 700_000)  # leaves too little for a second checkpoint
+    stopped = tiny.launch(folder, **wide)
+    assert stopped.returncode == 1
+    assert "Traceback" not in stopped.stderr
+    errors = [line for line in stopped.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "could not be written" in errors[0] or "cannot be written" in errors[0]
+    assert not list(pathlib.Path(folder / "checkpoints").glob("*tmp*"))
+
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert tiny.launch(folder, **wide).returncode == 0
+    undisturbed = tmp_path / "undisturbed"
+    assert tiny.launch(undisturbed, **wide).returncode == 0
+    tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(undisturbed))
+    assert tiny.lines(folder) == tiny.lines(undisturbed)
+    assert read(folder).status["status"] == "completed"

@@ -1,0 +1,189 @@
+"""One device and eight, one seed and three: the same gradients, the same run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from resnet_jax import mesh as meshes
+from resnet_jax import settings
+from resnet_jax.data import resident
+from resnet_jax.evaluate import replicate_indices
+from resnet_jax.programs import build
+from tests import tiny
+
+
+def mesh_of(devices):
+    return Mesh(np.asarray(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
+
+
+def train(devices, steps, seeds=(0,), **overrides):
+    """Takes `steps` steps; returns the state and each step's metrics, on the host."""
+    c = settings.resolve(tiny.config(replicates=len(seeds), log__every=1, **overrides))
+    mesh = mesh_of(devices)
+    data = resident.load(c.data, mesh)
+    programs = build(c, (8, 8, 1), data.normalization, mesh)
+    seeds = np.asarray(seeds, np.int32)
+    state = jax.device_put(programs.initialize(seeds), meshes.replicated(mesh))
+    history = []
+    for number in range(steps):
+        indices = replicate_indices(seeds, number, c.batch_size, len(data.train))
+        state, metrics = programs.train_step(
+            state, seeds, data.train.images, data.train.labels, indices
+        )
+        assert len(state.params["logits"]["kernel"].sharding.device_set) == devices
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+# One step of plain gradient descent at rate 1: the parameters move by minus the gradient.
+GRADIENT = {
+    "optimizer__momentum": 0.0,
+    "optimizer__weight_decay": 0.0,
+    "schedule__rate": 1.0,
+    "data__pad": 1,
+    "data__flip": "on",
+}
+
+
+def gradients(devices, group):
+    after, _ = train(devices, 1, model__bn_group=group, **GRADIENT)
+    before, _ = train(devices, 0, model__bn_group=group, **GRADIENT)
+    return jax.tree.map(lambda a, b: b - a, after.params, before.params)
+
+
+def relative_difference(a, b):
+    a, b = (np.concatenate([x.ravel() for x in jax.tree.leaves(t)]) for t in (a, b))
+    return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+
+def test_eight_devices_have_the_gradients_of_one():
+    assert mesh_of(8).size == 8
+    assert mesh_of(1).size == 1
+    one, eight, other_group = gradients(1, 4), gradients(8, 4), gradients(1, 0)
+    # Another statistics group is another gradient; another number of devices is not.
+    assert relative_difference(one, other_group) > 1e-2
+    assert relative_difference(one, eight) < 1e-5
+
+
+def test_a_group_across_devices_has_the_gradients_of_one_device():
+    assert relative_difference(gradients(1, 0), gradients(8, 0)) < 1e-5
+
+
+def test_eight_devices_make_the_run_of_one():
+    settings_ = {"model__bn_group": 4, "data__pad": 1, "ema_decay": 0.9}
+    (one, lines_one), (eight, lines_eight) = (train(n, 6, **settings_) for n in (1, 8))
+    assert relative_difference(one.params, eight.params) < 1e-4
+    assert relative_difference(one.batch_stats, eight.batch_stats) < 1e-4
+    assert relative_difference(one.ema, eight.ema) < 1e-4
+    for a, b in zip(lines_one, lines_eight, strict=True):
+        np.testing.assert_allclose(a["train/loss"], b["train/loss"], rtol=1e-4)
+
+
+def test_each_replicate_is_the_seed_trained_alone():
+    settings_ = {"data__pad": 1, "data__flip": "on", "model__bn_group": 8}
+    together, lines = train(1, 5, seeds=(3, 4, 5), **settings_)
+    for r, seed in enumerate((3, 4, 5)):
+        alone, lines_alone = train(1, 5, seeds=(seed,), **settings_)
+        ours = jax.tree.map(lambda a, r=r: a[r], together)
+        theirs = jax.tree.map(lambda a: a[0], alone)
+        assert relative_difference(ours.params, theirs.params) < 1e-4
+        assert relative_difference(ours.batch_stats, theirs.batch_stats) < 1e-4
+        for a, b in zip(lines, lines_alone, strict=True):
+            np.testing.assert_allclose(a["train/loss"][r], b["train/loss"][0], rtol=1e-4)
+    first = [jax.tree.map(lambda a, r=r: a[r], together.params) for r in range(3)]
+    assert relative_difference(first[0], first[1]) > 0.5
+    assert relative_difference(first[1], first[2]) > 0.5
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"label_smoothing": 0.2},
+        {"optimizer__clip_norm": 0.01},
+        {"optimizer__name": "adamw"},
+        {"optimizer__decay_on": "kernels", "optimizer__weight_decay": 0.1},
+        {"model__bn_group": 4},
+        {"data__pad": 1},
+        {"data__flip": "on"},
+        {"data__mean": "channel"},
+    ],
+    ids=lambda o: next(iter(o)),
+)
+def test_every_setting_reaches_the_step(overrides, plain_run):
+    other, _ = train(1, 2, **({"optimizer__weight_decay": 0.1} | overrides))
+    assert relative_difference(plain_run.params, other.params) > 1e-6
+
+
+@pytest.fixture(scope="module")
+def plain_run():
+    return train(1, 2, optimizer__weight_decay=0.1)[0]
+
+
+def test_bfloat16_trains_and_keeps_its_state_in_float32(plain_run):
+    half, lines = train(1, 2, model__dtype="bfloat16", optimizer__weight_decay=0.1)
+    assert 1e-5 < relative_difference(plain_run.params, half.params) < 0.5
+    assert {a.dtype for a in jax.tree.leaves((half.params, half.batch_stats))} == {
+        np.dtype("float32")
+    }
+    assert np.isfinite(lines[-1]["train/loss"]).all()
+
+
+def test_ema_is_the_average_of_the_weights():
+    states = [train(1, n, ema_decay=0.5)[0] for n in (0, 1, 2, 3)]
+    kernels = [s.params["logits"]["kernel"] for s in states]
+    average = kernels[0]
+    for number, kernel in enumerate(kernels[1:]):
+        decay = min(0.5, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * kernel
+    ours = states[-1].ema["params"]["logits"]["kernel"]
+    assert np.abs(ours - kernels[-1]).max() > 1e-6
+    np.testing.assert_allclose(ours, average, rtol=1e-5, atol=1e-7)
+    assert states[-1].evaluated is states[-1].ema
+
+
+def test_weights_that_are_not_finite_count_as_diverged_while_the_loss_still_is():
+    _, (line,) = train(1, 1, schedule__rate=3e38, optimizer__weight_decay=1e6)
+    assert np.isfinite(line["train/loss"]).all()
+    assert line["diverged_at"].tolist() == [1]
+
+
+def test_images_keep_their_labels():
+    _, lines = train(1, 40, schedule__rate=0.1, model__width=0.5)
+    errors = [float(line["train/error"][0]) for line in lines]
+    assert np.mean(errors[:5]) > 60
+    assert np.mean(errors[-5:]) < 40  # with others' labels it would stay near 90
+
+
+def test_best_is_the_first_of_equal_errors_and_never_diverged():
+    c = settings.resolve(tiny.config(replicates=3))
+    mesh = mesh_of(1)
+    programs = build(c, (8, 8, 1), resident.load(c.data, mesh).normalization, mesh)
+    state = jax.device_put(programs.initialize([0, 1, 2]), meshes.replicated(mesh))
+    state = state.replace(diverged_at=jnp.array([-1, -1, 2], jnp.int32))
+    for step, errors in ((3, [20.0, 20.0, 20.0]), (6, [20.0, 19.0, 19.0]), (9, [21.0, 19.5, 1.0])):
+        state = state.replace(step=jnp.full(3, step, jnp.int32))
+        state = programs.after_validation(state, jnp.array(errors, jnp.float32))
+    assert state.best.step.tolist() == [3, 6, -1]
+    assert state.best.error.tolist() == [20.0, 19.0, float("inf")]
+
+
+def test_the_warmup_is_heard_by_the_step():
+    warm = {"schedule__warmup": "until_error", "schedule__warmup_window": 2, "schedule__rate": 0.5}
+    _, never = train(1, 4, schedule__warmup_error=0.0, **warm)
+    _, at_once = train(1, 4, schedule__warmup_error=100.0, **warm)
+    rates = [[round(float(m["train/learning_rate"][0]), 6) for m in h] for h in (never, at_once)]
+    assert rates == [[0.01] * 4, [0.01, 0.01, 0.5, 0.5]]
+
+
+def test_label_smoothing_by_hand():
+    from resnet_jax.objective import cross_entropy, top1_error
+
+    logits, labels = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 3.0]]), jnp.array([0, 1])
+    log_p = np.asarray(logits) - np.log(np.exp(np.asarray(logits)).sum(1, keepdims=True))
+    plain = -log_p[[0, 1], [0, 1]]
+    np.testing.assert_allclose(cross_entropy(logits, labels, 0.0), plain, rtol=1e-6)
+    wanted = 0.7 * plain + 0.3 * -log_p.mean(axis=1)
+    np.testing.assert_allclose(cross_entropy(logits, labels, 0.3), wanted, rtol=1e-6)
+    assert top1_error(logits, labels).tolist() == [0.0, 100.0]

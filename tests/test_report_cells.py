@@ -1,0 +1,255 @@
+"""Pooling runs into cells, cells into groups, and what happens to runs that did not finish."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from experiments.report import claims, curves, figures, groups, table
+from experiments.report.replicates import Replicate
+from resnet_jax import runs
+from resnet_jax.errors import UserError
+from tests import report_fixture as fixture
+
+
+def made(folder):
+    return groups.make(runs.find([folder]))
+
+
+def test_runs_that_differ_in_seeds_are_one_cell(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(10.0), seed=0)
+    fixture.write(
+        tmp_path / "b", fixture.flat([12.0, 17.0], [3.0, 3.0], [4.0, 4.0]), seed=5, replicates=2
+    )
+    (group,) = made(tmp_path)
+    (cell,) = group.cells
+    assert (cell.name, cell.status, len(cell.healthy)) == ("resnet-20-A", "completed", 3)
+    assert cell.stat(Replicate.train_error).mean == pytest.approx(13.0)
+    assert cell.device_seconds == 25.0
+
+
+def test_the_same_seed_counts_once_and_a_note_says_so(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(10.0), seed=0)
+    fixture.write(
+        tmp_path / "b", fixture.flat([99.0, 20.0], [3.0, 3.0], [4.0, 4.0]), seed=0, replicates=2
+    )
+    (cell,) = made(tmp_path)[0].cells
+    assert sorted(cell.values(Replicate.train_error)) == [10.0, 20.0]
+    assert cell.notes == ("seed 0 of b is left out: another run holds the same seed",)
+
+
+def test_of_two_unfinished_runs_with_one_seed_the_further_counts(tmp_path):
+    fixture.write(tmp_path / "a", fixture.lines([20], [70.0]), "failed")
+    fixture.write(tmp_path / "b", fixture.lines([20, 80], [70.0, 30.0]), "preempted")
+    (cell,) = made(tmp_path)[0].cells
+    assert (cell.values(Replicate.train_error), cell.status) == ([30.0], "preempted")
+
+
+def test_a_run_given_twice_is_read_once(tmp_path):
+    fixture.write(tmp_path / "s" / "a", fixture.flat(10.0))
+    (group,) = groups.make(runs.find([tmp_path / "s", tmp_path / "s" / "a"]))
+    assert len(group.cells[0].replicates) == 1
+    assert group.cells[0].notes == ()
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_diverged_replicates_are_counted_and_in_no_mean(tmp_path, recorded):
+    metrics = fixture.lines([50, 100], [[8.0, 40.0, 20.0], [8.0, None, 10.0]])
+    more = {"diverged": {"1": 70}} if recorded else {}
+    fixture.write(tmp_path / "a", metrics, replicates=3, more=more, train_examples=100)
+    (group,) = made(tmp_path)
+    (cell,) = group.cells
+    stat = cell.stat(Replicate.train_error)
+    assert (stat.mean, stat.n) == (9.0, 2)
+    assert table.show_status(cell) == "completed; 1 of 3 diverged"
+    step = 70 if recorded else 100
+    assert table.footnotes(group) == [
+        f"resnet-20-A: seed 1 at step {step} diverged and is in no mean"
+    ]
+    assert curves.of_cell(cell, window=0)[0].mean == [14.0, 9.0]
+
+
+def test_a_cell_whose_replicates_all_diverged_is_drawn_to_where_they_did(tmp_path):
+    metrics = fixture.lines([10, 20], [90.0, None])
+    fixture.write(tmp_path / "a", metrics, status="diverged", more={"diverged": {"0": 20}})
+    (cell,) = made(tmp_path)[0].cells
+    assert (cell.status, len(cell.healthy)) == ("diverged", 0)
+    assert cell.stat(Replicate.train_error).mean is None
+    assert curves.of_cell(cell, window=0)[0].steps == [10]
+
+
+def test_a_diverged_status_without_a_record_means_every_replicate(tmp_path):
+    fixture.write(tmp_path / "a", fixture.lines([10], [90.0]), status="diverged")
+    (cell,) = made(tmp_path)[0].cells
+    assert len(cell.diverged) == 1
+
+
+def test_a_diverged_seed_beside_completed_ones_is_counted(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(10.0), seed=0)
+    fixture.write(
+        tmp_path / "b",
+        fixture.lines([30], [None]),
+        status="diverged",
+        seed=1,
+        more={"diverged": {"0": 30}},
+    )
+    (cell,) = made(tmp_path)[0].cells
+    assert (cell.status, len(cell.healthy), len(cell.diverged)) == ("completed", 1, 1)
+
+
+def test_an_unfinished_run_is_shown_as_far_as_it_went(tmp_path):
+    fixture.write(tmp_path / "a", fixture.lines([10, 20], [50.0, 40.0]), status="preempted")
+    (group,) = made(tmp_path)
+    (cell,) = group.cells
+    assert table.show_status(cell) == "preempted at step 20 of 100"
+    assert curves.of_cell(cell, window=0)[0].steps == [10, 20]
+    assert figures.depth_lines(group, Replicate.train_error) == []
+
+
+def test_unfinished_runs_are_left_out_beside_completed_ones(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(10.0), seed=0)
+    fixture.write(
+        tmp_path / "b",
+        fixture.lines([20], [70.0]),
+        status="failed",
+        seed=1,
+        more={"reason": "the disk is full"},
+    )
+    (cell,) = made(tmp_path)[0].cells
+    assert (cell.status, cell.values(Replicate.train_error)) == ("completed", [10.0])
+    assert cell.notes == ("b (failed at step 20 of 100: the disk is full) is left out",)
+
+
+def test_a_queued_run_has_no_numbers(tmp_path):
+    fixture.write(tmp_path / "a", [], status="queued", environment=False)
+    (cell,) = made(tmp_path)[0].cells
+    assert (cell.status, len(cell.healthy), cell.parameters) == ("queued", 0, None)
+    assert curves.of_cell(cell, window=0) == []
+
+
+def test_running_without_its_process_is_interrupted(tmp_path):
+    def status(pid):
+        path = fixture.write(
+            tmp_path / str(pid),
+            fixture.lines([10], [50.0]),
+            status="running",
+            more={"host": socket.gethostname(), "pid": pid},
+        )
+        return runs.shown_status(runs.read(path))
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert status(gone.pid) == "interrupted"
+    assert status(os.getpid()) == "running"
+
+
+def test_depth_shortcut_warm_up_and_neutral_settings_make_no_group(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=20, model__shortcut="none")
+    fixture.write(
+        tmp_path / "b",
+        fixture.flat(1.0),
+        model__depth=110,
+        schedule__warmup="linear",
+        schedule__warmup_length=400.0,
+        checkpoint__every=7,
+        log__every=3,
+        data__dir="/elsewhere",
+        eval__every=9,
+        epochs=5.0,
+    )
+    (group,) = made(tmp_path)
+    assert (group.label, group.settings, group.note) == ("digits", {}, "")
+    assert [cell.name for cell in group.cells] == ["plain-20", "resnet-110-A"]
+
+
+def test_evaluations_that_decide_something_make_a_group(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(1.0), eval__weights="best", eval__every=9)
+    fixture.write(tmp_path / "b", fixture.flat(1.0), eval__weights="best", eval__every=10)
+    assert [g.settings for g in made(tmp_path)] == [{"eval.every": 9}, {"eval.every": 10}]
+
+
+def test_groups_are_labelled_by_what_tells_them_apart(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(1.0), data__name="cifar10", steps=200)
+    fixture.write(tmp_path / "b", fixture.flat(1.0), steps=100)
+    fixture.write(tmp_path / "c", fixture.flat(1.0), steps=200)
+    labels = [group.label for group in made(tmp_path)]
+    assert labels == ["cifar10", "digits, steps=100", "digits, steps=200"]
+
+
+def test_a_label_names_three_settings_and_counts_the_rest(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(1.0))
+    fixture.write(
+        tmp_path / "b",
+        fixture.flat(1.0),
+        steps=50,
+        batch_size=7,
+        optimizer__name="adam",
+        optimizer__weight_decay=0.0,
+    )
+    second = made(tmp_path)[1]
+    assert second.label == (
+        "digits, batch_size=7, optimizer.name=adam, optimizer.weight_decay=0.0 and 1 more"
+    )
+    assert second.settings["steps"] == 50
+
+
+def test_one_network_with_two_warm_ups_makes_two_groups(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=110)
+    fixture.write(tmp_path / "b", fixture.flat(1.0), model__depth=110, schedule__warmup="linear")
+    assert [g.label for g in made(tmp_path)] == [
+        "digits, schedule.warmup=none",
+        "digits, schedule.warmup=linear",
+    ]
+
+
+def test_data_with_a_note_are_not_compared_with_data_without(tmp_path):
+    note = "JPEG-coded copies of the images"
+    fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=20)
+    fixture.write(tmp_path / "b", fixture.flat(1.0), model__depth=32, note=note)
+    found = made(tmp_path)
+    assert [g.note for g in found] == ["", note]
+    assert [g.label for g in found] == ["digits, no note", f"digits, note: {note}"]
+
+
+def test_a_run_that_never_loaded_its_data_stays_with_its_study(tmp_path):
+    fixture.write(tmp_path / "a", [], status="queued", environment=False, model__depth=20)
+    fixture.write(tmp_path / "b", fixture.flat(1.0), model__depth=32, note="a note")
+    (group,) = made(tmp_path)
+    assert (len(group.cells), group.note) == (2, "a note")
+
+
+def test_shortcuts_are_residual_nets_told_apart_in_the_legend(tmp_path):
+    for shortcut in "BCA":
+        fixture.write(tmp_path / shortcut, fixture.flat(1.0), model__shortcut=shortcut)
+    (group,) = made(tmp_path)
+    assert [curves.legend_name(c, group) for c in group.cells] == [
+        f"depth 20, shortcut {letter}" for letter in "ABC"
+    ]
+    assert {curves.side(c) for c in group.cells} == {"Residual nets"}
+
+
+def test_configs_that_cannot_be_read_are_named(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(1.0), batch_size=None)
+    with pytest.raises(UserError, match=r"a/config\.json lacks batch_size"):
+        made(tmp_path)
+    fixture.write(tmp_path / "s" / "b", fixture.flat(1.0), model__shortcut="D")
+    with pytest.raises(UserError, match=r"model\.shortcut='D' is not known"):
+        made(tmp_path / "s")
+
+
+def test_status_decides_what_claims_use(tmp_path):
+    for depth, status in ((20, "completed"), (32, "completed"), (56, "running")):
+        metrics = fixture.flat([depth, depth + 1], [1, 1], [1, 1])
+        fixture.write(
+            tmp_path / str(depth),
+            metrics,
+            status,
+            replicates=2,
+            model__depth=depth,
+            model__shortcut="none",
+        )
+    first = claims.judge(made(tmp_path)[0], margin=0.5)[0]
+    assert (first.difference, first.verdict) == (12.0, "confirmed")
+    assert first.detail.endswith("; not counted: plain-56 (running)")

@@ -1,0 +1,325 @@
+"""What `python -m experiments.compare` writes, and what it says to whoever calls it wrongly."""
+
+import csv
+import html
+import json
+import math
+import pathlib
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import compare
+from experiments.report import curves, paper
+from tests import report_fixture as fixture
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTE = "JPEG-coded copies of the images: errors run above those on the original pixels"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """The report on two studies: digits, complete, and CIFAR-10 copies, with trouble."""
+    folder = tmp_path_factory.mktemp("report")
+    fixture.study(folder / "digits")
+    fixture.study(folder / "cifar", depths=(20, 56), replicates=3, data__name="cifar10", note=NOTE)
+    fixture.write(
+        folder / "cifar" / "plain-110",
+        fixture.curve(110, "none", 1000, 10, 3)[:30],
+        "failed",
+        note=NOTE,
+        model__depth=110,
+        model__shortcut="none",
+        data__name="cifar10",
+        steps=1000,
+        replicates=3,
+        more={"reason": "the disk <is> full"},
+    )
+    arguments = [str(folder / "digits"), str(folder / "cifar"), f"--out={folder / 'out'}"]
+    assert compare.main(arguments) == 0
+    return folder / "out"
+
+
+def strict(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def check_number(value, allow_none=False):
+    assert (value is None and allow_none) or (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    )
+
+
+def test_summary_is_strict_json_of_the_agreed_shape(out):
+    summary = strict(out / "summary.json")
+    assert len(summary["cells"]) == 8 + 5
+    for cell in summary["cells"]:
+        assert isinstance(cell["name"], str)
+        assert isinstance(cell["n"], int)
+        assert isinstance(cell["depth"], int)
+        assert cell["shortcut"] in ("none", "A", "B", "C")
+        for key in ("train_error", "validation_error", "test_error"):
+            check_number(cell[key]["mean"], allow_none=cell["status"] != "completed")
+            check_number(cell[key]["std"], allow_none=cell["status"] != "completed")
+        check_number(cell["paper_error"], allow_none=True)
+        check_number(cell["parameters"])
+        check_number(cell["device_seconds"])
+    assert [claim["id"] for claim in summary["claims"]] == [1, 2, 4, 1, 2, 4]
+    for claim in summary["claims"]:
+        assert claim["verdict"] in ("confirmed", "rejected", "undecided")
+        check_number(claim["difference"])
+        assert claim["ci95"][0] <= claim["difference"] <= claim["ci95"][1]
+
+
+def test_summary_numbers_are_those_of_the_runs(out):
+    (cell,) = [
+        c
+        for c in strict(out / "summary.json")["cells"]
+        if (c["name"], c["group"]) == ("plain-20", "digits")
+    ]
+    rows = fixture.curve(20, "none", 1000, 10, 5)
+    # 2000 examples in batches of 100: the last epoch is 20 steps, two lines of 10.
+    train = np.mean([rows[-2]["train/error"], rows[-1]["train/error"]], axis=0)
+    assert cell["train_error"]["mean"] == pytest.approx(train.mean())
+    assert cell["train_error"]["std"] == pytest.approx(train.std(ddof=1))
+    assert cell["validation_error"]["mean"] == pytest.approx(
+        np.mean(rows[-1]["validation/error_population"])
+    )
+    assert cell["test_error"]["mean"] == pytest.approx(np.mean(rows[-1]["test/error"]))
+    assert (cell["n"], cell["status"], cell["parameters"]) == (5, "completed", 200_000)
+
+
+def test_nothing_measured_is_null(tmp_path):
+    fixture.write(tmp_path / "s" / "a", [], status="queued", environment=False)
+    assert compare.main([str(tmp_path / "s"), f"--out={tmp_path / 'out'}"]) == 0
+    (cell,) = strict(tmp_path / "out" / "summary.json")["cells"]
+    assert cell["train_error"] == {"mean": None, "std": None, "n": 0}
+    assert cell["parameters"] is None
+    assert all(c["ci95"] is None for c in strict(tmp_path / "out" / "summary.json")["claims"])
+
+
+def test_csv_and_markdown_hold_every_cell(out):
+    with open(out / "table.csv", newline="") as f:
+        rows = {(row["group"], row["name"]): row for row in csv.DictReader(f)}
+    for cell in strict(out / "summary.json")["cells"]:
+        row = rows[cell["group"], cell["name"]]
+        mean = cell["train_error"]["mean"]
+        assert float(row["train_error_mean"]) == pytest.approx(mean)
+        assert row["status"] == cell["status"]
+        assert f"| {cell['name']} |" in (out / "table.md").read_text()
+    assert rows["cifar10", "resnet-56-A"]["paper_error"] == "6.97"
+    assert rows["digits", "resnet-20-A"]["paper_error"] == ""
+    assert rows["cifar10", "plain-110"]["test_error_mean"] == ""
+    assert "failed at step 300 of 1,000" in (out / "table.md").read_text()
+
+
+def test_paper_numbers_stand_only_beside_their_own_data_and_network(tmp_path):
+    def number(**changes):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        fixture.write(path, fixture.flat(1.0), **changes)
+        ((cell,),) = [g.cells for g in compare.groups.make(compare.runs.find([path]))]
+        found = paper.published(cell)
+        return found and (found.error, found.split)
+
+    imagenet = {"data__name": "imagenet2012", "model__family": "imagenet"}
+    assert number(data__name="cifar10", model__depth=110) == (6.43, "test")
+    assert number(data__name="cifar10", model__depth=110, model__shortcut="none") is None
+    assert number(data__name="cifar10", model__depth=110, model__shortcut="B") is None
+    assert number(data__name="cifar100", model__depth=110) is None
+    assert number(model__depth=20) is None
+    plain_34 = number(model__depth=34, model__shortcut="none", **imagenet)
+    assert plain_34 == (28.54, "validation")
+    assert number(model__depth=34, model__shortcut="A", **imagenet) == (25.03, "validation")
+    assert number(model__depth=34, model__shortcut="C", **imagenet) == (24.19, "validation")
+    assert number(model__depth=152, model__shortcut="B", **imagenet) == (21.43, "validation")
+
+
+@pytest.mark.parametrize("name", ["curves", "depth"])
+def test_pictures_are_not_blank(out, name):
+    pixels = np.asarray(Image.open(out / f"{name}.png").convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 50
+    assert (pixels.min(axis=1) < 250).mean() > 0.02
+
+
+def test_curves_svg_says_what_it_shows(out):
+    texts = svg_texts(out / "curves.svg")
+    for label in (
+        "Plain nets",
+        "Residual nets",
+        "error (%)",
+        "iterations",
+        "training error",
+        "validation error",
+        "depth 8",
+        "depth 56",
+        "plain-110: failed at 300",
+        "±1 std over replicates",
+    ):
+        assert label in texts
+    assert NOTE in " ".join(texts)
+
+
+def test_depth_svg_says_what_it_shows(out):
+    texts = svg_texts(out / "depth.svg")
+    for label in (
+        "training error",
+        "validation error",
+        "test error",
+        "final error (%)",
+        "depth (layers)",
+        "plain, mean ± std",
+        "residual, mean ± std",
+        "56",
+        "paper, residual",
+    ):
+        assert label in texts
+    assert NOTE in " ".join(texts)
+
+
+@pytest.mark.parametrize("width", ["2.2", "0.9"])  # bold: validation; thin: training
+def test_every_network_has_its_curves_in_its_depths_colour(out, width):
+    drawn = re.findall(
+        rf"fill: none; stroke: (#\w+);[^\"]* ?stroke-width: {width};",
+        (out / "curves.svg").read_text(),
+    )
+    digits, cifar = curves.colours([8, 14, 20, 32]), curves.colours([20, 56, 110])
+    want = [*digits.values()] * 2  # plain and residual
+    want += [cifar[20], cifar[56], cifar[110], cifar[20], cifar[56]]  # no residual 110
+    legend = ["#404040"] * 2  # one a group
+    assert sorted(drawn) == sorted(want + legend)
+
+
+def svg_texts(path):
+    root = ElementTree.parse(path).getroot()
+    return ["".join(e.itertext()).strip() for e in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_panels_have_one_scale_and_a_depth_one_colour(out):
+    specs = [
+        json.loads(text)
+        for text in re.findall(
+            r'<div class="plot" id="curves-0-\d"><script type="application/json">(.*?)</script>',
+            (out / "index.html").read_text(),
+            re.DOTALL,
+        )
+    ]
+    plain, residual = specs
+    assert plain["layout"]["yaxis"]["range"] == residual["layout"]["yaxis"]["range"]
+
+    def colours(spec):
+        lines = [t for t in spec["data"] if t["line"].get("color")]
+        return {re.findall(r"\d+", t["meta"])[0]: t["line"]["color"] for t in lines}
+
+    assert colours(plain) == colours(residual)
+    assert len(set(colours(plain).values())) == 4
+
+
+def test_the_page_loads_nothing(out):
+    page = (out / "index.html").read_text()
+    own = re.sub(r"<script>/\*\*\s*\* plotly\.js.*?</script>", "", page, count=1, flags=re.DOTALL)
+    assert len(page) - len(own) > 1_000_000, "plotly.js was not found, so nothing was removed"
+    assert not re.search(r"https?://|@import|fetch\(|XMLHttpRequest", own)
+    assert re.findall(r'<(?:link|script|img|iframe)[^>]*(?:src|href)="([^"]*)"', own) == ["data:,"]
+    assert "default-src 'none'" in own
+
+
+def test_the_page_shows_text_from_runs_as_text(out):
+    page = (out / "index.html").read_text()
+    assert "the disk &lt;is&gt; full" in page
+    assert "<is>" not in page
+
+
+def test_the_data_note_stands_beside_every_number_of_its_group(out):
+    page = html.unescape((out / "index.html").read_text())
+    digits, cifar = page.split("<section>")[1:3]
+    assert NOTE not in digits
+    # Beside the curves, beside the final errors, and under the table.
+    assert cifar.count(NOTE) == 3
+    assert cifar.index("</table>") < cifar.rindex(NOTE)
+    assert NOTE in (out / "table.md").read_text()
+    assert NOTE in (out / "table.csv").read_text()
+
+
+def test_the_page_says_where_its_numbers_come_from(out):
+    page = html.unescape((out / "index.html").read_text())
+    for fact in (
+        "python -m experiments.compare",
+        "--config=configs/digits.py",
+        "NVIDIA H100",
+        "commit 0123456789ab",
+        "jax 0.10.2, flax 0.12.8",
+        "3.11.4",
+        "node-1",
+        "Claim 3",
+        "0.5</b> points",
+    ):
+        assert fact in page
+
+
+def test_window_and_margin_are_said_on_the_page(tmp_path):
+    study = fixture.study(tmp_path / "s", depths=(8, 14), replicates=2)
+    out = tmp_path / "out"
+    assert compare.main([str(study), f"--out={out}", "--window=50", "--margin=0.25"]) == 0
+    page = (out / "index.html").read_text()
+    assert "a trailing mean over 50 steps" in page
+    assert "<b>0.25</b> points" in page
+    assert "training error, mean over 50 steps" in svg_texts(out / "curves.svg")
+
+
+def test_program_ends_with_the_path_of_the_page(tmp_path):
+    study = fixture.study(tmp_path / "s", depths=(8, 14), replicates=2)
+    out = tmp_path / "a" / "report"
+    done = program(study, f"--out={out}")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[-1] == str(out / "index.html")
+    assert pathlib.Path(lines[-1]).is_file()
+    assert any(line.split()[0] == "plain-14" for line in lines[:-1] if line)
+    assert "(1) Deeper plain nets have higher training error: " in done.stdout
+
+
+def test_the_report_needs_no_jax():
+    code = "import sys, experiments.compare; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere", "--out=x"], "nowhere is not a folder"),
+        (["empty", "--out=x"], "empty holds no run"),
+        (["run"], "--out"),
+        (["--out=x"], "DIR"),
+        (["run", "--out=run/config.json"], "cannot be written"),
+        (["run", "--out=x", "--window=-1"], "--window=-1"),
+        (["run", "--out=x", "--margin=nan"], "--margin=nan"),
+        (["run", "--out=x", "--margn=1"], "--margn=1"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    fixture.write(tmp_path / "run", fixture.flat(1.0))
+    (tmp_path / "empty").mkdir()
+    assert compare.main(arguments) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""
+
+
+def program(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.compare", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,0 +1,174 @@
+"""The run folder: whole files, one line a step, one writer, one config."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from resnet_jax import runs
+from resnet_jax.errors import UserError
+
+CONFIG = {"seed": 0, "model": {"depth": 20, "widths": (1, 2)}, "data": {"dir": "/here"}}
+
+
+@pytest.fixture
+def open_folder():
+    """Opens run folders and closes them after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(path, config=CONFIG):
+            folder = runs.RunFolder(path, config)
+            stack.callback(folder.close)
+            return folder
+
+        yield open_
+
+
+def with_depth(depth):
+    return CONFIG | {"model": CONFIG["model"] | {"depth": depth}}
+
+
+def test_what_is_written_is_read(tmp_path, open_folder):
+    folder = open_folder(tmp_path / "plain-20")
+    folder.record_launch({"command": "first"})
+    folder.record_launch({"command": "second"})
+    folder.rewind(0)
+    folder.append({"step": 1, "train/loss": 0.5})
+    folder.append({"step": 2, "train/loss": [float("nan"), 0.25, float("inf")]})
+    folder.set_status("running", step=2, steps=9, device_seconds=1.5, diverged={"0": 2})
+    run = runs.read(tmp_path / "plain-20")
+    assert run.name == "plain-20"
+    assert run.config["model"] == {"depth": 20, "widths": [1, 2]}
+    assert run.environment == {"command": "first", "resumed": [{"command": "second"}]}
+    assert run.metrics == [
+        {"step": 1, "train/loss": 0.5},
+        {"step": 2, "train/loss": [None, 0.25, None]},
+    ]
+    assert run.status["status"] == "running"
+    assert run.status["step"] == 2
+    assert run.status["device_seconds"] == 1.5
+    assert run.status["pid"] == os.getpid()
+
+
+def test_rewind_drops_later_lines_and_half_a_line(tmp_path, open_folder):
+    folder = open_folder(tmp_path)
+    folder.rewind(0)
+    for step in (1, 2, 3):
+        folder.append({"step": step})
+    folder.close()
+    with open(tmp_path / "metrics.jsonl", "ab") as f:
+        f.write(b'{"step": 4, "tr')
+    assert [row["step"] for row in runs.read(tmp_path).metrics] == [1, 2, 3]
+
+    folder = open_folder(tmp_path)
+    folder.rewind(2)
+    folder.append({"step": 3, "again": 1})
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        '{"step": 1}\n{"step": 2}\n{"step": 3, "again": 1}\n'
+    )
+
+
+def test_a_garbled_line_is_named(tmp_path):
+    runs.RunFolder(tmp_path, CONFIG).close()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not JSON"):
+        runs.read(tmp_path)
+
+
+def test_another_config_is_refused_with_the_differing_keys(tmp_path):
+    runs.RunFolder(tmp_path, CONFIG).close()
+    with pytest.raises(UserError) as refusal:
+        runs.RunFolder(tmp_path, with_depth(56) | {"seed": 3})
+    assert "model.depth (20 there, 56 here), seed (0 there, 3 here)" in str(refusal.value)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["depth"] == 20
+
+
+def test_where_the_data_lie_is_no_part_of_the_identity(tmp_path):
+    moved = CONFIG | {"data": {"dir": "/there"}}
+    assert runs.identity(moved) == runs.identity(CONFIG)
+    assert runs.identity(with_depth(56)) != runs.identity(CONFIG)
+    runs.RunFolder(tmp_path, CONFIG).close()
+    runs.RunFolder(tmp_path, moved).close()
+
+
+def test_a_folder_has_one_writer(tmp_path, open_folder):
+    folder = open_folder(tmp_path)
+    with pytest.raises(UserError, match="Another process is training"):
+        runs.RunFolder(tmp_path, CONFIG)
+    folder.close()
+    runs.RunFolder(tmp_path, CONFIG).close()
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot be written: Not a directory\.$"):
+        runs.RunFolder(tmp_path / "file" / "run", CONFIG)
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_sentence(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"cannot be written: No space left on device\.$"):
+            runs.RunFolder(tmp_path / "run", CONFIG)
+    runs.RunFolder(tmp_path / "run", CONFIG).close()  # and afterwards it is as if new
+
+
+def test_an_unknown_status_is_refused(tmp_path, open_folder):
+    folder = open_folder(tmp_path)
+    with pytest.raises(ValueError, match="finished"):
+        folder.set_status("finished", step=0, steps=1, device_seconds=0)
+
+
+def test_find_takes_runs_and_studies_and_refuses_the_rest(tmp_path):
+    for cell in ("plain-20", "resnet-20-A"):
+        runs.RunFolder(tmp_path / "study" / cell, CONFIG).close()
+    (tmp_path / "study" / "report").mkdir()
+    study, alone = tmp_path / "study", tmp_path / "study" / "plain-20"
+    assert [run.name for run in runs.find([study])] == ["plain-20", "resnet-20-A"]
+    assert [run.name for run in runs.find([alone])] == ["plain-20"]
+    assert len(runs.find([alone, study])) == 3
+    with pytest.raises(UserError, match="is not a folder"):
+        runs.find([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="holds no run"):
+        runs.find([tmp_path / "study" / "report"])
+    with pytest.raises(UserError, match="is not a run folder"):
+        runs.read(study)
+
+
+def test_running_whose_process_is_gone_is_not_alive(tmp_path, open_folder):
+    folder = open_folder(tmp_path)
+    folder.set_status("running", step=0, steps=1, device_seconds=0)
+    status = runs.read(tmp_path).status
+    assert runs.is_alive(status)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert not runs.is_alive(status | {"pid": gone.pid})
+    assert runs.is_alive(status | {"pid": gone.pid, "host": "elsewhere"})  # nobody can ask there
+    assert not runs.is_alive(status | {"status": "completed"})
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    runs.write_json(path, {"old": True})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        runs.write_json(path, {"new": True})
+    assert json.loads(path.read_text()) == {"old": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_reading_runs_imports_neither_jax_nor_the_trainer():
+    program = "import sys, resnet_jax.runs; sys.exit('jax' in sys.modules)"
+    root = pathlib.Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", program], cwd=root).returncode == 0

@@ -1,0 +1,96 @@
+"""The smallest run that has everything: an 8-layer net of few filters on digits."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import digits
+from resnet_jax import runs, settings
+from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.programs import initializer
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def config(**overrides: Any) -> ConfigDict:
+    """Returns the tiny config; overrides are dotted keys with ``__`` for the dot."""
+    c = digits.get_config()
+    c.steps = 12
+    c.batch_size = 16
+    c.model.depth = 8
+    c.model.width = 0.25
+    c.eval.every = 5
+    c.eval.batch_size = 64
+    c.eval.population_examples = 64
+    c.checkpoint.every = 4
+    c.log.every = 3
+    c.log.tensorboard = False
+    with c.unlocked():
+        for key, value in overrides.items():
+            group: Any = c
+            *path, last = key.split("__")
+            for part in path:
+                group = group[part]
+            group[last] = value
+    return c
+
+
+def flags_of(**overrides: Any) -> list[str]:
+    """Returns the command-line flags that turn configs/digits.py into config(**overrides)."""
+    before = runs.flatten(digits.get_config().to_dict())
+    after = runs.flatten(config(**overrides).to_dict())
+    return [f"--config.{k}={v}" for k, v in after.items() if v != before[k]]
+
+
+def command(workdir: pathlib.Path, **overrides: Any) -> list[str]:
+    """Returns the command of a user who trains the tiny config."""
+    program = [sys.executable, "-m", "experiments.train", "--config=configs/digits.py"]
+    return [*program, f"--workdir={workdir}", *flags_of(**overrides)]
+
+
+def environment() -> dict[str, str]:
+    """Returns a user's environment: one CPU device, not the eight of these tests."""
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+
+def launch(workdir: pathlib.Path, **overrides: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end."""
+    return subprocess.run(
+        command(workdir, **overrides), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+
+
+def final_state(workdir: pathlib.Path) -> Any:
+    """Restores the newest checkpoint of a run folder, whatever its config."""
+    c = settings.resolve(ConfigDict(json.loads((workdir / "config.json").read_text())))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = initializer(c, (8, 8, 1)).shapes(c.replicates, here)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=c.checkpoint.keep)
+    try:
+        return jax.device_get(checkpoints.restore(like))
+    finally:
+        checkpoints.close()
+
+
+def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the metrics without the timings, which no two runs share."""
+    rows = runs.read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def assert_bit_equal(a: Any, b: Any) -> None:
+    """Compares two pytrees bit by bit, naming the first leaf that differs."""
+    leaves_a, leaves_b = jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)
+    assert len(leaves_a) == len(leaves_b) > 0
+    for (path, x), y in zip(leaves_a, leaves_b, strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        name = jax.tree_util.keystr(path)
+        assert x.dtype == y.dtype, name
+        assert x.tobytes() == y.tobytes(), f"{name} differs by {np.abs(x - y).max()}"
