@@ -30,6 +30,7 @@ def define_config(help_text: str) -> flags.FlagHolder[ConfigDict]:
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a program's `main(argv)` and exits with its code (None is 0)."""
     _plain_log_lines()
+    sys.unraisablehook = _say_what_is_news
     try:
         argv = _parse(sys.argv)
         sys.exit(main(argv))
@@ -47,6 +48,7 @@ def _plain_log_lines() -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_for_the_user)
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # as below
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
@@ -58,6 +60,13 @@ def _is_for_the_user(record: python_logging.LogRecord) -> bool:
     # also log, four times with a traceback; checkpoint.py says it in one sentence.
     is_repeated = "orbax" in record.pathname and record.exc_info is not None
     return record.levelno > python_logging.INFO and not is_repeated
+
+
+def _say_what_is_news(unraisable: Any) -> None:
+    # When one read or write of a checkpoint fails, Orbax closes the event loop of all the others,
+    # and each of those complains on stderr. The failure itself was raised, and is reported.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def required(flag: flags.FlagHolder[Any]) -> Any:

@@ -2,33 +2,67 @@
 
 Orbax writes into a temporary folder and renames it, so a kill in the middle of a save leaves no
 checkpoint of that step. What it does not notice is a changed byte: a flipped bit in a parameter
-restores silently. So each checkpoint holds a checksum of every array.
+restores silently, and one that it does notice it meets half way, with reads under way. So each
+checkpoint holds the size and the CRC-32 of every file in it, which are looked at before Orbax is.
 """
 
+import contextlib
+import json
 import pathlib
 import shutil
+import time
 import zlib
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
 from resnet_jax.errors import RunError
 from resnet_jax.state import TrainState
 
+# The file in a checkpoint that says what the others are: path -> [bytes, CRC-32].
+_INVENTORY = "inventory.json"
+_HALF = ".orbax-checkpoint-tmp"  # the end of the name of one not yet whole
+_QUIET = 1.0  # seconds without a write, after one has failed, that show that none is under way
+_PATIENCE = 10.0  # seconds to wait for that
+_CHUNK = 1 << 24  # bytes read at a time
+
 
 class Checkpoints:
-    """A run's checkpoints, one folder a step: state, best, checksums, and in the last tested."""
+    """A run's checkpoints, one folder a step: state, best, inventory, and in the last tested."""
 
     def __init__(self, folder: pathlib.Path, keep: int):
         """Opens `folder`, making it where it is new; the `keep` newest checkpoints stay."""
         self._folder = folder
         self._manager = ocp.CheckpointManager(
             folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                # Called when all is written and the folder still has its temporary name.
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._take_inventory),
+            ),
         )
+
+    def __enter__(self) -> "Checkpoints":
+        """Returns itself; on leaving because of an error, nothing half-written stays."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Lets a save under way end, and removes it where it cannot."""
+        if kind is None or not issubclass(kind, Exception):
+            return  # a second Ctrl-C does not wait; the next launch tidies up
+        with contextlib.suppress(Exception):  # the error that is on its way, or one like it
+            self._manager.wait_until_finished()
+        # When one of Orbax's threads has failed, others go on for a moment, and make the folder
+        # anew: it has to stay away.
+        began = last_seen = time.monotonic()
+        while (now := time.monotonic()) < min(last_seen + _QUIET, began + _PATIENCE):
+            for half in self._folder.glob(f"*{_HALF}"):
+                shutil.rmtree(half, ignore_errors=True)
+                last_seen = now
+            time.sleep(0.05)
 
     def save(self, step: int, state: TrainState, tested: Any = None) -> None:
         """Begins to write a checkpoint; `state` may be donated when this returns.
@@ -44,14 +78,14 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return  # stopped again before another step: it is there already
         items = _items(state)
+        self._check_space(items)
         if tested is not None:
             items["tested"] = tested
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-                    checksums=ocp.args.JsonSave(_checksums(items)),
+                    **{name: ocp.args.StandardSave(tree) for name, tree in items.items()}
                 ),
             )
         except Exception as e:
@@ -104,25 +138,38 @@ class Checkpoints:
         self._manager.close()
 
     def _restore(self, step: int, like: TrainState) -> TrainState:
-        items = _items(like)
-        abstract = {
-            name: jax.tree.map(ocp.utils.to_shape_dtype_struct, t) for name, t in items.items()
-        }
+        _check_inventory(self._folder / str(step))
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()},
-                checksums=ocp.args.JsonRestore(),
+                **{
+                    name: ocp.args.StandardRestore(
+                        jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+                    )
+                    for name, tree in _items(like).items()
+                }
             ),
         )
-        saved = restored["checksums"]
-        found = _checksums({name: restored[name] for name in items})
-        differing = [path for path, value in found.items() if saved.get(path) != value]
-        if differing:
-            raise ValueError(
-                f"the checksums of {len(differing)} arrays differ, first {differing[0]}"
-            )
         return restored["state"].replace(best=restored["best"])
+
+    def _check_space(self, items: dict[str, Any]) -> None:
+        """Raises RunError where the disk is known to be too small: no half a save is begun."""
+        needed = sum(array.nbytes for array in jax.tree.leaves(items))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise RunError(
+                f"A checkpoint could not be written to {self._folder}: it needs about "
+                f"{needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free."
+            )
+
+    def _take_inventory(self) -> None:
+        for half in self._folder.glob(f"*{_HALF}"):
+            inventory = {
+                str(path.relative_to(half)): [path.stat().st_size, _crc32(path)]
+                for path in sorted(half.rglob("*"))
+                if path.is_file() and path.parent != half  # Orbax goes on writing its own there
+            }
+            (half / _INVENTORY).write_text(json.dumps(inventory, indent=1))
 
     def _set_aside(self, step: int) -> None:
         aside = self._folder / f"damaged-{step}"
@@ -132,9 +179,6 @@ class Checkpoints:
         self._manager.reload()
 
     def _unwritable(self, error: Exception) -> RunError:
-        # Nothing half-written stays, and a full disk has room again for the status.
-        for half in self._folder.glob("*.orbax-checkpoint-tmp"):
-            shutil.rmtree(half, ignore_errors=True)
         reason = " ".join(str(error).split())[:300]
         return RunError(f"A checkpoint could not be written to {self._folder}: {reason}")
 
@@ -144,9 +188,22 @@ def _items(state: TrainState) -> dict[str, Any]:
     return {"state": state.replace(best=None), "best": state.best}
 
 
-def _checksums(items: dict[str, Any]) -> dict[str, int]:
-    arrays = jax.tree_util.tree_leaves_with_path(items)
-    return {
-        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(jax.device_get(array)).data)
-        for path, array in arrays
-    }
+def _check_inventory(checkpoint: pathlib.Path) -> None:
+    """Raises ValueError where a file is not what it was when the checkpoint was written."""
+    inventory = json.loads((checkpoint / _INVENTORY).read_text())
+    for name, (size, crc) in inventory.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise ValueError(f"{name} has {path.stat().st_size} bytes, and had {size}")
+        if _crc32(path) != crc:
+            raise ValueError(f"{name} has the size that it had and other bytes")
+
+
+def _crc32(path: pathlib.Path) -> int:
+    crc = 0
+    with path.open("rb") as f:
+        while chunk := f.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc

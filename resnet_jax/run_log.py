@@ -4,9 +4,9 @@ import time
 from typing import Any
 
 import jax
-import tensorboardX
 from ml_collections import ConfigDict
 
+from resnet_jax.board import Board
 from resnet_jax.progress import Progress
 from resnet_jax.runs import RunFolder
 from resnet_jax.state import NEVER
@@ -35,13 +35,11 @@ class RunLog:
         self._config, self._folder, self._clock = config, folder, clock
         self._status_at = 0.0
         self.diverged: dict[str, int] = {}  # replicate -> the first step that was not finite
-        self._board = None
-        if config.log.tensorboard:
-            # purge_step: TensorBoard forgets what a killed launch wrote after its checkpoint.
-            self._board = tensorboardX.SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
         images = config.batch_size * config.replicates
         self.progress = Progress(start, config.steps, images, folder.path.name)
         self.status("running", start)
+        # Last: nothing may fail while its file is open and nobody is there to close it.
+        self._board = Board(folder.tensorboard, start + 1) if config.log.tensorboard else None
 
     @property
     def all_diverged(self) -> bool:
@@ -63,7 +61,8 @@ class RunLog:
         rate = self.progress.report(line)
         line |= {"time/images_per_second": rate, "time/device_seconds": self._clock.seconds()}
         self._folder.append(line)
-        self._write_board(line)
+        if self._board is not None:
+            self._board.write(line)
         if time.monotonic() - self._status_at > _STATUS_SECONDS:
             self.status("running", line["step"])
 
@@ -71,16 +70,6 @@ class RunLog:
         """Takes in TrainState.diverged_at."""
         at = jax.device_get(diverged_at_R).tolist()
         self.diverged = {str(r): step for r, step in enumerate(at) if step != NEVER}
-
-    def _write_board(self, line: dict[str, Any]) -> None:
-        if self._board is None:
-            return
-        for key, value in line.items():
-            if isinstance(value, list):
-                for replicate, v in enumerate(value):
-                    self._board.add_scalar(f"{key}/replicate{replicate}", v, line["step"])
-            elif key != "step":
-                self._board.add_scalar(key, value, line["step"])
 
     def status(self, status: str, step: int, reason: str = "") -> None:
         """Writes status.json."""
@@ -95,7 +84,8 @@ class RunLog:
         )
 
     def close(self) -> None:
-        """Ends the progress bar and the TensorBoard file."""
+        """Ends the progress bar and the TensorBoard file; again, it does nothing."""
         self.progress.close()
-        if self._board is not None:
-            self._board.close()
+        board, self._board = self._board, None
+        if board is not None:
+            board.close()

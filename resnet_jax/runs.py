@@ -14,6 +14,7 @@ number; ``null`` stands for a value that is not finite.
 This module imports neither JAX nor the trainer, so that reports and ledgers stay quick.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import fcntl
@@ -290,7 +291,8 @@ class RunFolder:
     def close(self) -> None:
         """Lets go of the folder."""
         if self._metrics is not None:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # a line that cannot be written has raised before
+                self._metrics.close()
         self._lock.close()
 
 

@@ -1,5 +1,6 @@
 """The loop: one resolved config in, one run folder out."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -52,8 +53,8 @@ def train(config: ConfigDict, workdir: str) -> str:
         return status["status"]
     clock = Clock(status.get("device_seconds", 0.0))
     try:
-        with StopRequest() as stop:
-            return _train(config, folder, mesh, clock, stop)
+        with StopRequest() as stop, contextlib.ExitStack() as at_end:
+            return _train(config, folder, mesh, clock, stop, at_end)
     except BaseException as e:
         _set_failed(folder, e, config.steps, clock)
         if isinstance(e, OSError):
@@ -69,6 +70,7 @@ def _train(
     mesh: jax.sharding.Mesh,
     clock: Clock,
     stop: StopRequest,
+    at_end: contextlib.ExitStack,
 ) -> str:
     ####################################################################################### data
 
@@ -87,7 +89,7 @@ def _train(
     ###################################################################################### state
 
     everywhere = meshes.replicated(mesh)
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
+    checkpoints = at_end.enter_context(Checkpoints(folder.checkpoints, config.checkpoint.keep))
     state = checkpoints.restore(programs.initialize.shapes(config.replicates, everywhere))
     if state is None:
         state = jax.device_put(programs.initialize(seeds), everywhere)
@@ -98,7 +100,7 @@ def _train(
 
     ################################################################################### the loop
 
-    log = RunLog(config, folder, clock, start)
+    log = at_end.enter_context(contextlib.closing(RunLog(config, folder, clock, start)))
     pending: dict[str, Any] = {}  # a line of metrics, still on the device
     for done in range(start + 1, config.steps + 1):
         indices = replicate_indices(seeds, done - 1, config.batch_size, len(train_split))
