@@ -10,13 +10,14 @@ import itertools
 import logging as python_logging
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from resnet_jax.errors import RunError, UserError, nearest
+from resnet_jax.errors import RunError, UserError, nearest, nearest_key
+from resnet_jax.runs import flatten
 from resnet_jax.settings import LENGTHS
 
 PREEMPTED = 42
@@ -159,14 +160,10 @@ def load_config(spec: str) -> ConfigDict:
 def check_override(config: ConfigDict, key: str, text: str | None) -> None:
     """Raises UserError unless `key` is in the config and `text` reads as its type."""
     node: Any = config
-    walked: list[str] = []
     for part in key.split("."):
         if not isinstance(node, ConfigDict) or part not in node:
-            prefix = "".join(f"{w}." for w in walked)
-            allowed = [f"{prefix}{k}" for k in node] if isinstance(node, ConfigDict) else walked
-            hint = _hint(key, config, allowed)
+            hint = nearest_key(key, [*config, *flatten(config.to_dict())])
             raise UserError(f"config.{key} is not a setting{hint}; configs/base.py has all.")
-        walked.append(part)
         kind = node.get_type(part)
         node = node[part]
     if isinstance(node, ConfigDict):
@@ -183,25 +180,6 @@ def check_override(config: ConfigDict, key: str, text: str | None) -> None:
             ) from None
     if kind is bool and text.lower() not in ("true", "false", "1", "0", "t", "f"):
         raise UserError(f"config.{key}={text!r} is neither true nor false.")
-
-
-def _hint(key: str, config: ConfigDict, siblings: Iterable[str]) -> str:
-    everything = _dotted(config)
-    # A key forgotten its group (depth for model.depth) is the commonest slip.
-    inside = [k for k in everything if k.split(".")[-1] == key.split(".")[-1]]
-    if inside:
-        return nearest(key, inside) or f" (nearest: {inside[0]})"
-    return nearest(key, [*siblings, *everything])
-
-
-def _dotted(config: ConfigDict, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key in config:
-        value = config[key]
-        keys += (
-            _dotted(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
-        )
-    return keys
 
 
 def _keep_one_length(argv: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ def size_of(cell: Cell) -> Size:
     """Traces a cell's network; no device computes anything."""
     config = cell.config
     facts = sources.facts(config.data.name, config.data.dir)
-    model = resnet.from_config(config.model, config.model.num_classes)
+    model = resnet.from_config(config.model)
     network = summary.summarize(model, facts.image_shape)
     images = config.batch_size * config.steps * config.replicates
     work = float(network.mult_adds) * _FORWARD_AND_BACKWARD * images

@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax import runs, settings
-from resnet_jax.errors import UserError, check_choice, nearest
+from resnet_jax.errors import UserError, check_choice, nearest, nearest_key
 
 KEYS = ("base", "grid", "exceptions")
 # These two make the first part of a cell's name.
@@ -167,10 +167,9 @@ def _matches(config: ConfigDict, when: Mapping[str, Any]) -> bool:
 def _check_key(base: ConfigDict, key: str, where: str) -> None:
     known = runs.flatten(base.to_dict())
     if key not in known:
-        # A key forgotten its group (depth for model.depth) is the commonest slip.
-        same = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-        hint = f" (nearest: {same[0]})" if same else nearest(key, known)
-        raise UserError(f"{where}.{key} is not a setting{hint}; configs/base.py has all.")
+        raise UserError(
+            f"{where}.{key} is not a setting{nearest_key(key, known)}; configs/base.py has all."
+        )
 
 
 def _changed(base: ConfigDict, changes: Mapping[str, Any], where: str) -> ConfigDict:

@@ -19,6 +19,16 @@ def nearest(value: object, allowed: Iterable[object]) -> str:
     return f" (nearest: {by_spelling[close[0]]})" if close else ""
 
 
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """Returns `nearest` for a dotted key, looking first for one that lacks only its group."""
+    known = list(known)
+    # depth for model.depth is the commonest slip.
+    inside = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    if inside:
+        return nearest(key, inside) or f" (nearest: {inside[0]})"
+    return nearest(key, known)
+
+
 def listing(values: Iterable[object]) -> str:
     """Returns ``a, b or c``."""
     names = [str(v) for v in values]

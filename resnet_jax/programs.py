@@ -29,7 +29,7 @@ class Programs:
 def initializer(config: ConfigDict, image_shape: tuple[int, ...]) -> Initializer:
     """Returns what makes the state of a resolved config's run."""
     return Initializer(
-        model=resnet.from_config(config.model, config.model.num_classes),
+        model=resnet.from_config(config.model),
         optimizer=make_optimizer(config.optimizer),
         schedule=Schedule(config.schedule, config.steps),
         image_shape=image_shape,

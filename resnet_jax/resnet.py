@@ -120,19 +120,18 @@ def _convolution(
     )
 
 
-def from_config(model: Mapping[str, Any], num_classes: int) -> ResNet:
+def from_config(model: Mapping[str, Any]) -> ResNet:
     """Builds the network of a resolved config's `model` section.
 
     Args:
-      model: the section, every key present.
-      num_classes: used where the section leaves it to the data (0).
+      model: the section, every key present; settings.resolve() has set num_classes.
 
     Raises:
       UserError: the family does not have this depth.
     """
     return ResNet(
         arch=architecture(model["family"], model["depth"]),
-        num_classes=model["num_classes"] or num_classes,
+        num_classes=model["num_classes"],
         shortcut=model["shortcut"],
         bottleneck_stride=model["bottleneck_stride"],
         preactivation=model["activation"] == "pre",

@@ -205,6 +205,22 @@ def test_a_cell_that_another_process_trains_is_refused(tmp_path):
     outcome(first)
 
 
+def test_what_a_killed_sweep_left_running_is_not_trained_twice(tmp_path):
+    process = sweep(tmp_path, "--only=plain-20", cells={"plain-20": "wait"})
+    until(lambda: running(tmp_path))
+    process.kill()
+    outcome(process)
+    left = json.loads((tmp_path / "plain-20" / "status.json").read_text())["pid"]
+    os.kill(left, 0)  # raises where it has died with the sweep
+    code, _, said = outcome(sweep(tmp_path, "--only=*-20*"))
+    assert code == 2
+    assert f"Another process is training in {tmp_path / 'plain-20'}" in said
+    os.kill(left, signal.SIGTERM)
+    until(lambda: statuses(tmp_path)["plain-20"] == "preempted")
+    until(lambda: outcome(sweep(tmp_path, "--only=*-20*"))[0] == 0)  # its last breath may be due
+    assert statuses(tmp_path) == {"plain-20": "completed", "resnet-20-A": "completed"}
+
+
 def test_a_foreign_folder_is_refused_before_anything_starts(tmp_path):
     outcome(sweep(tmp_path, "--only=resnet-20-A"))
     before = sorted(tmp_path.rglob("*"))
