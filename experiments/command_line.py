@@ -10,6 +10,7 @@ import itertools
 import logging as python_logging
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def define_config(help_text: str) -> flags.FlagHolder[ConfigDict]:
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a program's `main(argv)` and exits with its code (None is 0)."""
     _plain_log_lines()
-    sys.unraisablehook = _say_what_is_news
+    _say_a_failed_checkpoint_once()
     try:
         argv = _parse(sys.argv)
         sys.exit(main(argv))
@@ -49,7 +50,6 @@ def _plain_log_lines() -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_for_the_user)
-    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # as below
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
@@ -63,11 +63,20 @@ def _is_for_the_user(record: python_logging.LogRecord) -> bool:
     return record.levelno > python_logging.INFO and not is_repeated
 
 
-def _say_what_is_news(unraisable: Any) -> None:
-    # When one read or write of a checkpoint fails, Orbax closes the event loop of all the others,
-    # and each of those complains on stderr. The failure itself was raised, and is reported.
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+def _say_a_failed_checkpoint_once() -> None:
+    """Silences what other reads and writes say when one of a checkpoint's has failed.
+
+    Orbax then closes the event loop of all of them, and each complains on stderr in its own way.
+    The failure itself is raised, and reported.
+    """
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
 
 
 def required(flag: flags.FlagHolder[Any]) -> Any:
