@@ -90,6 +90,11 @@ def get_config() -> ConfigDict:
     e.population_examples = 0  # training examples for the population statistics; 0: all of them
     e.weights = "last"  # tested at the end: last (the paper) | best: by validation error
 
+    # How devices share the work; it changes no result, so a run may go on with other values.
+    c.mesh = ConfigDict()
+    c.mesh.replicates = 0  # groups of devices that seeds are spread over; 0: as many as go
+    c.mesh.fsdp = 1  # devices that share one copy of the parameters and the optimiser's state
+
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 1000  # steps between checkpoints; the last step always has one
     c.checkpoint.keep = 2  # newest checkpoints kept; each holds the best weights so far too

@@ -33,14 +33,13 @@ def calibrate(content: dict[str, Any]) -> dict[str, float]:
     seeds = np.arange(config.replicates, dtype=np.int32)
     indices = np.tile(np.arange(config.batch_size, dtype=np.int32), (config.replicates, 1))
 
-    mesh = meshes.make_mesh()
+    mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
     normalization = fit_normalization(images, config.data.mean, config.data.std)
     programs = build(config, facts.image_shape, normalization, mesh)
     train_step = programs.train_step
-    everywhere = meshes.replicated(mesh)
-    images, labels = jax.device_put((images, labels), everywhere)
+    images, labels = jax.device_put((images, labels), meshes.everywhere(mesh))
     began = time.monotonic()
-    state = jax.device_put(programs.initialize(seeds), everywhere)
+    state = programs.start(seeds)
     state, _ = jax.block_until_ready(train_step(state, seeds, images, labels, indices))
     compiled = time.monotonic()
     done, seconds = 0, 0.0

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data.resident import Resident
@@ -20,7 +21,7 @@ from resnet_jax.summary import summarize
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
-def describe(config: ConfigDict, model: ResNet, data: Resident) -> dict[str, Any]:
+def describe(config: ConfigDict, model: ResNet, data: Resident, mesh: Mesh) -> dict[str, Any]:
     """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
     image_shape = data.train.images.shape[1:]
     network = summarize(model, image_shape)
@@ -31,6 +32,7 @@ def describe(config: ConfigDict, model: ResNet, data: Resident) -> dict[str, Any
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "mesh": dict(mesh.shape),
         "hosts": [socket.gethostname()],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "network": {

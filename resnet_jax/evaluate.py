@@ -25,7 +25,7 @@ def evaluate(
     The last batch is filled up with copies of the first example, which are masked out. Nothing
     waits for the device.
     """
-    devices = mesh.shape[meshes.DATA]
+    devices = meshes.batch_devices(mesh)
     batch_size = -(-batch_size // devices) * devices  # rounded up: the devices share it evenly
     totals: Any = None
     for start in range(0, len(split), batch_size):

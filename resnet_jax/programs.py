@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax import mesh as meshes
 from resnet_jax import resnet
 from resnet_jax import step as steps
 from resnet_jax.data.augment import Augmentation, Normalization
@@ -20,10 +22,20 @@ class Programs:
 
     model: resnet.ResNet
     initialize: Initializer
+    state: TrainState  # the shapes, and where on the mesh each array lies
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     moments_step: Callable[..., Any]
     eval_step: Callable[..., dict[str, jax.Array]]
     after_validation: Callable[[TrainState, jax.Array], TrainState]
+
+    def start(self, seeds_R: np.ndarray) -> TrainState:
+        """Returns the state before the first step, on its devices."""
+        return jax.device_put(self.initialize(seeds_R), self.state_shardings)
+
+    @property
+    def state_shardings(self) -> Any:
+        """Where on the mesh each array of the state lies."""
+        return jax.tree.map(lambda a: a.sharding, self.state)
 
 
 def initializer(config: ConfigDict, image_shape: tuple[int, ...]) -> Initializer:
@@ -47,13 +59,23 @@ def build(
     initialize = initializer(config, image_shape)
     model, schedule, replicates = initialize.model, initialize.schedule, config.replicates
     augmentation = Augmentation(config.data.pad, config.data.flip == "on")
+    state = meshes.place(initialize.shapes(replicates), mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, state)
     return Programs(
         model=model,
         initialize=initialize,
+        state=state,
         train_step=steps.make_train_step(
-            model, initialize.optimizer, schedule, normalization, augmentation, config, mesh
+            model,
+            initialize.optimizer,
+            schedule,
+            normalization,
+            augmentation,
+            config,
+            shardings,
+            mesh,
         ),
         moments_step=steps.make_moments_step(model, normalization, augmentation, replicates, mesh),
         eval_step=steps.make_eval_step(model, normalization, replicates, mesh),
-        after_validation=steps.make_after_validation(schedule, replicates, mesh),
+        after_validation=steps.make_after_validation(schedule, replicates, shardings, mesh),
     )

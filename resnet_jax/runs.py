@@ -31,8 +31,8 @@ from resnet_jax.errors import UserError
 
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
 ENDED = ("completed", "diverged")  # nothing is left to do
-# Where a file lies changes no result: a run may go on where its data lies elsewhere.
-NOT_IDENTITY = frozenset({"data.dir"})
+# What changes no result: a run may go on where its data lies elsewhere, and on other devices.
+NOT_IDENTITY = frozenset({"data.dir", "mesh.replicates", "mesh.fsdp"})
 
 
 # ---------------------------------------------------------------------------- reading

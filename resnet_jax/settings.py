@@ -69,6 +69,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.every": (1, math.inf),
     "eval.batch_size": (1, math.inf),
     "eval.population_examples": (0, math.inf),
+    "mesh.replicates": (0, math.inf),
+    "mesh.fsdp": (1, math.inf),
     "checkpoint.every": (1, math.inf),
     "checkpoint.keep": (1, math.inf),
     "log.every": (1, math.inf),

@@ -87,10 +87,10 @@ class Initializer:
         alone = [jax.device_get(self._one(jnp.int32(seed))) for seed in seeds_R]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
 
-    def shapes(self, replicates: int, sharding: jax.sharding.Sharding) -> TrainState:
+    def shapes(self, replicates: int) -> TrainState:
         """Returns the state's shapes and dtypes, without making it."""
         return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((replicates, *a.shape), a.dtype, sharding=sharding),
+            lambda a: jax.ShapeDtypeStruct((replicates, *a.shape), a.dtype),
             jax.eval_shape(self._one, jnp.int32(0)),
         )
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
@@ -31,12 +32,31 @@ from resnet_jax.state import (
 
 
 def over_replicates(
+    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...], mesh: Mesh
+) -> Callable[..., Any]:
+    """Gives `f` a leading axis of replicates on its results and the arguments whose axis is 0.
+
+    Each place on the mesh's axis of replicates computes its own, by shard_map: no compiler can
+    then make them communicate.
+    """
+    groups = mesh.shape[meshes.REPLICATES]
+    mapped = _on_one_device(f, replicates // groups, in_axes)
+    if groups == 1:
+        return mapped
+    spread = jax.shard_map(
+        mapped,
+        mesh=mesh,
+        in_specs=tuple(P() if axis is None else P(meshes.REPLICATES) for axis in in_axes),
+        out_specs=P(meshes.REPLICATES),
+        axis_names={meshes.REPLICATES},
+    )
+    return functools.wraps(f)(lambda *args: spread(*args))
+
+
+def _on_one_device(
     f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
 ) -> Callable[..., Any]:
-    """Gives `f` a leading axis of replicates on the arguments whose axis is 0.
-
-    One replicate is not vmapped: batched convolutions of one are slower than plain ones.
-    """
+    # One replicate is not vmapped: batched convolutions of one are slower than plain ones.
     if replicates > 1:
         return jax.vmap(f, in_axes=in_axes)
 
@@ -58,6 +78,7 @@ def make_train_step(
     normalization: Normalization,
     augmentation: Augmentation,
     config: ConfigDict,
+    state_shardings: Any,
     mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Returns step(state, seeds_R, images, labels, indices_RB) -> (state, metrics_R).
@@ -77,7 +98,10 @@ def make_train_step(
         images_BHWC = augmentation(augment_key(seed, state.step), normalization(images_BHWC))
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
+            variables = {
+                "params": meshes.gather_shares(params, mesh),
+                "batch_stats": state.batch_stats,
+            }
             logits_BK, updated = model.apply(
                 variables, images_BHWC, train=True, mutable=["batch_stats"]
             )
@@ -123,11 +147,12 @@ def make_train_step(
         }
         return state, metrics
 
-    everywhere, split = meshes.replicated(mesh), meshes.split_batch(mesh, leading=1)
+    whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
+    batches = meshes.split_batches(mesh)
     return jax.jit(
-        over_replicates(train_step, config.replicates, in_axes=(0, 0, None, None, 0)),
-        in_shardings=(everywhere, everywhere, everywhere, everywhere, split),
-        out_shardings=(everywhere, everywhere),
+        over_replicates(train_step, config.replicates, (0, 0, None, None, 0), mesh),
+        in_shardings=(state_shardings, by_replicate, whole, whole, batches),
+        out_shardings=(state_shardings, by_replicate),
         donate_argnums=0,
     )
 
@@ -135,11 +160,7 @@ def make_train_step(
 def _gather(
     images: jax.Array, labels: jax.Array, indices_B: jax.Array, mesh: Mesh
 ) -> tuple[jax.Array, jax.Array]:
-    split = meshes.split_batch(mesh)
-    return (
-        jax.lax.with_sharding_constraint(images[indices_B], split),
-        jax.lax.with_sharding_constraint(labels[indices_B], split),
-    )
+    return meshes.constrain((images[indices_B], labels[indices_B]), P(meshes.BATCH), mesh)
 
 
 def _average(ema: Any, new: Any, step: jax.Array, decay: float) -> Any:
@@ -171,14 +192,17 @@ def make_moments_step(
     ) -> Any:
         images_BHWC, _ = _gather(images, labels, indices_B, mesh)
         images_BHWC = augmentation(population_key(seed, number), normalization(images_BHWC))
-        _, updated = model.apply(variables, images_BHWC, train=True, mutable=[MOMENTS])
+        _, updated = model.apply(
+            meshes.gather_shares(variables, mesh), images_BHWC, train=True, mutable=[MOMENTS]
+        )
         return updated[MOMENTS]
 
-    everywhere, split = meshes.replicated(mesh), meshes.split_batch(mesh, leading=1)
+    whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
+    batches = meshes.split_batches(mesh)
     return jax.jit(
-        over_replicates(moments_step, replicates, in_axes=(0, 0, None, None, None, 0)),
-        in_shardings=(everywhere, everywhere, everywhere, everywhere, everywhere, split),
-        out_shardings=everywhere,
+        over_replicates(moments_step, replicates, (0, 0, None, None, None, 0), mesh),
+        in_shardings=(None, by_replicate, whole, whole, whole, batches),
+        out_shardings=by_replicate,
     )
 
 
@@ -193,7 +217,9 @@ def make_eval_step(
     def eval_step(
         variables: Any, images_BHWC: jax.Array, labels_B: jax.Array, mask_B: jax.Array
     ) -> dict[str, jax.Array]:
-        logits_BK: Any = model.apply(variables, normalization(images_BHWC), train=False)
+        logits_BK: Any = model.apply(
+            meshes.gather_shares(variables, mesh), normalization(images_BHWC), train=False
+        )
         losses_B = objective.cross_entropy(logits_BK, labels_B, smoothing=0.0)
         errors_B = objective.top1_error(logits_BK, labels_B)
         # where, not a product: 0 times a padded example's NaN would be NaN.
@@ -202,16 +228,16 @@ def make_eval_step(
             "error": jnp.where(mask_B, errors_B, 0.0).sum(),
         }
 
-    everywhere, split = meshes.replicated(mesh), meshes.split_batch(mesh)
+    whole, split = meshes.everywhere(mesh), meshes.split_batch(mesh)
     forward = jax.jit(
-        over_replicates(eval_step, replicates, in_axes=(0, None, None, None)),
-        in_shardings=(everywhere, split, split, split),
-        out_shardings=everywhere,
+        over_replicates(eval_step, replicates, (0, None, None, None), mesh),
+        in_shardings=(None, split, split, split),
+        out_shardings=meshes.by_replicate(mesh),
     )
     # A program of its own: the network is then compiled once for splits of every size.
     gather = jax.jit(
         lambda images, labels, indices_B: (images[indices_B], labels[indices_B]),
-        in_shardings=(everywhere, everywhere, split),
+        in_shardings=(whole, whole, split),
         out_shardings=split,
     )
 
@@ -224,7 +250,7 @@ def make_eval_step(
 
 
 def make_after_validation(
-    schedule: Schedule, replicates: int, mesh: Mesh
+    schedule: Schedule, replicates: int, state_shardings: Any, mesh: Mesh
 ) -> Callable[[TrainState, jax.Array], TrainState]:
     """Returns after_validation(state, error_R) -> state; the state is donated.
 
@@ -238,10 +264,9 @@ def make_after_validation(
         best = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), candidate, state.best)
         return state.replace(best=best, schedule=schedule.after_validation(state.schedule, error))
 
-    everywhere = meshes.replicated(mesh)
     return jax.jit(
-        over_replicates(after_validation, replicates, in_axes=(0, 0)),
-        in_shardings=(everywhere, everywhere),
-        out_shardings=everywhere,
+        over_replicates(after_validation, replicates, (0, 0), mesh),
+        in_shardings=(state_shardings, meshes.by_replicate(mesh)),
+        out_shardings=state_shardings,
         donate_argnums=0,
     )

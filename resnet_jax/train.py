@@ -42,7 +42,7 @@ def train(config: ConfigDict, workdir: str) -> str:
         )
     sources.require(config.data.name, config.data.dir)
     runs.refuse_other(workdir, config.to_dict())
-    mesh = meshes.make_mesh()
+    mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
     meshes.check_batch(mesh, config.batch_size)
 
     folder = runs.RunFolder(workdir, config.to_dict())
@@ -88,14 +88,13 @@ def _train(
 
     ###################################################################################### state
 
-    everywhere = meshes.replicated(mesh)
     checkpoints = at_end.enter_context(Checkpoints(folder.checkpoints, config.checkpoint.keep))
-    state = checkpoints.restore(programs.initialize.shapes(config.replicates, everywhere))
+    state = checkpoints.restore(programs.state)
     if state is None:
-        state = jax.device_put(programs.initialize(seeds), everywhere)
+        state = programs.start(seeds)
     start = int(jax.device_get(state.step)[0])
     folder.rewind(start)
-    folder.record_launch(environment.describe(config, programs.model, data) | {"step": start})
+    folder.record_launch(environment.describe(config, programs.model, data, mesh) | {"step": start})
     logging.info("%s: %s step %d.", folder.path, "going on from" if start else "starting at", start)
 
     ################################################################################### the loop

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from resnet_jax import mesh as meshes
 from resnet_jax import settings
@@ -14,18 +13,18 @@ from resnet_jax.programs import build
 from tests import tiny
 
 
-def mesh_of(devices):
-    return Mesh(np.asarray(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
+def mesh_of(devices, replicates=1, groups=1, fsdp=1):
+    return meshes.make_mesh(replicates, groups, fsdp, jax.devices()[:devices])
 
 
-def train(devices, steps, seeds=(0,), **overrides):
+def train(devices, steps, seeds=(0,), groups=1, fsdp=1, **overrides):
     """Takes `steps` steps; returns the state and each step's metrics, on the host."""
     c = settings.resolve(tiny.config(replicates=len(seeds), log__every=1, **overrides))
-    mesh = mesh_of(devices)
+    mesh = mesh_of(devices, len(seeds), groups, fsdp)
     data = resident.load(c.data, mesh)
     programs = build(c, (8, 8, 1), data.normalization, mesh)
     seeds = np.asarray(seeds, np.int32)
-    state = jax.device_put(programs.initialize(seeds), meshes.replicated(mesh))
+    state = programs.start(seeds)
     history = []
     for number in range(steps):
         indices = replicate_indices(seeds, number, c.batch_size, len(data.train))
@@ -160,7 +159,7 @@ def test_best_is_the_first_of_equal_errors_and_never_diverged():
     c = settings.resolve(tiny.config(replicates=3))
     mesh = mesh_of(1)
     programs = build(c, (8, 8, 1), resident.load(c.data, mesh).normalization, mesh)
-    state = jax.device_put(programs.initialize([0, 1, 2]), meshes.replicated(mesh))
+    state = programs.start(np.arange(3))
     state = state.replace(diverged_at=jnp.array([-1, -1, 2], jnp.int32))
     for step, errors in ((3, [20.0, 20.0, 20.0]), (6, [20.0, 19.0, 19.0]), (9, [21.0, 19.5, 1.0])):
         state = state.replace(step=jnp.full(3, step, jnp.int32))

@@ -71,7 +71,10 @@ def final_state(workdir: pathlib.Path) -> Any:
     """Restores the newest checkpoint of a run folder, whatever its config."""
     c = settings.resolve(ConfigDict(json.loads((workdir / "config.json").read_text())))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = initializer(c, (8, 8, 1)).shapes(c.replicates, here)
+    like = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
+        initializer(c, (8, 8, 1)).shapes(c.replicates),
+    )
     checkpoints = Checkpoints(workdir / "checkpoints", keep=c.checkpoint.keep)
     try:
         return jax.device_get(checkpoints.restore(like))

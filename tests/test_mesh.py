@@ -1,0 +1,195 @@
+"""Seeds, batches and parameters spread over eight devices: the same run, and no idle talk."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax import mesh as meshes
+from resnet_jax import runs, settings
+from resnet_jax import train as trainer
+from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.data import resident
+from resnet_jax.errors import UserError
+from resnet_jax.evaluate import evaluate, population_statistics, replicate_indices
+from resnet_jax.programs import build
+from tests import tiny
+from tests.test_devices import relative_difference
+
+SEEDS = np.arange(4, dtype=np.int32)
+COLLECTIVE = re.compile(r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)")
+
+
+class Setup:
+    """A run's parts on one mesh."""
+
+    def __init__(self, devices, groups, fsdp, **overrides):
+        c = settings.resolve(tiny.config(replicates=len(SEEDS), log__every=1, **overrides))
+        self.mesh = meshes.make_mesh(len(SEEDS), groups, fsdp, jax.devices()[:devices])
+        self.data = resident.load(c.data, self.mesh)
+        self.programs = build(c, (8, 8, 1), self.data.normalization, self.mesh)
+        self.config = c
+
+    def arguments(self, number):
+        train = self.data.train
+        indices = replicate_indices(SEEDS, number, self.config.batch_size, len(train))
+        return SEEDS, train.images, train.labels, indices
+
+    def train(self, steps):
+        state = self.programs.start(SEEDS)
+        for number in range(steps):
+            state, _ = self.programs.train_step(state, *self.arguments(number))
+        return state
+
+    def evaluate(self, state):
+        """Returns population statistics, and the validation error by them."""
+        variables = population_statistics(
+            self.programs.moments_step, state.evaluated, self.data.train, SEEDS, 16, 32
+        )
+        result = evaluate(self.programs.eval_step, variables, self.data.validation, 64, self.mesh)
+        return jax.device_get((variables["batch_stats"], result))
+
+
+# Wide enough that most of the parameters are worth sharing out.
+OPTIONS = {"model__width": 1.0, "model__bn_group": 4, "data__pad": 1, "ema_decay": 0.9}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    setup = Setup(1, 1, 1, **OPTIONS)
+    state = setup.train(2)
+    evaluated = setup.evaluate(state)
+    return jax.device_get(state), evaluated
+
+
+@pytest.mark.parametrize(
+    ("groups", "fsdp", "shape"),
+    [
+        (1, 1, (1, 8, 1)),
+        (4, 1, (4, 2, 1)),
+        (1, 4, (1, 2, 4)),
+        (2, 2, (2, 2, 2)),
+        (4, 2, (4, 1, 2)),
+    ],
+)
+def test_every_mesh_makes_the_run_of_one_device(one_device, groups, fsdp, shape):
+    setup = Setup(8, groups, fsdp, **OPTIONS)
+    assert tuple(setup.mesh.shape.values()) == shape
+    state = setup.train(2)
+    assert len(state.params["logits"]["kernel"].sharding.device_set) == 8
+    statistics, result = setup.evaluate(state)
+    (ours, (their_statistics, theirs)) = one_device
+    state = setup.programs.after_validation(state, result["error"])
+    assert relative_difference(ours.params, state.params) < 1e-4
+    assert relative_difference(ours.batch_stats, state.batch_stats) < 1e-4
+    assert relative_difference(ours.ema, state.ema) < 1e-4
+    assert relative_difference(their_statistics, statistics) < 1e-4
+    np.testing.assert_allclose(theirs["loss"], result["loss"], rtol=1e-4)
+    assert state.best.step.tolist() == [2] * 4
+    assert jax.tree.map(lambda a: a.sharding, state) == setup.programs.state_shardings
+
+
+def bytes_on_first_device(tree):
+    shards = [a.addressable_shards[0].data for a in jax.tree.leaves(tree)]
+    return sum(shard.nbytes for shard in shards)
+
+
+def test_fsdp_shares_out_parameters_and_optimiser_state():
+    alone, shared = (Setup(8, 1, fsdp, **OPTIONS).train(1) for fsdp in (1, 8))
+    for part in (lambda s: s.params, lambda s: s.opt_state, lambda s: s.best.variables["params"]):
+        whole, share = bytes_on_first_device(part(alone)), bytes_on_first_device(part(shared))
+        # An eighth of what is large, and all of what is small.
+        assert whole / 8 < share < whole / 6
+    stem = shared.params["stem_conv"]["kernel"]
+    assert stem[0].size < 1024  # too few to share
+    assert stem.sharding.is_fully_replicated
+
+
+def compiled(setup):
+    state = setup.programs.start(SEEDS)
+    return {
+        "train_step": setup.programs.train_step.lower(state, *setup.arguments(0)),
+        "after_validation": setup.programs.after_validation.lower(
+            state, jax.device_put(np.zeros(4, np.float32), meshes.by_replicate(setup.mesh))
+        ),
+        "moments_step": setup.programs.moments_step.lower(
+            state.evaluated, SEEDS, 0, *setup.arguments(0)[1:]
+        ),
+    }
+
+
+def collectives(lowered):
+    return set(COLLECTIVE.findall(lowered.compile().as_text()))
+
+
+def test_seeds_on_devices_of_their_own_never_communicate():
+    options = OPTIONS | {"optimizer__clip_norm": 1.0}
+    for name, lowered in compiled(Setup(4, 4, 1, **options)).items():
+        assert not collectives(lowered), name
+    # The same programs with batches split over the devices do.
+    for name, lowered in compiled(Setup(4, 1, 1, **options)).items():
+        assert bool(collectives(lowered)) == (name != "after_validation"), name
+
+
+def test_two_groups_talk_within_themselves_alone():
+    text = compiled(Setup(8, 4, 1, **OPTIONS))["train_step"].compile().as_text()
+    groups = re.findall(r"replica_groups=(\S+?),? ", text)
+    assert groups
+    for spelled in groups:
+        # Devices 2r and 2r+1 train seed r: {{0,1},{2,3},...}, or [4,2]<=[8] for short.
+        assert spelled.rstrip(",") in ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]"), spelled
+
+
+@pytest.mark.parametrize(("devices", "groups", "fsdp"), [(4, 2, 2), (1, 1, 1), (8, 4, 1)])
+def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
+    there = Setup(8, 1, 8, **OPTIONS)
+    state = there.train(2)
+    saved = jax.device_get(state)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(2, state)
+    checkpoints.wait()
+    here = Setup(devices, groups, fsdp, **OPTIONS)
+    restored = checkpoints.restore(here.programs.state)
+    checkpoints.close()
+    tiny.assert_bit_equal(saved, jax.device_get(restored))
+    assert jax.tree.map(lambda a: a.sharding, restored) == here.programs.state_shardings
+    assert here.programs.state_shardings != there.programs.state_shardings
+    here.programs.train_step(restored, *here.arguments(2))
+
+
+def test_a_run_may_go_on_with_another_mesh(tmp_path):
+    def run(folder, steps, **mesh):
+        return trainer.train(tiny.config(replicates=2, steps=steps, **mesh), str(folder))
+
+    folder = tmp_path / "run"
+    assert run(folder, 12, mesh__fsdp=2, mesh__replicates=1) == "completed"
+    assert runs.read(folder).environment["mesh"] == {"replicates": 1, "data": 4, "fsdp": 2}
+    runs.refuse_other(folder, settings.resolve(tiny.config(replicates=2, steps=12)).to_dict())
+    with pytest.raises(UserError, match="steps"):
+        runs.refuse_other(folder, settings.resolve(tiny.config(replicates=2, steps=8)).to_dict())
+    # By itself, a run spreads its seeds as far as they go.
+    assert run(tmp_path / "auto", 12) == "completed"
+    facts = runs.read(tmp_path / "auto")
+    assert facts.environment["mesh"] == {"replicates": 2, "data": 4, "fsdp": 1}
+    for a, b in zip(tiny.lines(folder), tiny.lines(tmp_path / "auto"), strict=True):
+        assert a.keys() == b.keys()
+        if "train/loss" in a:
+            np.testing.assert_allclose(a["train/loss"], b["train/loss"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "words"),
+    [
+        (
+            {"mesh__fsdp": 3},
+            r"mesh\.fsdp=3 does not divide the 8 devices; allowed are 1, 2, 4 or 8",
+        ),
+        ({"mesh__replicates": 4}, r"mesh\.replicates=4 .* replicates=6 .* allowed are 1 or 2"),
+        ({"batch_size": 10}, r"batch_size=10 .* 4 devices; .* multiples of 4 \(nearest: 8\)"),
+    ],
+)
+def test_devices_that_cannot_be_laid_out_are_refused(tmp_path, mesh, words):
+    with pytest.raises(UserError, match=words):
+        trainer.train(tiny.config(replicates=6, **mesh), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
