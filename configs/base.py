@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     c.seed = 0  # replicate r has seed + r: its own initialisation, data order and augmentation
     c.replicates = 1  # seeds trained side by side in one run folder
     c.batch_size = 128  # examples a step, over all devices
+    c.accumulate = 1  # parts that a batch is computed in, one after another, to save memory
     # The length of training: exactly one of the three.
     c.steps = config_dict.placeholder(int)
     c.epochs = config_dict.placeholder(float)
@@ -53,9 +54,11 @@ def get_config() -> ConfigDict:
     o = c.optimizer = ConfigDict()
     o.name = (
         "sgd"  # sgd: with momentum, as the paper | adam: decay in the gradient | adamw: decoupled
+        # lars: sgd whose rate follows each kernel's norm, for batches of thousands (You 2017)
     )
-    o.momentum = 0.9  # sgd
-    o.nesterov = False  # sgd
+    o.momentum = 0.9  # sgd, lars
+    o.nesterov = False  # sgd, lars
+    o.trust = 0.001  # lars: the rate of a kernel is multiplied by trust * |weights| / |gradient|
     o.b1 = 0.9  # adam, adamw
     o.b2 = 0.999  # adam, adamw
     o.epsilon = 1e-8  # adam, adamw
@@ -66,6 +69,8 @@ def get_config() -> ConfigDict:
     s = c.schedule = ConfigDict()
     s.name = "step"  # constant | step: times `factor` at each boundary | cosine | plateau
     s.rate = 0.1  # the learning rate after warm-up
+    s.rate_for_batch = 0  # all rates are meant for a batch of this many examples, and grow in
+    # proportion to batch_size (Goyal et al. 2017); 0: they are meant for batch_size
     s.unit = "steps"  # of `boundaries` and `warmup_length`: steps | epochs | examples | fraction
     s.boundaries = (32000.0, 48000.0)  # step
     s.factor = 0.1  # step, plateau

@@ -64,14 +64,16 @@ def make_mesh(
     )
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raises UserError unless the devices of a replicate can share its batch evenly."""
+def check_batch(mesh: Mesh, batch_size: int, parts: int) -> None:
+    """Raises UserError unless the devices of a replicate can share the parts of a batch evenly."""
     devices = batch_devices(mesh)
-    if batch_size % devices:
-        near = max(1, round(batch_size / devices)) * devices
+    allowed = devices * parts
+    if batch_size % allowed:
+        near = max(1, round(batch_size / allowed)) * allowed
+        over = f"{devices} devices" + (f" in accumulate={parts} parts" if parts > 1 else "")
         raise UserError(
-            f"batch_size={batch_size} cannot be split evenly over {devices} devices; "
-            f"allowed are multiples of {devices} (nearest: {near})."
+            f"batch_size={batch_size} cannot be split evenly over {over}; "
+            f"allowed are multiples of {allowed} (nearest: {near})."
         )
 
 

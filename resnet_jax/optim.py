@@ -20,7 +20,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Builds the optimiser of a resolved config's `optimizer` section.
 
     SGD keeps the rate inside the velocity, v <- momentum * v - rate * g, as Krizhevsky et al. 2012
-    write it and Caffe runs it; with a constant rate this is optax.sgd.
+    write it and Caffe runs it; with a constant rate this is optax.sgd. LARS (You et al. 2017) is
+    the same with a rate of its own for each kernel; BatchNorm's parameters and biases have SGD's.
     """
 
     def build(learning_rate: Any) -> optax.GradientTransformation:
@@ -29,9 +30,12 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             config.weight_decay, mask=_kernels if config.decay_on == "kernels" else None
         )
         descend = optax.scale_by_learning_rate(learning_rate)
+        velocity = optax.trace(config.momentum, config.nesterov)
         if config.name == "sgd":
-            velocity = optax.trace(config.momentum, config.nesterov)
             return optax.chain(*clip, decay, descend, velocity)
+        if config.name == "lars":
+            trust = optax.scale_by_trust_ratio(trust_coefficient=config.trust)
+            return optax.chain(*clip, decay, optax.masked(trust, _kernels), descend, velocity)
         adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
         before, after = ([], [decay]) if config.name == "adamw" else ([decay], [])
         return optax.chain(*clip, *before, adam, *after, descend)

@@ -16,6 +16,7 @@ from resnet_jax.errors import UserError, check_choice, listing
 from resnet_jax.resnet import DTYPES
 
 LENGTHS = ("steps", "epochs", "examples")
+RATES = ("rate", "final_rate", "warmup_rate")  # of the schedule
 
 CHOICES = {
     "model.family": tuple(FAMILIES),
@@ -27,7 +28,7 @@ CHOICES = {
     "data.name": tuple(sources.KNOWN),
     "data.mean": ("pixel", "channel", "none"),
     "data.flip": ("on", "off", "auto"),
-    "optimizer.name": ("sgd", "adam", "adamw"),
+    "optimizer.name": ("sgd", "adam", "adamw", "lars"),
     "optimizer.decay_on": ("all", "kernels"),
     "schedule.name": ("constant", "step", "cosine", "plateau"),
     "schedule.unit": (*LENGTHS, "fraction"),
@@ -41,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "replicates": (1, 1024),
     "batch_size": (1, math.inf),
+    "accumulate": (1, math.inf),
     "model.width": (1e-3, 1e3),
     "model.num_classes": (0, math.inf),
     "model.bn_group": (0, math.inf),
@@ -50,12 +52,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.split_seed": (0, 2**31 - 1),
     "data.pad": (0, 1024),
     "optimizer.momentum": (0, 1),
+    "optimizer.trust": (0, math.inf),
     "optimizer.b1": (0, 1),
     "optimizer.b2": (0, 1),
     "optimizer.epsilon": (0, 1),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.clip_norm": (0, math.inf),
     "schedule.rate": (0, math.inf),
+    "schedule.rate_for_batch": (0, math.inf),
     "schedule.factor": (0, 1),
     "schedule.final_rate": (0, math.inf),
     "schedule.patience": (1, math.inf),
@@ -116,6 +120,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
     config.steps = _total_steps(config, examples)
     config.epochs = config.examples = None
     schedule = config.schedule
+    if schedule.rate_for_batch:
+        for key in RATES:
+            schedule[key] *= config.batch_size / schedule.rate_for_batch
+        schedule.rate_for_batch = 0
     a_unit = {
         "steps": 1.0,
         "epochs": examples / config.batch_size,
@@ -161,6 +169,22 @@ def _boundaries_in_steps(schedule: ConfigDict, a_unit: float) -> tuple[float, ..
     )
 
 
+def _check_parts(config: ConfigDict) -> None:
+    parts, batch_size, group = config.accumulate, config.batch_size, config.model.bn_group
+    if parts == 1:
+        return
+    if batch_size % parts:
+        raise UserError(
+            f"accumulate={parts} does not divide batch_size={batch_size}; allowed are its divisors."
+        )
+    if not group or (batch_size // parts) % group:
+        raise UserError(
+            f"model.bn_group={group} has no whole groups in a part of {batch_size // parts} "
+            f"examples (batch_size={batch_size}, accumulate={parts}); allowed are divisors of "
+            f"{batch_size // parts}, so that accumulation changes no result."
+        )
+
+
 def _check_combinations(config: ConfigDict, known: sources.Facts, examples: int) -> None:
     model, data = config.model, config.data
     if examples < 1:
@@ -173,6 +197,7 @@ def _check_combinations(config: ConfigDict, known: sources.Facts, examples: int)
             f"seed={config.seed} leaves no seeds for replicates={config.replicates}; allowed is up "
             f"to {RANGES['seed'][1] - config.replicates + 1}."
         )
+    _check_parts(config)
     if model.bn_group and config.batch_size % model.bn_group:
         raise UserError(
             f"model.bn_group={model.bn_group} does not divide batch_size={config.batch_size}; "

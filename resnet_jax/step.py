@@ -3,7 +3,6 @@
 Everything below works on one replicate; `over_replicates` gives it the leading axis.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +16,10 @@ from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
 from resnet_jax import objective
-from resnet_jax.data.augment import Augmentation, Normalization
+from resnet_jax.data.augment import Augmentation, Draws, Normalization
 from resnet_jax.normalization import MOMENTS
 from resnet_jax.optim import Schedule, descend
+from resnet_jax.replicates import over_replicates
 from resnet_jax.state import (
     NEVER,
     Best,
@@ -29,46 +29,6 @@ from resnet_jax.state import (
     empty_window,
     population_key,
 )
-
-
-def over_replicates(
-    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...], mesh: Mesh
-) -> Callable[..., Any]:
-    """Gives `f` a leading axis of replicates on its results and the arguments whose axis is 0.
-
-    Each place on the mesh's axis of replicates computes its own, by shard_map: no compiler can
-    then make them communicate.
-    """
-    groups = mesh.shape[meshes.REPLICATES]
-    mapped = _on_one_device(f, replicates // groups, in_axes)
-    if groups == 1:
-        return mapped
-    spread = jax.shard_map(
-        mapped,
-        mesh=mesh,
-        in_specs=tuple(P() if axis is None else P(meshes.REPLICATES) for axis in in_axes),
-        out_specs=P(meshes.REPLICATES),
-        axis_names={meshes.REPLICATES},
-    )
-    return functools.wraps(f)(lambda *args: spread(*args))
-
-
-def _on_one_device(
-    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
-) -> Callable[..., Any]:
-    # One replicate is not vmapped: batched convolutions of one are slower than plain ones.
-    if replicates > 1:
-        return jax.vmap(f, in_axes=in_axes)
-
-    @functools.wraps(f)  # programs keep their names in logs and profiles
-    def alone(*args: Any) -> Any:
-        first = [
-            arg if axis is None else jax.tree.map(lambda a: a[0], arg)
-            for arg, axis in zip(args, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda a: a[None], f(*first))
-
-    return alone
 
 
 def make_train_step(
@@ -83,9 +43,13 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Returns step(state, seeds_R, images, labels, indices_RB) -> (state, metrics_R).
 
-    `state` is donated. The metrics are means over the steps since the last line of metrics, but
-    for the rate of this step and `diverged_at` (see TrainState).
+    `state` is donated. A batch is computed in `accumulate` parts, one after another; each moves the
+    statistics of BatchNorm as the whole would, and their means are those of the whole. The metrics
+    are means over the steps since the last line of metrics, but for the rate of this step and
+    `diverged_at` (see TrainState).
     """
+    # Convolutions in a loop are over ten times slower on CPU.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
 
     def train_step(
         state: TrainState,
@@ -94,24 +58,32 @@ def make_train_step(
         labels: jax.Array,
         indices_B: jax.Array,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        images_BHWC, labels_B = _gather(images, labels, indices_B, mesh)
-        images_BHWC = augmentation(augment_key(seed, state.step), normalization(images_BHWC))
+        def of_part(part: tuple[jax.Array, Draws]) -> tuple[Any, ...]:
+            indices_B, draws = part
+            images_BHWC, labels_B = _gather(images, labels, indices_B, mesh)
+            images_BHWC = augmentation(draws, normalization(images_BHWC))
 
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            variables = {
-                "params": meshes.gather_shares(params, mesh),
-                "batch_stats": state.batch_stats,
-            }
-            logits_BK, updated = model.apply(
-                variables, images_BHWC, train=True, mutable=["batch_stats"]
+            def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+                variables = {
+                    "params": meshes.gather_shares(params, mesh),
+                    "batch_stats": state.batch_stats,
+                }
+                logits_BK, updated = model.apply(
+                    variables, images_BHWC, train=True, mutable=["batch_stats"]
+                )
+                losses_B = objective.cross_entropy(logits_BK, labels_B, config.label_smoothing)
+                return losses_B.mean(), (logits_BK, updated["batch_stats"])
+
+            (loss, (logits_BK, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+                state.params
             )
-            losses_B = objective.cross_entropy(logits_BK, labels_B, config.label_smoothing)
-            return losses_B.mean(), (logits_BK, updated["batch_stats"])
+            return loss, objective.top1_error(logits_BK, labels_B).mean(), batch_stats, gradients
 
-        (loss, (logits_BK, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
+        # Drawn for the whole batch, so that its parts are augmented as the whole would be.
+        draws = augmentation.draw(augment_key(seed, state.step), len(indices_B))
+        loss, error, batch_stats, gradients = _mean_over_parts(
+            of_part, (indices_B, draws), config.accumulate, unroll=on_cpu
         )
-        error = objective.top1_error(logits_BK, labels_B).mean()
         rate = schedule.rate(state.schedule, state.step)
         params, opt_state = descend(optimizer, rate, gradients, state.opt_state, state.params)
 
@@ -157,6 +129,21 @@ def make_train_step(
     )
 
 
+def _mean_over_parts(f: Callable[[Any], Any], batch: Any, parts: int, unroll: bool) -> Any:
+    """Returns the mean of f(part) over equal parts of the batch, rows in order."""
+    if parts == 1:
+        return f(batch)
+    split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
+    shapes = jax.eval_shape(f, jax.tree.map(lambda a: a[0], split))
+    total, _ = jax.lax.scan(
+        lambda total, part: (jax.tree.map(jnp.add, total, f(part)), None),
+        jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
+        split,
+        unroll=parts if unroll else 1,
+    )
+    return jax.tree.map(lambda a: a / parts, total)
+
+
 def _gather(
     images: jax.Array, labels: jax.Array, indices_B: jax.Array, mesh: Mesh
 ) -> tuple[jax.Array, jax.Array]:
@@ -191,7 +178,8 @@ def make_moments_step(
         indices_B: jax.Array,
     ) -> Any:
         images_BHWC, _ = _gather(images, labels, indices_B, mesh)
-        images_BHWC = augmentation(population_key(seed, number), normalization(images_BHWC))
+        draws = augmentation.draw(population_key(seed, number), len(indices_B))
+        images_BHWC = augmentation(draws, normalization(images_BHWC))
         _, updated = model.apply(
             meshes.gather_shares(variables, mesh), images_BHWC, train=True, mutable=[MOMENTS]
         )

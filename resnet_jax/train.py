@@ -43,7 +43,7 @@ def train(config: ConfigDict, workdir: str) -> str:
     sources.require(config.data.name, config.data.dir)
     runs.refuse_other(workdir, config.to_dict())
     mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
-    meshes.check_batch(mesh, config.batch_size)
+    meshes.check_batch(mesh, config.batch_size, config.accumulate)
 
     folder = runs.RunFolder(workdir, config.to_dict())
     status = folder.status()

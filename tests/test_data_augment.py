@@ -60,7 +60,7 @@ def by_numpy(key, images, pad, flip):
     batch, height, width, _ = images.shape
     crop_key, flip_key = jax.random.split(key)
     offsets = np.asarray(jax.random.randint(crop_key, (batch, 2), 0, 2 * pad + 1))
-    flips = np.asarray(jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))).ravel()
+    flips = np.asarray(jax.random.bernoulli(flip_key, 0.5, (batch,)))
     outputs = []
     for image, (top, left), flipped in zip(images, offsets, flips, strict=True):
         padded = np.zeros((height + 2 * pad, width + 2 * pad, image.shape[-1]), np.float32)
@@ -70,33 +70,37 @@ def by_numpy(key, images, pad, flip):
     return np.stack(outputs)
 
 
+def augmented(key, images, pad=2, flip=True):
+    augmentation = Augmentation(pad, flip)
+    return augmentation(augmentation.draw(key, len(images)), jnp.asarray(images))
+
+
 @pytest.mark.parametrize(("pad", "flip"), [(0, False), (0, True), (2, False), (2, True)])
 def test_augmentation_is_numpys(pad, flip):
     images = ramp(16)
-    found = Augmentation(pad, flip)(KEY, jnp.asarray(images))
+    found = augmented(KEY, images, pad, flip)
     assert np.array_equal(found, images) is (not pad and not flip)
     np.testing.assert_array_equal(found, by_numpy(KEY, images, pad, flip))
 
 
 def test_keys():
-    images = jnp.asarray(ramp(16))
-    augment = Augmentation(2, True)
-    assert (augment(KEY, images) != augment(jax.random.key(4), images)).any()
-    np.testing.assert_array_equal(augment(KEY, images), augment(KEY, images))
+    images = ramp(16)
+    assert (augmented(KEY, images) != augmented(jax.random.key(4), images)).any()
+    np.testing.assert_array_equal(augmented(KEY, images), augmented(KEY, images))
 
 
 def test_images_do_not_mix():
     images = ramp(16)
     changed = images.copy()
     changed[5] += 10_000
-    before, after = (Augmentation(2, True)(KEY, jnp.asarray(x)) for x in (images, changed))
+    before, after = (augmented(KEY, x) for x in (images, changed))
     differs = np.asarray((before != after).any(axis=(1, 2, 3)))
     np.testing.assert_array_equal(differs, np.arange(16) == 5)
 
 
 def test_every_offset_and_both_flips_occur():
     image = np.tile(ramp(1), (512, 1, 1, 1))
-    seen = {a.tobytes() for a in np.asarray(Augmentation(2, True)(KEY, jnp.asarray(image)))}
+    seen = {a.tobytes() for a in np.asarray(augmented(KEY, image))}
     possible = {
         crop.tobytes()
         for top in range(5)
@@ -115,7 +119,7 @@ def _both(crop):
 
 def test_device_count_changes_nothing():
     images = ramp(16)
-    augment = jax.jit(Augmentation(2, True).__call__)
+    augment = jax.jit(augmented)
     spread = jax.device_put(images, meshes.split_batch(meshes.make_mesh()))
     assert len(spread.sharding.device_set) == 8
     found = augment(KEY, spread)

@@ -1,5 +1,7 @@
 """One device and eight, one seed and three: the same gradients, the same run."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,12 +98,42 @@ def test_each_replicate_is_the_seed_trained_alone():
     assert relative_difference(first[1], first[2]) > 0.5
 
 
+@pytest.mark.parametrize(("devices", "parts", "seeds"), [(1, 4, (0,)), (2, 2, (0, 1))])
+def test_a_batch_in_parts_is_the_step_of_the_whole(devices, parts, seeds):
+    settings_ = {"model__bn_group": 4, "data__pad": 1, "data__flip": "on", "ema_decay": 0.9}
+    whole, lines_whole = train(1, 3, seeds, **settings_)
+    split, lines_split = train(devices, 3, seeds, accumulate=parts, **settings_)
+    assert relative_difference(whole.params, split.params) < 1e-5
+    assert relative_difference(whole.batch_stats, split.batch_stats) < 1e-5
+    assert relative_difference(whole.ema, split.ema) < 1e-5
+    for a, b in zip(lines_whole, lines_split, strict=True):
+        np.testing.assert_allclose(a["train/loss"], b["train/loss"], rtol=1e-5)
+        assert a["train/error"].tolist() == b["train/error"].tolist()
+
+
+@pytest.mark.parametrize(("parts", "rows"), [(1, {16}), (4, {4})])
+def test_no_layer_sees_more_than_a_part(parts, rows):
+    c = settings.resolve(tiny.config(accumulate=parts, model__bn_group=4))
+    mesh = mesh_of(1)
+    data = resident.load(c.data, mesh)
+    programs = build(c, (8, 8, 1), data.normalization, mesh)
+    seeds = np.zeros(1, np.int32)
+    indices = replicate_indices(seeds, 0, c.batch_size, len(data.train))
+    lowered = programs.train_step.lower(
+        programs.start(seeds), seeds, data.train.images, data.train.labels, indices
+    )
+    # The forward convolutions: [batch, height, width, in] times [3, 3, in, out].
+    forward = re.findall(r"\[b, 0, 1, f\]x\[0, 1, i, o\].*: \(tensor<(\d+)x", lowered.as_text())
+    assert {int(batch) for batch in forward} == rows
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
         {"label_smoothing": 0.2},
         {"optimizer__clip_norm": 0.01},
         {"optimizer__name": "adamw"},
+        {"optimizer__name": "lars"},
         {"optimizer__decay_on": "kernels", "optimizer__weight_decay": 0.1},
         {"model__bn_group": 4},
         {"data__pad": 1},

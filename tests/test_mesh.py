@@ -186,6 +186,10 @@ def test_a_run_may_go_on_with_another_mesh(tmp_path):
             r"mesh\.fsdp=3 does not divide the 8 devices; allowed are 1, 2, 4 or 8",
         ),
         ({"mesh__replicates": 4}, r"mesh\.replicates=4 .* replicates=6 .* allowed are 1 or 2"),
+        (
+            {"batch_size": 24, "accumulate": 2, "model__bn_group": 4, "mesh__replicates": 1},
+            r"batch_size=24 .* 8 devices in accumulate=2 parts; .* multiples of 16 \(nearest: 32\)",
+        ),
         ({"batch_size": 10}, r"batch_size=10 .* 4 devices; .* multiples of 4 \(nearest: 8\)"),
     ],
 )

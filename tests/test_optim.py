@@ -72,6 +72,14 @@ def adam(decoupled):
     return step
 
 
+def lars(w, g, rate, memory, decayed, t):
+    g = g + 0.01 * decayed * w
+    # The kernel is the first two; bias and scale have plain SGD's rate.
+    trust = 0.5 * np.linalg.norm(w[:2]) / np.linalg.norm(g[:2])
+    v = memory["v"] = 0.9 * memory.get("v", 0) - rate * np.array([trust, trust, 1, 1]) * g
+    return w + v
+
+
 @pytest.mark.parametrize("decay_on", ["all", "kernels"])
 @pytest.mark.parametrize(
     ("name", "step"),
@@ -80,6 +88,7 @@ def adam(decoupled):
         ("nesterov", sgd(nesterov=True)),
         ("adam", adam(decoupled=False)),
         ("adamw", adam(decoupled=True)),
+        ("lars", lars),
     ],
 )
 def test_three_steps_by_hand(name, step, decay_on):
@@ -87,6 +96,7 @@ def test_three_steps_by_hand(name, step, decay_on):
         optimizer__name="sgd" if name == "nesterov" else name,
         optimizer__nesterov=name == "nesterov",
         optimizer__b2=0.99,
+        optimizer__trust=0.5,
         optimizer__weight_decay=0.01,
         optimizer__decay_on=decay_on,
     )

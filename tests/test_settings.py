@@ -154,6 +154,9 @@ def test_boundaries_out_of_order_are_refused(boundaries):
             "schedule.warmup_length=240",
         ),
         ({"seed": 2**31 - 2, "replicates": 3}, "seed=2147483646 leaves no seeds"),
+        ({"model__bn_group": 32, "accumulate": 3}, "accumulate=3 does not divide batch_size=128"),
+        ({"model__bn_group": 64, "accumulate": 4}, "model.bn_group=64 has no whole groups"),
+        ({"model__bn_group": 0, "accumulate": 2}, "model.bn_group=0 has no whole groups"),
         ({"model__depth": 21}, "model.depth=21"),
         ({"model__depth": 20, "model__family": "imagenet"}, "(nearest: 18 and 34)"),
     ],
@@ -169,6 +172,7 @@ def test_ends_of_combinations_are_allowed():
         {"data__validation": 1436, "data__mean": "none"},
         {"model__bn_group": 64},
         {"model__num_classes": 10},
+        {"model__bn_group": 32, "accumulate": 4},
         {"seed": 2**31 - 2, "replicates": 2},
         {"schedule__name": "cosine", "schedule__warmup_length": 239.0},
     ):
@@ -207,6 +211,19 @@ def test_exactly_one_length(lengths, what):
     text = refusal(changed(**{**dict.fromkeys(LENGTHS), **lengths}))
     assert text.startswith("Exactly one of steps, epochs and examples")
     assert what in text
+
+
+def test_rates_grow_with_the_batch():
+    config = changed(
+        batch_size=1024, schedule__rate=0.1, schedule__final_rate=0.001, schedule__warmup_rate=0.02
+    )
+    rates = [settings.resolve(config).schedule[key] for key in settings.RATES]
+    assert rates == [0.1, 0.001, 0.02]
+    config.schedule.rate_for_batch = 256
+    resolved = settings.resolve(config)
+    assert [resolved.schedule[key] for key in settings.RATES] == [0.4, 0.004, 0.08]
+    # Once: the resolved config is what a resumed run reads.
+    assert settings.resolve(resolved) == resolved
 
 
 @pytest.mark.parametrize("value", [0, -3])

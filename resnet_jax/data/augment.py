@@ -47,6 +47,13 @@ def _pieces(images: np.ndarray) -> list[np.ndarray]:
     return np.array_split(images, max(1, len(images) // 1000))
 
 
+class Draws(flax.struct.PyTreeNode):
+    """What a batch's augmentation is, a row an image."""
+
+    top_left_B2: jax.Array  # int32; of the crop, in the padded image
+    flipped_B: jax.Array  # bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """Random crops and flips.
@@ -60,18 +67,26 @@ class Augmentation:
     pad: int
     flip: bool
 
-    def __call__(self, key: jax.Array, images_BHWC: jax.Array) -> jax.Array:
-        """Augments normalised images; one's crop and flip depend on `key` and its row."""
-        batch, height, width, _ = images_BHWC.shape
+    def draw(self, key: jax.Array, batch: int) -> Draws:
+        """Draws crops and flips for a batch; one's depend on `key` and its row."""
         crop_key, flip_key = jax.random.split(key)
+        return Draws(
+            top_left_B2=jax.random.randint(crop_key, (batch, 2), 0, 2 * self.pad + 1),
+            flipped_B=jax.random.bernoulli(flip_key, 0.5, (batch,)),
+        )
+
+    def __call__(self, draws: Draws, images_BHWC: jax.Array) -> jax.Array:
+        """Crops and flips normalised images."""
+        _, height, width, _ = images_BHWC.shape
         if self.pad:
             p = self.pad
             padded = jnp.pad(images_BHWC, ((0, 0), (p, p), (p, p), (0, 0)))
-            top_left = jax.random.randint(crop_key, (batch, 2), 0, 2 * p + 1)
-            images_BHWC = jax.vmap(_crop, in_axes=(0, 0, None))(padded, top_left, (height, width))
+            images_BHWC = jax.vmap(_crop, in_axes=(0, 0, None))(
+                padded, draws.top_left_B2, (height, width)
+            )
         if self.flip:
-            flipped = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
-            images_BHWC = jnp.where(flipped, images_BHWC[:, :, ::-1], images_BHWC)
+            flipped_B111 = draws.flipped_B[:, None, None, None]
+            images_BHWC = jnp.where(flipped_B111, images_BHWC[:, :, ::-1], images_BHWC)
         return images_BHWC
 
 
