@@ -10,6 +10,7 @@ from absl import logging
 from experiments.study import Cell
 from resnet_jax import runs
 from resnet_jax.errors import UserError
+from resnet_jax.run_folder import RunFolder
 
 LOG = "log.txt"  # what a cell's process prints
 
@@ -38,14 +39,14 @@ def queue(folder: pathlib.Path, cell: Cell) -> None:
     Raises:
       UserError: the folder cannot be written, is another config's, or a process trains in it.
     """
-    run_folder = runs.RunFolder(folder, cell.config.to_dict())
+    opened = RunFolder(folder, cell.config.to_dict())
     try:
-        if not run_folder.status():
-            run_folder.set_status("queued", step=0, steps=cell.config.steps, device_seconds=0.0)
+        if not opened.status():
+            opened.set_status("queued", step=0, steps=cell.config.steps, device_seconds=0.0)
     except OSError as e:
         raise UserError(f"{folder} cannot be written: {e.strerror or e}.") from e
     finally:
-        run_folder.close()
+        opened.close()
 
 
 def settle(folder: pathlib.Path, cell: Cell, code: int, before: dict[str, Any]) -> None:
@@ -69,10 +70,10 @@ def settle(folder: pathlib.Path, cell: Cell, code: int, before: dict[str, Any]) 
 def fail(folder: pathlib.Path, cell: Cell, reason: str) -> None:
     """Sets a cell's status to failed; what it has trained stays."""
     try:
-        run_folder = runs.RunFolder(folder, cell.config.to_dict())
+        opened = RunFolder(folder, cell.config.to_dict())
         try:
-            last = run_folder.status()
-            run_folder.set_status(
+            last = opened.status()
+            opened.set_status(
                 "failed",
                 step=last.get("step", 0),
                 steps=cell.config.steps,
@@ -80,7 +81,7 @@ def fail(folder: pathlib.Path, cell: Cell, reason: str) -> None:
                 reason=reason,
             )
         finally:
-            run_folder.close()
+            opened.close()
     except (OSError, UserError) as e:  # the disk is full: the message on the screen has to do
         logging.error("%s: status.json could not be written: %s", cell.name, e)
 

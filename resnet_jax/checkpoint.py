@@ -7,6 +7,7 @@ checkpoint holds the size and the CRC-32 of every file in it, which are looked a
 """
 
 import contextlib
+import functools
 import json
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from resnet_jax.distributed import from_primary, is_primary
 from resnet_jax.errors import RunError
 from resnet_jax.state import TrainState
 
@@ -59,7 +61,7 @@ class Checkpoints:
         # anew: it has to stay away.
         began = last_seen = time.monotonic()
         while (now := time.monotonic()) < min(last_seen + _QUIET, began + _PATIENCE):
-            for half in self._folder.glob(f"*{_HALF}"):
+            for half in self._folder.glob(f"*{_HALF}") if is_primary() else ():
                 shutil.rmtree(half, ignore_errors=True)
                 last_seen = now
             time.sleep(0.05)
@@ -111,17 +113,19 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            try:
-                return self._restore(step, like)
-            except Exception as e:
-                reason = str(e).strip().split("\n")[0]
-                logging.error(
-                    "CHECKPOINT %d IS DAMAGED and is left out (%s: %s); trying the one before.",
-                    step,
-                    type(e).__name__,
-                    reason,
-                )
-                self._set_aside(step)
+            damage = from_primary(functools.partial(_damage, self._folder / str(step)))
+            if not damage:
+                try:
+                    return self._restore(step, like)
+                except Exception as e:
+                    damage = str(e).strip().split("\n")[0]
+            logging.error(
+                "CHECKPOINT %d IS DAMAGED and is left out (%s); trying the one before.",
+                step,
+                damage,
+            )
+            from_primary(functools.partial(self._set_aside, step))
+            self._manager.reload()
         if steps:
             raise RunError(
                 f"None of the checkpoints {sorted(steps)} in {self._folder} can be read; they were "
@@ -138,7 +142,6 @@ class Checkpoints:
         self._manager.close()
 
     def _restore(self, step: int, like: TrainState) -> TrainState:
-        _check_inventory(self._folder / str(step))
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -176,7 +179,6 @@ class Checkpoints:
         if aside.exists():
             shutil.rmtree(aside)
         (self._folder / str(step)).rename(aside)
-        self._manager.reload()
 
     def _unwritable(self, error: Exception) -> RunError:
         reason = " ".join(str(error).split())[:300]
@@ -188,17 +190,21 @@ def _items(state: TrainState) -> dict[str, Any]:
     return {"state": state.replace(best=None), "best": state.best}
 
 
-def _check_inventory(checkpoint: pathlib.Path) -> None:
-    """Raises ValueError where a file is not what it was when the checkpoint was written."""
-    inventory = json.loads((checkpoint / _INVENTORY).read_text())
-    for name, (size, crc) in inventory.items():
-        path = checkpoint / name
-        if not path.is_file():
-            raise ValueError(f"{name} is missing")
-        if path.stat().st_size != size:
-            raise ValueError(f"{name} has {path.stat().st_size} bytes, and had {size}")
-        if _crc32(path) != crc:
-            raise ValueError(f"{name} has the size that it had and other bytes")
+def _damage(checkpoint: pathlib.Path) -> str:
+    """Returns what is not as it was when the checkpoint was written; empty where all is."""
+    try:
+        inventory = json.loads((checkpoint / _INVENTORY).read_text())
+        for name, (size, crc) in inventory.items():
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes, and had {size}"
+            if _crc32(path) != crc:
+                return f"{name} has the size that it had and other bytes"
+    except (OSError, ValueError) as e:
+        return f"{_INVENTORY} cannot be read: {e}"
+    return ""
 
 
 def _crc32(path: pathlib.Path) -> int:

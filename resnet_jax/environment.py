@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data.resident import Resident
+from resnet_jax.distributed import of_all
 from resnet_jax.resnet import ResNet
 from resnet_jax.summary import summarize
 
@@ -33,7 +34,7 @@ def describe(config: ConfigDict, model: ResNet, data: Resident, mesh: Mesh) -> d
         "platform": platform.platform(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
         "mesh": dict(mesh.shape),
-        "hosts": [socket.gethostname()],
+        "hosts": of_all(socket.gethostname()),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "network": {
             "parameters": network.parameters,

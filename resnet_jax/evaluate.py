@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from resnet_jax import mesh as meshes
 from resnet_jax.data.order import batch_indices
 from resnet_jax.data.resident import Split
+from resnet_jax.distributed import put
 
 
 def evaluate(
@@ -32,7 +33,8 @@ def evaluate(
         indices = np.arange(start, start + batch_size)
         mask = indices < len(split)
         indices = np.where(mask, indices, 0)
-        sums = eval_step(variables, split.images, split.labels, indices, mask)
+        batch = put((indices, mask), meshes.split_batch(mesh))
+        sums = eval_step(variables, split.images, split.labels, *batch)
         totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     return jax.tree.map(lambda total: total / len(split), totals)
 
@@ -44,6 +46,7 @@ def population_statistics(
     seeds: np.ndarray,
     batch_size: int,
     examples: int,
+    mesh: Mesh,
 ) -> dict[str, Any]:
     """Returns `variables` with batch_stats set to exact averages over training data.
 
@@ -59,12 +62,15 @@ def population_statistics(
       seeds: int32 (R,).
       batch_size: examples a batch.
       examples: how many to average over, rounded down to whole batches; 0 for the whole split.
+      mesh: the devices.
     """
     batches = max(1, (examples or len(train)) // batch_size)
+    seeds_R = put(seeds, meshes.by_replicate(mesh))
     total: Any = None
     for number in range(batches):
         indices = replicate_indices(seeds, number, batch_size, len(train))
-        moments = moments_step(variables, seeds, number, train.images, train.labels, indices)
+        indices_RB = put(indices, meshes.split_batches(mesh))
+        moments = moments_step(variables, seeds_R, number, train.images, train.labels, indices_RB)
         total = moments if total is None else _combine(total, moments, number)
     return {"params": variables["params"], "batch_stats": total}
 

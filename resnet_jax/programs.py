@@ -12,6 +12,7 @@ from resnet_jax import mesh as meshes
 from resnet_jax import resnet
 from resnet_jax import step as steps
 from resnet_jax.data.augment import Augmentation, Normalization
+from resnet_jax.distributed import put
 from resnet_jax.optim import Schedule, make_optimizer
 from resnet_jax.state import Initializer, TrainState
 
@@ -30,7 +31,7 @@ class Programs:
 
     def start(self, seeds_R: np.ndarray) -> TrainState:
         """Returns the state before the first step, on its devices."""
-        return jax.device_put(self.initialize(seeds_R), self.state_shardings)
+        return put(self.initialize(seeds_R), self.state_shardings)
 
     @property
     def state_shardings(self) -> Any:

@@ -28,15 +28,15 @@ def brief(row: dict[str, Any]) -> str:
 class Progress:
     """Reports a run's steps on stderr."""
 
-    def __init__(self, start: int, steps: int, images_per_step: int, label: str):
-        """Starts at step `start` of `steps`; `label` says what runs."""
+    def __init__(self, start: int, steps: int, images_per_step: int, label: str, bar: bool):
+        """Starts at step `start` of `steps`; `label` says what runs, `bar` whether to show one."""
         self._steps, self._images_per_step = steps, images_per_step
         self._label = label
         self._latest: dict[str, Any] = {}
         self._since = (start, time.monotonic())
         self._began = (start, time.monotonic())
         self._bar: tqdm | None = None
-        if sys.stderr.isatty():
+        if bar and sys.stderr.isatty():
             self._bar = tqdm(
                 total=steps, initial=start, desc=label, unit="step", dynamic_ncols=True
             )

@@ -3,12 +3,12 @@
 import time
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.board import Board
+from resnet_jax.distributed import fetch, is_primary
 from resnet_jax.progress import Progress
-from resnet_jax.runs import RunFolder
+from resnet_jax.run_folder import RunFolder
 from resnet_jax.state import NEVER
 
 _STATUS_SECONDS = 2.0  # status.json is rewritten at most this often
@@ -36,10 +36,12 @@ class RunLog:
         self._status_at = 0.0
         self.diverged: dict[str, int] = {}  # replicate -> the first step that was not finite
         images = config.batch_size * config.replicates
-        self.progress = Progress(start, config.steps, images, folder.path.name)
+        self.progress = Progress(start, config.steps, images, folder.path.name, bar=is_primary())
         self.status("running", start)
         # Last: nothing may fail while its file is open and nobody is there to close it.
-        self._board = Board(folder.tensorboard, start + 1) if config.log.tensorboard else None
+        self._board = None
+        if config.log.tensorboard and is_primary():
+            self._board = Board(folder.tensorboard, start + 1)
 
     @property
     def all_diverged(self) -> bool:
@@ -53,7 +55,7 @@ class RunLog:
         """
         if not row:
             return
-        host = jax.device_get(row)
+        host = fetch(row)
         self.note_diverged(host.pop("diverged_at"))
         line: dict[str, Any] = {"step": host.pop("step")}
         alone = self._config.replicates == 1
@@ -68,7 +70,7 @@ class RunLog:
 
     def note_diverged(self, diverged_at_R: Any) -> None:
         """Takes in TrainState.diverged_at."""
-        at = jax.device_get(diverged_at_R).tolist()
+        at = fetch(diverged_at_R).tolist()
         self.diverged = {str(r): step for r, step in enumerate(at) if step != NEVER}
 
     def status(self, status: str, step: int, reason: str = "") -> None:

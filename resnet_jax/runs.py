@@ -11,21 +11,18 @@ Errors are in percent, lengths in steps, whatever is a timing is named ``time/..
 several replicates (seeds) writes a list with one value a replicate where a run of one writes a
 number; ``null`` stands for a value that is not finite.
 
-This module imports neither JAX nor the trainer, so that reports and ledgers stay quick.
+Here it is read; run_folder.py writes it. Neither imports JAX or the trainer, so that reports and
+ledgers stay quick.
 """
 
-import contextlib
 import dataclasses
-import datetime
-import fcntl
 import hashlib
 import json
-import math
 import os
 import pathlib
 import socket
 from collections.abc import Iterable, Mapping
-from typing import IO, Any
+from typing import Any
 
 from resnet_jax.errors import UserError
 
@@ -33,9 +30,6 @@ STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
 ENDED = ("completed", "diverged")  # nothing is left to do
 # What changes no result: a run may go on where its data lies elsewhere, and on other devices.
 NOT_IDENTITY = frozenset({"data.dir", "accumulate", "mesh.replicates", "mesh.fsdp"})
-
-
-# ---------------------------------------------------------------------------- reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +59,10 @@ def read(path: str | os.PathLike[str]) -> Run:
         raise UserError(f"{path} is not a run folder: it holds no config.json.")
     return Run(
         path=path,
-        config=_read_json(path / "config.json"),
-        environment=_read_json(path / "environment.json"),
+        config=read_json(path / "config.json"),
+        environment=read_json(path / "environment.json"),
         metrics=read_metrics(path / "metrics.jsonl"),
-        status=_read_json(path / "status.json"),
+        status=read_json(path / "status.json"),
     )
 
 
@@ -162,7 +156,8 @@ def identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns a JSON file's object, empty where there is no file; raises UserError otherwise."""
     if not path.is_file():
         return {}
     try:
@@ -173,7 +168,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def refuse_other(path: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
     """Raises UserError, with the differing keys, where `path` is another config's run folder."""
-    there = _read_json(pathlib.Path(path) / "config.json")
+    there = read_json(pathlib.Path(path) / "config.json")
     if not there or identity(there) == identity(config):
         return
     old, new = flatten(there), json.loads(json.dumps(flatten(config)))
@@ -187,142 +182,3 @@ def refuse_other(path: str | os.PathLike[str], config: Mapping[str, Any]) -> Non
         f"{path} belongs to another config, which differs in {', '.join(differing)}; "
         "give another --workdir or the same settings."
     )
-
-
-# ---------------------------------------------------------------------------- writing
-
-
-class RunFolder:
-    """The one writer of a run folder, for as long as its process lives."""
-
-    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any]):
-        """Opens `path` for a run of the resolved `config`; makes it where it is new.
-
-        Raises:
-          UserError: the folder cannot be written, is another config's, or is in use by a process.
-        """
-        self.path = pathlib.Path(path).absolute()
-        self._metrics: IO[bytes] | None = None
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "lock", "w")  # noqa: SIM115 - held until the process ends
-        except OSError as e:
-            raise UserError(f"The run folder {self.path} cannot be written: {e.strerror}.") from e
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            self._lock.close()
-            raise UserError(f"Another process is training in {self.path}; stop it first.") from e
-        try:
-            refuse_other(self.path, config)
-            if not (self.path / "config.json").is_file():
-                write_json(self.path / "config.json", config)
-        except OSError as e:
-            self._lock.close()
-            raise UserError(f"The run folder {self.path} cannot be written: {e.strerror}.") from e
-        except UserError:
-            self._lock.close()
-            raise
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        """Where Orbax writes."""
-        return self.path / "checkpoints"
-
-    @property
-    def tensorboard(self) -> pathlib.Path:
-        """Where TensorBoard events go."""
-        return self.path / "tensorboard"
-
-    def status(self) -> dict[str, Any]:
-        """Returns the last status written, empty for a new folder."""
-        return _read_json(self.path / "status.json")
-
-    def set_status(
-        self,
-        status: str,
-        *,
-        step: int,
-        steps: int,
-        device_seconds: float,
-        reason: str = "",
-        **more: Any,
-    ) -> None:
-        """Writes status.json; `device_seconds` is the sum over all launches of this run."""
-        if status not in STATUSES:
-            raise ValueError(f"status {status!r} is not one of {STATUSES}")
-        write_json(
-            self.path / "status.json",
-            {
-                "status": status,
-                "step": step,
-                "steps": steps,
-                "reason": reason,
-                "device_seconds": round(device_seconds, 3),
-                "updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                **more,
-            },
-        )
-
-    def record_launch(self, facts: Mapping[str, Any]) -> None:
-        """Writes environment.json: the facts of the first launch, later ones under ``resumed``."""
-        there = _read_json(self.path / "environment.json")
-        if there:
-            there["resumed"] = [*there.get("resumed", []), dict(facts)]
-        write_json(self.path / "environment.json", there or facts)
-
-    def rewind(self, step: int) -> None:
-        """Drops every metrics line after `step` (and half a line left by a kill), then appends."""
-        path = self.path / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
-        write_bytes(path, b"".join(map(_line, kept)))
-        self._metrics = open(path, "ab")  # noqa: SIM115 - closed by close()
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Appends one line of metrics; it has reached the disk when this returns."""
-        if self._metrics is None:
-            raise ValueError("rewind() opens the metrics; call it first")
-        self._metrics.write(_line(row))
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
-
-    def close(self) -> None:
-        """Lets go of the folder."""
-        if self._metrics is not None:
-            with contextlib.suppress(OSError):  # a line that cannot be written has raised before
-                self._metrics.close()
-        self._lock.close()
-
-
-def jsonable(value: Any) -> Any:
-    """Returns numbers and lists of numbers with ``None`` in place of what is not finite."""
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all: a reader sees the old content or the new, never half."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _line(row: Mapping[str, Any]) -> bytes:
-    return (json.dumps({k: jsonable(v) for k, v in row.items()}, allow_nan=False) + "\n").encode()

@@ -1,10 +1,18 @@
-"""Being asked to stop."""
+"""Being asked to stop.
+
+With several processes a signal may reach only one of them, and all must stop after the same step.
+JAX's preemption service sees to that: it takes SIGTERM, tells the others, and names a step.
+"""
 
 import os
 import signal
 import time
 import types
 from typing import Any
+
+from jax.experimental import multihost_utils
+
+from resnet_jax.distributed import is_distributed
 
 _SAME_REQUEST_SECONDS = 1.0
 
@@ -23,9 +31,19 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
+        # SIGTERM is JAX's where there are processes to agree with; Ctrl-C is turned into it.
+        handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note}
+        if is_distributed():
+            handlers = {signal.SIGINT: _as_sigterm}
+        for number, handler in handlers.items():
+            self._before[number] = signal.signal(number, handler)
         return self
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after `step`; every process must ask after every step."""
+        if is_distributed() and multihost_utils.reached_preemption_sync_point(step):
+            self.received = self.received or "SIGTERM"
+        return bool(self.received)
 
     def __exit__(self, *_: object) -> None:
         self._restore()
@@ -41,3 +59,7 @@ class StopRequest:
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _as_sigterm(number: int, frame: types.FrameType | None) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)

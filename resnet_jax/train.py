@@ -12,9 +12,11 @@ from resnet_jax import environment, runs, settings
 from resnet_jax import mesh as meshes
 from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.data import resident, sources
+from resnet_jax.distributed import fetch, from_primary, put
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.evaluate import evaluate, population_statistics, replicate_indices
 from resnet_jax.programs import build
+from resnet_jax.run_folder import Onlooker, RunFolder
 from resnet_jax.run_log import Clock, RunLog
 from resnet_jax.signals import StopRequest
 
@@ -45,8 +47,8 @@ def train(config: ConfigDict, workdir: str) -> str:
     mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
     meshes.check_batch(mesh, config.batch_size, config.accumulate)
 
-    folder = runs.RunFolder(workdir, config.to_dict())
-    status = folder.status()
+    folder = _open(workdir, config)
+    status = from_primary(folder.status)
     if status and status["status"] in runs.ENDED:
         logging.info("%s has ended already: %s.", folder.path, runs.describe_status(status))
         folder.close()
@@ -66,7 +68,7 @@ def train(config: ConfigDict, workdir: str) -> str:
 
 def _train(
     config: ConfigDict,
-    folder: runs.RunFolder,
+    folder: RunFolder,
     mesh: jax.sharding.Mesh,
     clock: Clock,
     stop: StopRequest,
@@ -78,6 +80,7 @@ def _train(
     data = resident.load(config.data, mesh)
     train_split = data.train
     seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
+    seeds_R = put(seeds, meshes.by_replicate(mesh))
 
     ################################################################################### programs
 
@@ -92,7 +95,7 @@ def _train(
     state = checkpoints.restore(programs.state)
     if state is None:
         state = programs.start(seeds)
-    start = int(jax.device_get(state.step)[0])
+    start = int(fetch(state.step)[0])
     folder.rewind(start)
     folder.record_launch(environment.describe(config, programs.model, data, mesh) | {"step": start})
     logging.info("%s: %s step %d.", folder.path, "going on from" if start else "starting at", start)
@@ -103,8 +106,9 @@ def _train(
     pending: dict[str, Any] = {}  # a line of metrics, still on the device
     for done in range(start + 1, config.steps + 1):
         indices = replicate_indices(seeds, done - 1, config.batch_size, len(train_split))
+        indices_RB = put(indices, meshes.split_batches(mesh))
         state, metrics = programs.train_step(
-            state, seeds, train_split.images, train_split.labels, indices
+            state, seeds_R, train_split.images, train_split.labels, indices_RB
         )
         # The line of the step before is fetched now that this one keeps the device busy.
         log.write(pending)
@@ -122,11 +126,14 @@ def _train(
             pending |= of_this_step | {f"validation/{k}": v for k, v in result.items()}
         tested = None
         if is_last:
-            tested, result = _test(config, state, data, seeds, programs.moments_step, evaluation)
+            tested, result = _test(
+                config, state, data, seeds, programs.moments_step, evaluation, mesh
+            )
             pending |= result
         log.progress.advance()
 
-        if done % config.checkpoint.every == 0 or is_last or stop.received:
+        stopping = stop.reached(done)
+        if done % config.checkpoint.every == 0 or is_last or stopping:
             # The lines up to here reach the disk before the checkpoint that makes them final: a
             # resumed run drops the lines after its checkpoint, and writes them again.
             log.write(pending)
@@ -136,7 +143,7 @@ def _train(
                 break
             checkpoints.save(done, state, tested)
             log.status("running", done)
-        if stop.received:
+        if stopping:
             break
 
     #################################################################################### the end
@@ -155,7 +162,7 @@ def _train(
         log.status(status := "preempted", saved[-1], f"{stop.received} came; everything is saved")
     else:
         log.status(status := "completed", config.steps)
-    logging.info("%s: %s.", folder.path, runs.describe_status(folder.status()))
+    logging.info("%s: %s.", folder.path, runs.describe_status(from_primary(folder.status)))
     return status
 
 
@@ -166,6 +173,7 @@ def _test(
     seeds: np.ndarray,
     moments_step: Any,
     evaluation: Any,
+    mesh: jax.sharding.Mesh,
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Evaluates the chosen weights on the test split, once; returns them and the metrics."""
     variables = state.best.variables if config.eval.weights == "best" else state.evaluated
@@ -178,6 +186,7 @@ def _test(
             seeds,
             config.batch_size,
             config.eval.population_examples,
+            mesh,
         )
         if len(data.validation):
             result = evaluation(variables, data.validation)
@@ -186,7 +195,14 @@ def _test(
     return variables, metrics | {f"test/{k}": v for k, v in result.items()}
 
 
-def _set_failed(folder: runs.RunFolder, error: BaseException, steps: int, clock: Clock) -> None:
+def _open(workdir: str, config: ConfigDict) -> RunFolder:
+    """Opens the run folder in process 0, and in the others once that has succeeded."""
+    opened: list[RunFolder] = []
+    from_primary(lambda: opened.append(RunFolder(workdir, config.to_dict())))
+    return opened[0] if opened else Onlooker(workdir)
+
+
+def _set_failed(folder: RunFolder, error: BaseException, steps: int, clock: Clock) -> None:
     reason = (str(error) or type(error).__name__).split("\n")[0]
     at = folder.status().get("step", 0)
     try:

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from resnet_jax import runs
+from resnet_jax import run_folder
 
 SECONDS = 0.5  # that a cell takes
 
@@ -28,7 +28,7 @@ def started(study: pathlib.Path) -> list[dict[str, Any]]:
 def train(path: pathlib.Path) -> int:
     behaviour = json.loads(os.environ.get("FAKE_CELLS", "{}")).get(path.name, "complete")
     start = time.time()
-    folder = runs.RunFolder(path, json.loads((path / "config.json").read_text()))
+    folder = run_folder.RunFolder(path, json.loads((path / "config.json").read_text()))
     stopped: list[int] = []
     if behaviour in ("wait", "linger", "deaf"):
         signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))

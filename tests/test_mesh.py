@@ -45,7 +45,7 @@ class Setup:
     def evaluate(self, state):
         """Returns population statistics, and the validation error by them."""
         variables = population_statistics(
-            self.programs.moments_step, state.evaluated, self.data.train, SEEDS, 16, 32
+            self.programs.moments_step, state.evaluated, self.data.train, SEEDS, 16, 32, self.mesh
         )
         result = evaluate(self.programs.eval_step, variables, self.data.validation, 64, self.mesh)
         return jax.device_get((variables["batch_stats"], result))

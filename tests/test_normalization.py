@@ -177,7 +177,7 @@ def test_population_statistics_are_numpys(monkeypatch):
     variables = jax.tree.map(lambda a: jnp.asarray(a)[None], dict(variables))
     moments = steps.make_moments_step(model, normalization, Augmentation(0, False), 1, mesh)
     # Two batches of eight, then a third is not whole: sixteen examples count.
-    found = evaluate.population_statistics(moments, variables, train, np.array([7]), 8, 0)
+    found = evaluate.population_statistics(moments, variables, train, np.array([7]), 8, 0, mesh)
 
     used = [evaluate.replicate_indices(np.array([7]), n, 8, 20)[0] for n in (0, 1)]
     x = (images[np.concatenate(used)].astype(np.float64) - 50) / 80

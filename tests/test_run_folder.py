@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from resnet_jax import runs
+from resnet_jax import run_folder, runs
 from resnet_jax.errors import UserError
 
 CONFIG = {"seed": 0, "model": {"depth": 20, "widths": (1, 2)}, "data": {"dir": "/here"}}
@@ -21,7 +21,7 @@ def open_folder():
     with contextlib.ExitStack() as stack:
 
         def open_(path, config=CONFIG):
-            folder = runs.RunFolder(path, config)
+            folder = run_folder.RunFolder(path, config)
             stack.callback(folder.close)
             return folder
 
@@ -73,16 +73,16 @@ def test_rewind_drops_later_lines_and_half_a_line(tmp_path, open_folder):
 
 
 def test_a_garbled_line_is_named(tmp_path):
-    runs.RunFolder(tmp_path, CONFIG).close()
+    run_folder.RunFolder(tmp_path, CONFIG).close()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not JSON"):
         runs.read(tmp_path)
 
 
 def test_another_config_is_refused_with_the_differing_keys(tmp_path):
-    runs.RunFolder(tmp_path, CONFIG).close()
+    run_folder.RunFolder(tmp_path, CONFIG).close()
     with pytest.raises(UserError) as refusal:
-        runs.RunFolder(tmp_path, with_depth(56) | {"seed": 3})
+        run_folder.RunFolder(tmp_path, with_depth(56) | {"seed": 3})
     assert "model.depth (20 there, 56 here), seed (0 there, 3 here)" in str(refusal.value)
     assert json.loads((tmp_path / "config.json").read_text())["model"]["depth"] == 20
 
@@ -91,22 +91,22 @@ def test_where_the_data_lie_is_no_part_of_the_identity(tmp_path):
     moved = CONFIG | {"data": {"dir": "/there"}}
     assert runs.identity(moved) == runs.identity(CONFIG)
     assert runs.identity(with_depth(56)) != runs.identity(CONFIG)
-    runs.RunFolder(tmp_path, CONFIG).close()
-    runs.RunFolder(tmp_path, moved).close()
+    run_folder.RunFolder(tmp_path, CONFIG).close()
+    run_folder.RunFolder(tmp_path, moved).close()
 
 
 def test_a_folder_has_one_writer(tmp_path, open_folder):
     folder = open_folder(tmp_path)
     with pytest.raises(UserError, match="Another process is training"):
-        runs.RunFolder(tmp_path, CONFIG)
+        run_folder.RunFolder(tmp_path, CONFIG)
     folder.close()
-    runs.RunFolder(tmp_path, CONFIG).close()
+    run_folder.RunFolder(tmp_path, CONFIG).close()
 
 
 def test_an_unwritable_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot be written: Not a directory\.$"):
-        runs.RunFolder(tmp_path / "file" / "run", CONFIG)
+        run_folder.RunFolder(tmp_path / "file" / "run", CONFIG)
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_sentence(tmp_path, monkeypatch):
@@ -116,8 +116,8 @@ def test_a_disk_that_is_full_from_the_start_is_one_sentence(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=r"cannot be written: No space left on device\.$"):
-            runs.RunFolder(tmp_path / "run", CONFIG)
-    runs.RunFolder(tmp_path / "run", CONFIG).close()  # and afterwards it is as if new
+            run_folder.RunFolder(tmp_path / "run", CONFIG)
+    run_folder.RunFolder(tmp_path / "run", CONFIG).close()  # and afterwards it is as if new
 
 
 def test_an_unknown_status_is_refused(tmp_path, open_folder):
@@ -128,7 +128,7 @@ def test_an_unknown_status_is_refused(tmp_path, open_folder):
 
 def test_find_takes_runs_and_studies_and_refuses_the_rest(tmp_path):
     for cell in ("plain-20", "resnet-20-A"):
-        runs.RunFolder(tmp_path / "study" / cell, CONFIG).close()
+        run_folder.RunFolder(tmp_path / "study" / cell, CONFIG).close()
     (tmp_path / "study" / "report").mkdir()
     study, alone = tmp_path / "study", tmp_path / "study" / "plain-20"
     assert [run.name for run in runs.find([study])] == ["plain-20", "resnet-20-A"]
@@ -156,14 +156,14 @@ def test_running_whose_process_is_gone_is_not_alive(tmp_path, open_folder):
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "status.json"
-    runs.write_json(path, {"old": True})
+    run_folder.write_json(path, {"old": True})
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        runs.write_json(path, {"new": True})
+        run_folder.write_json(path, {"new": True})
     assert json.loads(path.read_text()) == {"old": True}
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 

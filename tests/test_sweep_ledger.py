@@ -11,7 +11,7 @@ import pytest
 from configs import degradation_cifar10, degradation_digits
 from experiments import estimate, ledger, plan, study
 from experiments.estimate import Rate, Size
-from resnet_jax import runs
+from resnet_jax import run_folder, runs
 from resnet_jax.errors import RunError
 from tests import report_fixture, tiny
 
@@ -134,7 +134,7 @@ def test_the_plan_estimates_from_what_has_finished(monkeypatch, tmp_path):
     cells, sizes = digits()
 
     def end(cell, word, step, seconds):
-        folder = runs.RunFolder(tmp_path / cell.name, cell.config.to_dict())
+        folder = run_folder.RunFolder(tmp_path / cell.name, cell.config.to_dict())
         folder.set_status(word, step=step, steps=240, device_seconds=seconds)
         folder.record_launch({"devices": ["cpu: cpu", "cpu: cpu"]})
         folder.close()

@@ -4,12 +4,12 @@ import dataclasses
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from resnet_jax.data import sources
 from resnet_jax.data.augment import Normalization, fit_normalization
+from resnet_jax.distributed import put
+from resnet_jax.mesh import everywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,7 @@ def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> Resident:
     train, held_out = split_indices(len(source.train_images), config.validation, config.split_seed)
 
     def place(images: np.ndarray, labels: np.ndarray) -> Split:
-        everywhere = NamedSharding(mesh, P())
-        return Split(jax.device_put(images, everywhere), jax.device_put(labels, everywhere))
+        return Split(*put((images, labels), everywhere(mesh)))
 
     train_images = source.train_images[train]
     return Resident(

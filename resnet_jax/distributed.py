@@ -1,0 +1,140 @@
+"""Several processes as one run: how they meet, who writes, and how they agree.
+
+Every process runs the same program on its share of the devices. Process 0 alone writes the run
+folder; what it finds there, it tells the others.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from resnet_jax.errors import RunError, UserError
+
+# A process that has not been heard of for so long is lost, and the others stop with a message.
+HEARTBEAT_SECONDS = 30
+_MESSAGE_BYTES = 1 << 16
+
+
+def initialize(coordinator: str, processes: int, process: int) -> None:
+    """Joins the processes of a run that were started by hand; before anything asks for a device.
+
+    Args:
+      coordinator: HOST:PORT of process 0, which listens there.
+      processes: how many there are.
+      process: which of them this is, from 0.
+
+    Raises:
+      UserError: the values do not go together.
+      RunError: the others did not come.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--coordinator={coordinator} is not of the form HOST:PORT.")
+    if not 0 <= process < processes:
+        raise UserError(
+            f"--process={process} is out of range; allowed is from 0 to {processes - 1} "
+            f"(--processes={processes})."
+        )
+    # By default it would listen on every interface.
+    os.environ.setdefault("JAX_COORDINATOR_BIND_ADDRESS", coordinator)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator,
+            num_processes=processes,
+            process_id=process,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except RuntimeError as e:
+        reason = str(e).split("\n")[0]
+        raise RunError(f"The processes of {coordinator} did not meet: {reason}") from e
+    if not is_primary():
+        logging.set_verbosity(logging.WARNING)  # process 0 says it
+
+
+def is_primary() -> bool:
+    """Whether this is process 0, the one that writes."""
+    return jax.process_index() == 0
+
+
+def is_distributed() -> bool:
+    """Whether processes were joined, be it only one."""
+    return jax.distributed.is_initialized()
+
+
+def from_primary(f: Callable[[], Any]) -> Any:
+    """Returns what f() returns in process 0, where alone it is called; a JSON value.
+
+    Raises:
+      RunError: f raised; in process 0, what it raised.
+    """
+    if jax.process_count() == 1:
+        return f()
+    error: Exception | None = None
+    answer: dict[str, Any] = {}
+    if is_primary():
+        try:
+            answer = {"value": f()}
+        except Exception as e:
+            error, answer = e, {"error": str(e)[: _MESSAGE_BYTES // 16]}
+    answer = json.loads(_from_text(multihost_utils.broadcast_one_to_all(_to_text(answer))))
+    if error is not None:
+        raise error
+    if "error" in answer:
+        raise RunError(f"Process 0 stopped: {answer['error']}")
+    return answer["value"]
+
+
+def of_all(text: str) -> list[str]:
+    """Returns the text that each process gives, in their order."""
+    if jax.process_count() == 1:
+        return [text]
+    gathered = multihost_utils.process_allgather(_to_text(text))
+    return [json.loads(_from_text(row)) for row in gathered]
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Lays host arrays, the same in every process, out on the devices.
+
+    Args:
+      tree: a pytree of arrays.
+      shardings: one for all, or a pytree of the same structure.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def one(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def fetch(tree: Any) -> Any:
+    """Returns a pytree's arrays on the host, whole, in every process; all must ask for it."""
+    leaves, structure = jax.tree.flatten(tree)
+    fetched = [
+        leaf
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+        else multihost_utils.process_allgather(leaf, tiled=True)
+        for leaf in leaves
+    ]
+    return jax.device_get(jax.tree.unflatten(structure, fetched))
+
+
+def _to_text(value: Any) -> np.ndarray:
+    text = json.dumps(value).encode()
+    if len(text) > _MESSAGE_BYTES:
+        raise ValueError(f"a message of {len(text)} bytes is too long")
+    return np.frombuffer(text.ljust(_MESSAGE_BYTES), np.uint8)
+
+
+def _from_text(array: Any) -> str:
+    return bytes(np.asarray(array, np.uint8)).decode()

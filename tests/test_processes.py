@@ -1,0 +1,164 @@
+"""Two processes of two devices train the run that one process of four devices trains."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from resnet_jax import runs
+from tests import tiny
+
+# Two seeds over two processes: each has metrics that the other cannot see.
+SEEDS = {"replicates": 2, "mesh__replicates": 2}
+ONE_SEED = {"mesh__fsdp": 2, "model__width": 1.0}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(folder, processes, devices, **overrides):
+    """Starts the processes of a run, each with `devices` CPU devices."""
+    port = free_port()
+    environment = tiny.environment() | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    together = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
+    return [
+        subprocess.Popen(
+            [*tiny.command(folder, **overrides), *together, f"--process={process}"],
+            cwd=tiny.ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for process in range(processes)
+    ]  # fmt: skip
+
+
+def finish(processes, seconds=240):
+    """Waits for all; returns their exit codes and what each wrote to stderr."""
+    said = [process.communicate(timeout=seconds)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def until(condition, seconds=120):
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.05)
+
+
+def at_step(folder, step):
+    path = folder / "metrics.jsonl"
+    return any(row["step"] >= step for row in runs.read_metrics(path))
+
+
+@pytest.mark.parametrize("overrides", [SEEDS, ONE_SEED], ids=["seeds", "one_seed"])
+def test_two_processes_train_the_run_of_one(tmp_path, overrides):
+    codes, said = finish(start(tmp_path / "two", 2, 2, **overrides))
+    assert codes == [0, 0], said
+    assert "training error" in said[0]
+    assert said[1] == ""  # process 0 speaks for all
+    codes, said = finish(start(tmp_path / "one", 1, 4, **overrides))
+    assert codes == [0], said
+    two, one = runs.read(tmp_path / "two"), runs.read(tmp_path / "one")
+    assert two.environment["mesh"] == one.environment["mesh"]
+    assert (len(two.environment["hosts"]), len(one.environment["hosts"])) == (2, 1)
+    assert len(two.environment["devices"]) == 4
+    assert two.status["status"] == one.status["status"] == "completed"
+    assert len(list((two.path / "tensorboard").glob("*"))) == 0  # switched off in these tests
+    for ours, theirs in zip(tiny.lines(two.path), tiny.lines(one.path), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            np.testing.assert_allclose(value, theirs[key], rtol=1e-4, err_msg=key)
+
+
+def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(tmp_path):
+    long = SEEDS | {"steps": 400, "log__every": 20, "eval__every": 200, "checkpoint__every": 1000}
+    stopped = start(tmp_path / "run", 2, 2, **long)
+    until(lambda: at_step(tmp_path / "run", 20))
+    stopped[1].send_signal(signal.SIGTERM)
+    codes, said = finish(stopped)
+    assert codes == [42, 42], said
+    status = runs.read(tmp_path / "run").status
+    assert status["status"] == "preempted"
+    assert 20 <= status["step"] < 400
+    codes, said = finish(start(tmp_path / "run", 2, 2, **long))
+    assert codes == [0, 0], said
+    assert f"going on from step {status['step']}" in said[0]
+    codes, said = finish(start(tmp_path / "undisturbed", 2, 2, **long))
+    assert codes == [0, 0], said
+    assert tiny.lines(tmp_path / "run") == tiny.lines(tmp_path / "undisturbed")
+    tiny.assert_bit_equal(
+        tiny.final_state(tmp_path / "run"), tiny.final_state(tmp_path / "undisturbed")
+    )
+
+
+def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
+    long = SEEDS | {"steps": 60, "log__every": 10, "checkpoint__every": 20, "eval__every": 30}
+    killed = start(tmp_path / "run", 2, 2, **long | {"steps": 60})
+    until(lambda: (tmp_path / "run" / "checkpoints" / "20").is_dir())
+    for process in killed:
+        process.kill()
+    finish(killed)
+    codes, said = finish(start(tmp_path / "run", 1, 4, **long))
+    assert codes == [0], said
+    run = runs.read(tmp_path / "run")
+    assert run.status["status"] == "completed"
+    steps = [row["step"] for row in run.metrics]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_stops_the_other_with_a_message(tmp_path, lost):
+    processes = start(tmp_path / "run", 2, 2, **SEEDS, steps=100_000, log__every=20)
+    until(lambda: at_step(tmp_path / "run", 20))
+    processes[lost].kill()
+    began = time.monotonic()
+    other = processes[1 - lost]
+    try:
+        _, said = other.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        other.kill()
+        raise
+    assert time.monotonic() - began < 60
+    assert other.returncode not in (0, 42)
+    assert re.search("another task died|heartbeat", said)
+    processes[lost].communicate()
+
+
+def test_a_folder_that_process_0_cannot_open_stops_both(tmp_path):
+    (tmp_path / "run").write_text("a file in the way")
+    codes, said = finish(start(tmp_path / "run", 2, 1, **SEEDS))
+    assert codes == [2, 1], said
+    assert "cannot be written" in said[0]
+    assert "Process 0 stopped: " in said[1]
+    assert not any("Traceback" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--processes=2"], "go together"),
+        (["--coordinator=nowhere", "--processes=2", "--process=0"], "not of the form HOST:PORT"),
+        (["--coordinator=h:1", "--processes=2", "--process=2"], "allowed is from 0 to 1"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(tmp_path, flags, words):
+    result = subprocess.run(
+        [*tiny.command(tmp_path / "run"), *flags],
+        cwd=tiny.ROOT, env=dict(os.environ), capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
