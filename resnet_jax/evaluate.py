@@ -35,6 +35,7 @@ def evaluate(
         indices = np.where(mask, indices, 0)
         batch = put((indices, mask), meshes.split_batch(mesh))
         sums = eval_step(variables, split.images, split.labels, *batch)
+        meshes.settle(sums, mesh)
         totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     return jax.tree.map(lambda total: total / len(split), totals)
 
@@ -71,6 +72,7 @@ def population_statistics(
         indices = replicate_indices(seeds, number, batch_size, len(train))
         indices_RB = put(indices, meshes.split_batches(mesh))
         moments = moments_step(variables, seeds_R, number, train.images, train.labels, indices_RB)
+        meshes.settle(moments, mesh)
         total = moments if total is None else _combine(total, moments, number)
     return {"params": variables["params"], "batch_stats": total}
 

@@ -110,6 +110,7 @@ def _train(
         state, metrics = programs.train_step(
             state, seeds_R, train_split.images, train_split.labels, indices_RB
         )
+        meshes.settle(metrics, mesh)
         # The line of the step before is fetched now that this one keeps the device busy.
         log.write(pending)
         pending = {}

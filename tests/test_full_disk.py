@@ -46,8 +46,8 @@ def undisturbed(tmp_path_factory):
         ("size=300k", "a checkpoint could not be written to {}/checkpoints: it needs about"),
         # Room for one checkpoint's files, so that the next fails half way, or a file beside it.
         ("size=64m,nr_inodes=62", "written"),
-        ("size=64m,nr_inodes=75", "written"),
-        ("size=64m,nr_inodes=85", "written"),
+        pytest.param("size=64m,nr_inodes=75", "written", marks=pytest.mark.slow),
+        pytest.param("size=64m,nr_inodes=85", "written", marks=pytest.mark.slow),
     ],
 )
 def test_it_is_one_sentence_and_the_run_goes_on(small_disk, undisturbed, options, sentence):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,7 +43,7 @@ def start(folder, processes, devices, **overrides):
     ]  # fmt: skip
 
 
-def finish(processes, seconds=240):
+def finish(processes, seconds=180):
     """Waits for all; returns their exit codes and what each wrote to stderr."""
     said = [process.communicate(timeout=seconds)[1] for process in processes]
     return [process.returncode for process in processes], said
@@ -60,7 +61,13 @@ def at_step(folder, step):
     return any(row["step"] >= step for row in runs.read_metrics(path))
 
 
-@pytest.mark.parametrize("overrides", [SEEDS, ONE_SEED], ids=["seeds", "one_seed"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(SEEDS, id="seeds"),
+        pytest.param(ONE_SEED, id="one_seed", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_train_the_run_of_one(tmp_path, overrides):
     codes, said = finish(start(tmp_path / "two", 2, 2, **overrides))
     assert codes == [0, 0], said
@@ -80,8 +87,9 @@ def test_two_processes_train_the_run_of_one(tmp_path, overrides):
             np.testing.assert_allclose(value, theirs[key], rtol=1e-4, err_msg=key)
 
 
+@pytest.mark.slow
 def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(tmp_path):
-    long = SEEDS | {"steps": 400, "log__every": 20, "eval__every": 200, "checkpoint__every": 1000}
+    long = SEEDS | {"steps": 800, "log__every": 20, "eval__every": 400, "checkpoint__every": 1000}
     stopped = start(tmp_path / "run", 2, 2, **long)
     until(lambda: at_step(tmp_path / "run", 20))
     stopped[1].send_signal(signal.SIGTERM)
@@ -89,7 +97,7 @@ def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(
     assert codes == [42, 42], said
     status = runs.read(tmp_path / "run").status
     assert status["status"] == "preempted"
-    assert 20 <= status["step"] < 400
+    assert 20 <= status["step"] < 800
     codes, said = finish(start(tmp_path / "run", 2, 2, **long))
     assert codes == [0, 0], said
     assert f"going on from step {status['step']}" in said[0]
@@ -101,20 +109,60 @@ def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(
     )
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
-    long = SEEDS | {"steps": 60, "log__every": 10, "checkpoint__every": 20, "eval__every": 30}
-    killed = start(tmp_path / "run", 2, 2, **long | {"steps": 60})
-    until(lambda: (tmp_path / "run" / "checkpoints" / "20").is_dir())
+    long = SEEDS | {"steps": 400, "log__every": 50, "checkpoint__every": 50, "eval__every": 200}
+    killed = start(tmp_path / "run", 2, 2, **long)
+    # Any: old ones go again.
+    until(lambda: any(p.name.isdigit() for p in (tmp_path / "run").glob("checkpoints/*")))
     for process in killed:
         process.kill()
     finish(killed)
     codes, said = finish(start(tmp_path / "run", 1, 4, **long))
     assert codes == [0], said
+    assert "going on from step" in said[0]
     run = runs.read(tmp_path / "run")
     assert run.status["status"] == "completed"
     steps = [row["step"] for row in run.metrics]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 60
+    assert steps[-1] == 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_single_process_that_has_joined_hears_of_its_preemption(tmp_path, number):
+    long = {"steps": 4000, "log__every": 20, "eval__every": 5000, "checkpoint__every": 5000}
+    (process,) = start(tmp_path / "run", 1, 2, **long)
+    until(lambda: at_step(tmp_path / "run", 20))
+    process.send_signal(number)
+    codes, said = finish([process])
+    assert codes == [42], said
+    status = runs.read(tmp_path / "run").status
+    assert (status["status"], status["reason"]) == (
+        "preempted", "SIGTERM came; everything is saved",
+    )  # fmt: skip
+    assert (tmp_path / "run" / "checkpoints" / str(status["step"])).is_dir()
+
+
+@pytest.mark.slow
+def test_two_processes_fall_back_together_from_a_damaged_checkpoint(tmp_path):
+    options = SEEDS | {"steps": 12, "checkpoint__every": 4}
+    codes, said = finish(start(tmp_path / "undisturbed", 2, 2, **options))
+    assert codes == [0, 0], said
+    folder = tmp_path / "run"
+    shutil.copytree(tmp_path / "undisturbed", folder)
+    (folder / "status.json").unlink()  # as if it had been killed in its last step
+    largest = max((folder / "checkpoints" / "12").rglob("*"), key=os.path.getsize)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    largest.write_bytes(content)
+    codes, said = finish(start(folder, 2, 2, **options))
+    assert codes == [0, 0], said
+    assert "CHECKPOINT 12 IS DAMAGED" in said[0]
+    assert "going on from step 8" in said[0]
+    assert (folder / "checkpoints" / "damaged-12").is_dir()
+    assert tiny.lines(folder) == tiny.lines(tmp_path / "undisturbed")
+    tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(tmp_path / "undisturbed"))
 
 
 @pytest.mark.slow
