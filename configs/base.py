@@ -38,18 +38,31 @@ def get_config() -> ConfigDict:
     m.bn_epsilon = 1e-5  # added to the variance
 
     d = c.data = ConfigDict()
-    d.name = "digits"  # digits | cifar10 | cifar100 | mnist | fashion_mnist | svhn_cropped
+    d.name = "digits"  # digits | cifar10 | cifar100 | mnist | fashion_mnist | svhn_cropped; these
+    # live on the devices whole. imagenet2012 is streamed from full-size pictures
     d.dir = (
         ""  # the TFDS data_dir; empty: the environment's TFDS_DATA_DIR, then ~/tensorflow_datasets
     )
     d.validation = 180  # examples held out of the training split, by `split_seed`
     d.split_seed = 0  # the same for every seed, so that all runs of a study are validated alike
-    d.mean = "pixel"  # subtracted, from the training split: pixel (H x W x C) | channel (C) | none
+    d.mean = "pixel"  # subtracted, from the training split: pixel (H x W x C; not of a streamed
+    # set) | channel (C) | none
     d.std = True  # divide by the training split's standard deviation of each channel
     d.pad = 0  # random crops from images padded by this many zero pixels a side; 0: no crops
     d.flip = (
         "auto"  # random horizontal flips: on | off | auto: where a mirrored image keeps its class
     )
+    d.color = False  # shifts along the principal axes of colour (Krizhevsky et al. 2012)
+    d.image_size = 0  # pixels a side, as the network sees them; 0: the set's own (224 of ImageNet)
+    # Of a streamed set:
+    d.crop = "scale"  # what a training step sees of a picture: scale: the paper's, the short side
+    # resized to one of `scales` | random_resized: a box of random `area` and `aspect`, resized
+    d.scales = (256, 480)  # scale: shortest and longest
+    d.area = (0.08, 1.0)  # random_resized: smallest and largest share of the picture
+    d.aspect = (0.75, 4 / 3)  # random_resized: smallest and largest width / height
+    # How pictures are resized: bilinear (the paper) | bicubic | area: without aliasing, and slower
+    d.resample = "bilinear"
+    d.workers = 0  # threads that decode pictures in each process; 0: one a core
 
     o = c.optimizer = ConfigDict()
     o.name = (
@@ -94,6 +107,10 @@ def get_config() -> ConfigDict:
     # training data, taken after training (the paper) | moving_average
     e.population_examples = 0  # training examples for the population statistics; 0: all of them
     e.weights = "last"  # tested at the end: last (the paper) | best: by validation error
+    e.views = ("center",)  # what the final test sees of a picture of a streamed set, one or several
+    # of: center | ten_crop | fully_convolutional; the first is what the run is reported by
+    e.short_side = 256  # center, ten_crop: pixels that the short side is resized to
+    e.scales = (224, 256, 384, 480, 640)  # fully_convolutional: the short sides averaged over
 
     # How devices share the work; it changes no result, so a run may go on with other values.
     c.mesh = ConfigDict()

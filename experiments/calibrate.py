@@ -18,6 +18,8 @@ from configs import saved
 from resnet_jax import mesh as meshes
 from resnet_jax.data import sources
 from resnet_jax.data.augment import fit_normalization
+from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.programs import build
 
 _TIMED_SECONDS = 1.0
@@ -26,25 +28,28 @@ _TIMED_SECONDS = 1.0
 def calibrate(content: dict[str, Any]) -> dict[str, float]:
     """Trains a saved config for about a second and returns what was measured."""
     config = saved.from_dict(content, "The config")
-    facts = sources.facts(config.data.name, config.data.dir)
-    shape = (config.batch_size, *facts.image_shape)
+    image_shape = sources.image_shape(config.data)
+    shape = (config.batch_size, *image_shape)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     labels = np.zeros(config.batch_size, np.int32)
     seeds = np.arange(config.replicates, dtype=np.int32)
-    indices = np.tile(np.arange(config.batch_size, dtype=np.int32), (config.replicates, 1))
 
     mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
     normalization = fit_normalization(images, config.data.mean, config.data.std)
-    programs = build(config, facts.image_shape, normalization, mesh)
-    train_step = programs.train_step
-    images, labels = jax.device_put((images, labels), meshes.everywhere(mesh))
+    split = ResidentSplit.place(images, labels, mesh)
+    programs = build(config, image_shape, normalization, split.select, mesh)
+    batch = next(split.batches(seeds, range(1), config.batch_size, config.accumulate, TRAIN))
+
+    def train_step(state: Any) -> Any:
+        return jax.block_until_ready(programs.train_step(state, seeds, split.arrays, batch))
+
     began = time.monotonic()
     state = programs.start(seeds)
-    state, _ = jax.block_until_ready(train_step(state, seeds, images, labels, indices))
+    state, _ = train_step(state)
     compiled = time.monotonic()
     done, seconds = 0, 0.0
     while seconds < _TIMED_SECONDS:
-        state, _ = jax.block_until_ready(train_step(state, seeds, images, labels, indices))
+        state, _ = train_step(state)
         done, seconds = done + 1, time.monotonic() - compiled
     seconds_a_step = seconds / done
     return {

@@ -25,7 +25,7 @@ _JSON = flags.DEFINE_bool("json", False, "JSON in place of a table.")
 
 def describe(config: ConfigDict) -> dict[str, Any]:
     """Returns all there is to say of a resolved config's network, ready for JSON."""
-    model, image_shape = config.model, sources.KNOWN[config.data.name].image_shape
+    model, image_shape = config.model, sources.image_shape(config.data)
     network = resnet.from_config(model)
     found = summary.summarize(network, image_shape)
     paper = paper_networks.published(model, image_shape, model.num_classes)

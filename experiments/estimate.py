@@ -45,9 +45,8 @@ class Rate:
 def size_of(cell: Cell) -> Size:
     """Traces a cell's network; no device computes anything."""
     config = cell.config
-    facts = sources.facts(config.data.name, config.data.dir)
     model = resnet.from_config(config.model)
-    network = summary.summarize(model, facts.image_shape)
+    network = summary.summarize(model, sources.image_shape(config.data))
     images = config.batch_size * config.steps * config.replicates
     work = float(network.mult_adds) * _FORWARD_AND_BACKWARD * images
     return Size(network.parameters, network.mult_adds, work)

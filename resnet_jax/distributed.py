@@ -98,6 +98,15 @@ def of_all(text: str) -> list[str]:
     return [json.loads(_from_text(row)) for row in gathered]
 
 
+def pick_rows(array: np.ndarray) -> np.ndarray:
+    """Returns an array of which each process made the rows r with r % processes == process."""
+    if jax.process_count() == 1:
+        return array
+    gathered = multihost_utils.process_allgather(array)
+    rows = np.arange(len(array))
+    return np.asarray(gathered)[rows % jax.process_count(), rows]
+
+
 def put(tree: Any, shardings: Any) -> Any:
     """Lays host arrays, the same in every process, out on the devices.
 

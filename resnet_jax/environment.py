@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.data.resident import Resident
+from resnet_jax.data.datasets import DataSet
 from resnet_jax.distributed import of_all
 from resnet_jax.resnet import ResNet
 from resnet_jax.summary import summarize
@@ -22,10 +22,9 @@ from resnet_jax.summary import summarize
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
-def describe(config: ConfigDict, model: ResNet, data: Resident, mesh: Mesh) -> dict[str, Any]:
+def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> dict[str, Any]:
     """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
-    image_shape = data.train.images.shape[1:]
-    network = summarize(model, image_shape)
+    network = summarize(model, data.image_shape)
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
         "git": _git(),
@@ -47,7 +46,7 @@ def describe(config: ConfigDict, model: ResNet, data: Resident, mesh: Mesh) -> d
             "validation": len(data.validation),
             "test": len(data.test),
             "classes": config.model.num_classes,
-            "image_shape": list(image_shape),
+            "image_shape": list(data.image_shape),
             "note": data.note,
         },
     }

@@ -1,6 +1,7 @@
 """Evaluation: every example exactly once; and BatchNorm's exact population statistics."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,34 +10,30 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax import mesh as meshes
-from resnet_jax.data.order import batch_indices
-from resnet_jax.data.resident import Split
+from resnet_jax.data.crops import POPULATION
+from resnet_jax.data.splits import Split
+from resnet_jax.data.views import Views
 from resnet_jax.distributed import put
 
 
 def evaluate(
-    eval_step: Callable[..., dict[str, jax.Array]],
+    eval_steps: Mapping[bool, Callable[..., dict[str, jax.Array]]],
     variables: Any,
     split: Split,
+    views: Views,
     batch_size: int,
     mesh: Mesh,
 ) -> dict[str, jax.Array]:
     """Returns the mean {"loss" (nats), "error" (percent)} over a split, a value a replicate.
 
-    The last batch is filled up with copies of the first example, which are masked out. Nothing
-    waits for the device.
+    The last batch is filled up, and what fills it is masked out. Nothing waits for the device.
     """
-    devices = meshes.batch_devices(mesh)
-    batch_size = -(-batch_size // devices) * devices  # rounded up: the devices share it evenly
     totals: Any = None
-    for start in range(0, len(split), batch_size):
-        indices = np.arange(start, start + batch_size)
-        mask = indices < len(split)
-        indices = np.where(mask, indices, 0)
-        batch = put((indices, mask), meshes.split_batch(mesh))
-        sums = eval_step(variables, split.images, split.labels, *batch)
-        meshes.settle(sums, mesh)
-        totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+    with contextlib.closing(split.views(views, batch_size)) as batches:
+        for batch in batches:
+            sums = eval_steps[views.mirrored](variables, *batch)
+            meshes.settle(sums, mesh)
+            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     return jax.tree.map(lambda total: total / len(split), totals)
 
 
@@ -65,21 +62,15 @@ def population_statistics(
       examples: how many to average over, rounded down to whole batches; 0 for the whole split.
       mesh: the devices.
     """
-    batches = max(1, (examples or len(train)) // batch_size)
+    steps = range(max(1, (examples or len(train)) // batch_size))
     seeds_R = put(seeds, meshes.by_replicate(mesh))
     total: Any = None
-    for number in range(batches):
-        indices = replicate_indices(seeds, number, batch_size, len(train))
-        indices_RB = put(indices, meshes.split_batches(mesh))
-        moments = moments_step(variables, seeds_R, number, train.images, train.labels, indices_RB)
-        meshes.settle(moments, mesh)
-        total = moments if total is None else _combine(total, moments, number)
+    with contextlib.closing(train.batches(seeds, steps, batch_size, 1, POPULATION)) as batches:
+        for number, batch in zip(steps, batches, strict=True):
+            moments = moments_step(variables, seeds_R, number, train.arrays, batch)
+            meshes.settle(moments, mesh)
+            total = moments if total is None else _combine(total, moments, number)
     return {"params": variables["params"], "batch_stats": total}
-
-
-def replicate_indices(seeds: np.ndarray, step: int, batch_size: int, examples: int) -> np.ndarray:
-    """Returns each replicate's batch, int32 (R, batch_size)."""
-    return np.stack([batch_indices(int(seed), step, batch_size, examples) for seed in seeds])
 
 
 @jax.jit

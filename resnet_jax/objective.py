@@ -20,3 +20,13 @@ def cross_entropy(logits_BK: jax.Array, labels_B: jax.Array, smoothing: float) -
 def top1_error(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
     """Returns 100 for each example whose highest logit is another class's, else 0, float32 (B,)."""
     return 100.0 * (jnp.argmax(logits_BK, axis=-1) != labels_B).astype(jnp.float32)
+
+
+def top5_error(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
+    """Returns 100 for each example with five classes or more above its own, else 0, float32 (B,).
+
+    A logit that is not a number is an error, too.
+    """
+    own_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=-1)
+    is_found = jnp.sum(~(logits_BK <= own_B1), axis=-1) < 5
+    return 100.0 * (~is_found).astype(jnp.float32)

@@ -26,7 +26,7 @@ class Programs:
     state: TrainState  # the shapes, and where on the mesh each array lies
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     moments_step: Callable[..., Any]
-    eval_step: Callable[..., dict[str, jax.Array]]
+    eval_steps: dict[bool, Callable[..., dict[str, jax.Array]]]  # by whether views are mirrored
     after_validation: Callable[[TrainState, jax.Array], TrainState]
 
     def start(self, seeds_R: np.ndarray) -> TrainState:
@@ -54,12 +54,18 @@ def build(
     config: ConfigDict,
     image_shape: tuple[int, ...],
     normalization: Normalization,
+    select: steps.Select,
     mesh: jax.sharding.Mesh,
 ) -> Programs:
-    """Builds everything for a resolved config, images of (H, W, C) and the devices of `mesh`."""
+    """Builds everything for a resolved config, images of (H, W, C) and the devices of `mesh`.
+
+    `select` is that of the split to train on, see data.splits.Split.
+    """
     initialize = initializer(config, image_shape)
     model, schedule, replicates = initialize.model, initialize.schedule, config.replicates
-    augmentation = Augmentation(config.data.pad, config.data.flip == "on")
+    augmentation = Augmentation(
+        config.data.pad, config.data.flip == "on", config.data.color, normalization.std
+    )
     state = meshes.place(initialize.shapes(replicates), mesh)
     shardings = jax.tree.map(lambda a: a.sharding, state)
     return Programs(
@@ -72,11 +78,17 @@ def build(
             schedule,
             normalization,
             augmentation,
+            select,
             config,
             shardings,
             mesh,
         ),
-        moments_step=steps.make_moments_step(model, normalization, augmentation, replicates, mesh),
-        eval_step=steps.make_eval_step(model, normalization, replicates, mesh),
+        moments_step=steps.make_moments_step(
+            model, normalization, augmentation, select, config, mesh
+        ),
+        eval_steps={
+            mirrored: steps.make_eval_step(model, normalization, mirrored, config, mesh)
+            for mirrored in (False, True)
+        },
         after_validation=steps.make_after_validation(schedule, replicates, shardings, mesh),
     )

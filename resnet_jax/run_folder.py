@@ -96,6 +96,15 @@ class RunFolder:
             there["resumed"] = [*there.get("resumed", []), dict(facts)]
         write_json(self.path / "environment.json", there or facts)
 
+    def refuse_other_data(self, note: str) -> None:
+        """Raises UserError where the run began on another copy of its data than `note` tells of."""
+        began = runs.read_json(self.path / "environment.json").get("data", {}).get("note", note)
+        if began != note:
+            raise UserError(
+                f"{self.path} began on {began or 'data as TFDS prepares them'}; "
+                f"data.dir leads to {note or 'data as TFDS prepares them'}."
+            )
+
     def rewind(self, step: int) -> None:
         """Drops every metrics line after `step` (and half a line left by a kill), then appends."""
         path = self.path / "metrics.jsonl"

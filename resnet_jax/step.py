@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
@@ -30,6 +29,9 @@ from resnet_jax.state import (
     population_key,
 )
 
+Select = Callable[[Any, Any], tuple[jax.Array, jax.Array]]  # see data.splits.Split.select
+MANY_CLASSES = 100  # from so many on, the error of the best five guesses is told too
+
 
 def make_train_step(
     model: nn.Module,
@@ -37,13 +39,15 @@ def make_train_step(
     schedule: Schedule,
     normalization: Normalization,
     augmentation: Augmentation,
+    select: Select,
     config: ConfigDict,
     state_shardings: Any,
     mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns step(state, seeds_R, images, labels, indices_RB) -> (state, metrics_R).
+    """Returns step(state, seeds_R, arrays, batch_R) -> (state, metrics_R).
 
-    `state` is donated. A batch is computed in `accumulate` parts, one after another; each moves the
+    `select` finds images and labels in `arrays` and a part of the batch; see data.splits.Split.
+    `state` is donated. A batch is computed in its parts, one after another; each moves the
     statistics of BatchNorm as the whole would, and their means are those of the whole. The metrics
     are means over the steps since the last line of metrics, but for the rate of this step and
     `diverged_at` (see TrainState).
@@ -54,13 +58,12 @@ def make_train_step(
     def train_step(
         state: TrainState,
         seed: jax.Array,
-        images: jax.Array,
-        labels: jax.Array,
-        indices_B: jax.Array,
+        arrays: Any,
+        batch: Any,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        def of_part(part: tuple[jax.Array, Draws]) -> tuple[Any, ...]:
-            indices_B, draws = part
-            images_BHWC, labels_B = _gather(images, labels, indices_B, mesh)
+        def of_part(part: tuple[Any, Draws]) -> tuple[Any, ...]:
+            selected, draws = part
+            images_BHWC, labels_B = select(arrays, selected)
             images_BHWC = augmentation(draws, normalization(images_BHWC))
 
             def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -80,9 +83,11 @@ def make_train_step(
             return loss, objective.top1_error(logits_BK, labels_B).mean(), batch_stats, gradients
 
         # Drawn for the whole batch, so that its parts are augmented as the whole would be.
-        draws = augmentation.draw(augment_key(seed, state.step), len(indices_B))
+        parts = config.accumulate
+        draws = augmentation.draw(augment_key(seed, state.step), config.batch_size)
+        draws = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), draws)
         loss, error, batch_stats, gradients = _mean_over_parts(
-            of_part, (indices_B, draws), config.accumulate, unroll=on_cpu
+            of_part, (batch, draws), parts, unroll=on_cpu
         )
         rate = schedule.rate(state.schedule, state.step)
         params, opt_state = descend(optimizer, rate, gradients, state.opt_state, state.params)
@@ -122,32 +127,26 @@ def make_train_step(
     whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
     batches = meshes.split_batches(mesh)
     return jax.jit(
-        over_replicates(train_step, config.replicates, (0, 0, None, None, 0), mesh),
-        in_shardings=(state_shardings, by_replicate, whole, whole, batches),
+        over_replicates(train_step, config.replicates, (0, 0, None, 0), mesh),
+        in_shardings=(state_shardings, by_replicate, whole, batches),
         out_shardings=(state_shardings, by_replicate),
         donate_argnums=0,
     )
 
 
 def _mean_over_parts(f: Callable[[Any], Any], batch: Any, parts: int, unroll: bool) -> Any:
-    """Returns the mean of f(part) over equal parts of the batch, rows in order."""
+    """Returns the mean of f(part) over the parts of a batch, which its leading axis counts."""
+    first = jax.tree.map(lambda a: a[0], batch)
     if parts == 1:
-        return f(batch)
-    split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
-    shapes = jax.eval_shape(f, jax.tree.map(lambda a: a[0], split))
+        return f(first)
+    shapes = jax.eval_shape(f, first)
     total, _ = jax.lax.scan(
         lambda total, part: (jax.tree.map(jnp.add, total, f(part)), None),
         jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
-        split,
+        batch,
         unroll=parts if unroll else 1,
     )
     return jax.tree.map(lambda a: a / parts, total)
-
-
-def _gather(
-    images: jax.Array, labels: jax.Array, indices_B: jax.Array, mesh: Mesh
-) -> tuple[jax.Array, jax.Array]:
-    return meshes.constrain((images[indices_B], labels[indices_B]), P(meshes.BATCH), mesh)
 
 
 def _average(ema: Any, new: Any, step: jax.Array, decay: float) -> Any:
@@ -160,25 +159,25 @@ def make_moments_step(
     model: nn.Module,
     normalization: Normalization,
     augmentation: Augmentation,
-    replicates: int,
+    select: Select,
+    config: ConfigDict,
     mesh: Mesh,
 ) -> Callable[..., Any]:
-    """Returns step(variables_R, seeds_R, number, images, labels, indices_RB) -> moments_R.
+    """Returns step(variables_R, seeds_R, number, arrays, batch_R) -> moments_R.
 
-    The moments are the exact mean and variance of each BatchNorm's input over the batch, with the
-    network as in training; `number` counts the batches.
+    The batch has one part. The moments are the exact mean and variance of each BatchNorm's input
+    over the batch, with the network as in training; `number` counts the batches.
     """
 
     def moments_step(
         variables: Any,
         seed: jax.Array,
         number: jax.Array,
-        images: jax.Array,
-        labels: jax.Array,
-        indices_B: jax.Array,
+        arrays: Any,
+        batch: Any,
     ) -> Any:
-        images_BHWC, _ = _gather(images, labels, indices_B, mesh)
-        draws = augmentation.draw(population_key(seed, number), len(indices_B))
+        images_BHWC, _ = select(arrays, jax.tree.map(lambda a: a[0], batch))
+        draws = augmentation.draw(population_key(seed, number), config.batch_size)
         images_BHWC = augmentation(draws, normalization(images_BHWC))
         _, updated = model.apply(
             meshes.gather_shares(variables, mesh), images_BHWC, train=True, mutable=[MOMENTS]
@@ -188,53 +187,52 @@ def make_moments_step(
     whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
     batches = meshes.split_batches(mesh)
     return jax.jit(
-        over_replicates(moments_step, replicates, (0, 0, None, None, None, 0), mesh),
-        in_shardings=(None, by_replicate, whole, whole, whole, batches),
+        over_replicates(moments_step, config.replicates, (0, 0, None, None, 0), mesh),
+        in_shardings=(None, by_replicate, whole, whole, batches),
         out_shardings=by_replicate,
     )
 
 
 def make_eval_step(
-    model: nn.Module, normalization: Normalization, replicates: int, mesh: Mesh
+    model: nn.Module, normalization: Normalization, mirrored: bool, config: ConfigDict, mesh: Mesh
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Returns step(variables_R, images, labels, indices_B, mask_B) -> sums_R over the unmasked.
+    """Returns step(variables_R, groups, labels_B, mask_B) -> sums_R over the unmasked.
 
-    The sums are {"loss" (nats), "error" (percent)}, float32.
+    `groups` holds the views of each picture, see data.splits.EvalBatch; the mirror image of each is
+    one more where `mirrored`. Their predicted probabilities are averaged (section 3.4). The sums
+    are {"loss" (nats), "error" (percent)}, float32; and "top5_error" of many classes.
     """
+    has_top5 = config.model.num_classes >= MANY_CLASSES
 
     def eval_step(
-        variables: Any, images_BHWC: jax.Array, labels_B: jax.Array, mask_B: jax.Array
+        variables: Any, groups: tuple[jax.Array, ...], labels_B: jax.Array, mask_B: jax.Array
     ) -> dict[str, jax.Array]:
-        logits_BK: Any = model.apply(
-            meshes.gather_shares(variables, mesh), normalization(images_BHWC), train=False
-        )
-        losses_B = objective.cross_entropy(logits_BK, labels_B, smoothing=0.0)
-        errors_B = objective.top1_error(logits_BK, labels_B)
+        whole = meshes.gather_shares(variables, mesh)
+        predicted = []
+        for images_BVHWC in groups:
+            batch, views, *image = images_BVHWC.shape
+            views_BHWC = normalization(images_BVHWC.reshape(batch * views, *image))
+            for seen_BHWC in (views_BHWC, views_BHWC[:, :, ::-1])[: 1 + mirrored]:
+                logits_BK: Any = model.apply(whole, seen_BHWC, train=False)
+                predicted.append(jax.nn.log_softmax(logits_BK).reshape(batch, views, -1))
+        logs_BVK = jnp.concatenate(predicted, axis=1)
+        # The log of the mean probability; the scores of a network as they are, for one view.
+        logs_BK = jax.nn.logsumexp(logs_BVK, axis=1) - jnp.log(float(logs_BVK.shape[1]))
         # where, not a product: 0 times a padded example's NaN would be NaN.
-        return {
-            "loss": jnp.where(mask_B, losses_B, 0.0).sum(),
-            "error": jnp.where(mask_B, errors_B, 0.0).sum(),
+        sums = {
+            "loss": objective.cross_entropy(logs_BK, labels_B, smoothing=0.0),
+            "error": objective.top1_error(logs_BK, labels_B),
         }
+        if has_top5:
+            sums["top5_error"] = objective.top5_error(logs_BK, labels_B)
+        return {name: jnp.where(mask_B, each, 0.0).sum() for name, each in sums.items()}
 
-    whole, split = meshes.everywhere(mesh), meshes.split_batch(mesh)
-    forward = jax.jit(
-        over_replicates(eval_step, replicates, (0, None, None, None), mesh),
+    split = meshes.split_batch(mesh)
+    return jax.jit(
+        over_replicates(eval_step, config.replicates, (0, None, None, None), mesh),
         in_shardings=(None, split, split, split),
         out_shardings=meshes.by_replicate(mesh),
     )
-    # A program of its own: the network is then compiled once for splits of every size.
-    gather = jax.jit(
-        lambda images, labels, indices_B: (images[indices_B], labels[indices_B]),
-        in_shardings=(whole, whole, split),
-        out_shardings=split,
-    )
-
-    def step(
-        variables: Any, images: jax.Array, labels: jax.Array, indices_B: Any, mask_B: Any
-    ) -> dict[str, jax.Array]:
-        return forward(variables, *gather(images, labels, indices_B), mask_B)
-
-    return step
 
 
 def make_after_validation(

@@ -11,10 +11,13 @@ from ml_collections import ConfigDict
 from resnet_jax import environment, runs, settings
 from resnet_jax import mesh as meshes
 from resnet_jax.checkpoint import Checkpoints
-from resnet_jax.data import resident, sources
+from resnet_jax.data import datasets, sources
+from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.splits import Split
+from resnet_jax.data.views import make_views
 from resnet_jax.distributed import fetch, from_primary, put
-from resnet_jax.errors import RunError, UserError
-from resnet_jax.evaluate import evaluate, population_statistics, replicate_indices
+from resnet_jax.errors import RunError
+from resnet_jax.evaluate import evaluate, population_statistics
 from resnet_jax.programs import build
 from resnet_jax.run_folder import Onlooker, RunFolder
 from resnet_jax.run_log import Clock, RunLog
@@ -37,11 +40,6 @@ def train(config: ConfigDict, workdir: str) -> str:
       RunError: the run cannot go on; what was saved before is whole.
     """
     config = settings.resolve(config)
-    if not sources.KNOWN[config.data.name].resident:
-        raise UserError(
-            f"data.name={config.data.name!r} is too large to live on a device, and streaming is "
-            "not here yet; this config can be described, not trained."
-        )
     sources.require(config.data.name, config.data.dir)
     runs.refuse_other(workdir, config.to_dict())
     mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
@@ -77,17 +75,19 @@ def _train(
     ####################################################################################### data
 
     clock.devices = mesh.size
-    data = resident.load(config.data, mesh)
-    train_split = data.train
+    data = at_end.enter_context(contextlib.closing(datasets.load(config.data, mesh)))
+    from_primary(lambda: folder.refuse_other_data(data.note))
     seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
     seeds_R = put(seeds, meshes.by_replicate(mesh))
 
     ################################################################################### programs
 
-    programs = build(config, train_split.images.shape[1:], data.normalization, mesh)
+    programs = build(config, data.image_shape, data.normalization, data.train.select, mesh)
 
-    def evaluation(variables: Any, split: resident.Split) -> dict[str, jax.Array]:
-        return evaluate(programs.eval_step, variables, split, config.eval.batch_size, mesh)
+    def evaluation(variables: Any, split: Split, name: str = "center") -> dict[str, jax.Array]:
+        views = make_views(name, config.data, config.eval)
+        batch_size = config.eval.batch_size
+        return evaluate(programs.eval_steps, variables, split, views, batch_size, mesh)
 
     ###################################################################################### state
 
@@ -104,12 +104,13 @@ def _train(
 
     log = at_end.enter_context(contextlib.closing(RunLog(config, folder, clock, start)))
     pending: dict[str, Any] = {}  # a line of metrics, still on the device
-    for done in range(start + 1, config.steps + 1):
-        indices = replicate_indices(seeds, done - 1, config.batch_size, len(train_split))
-        indices_RB = put(indices, meshes.split_batches(mesh))
-        state, metrics = programs.train_step(
-            state, seeds_R, train_split.images, train_split.labels, indices_RB
-        )
+    batches = data.train.batches(
+        seeds, range(start, config.steps), config.batch_size, config.accumulate, TRAIN
+    )
+    at_end.callback(batches.close)
+    for done, batch in enumerate(batches, start=start + 1):
+        state, metrics = programs.train_step(state, seeds_R, data.train.arrays, batch)
+        del batch  # its memory, before the next one takes more
         meshes.settle(metrics, mesh)
         # The line of the step before is fetched now that this one keeps the device busy.
         log.write(pending)
@@ -170,7 +171,7 @@ def _train(
 def _test(
     config: ConfigDict,
     state: Any,
-    data: resident.Resident,
+    data: datasets.DataSet,
     seeds: np.ndarray,
     moments_step: Any,
     evaluation: Any,
@@ -192,8 +193,12 @@ def _test(
         if len(data.validation):
             result = evaluation(variables, data.validation)
             metrics |= {f"validation/{k}_population": v for k, v in result.items()}
-    result = evaluation(variables, data.test)
-    return variables, metrics | {f"test/{k}": v for k, v in result.items()}
+    for name in config.eval.views:
+        result = evaluation(variables, data.test, name)
+        # The first is what the run is reported by; the others say what they are.
+        suffix = "" if name == config.eval.views[0] else f"_{name}"
+        metrics |= {f"test/{k}{suffix}": v for k, v in result.items()}
+    return variables, metrics
 
 
 def _open(workdir: str, config: ConfigDict) -> RunFolder:

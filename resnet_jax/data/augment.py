@@ -52,32 +52,52 @@ class Draws(flax.struct.PyTreeNode):
 
     top_left_B2: jax.Array  # int32; of the crop, in the padded image
     flipped_B: jax.Array  # bool
+    color_B3: jax.Array  # float32; along the principal axes of colour
+
+
+# Of the RGB pixels of ImageNet in [0, 1], as Krizhevsky's implementation published them.
+_COLOR_AXES = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]],
+    np.float32,
+)
+_COLOR_VARIANCES = np.array([0.2175, 0.0188, 0.0045], np.float32)
+_COLOR_DRAWS = 0.1  # standard deviation
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random crops and flips.
+    """Random crops, flips and colours.
 
     Attributes:
       pad: zero pixels added to each side before a crop of the old size; 0 for no crops. Images are
         normalised first, so the padding is the mean image's colour.
       flip: whether half of the images are mirrored.
+      color: whether each image's colour is shifted along the principal axes of ImageNet's colours
+        (Krizhevsky et al. 2012, "standard color augmentation" in section 3.4).
+      std: what pixels were divided by, so that the shift is of their size; see Normalization.
     """
 
     pad: int
     flip: bool
+    color: bool = False
+    std: jax.Array | np.ndarray | float = 1.0
 
     def draw(self, key: jax.Array, batch: int) -> Draws:
-        """Draws crops and flips for a batch; one's depend on `key` and its row."""
+        """Draws a batch's augmentation; an image's depends on `key` and its row."""
         crop_key, flip_key = jax.random.split(key)
+        color_key = jax.random.fold_in(key, 2)
         return Draws(
             top_left_B2=jax.random.randint(crop_key, (batch, 2), 0, 2 * self.pad + 1),
             flipped_B=jax.random.bernoulli(flip_key, 0.5, (batch,)),
+            color_B3=_COLOR_DRAWS * jax.random.normal(color_key, (batch, 3)),
         )
 
     def __call__(self, draws: Draws, images_BHWC: jax.Array) -> jax.Array:
-        """Crops and flips normalised images."""
+        """Crops, flips and colours normalised images."""
         _, height, width, _ = images_BHWC.shape
+        if self.color:
+            shift_B3 = 255 * (draws.color_B3 * _COLOR_VARIANCES) @ _COLOR_AXES.T
+            images_BHWC = images_BHWC + shift_B3[:, None, None, :] / self.std
         if self.pad:
             p = self.pad
             padded = jnp.pad(images_BHWC, ((0, 0), (p, p), (p, p), (0, 0)))

@@ -1,63 +1,73 @@
 """Small sets live on the device whole, as uint8; a batch is a gather inside the step."""
 
 import dataclasses
+from collections.abc import Generator
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from jax.sharding import PartitionSpec as P
 
-from resnet_jax.data import sources
-from resnet_jax.data.augment import Normalization, fit_normalization
+from resnet_jax import mesh as meshes
+from resnet_jax.data.order import batch_indices
+from resnet_jax.data.splits import EvalBatch
+from resnet_jax.data.views import Views
 from resnet_jax.distributed import put
-from resnet_jax.mesh import everywhere
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class ResidentSplit:
     """One split on the devices, whole on each: images uint8 (N, H, W, C), labels int32 (N,)."""
 
     images: jax.Array
     labels: jax.Array
+    mesh: jax.sharding.Mesh
+
+    @classmethod
+    def place(
+        cls, images: np.ndarray, labels: np.ndarray, mesh: jax.sharding.Mesh
+    ) -> "ResidentSplit":
+        """Puts a split on every device of `mesh`."""
+        on_devices = put((images, labels), meshes.everywhere(mesh))
+        return cls(on_devices[0], on_devices[1], mesh)
+
+    @property
+    def arrays(self) -> tuple[jax.Array, jax.Array]:
+        """See Split.arrays."""
+        return self.images, self.labels
 
     def __len__(self) -> int:
         """Examples in the split."""
         return self.images.shape[0]
 
+    def select(self, arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
+        """See Split.select: the part has the numbers of examples."""
+        images, labels = arrays
+        return meshes.constrain((images[part], labels[part]), P(meshes.BATCH), self.mesh)
 
-@dataclasses.dataclass(frozen=True)
-class Resident:
-    """The three splits, kept apart, and what normalises them."""
+    def batches(
+        self, seeds: np.ndarray, steps: range, batch_size: int, parts: int, purpose: int
+    ) -> Generator[Any, None, None]:
+        """See Split.batches: int32 (R, parts, B / parts); crops are drawn on the device."""
+        for step in steps:
+            indices = [batch_indices(int(seed), step, batch_size, len(self)) for seed in seeds]
+            indices_RAB = np.stack(indices).reshape(len(seeds), parts, -1)
+            yield put(indices_RAB, meshes.split_batches(self.mesh))
 
-    train: Split
-    validation: Split
-    test: Split
-    normalization: Normalization
-    note: str
-
-
-def split_indices(examples: int, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the training examples into (train, validation), both in increasing order."""
-    order = np.random.default_rng(seed).permutation(examples)
-    return np.sort(order[validation:]), np.sort(order[:validation])
-
-
-def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> Resident:
-    """Reads the set of a resolved config's `data` section and puts it on every device of `mesh`.
-
-    Raises:
-      UserError: the data set is absent.
-    """
-    source = sources.load(config.name, config.dir)
-    train, held_out = split_indices(len(source.train_images), config.validation, config.split_seed)
-
-    def place(images: np.ndarray, labels: np.ndarray) -> Split:
-        return Split(*put((images, labels), everywhere(mesh)))
-
-    train_images = source.train_images[train]
-    return Resident(
-        train=place(train_images, source.train_labels[train]),
-        validation=place(source.train_images[held_out], source.train_labels[held_out]),
-        test=place(source.test_images, source.test_labels),
-        normalization=fit_normalization(train_images, config.mean, config.std),
-        note=source.note,
-    )
+    def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:
+        """See Split.views: the one view is the image as it is."""
+        devices = meshes.batch_devices(self.mesh)
+        batch_size = -(-batch_size // devices) * devices
+        # Programs of their own: the network is then compiled once for splits of every size.
+        whole, split = meshes.everywhere(self.mesh), meshes.split_batch(self.mesh)
+        gather = jax.jit(
+            lambda images, labels, indices_B: (images[indices_B][:, None], labels[indices_B]),
+            in_shardings=(whole, whole, split),
+            out_shardings=split,
+        )
+        for start in range(0, len(self), batch_size):
+            indices = np.arange(start, start + batch_size)
+            mask = indices < len(self)
+            indices_B, mask_B = put((np.where(mask, indices, 0), mask), split)
+            images, labels = gather(self.images, self.labels, indices_B)
+            yield EvalBatch((images,), labels, mask_B)

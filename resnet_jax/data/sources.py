@@ -1,15 +1,17 @@
 """Where images come from: scikit-learn's digits, and TFDS data prepared as array_record.
 
-To add a TFDS set of small images, add a line to KNOWN; nothing else names a data set.
+To add a TFDS set, add a line to KNOWN; nothing else names a data set.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.records import Records
 from resnet_jax.errors import UserError, check_choice
 
 
@@ -18,12 +20,14 @@ class Facts:
     """What is known of a data set before it is read.
 
     Attributes:
-      image_shape: (H, W, C).
+      image_shape: (H, W, C); of what the network usually sees where pictures differ in size.
       num_classes: labels run from 0 to num_classes - 1.
       train: examples in the training split, validation included.
       test: examples in the test split.
       mirrored_keeps_class: whether a horizontal flip leaves the class as it is.
       resident: whether the whole set fits on a device; what does not is streamed.
+      test_split: what TFDS calls the split that errors are reported on.
+      channels: mean and standard deviation of each channel, where they are not measured.
     """
 
     image_shape: tuple[int, int, int]
@@ -32,6 +36,8 @@ class Facts:
     test: int
     mirrored_keeps_class: bool
     resident: bool = True
+    test_split: str = "test"
+    channels: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
 
 # Sizes as published; sizes of what lies on this machine are read from its metadata.
@@ -43,12 +49,22 @@ KNOWN = {
     "fashion_mnist": Facts((28, 28, 1), 10, 60000, 10000, mirrored_keeps_class=True),
     "svhn_cropped": Facts((32, 32, 3), 10, 73257, 26032, mirrored_keeps_class=False),
     "imagenet2012": Facts(
-        (224, 224, 3), 1000, 1281167, 50000, mirrored_keeps_class=True, resident=False
+        (224, 224, 3),
+        1000,
+        1281167,
+        50000,
+        mirrored_keeps_class=True,
+        resident=False,
+        # The labels of its test split are not public: all papers report the validation split.
+        test_split="validation",
+        # Of the training split; the numbers that everybody uses, in [0, 255].
+        channels=((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     ),
 }
 # TFDS stores these losslessly; where a copy holds JPEGs, its errors are not the paper's.
 _LOSSLESS = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
 _DIGITS_TEST = 360
+PREPARED = "prepared.json"  # in the folder of a copy that experiments.prepare has made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +90,14 @@ def facts(name: str, data_dir: str) -> Facts:
     if folder is None:
         return known
     splits = _builder(folder).info.splits
-    sizes = {split: splits[split].num_examples for split in ("train", "test") if split in splits}
+    names = {"train": "train", "test": known.test_split}
+    sizes = {key: splits[name].num_examples for key, name in names.items() if name in splits}
     return dataclasses.replace(known, **sizes)
+
+
+def image_shape(config: Any) -> tuple[int, int, int]:
+    """Returns the (H, W, C) that the network sees, of a resolved config's `data` section."""
+    return config.image_size, config.image_size, KNOWN[config.name].image_shape[2]
 
 
 def require(name: str, data_dir: str) -> None:
@@ -98,14 +120,11 @@ def load(name: str, data_dir: str) -> Source:
     Raises:
       UserError: the set is absent, is not in array_record form, or is too large to be resident.
     """
-    require(name, data_dir)
     if name == "digits":
         return _digits()
     if not KNOWN[name].resident:
         raise UserError(f"data.name={name!r} is too large to be read whole.")
-    folder = _folder(name, data_dir)
-    assert folder is not None  # require() saw it
-    builder = _builder(folder)
+    folder, builder = _open(name, data_dir)
     arrays: dict[str, Any] = {}
     for split in ("train", "test"):
         try:
@@ -127,6 +146,26 @@ def load(name: str, data_dir: str) -> Source:
     return Source(**arrays, note=_note(name, builder))
 
 
+def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
+    """Opens a streamed set's (training, test) records; and what a reader of its errors must know.
+
+    Raises:
+      UserError: the set is absent or is not in array_record form.
+    """
+    folder, builder = _open(name, data_dir)
+    return (
+        Records(builder, "train"),
+        Records(builder, KNOWN[name].test_split),
+        _read_prepared(folder).get("note", ""),
+    )
+
+
+def _read_prepared(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what experiments.prepare says of a copy; empty for a set as TFDS made it."""
+    path = folder / PREPARED
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def root_of(data_dir: str) -> pathlib.Path:
     """Returns the TFDS root: `data_dir`, else TFDS_DATA_DIR, else TFDS's own default."""
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -141,6 +180,13 @@ def _folder(name: str, data_dir: str) -> pathlib.Path | None:
         if all(part.isdigit() for part in number):
             versions.append((tuple(map(int, number)), info.parent))
     return max(versions)[1] if versions else None
+
+
+def _open(name: str, data_dir: str) -> tuple[pathlib.Path, Any]:
+    require(name, data_dir)
+    folder = _folder(name, data_dir)
+    assert folder is not None  # require() saw it
+    return folder, _builder(folder)
 
 
 def _builder(folder: pathlib.Path) -> Any:

@@ -1,0 +1,101 @@
+"""What part of a full-size picture a training step sees.
+
+A crop is a function of the picture's size and of one row of uniform draws; the draws are a function
+of (seed, purpose, step). So a batch depends on nothing that a resumed run, on whatever number of
+processes, would not know.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+TRAIN, POPULATION = range(2)  # what a batch is for: each has draws of its own
+_ATTEMPTS = 10  # at a random area and aspect that fit, as everybody's random resized crop
+_PER_ATTEMPT = 4
+
+
+class Box(NamedTuple):
+    """A rectangle in a picture, in whole pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """One kind of crop.
+
+    Attributes:
+      draws: uniform numbers a picture.
+      box: (height, width, draws in [0, 1)) -> the box that is resized to the network's input.
+    """
+
+    draws: int
+    box: Callable[[int, int, Sequence[float]], Box]
+
+
+def make_crop(config: ConfigDict) -> Crop:
+    """Returns the crop of a resolved config's `data` section."""
+    if config.crop == "scale":
+        low, high = config.scales
+        return Crop(3, lambda h, w, u: _scaled(h, w, u, config.image_size, low, high))
+    return Crop(
+        _ATTEMPTS * _PER_ATTEMPT,
+        lambda h, w, u: _random_resized(h, w, u, config.area, config.aspect),
+    )
+
+
+def draw(seed: int, purpose: int, step: int, batch_size: int, draws: int) -> np.ndarray:
+    """Returns uniform draws for a replicate's batch, float64 (batch_size, draws)."""
+    return np.random.default_rng((seed, purpose, step)).random((batch_size, draws))
+
+
+def _scaled(height: int, width: int, u: Sequence[float], size: int, low: int, high: int) -> Box:
+    """Section 3.4: the short side is resized to a length from [low, high], then `size` is cut out.
+
+    The box is where that crop comes from in the picture as it is, so that only it need be decoded.
+    """
+    scale = min(height, width) / (low + int(u[0] * (high - low + 1)))
+    sides = []
+    for length, uniform in ((height, u[1]), (width, u[2])):
+        resized = max(size, round(length / scale))
+        start = int(uniform * (resized - size + 1))
+        first = round(start * length / resized)
+        last = round((start + size) * length / resized)
+        sides.append((first, max(1, last - first)))
+    (top, box_height), (left, box_width) = sides
+    return Box(top, left, box_height, box_width)
+
+
+def _random_resized(
+    height: int,
+    width: int,
+    u: Sequence[float],
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> Box:
+    """A box of random area and aspect (Szegedy et al. 2015), anywhere in the picture.
+
+    Where none of the attempts fits, it is the largest central box of an allowed aspect.
+    """
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    for i in range(0, _ATTEMPTS * _PER_ATTEMPT, _PER_ATTEMPT):
+        pixels = height * width * (area[0] + u[i] * (area[1] - area[0]))
+        ratio = math.exp(low + u[i + 1] * (high - low))
+        box_width, box_height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            return Box(
+                int(u[i + 2] * (height - box_height + 1)),
+                int(u[i + 3] * (width - box_width + 1)),
+                box_height,
+                box_width,
+            )
+    box_height = min(height, max(1, round(width / aspect[0])))
+    box_width = min(width, max(1, round(height * aspect[1])))
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)

@@ -1,0 +1,91 @@
+"""A data set as a run sees it: three splits kept apart, and what normalises them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax.data import sources
+from resnet_jax.data.augment import Normalization, fit_normalization
+from resnet_jax.data.crops import make_crop
+from resnet_jax.data.resident import ResidentSplit
+from resnet_jax.data.splits import Split
+from resnet_jax.data.streaming import StreamedSplit, Workers
+
+_AHEAD = 3  # batches in host memory, filled or being filled
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """What a run trains, validates and tests on; close() it in the end."""
+
+    train: Split
+    validation: Split
+    test: Split
+    normalization: Normalization
+    image_shape: tuple[int, int, int]  # of what the network sees
+    note: str  # what a reader of its errors must know; empty where there is nothing
+    workers: Workers | None = None
+
+    def close(self) -> None:
+        """Stops the threads, where there are any."""
+        if self.workers is not None:
+            self.workers.close()
+
+
+def split_indices(examples: int, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the training examples into (train, validation), both in increasing order."""
+    order = np.random.default_rng(seed).permutation(examples)
+    return np.sort(order[validation:]), np.sort(order[:validation])
+
+
+def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
+    """Opens the set of a resolved config's `data` section for the devices of `mesh`.
+
+    Raises:
+      UserError: the data set is absent.
+    """
+    if sources.KNOWN[config.name].resident:
+        return _resident(config, mesh)
+    return _streamed(config, mesh)
+
+
+def _resident(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
+    source = sources.load(config.name, config.dir)
+    train, held_out = split_indices(len(source.train_images), config.validation, config.split_seed)
+    images, labels = source.train_images, source.train_labels
+    return DataSet(
+        train=ResidentSplit.place(images[train], labels[train], mesh),
+        validation=ResidentSplit.place(images[held_out], labels[held_out], mesh),
+        test=ResidentSplit.place(source.test_images, source.test_labels, mesh),
+        normalization=fit_normalization(images[train], config.mean, config.std),
+        image_shape=images.shape[1:],
+        note=source.note,
+    )
+
+
+def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
+    train, test, note = sources.open_records(config.name, config.dir)
+    members, held_out = split_indices(len(train), config.validation, config.split_seed)
+    workers = Workers(config.workers, _AHEAD)
+    crop = make_crop(config)
+
+    def split(records: sources.Records, members: np.ndarray) -> StreamedSplit:
+        return StreamedSplit(
+            records, members, config.image_size, crop, config.resample, workers, mesh
+        )
+
+    mean, std = sources.KNOWN[config.name].channels
+    return DataSet(
+        train=split(train, members),
+        validation=split(train, held_out),
+        test=split(test, np.arange(len(test))),
+        normalization=Normalization(
+            mean=np.array(mean if config.mean == "channel" else (0, 0, 0), np.float32, ndmin=4),
+            std=np.array(std if config.std else (1, 1, 1), np.float32, ndmin=4),
+        ),
+        image_shape=(config.image_size, config.image_size, 3),
+        note=note,
+        workers=workers,
+    )

@@ -1,0 +1,96 @@
+"""The encoded pictures of a split, by number, as TFDS prepared them in array_record form."""
+
+import pathlib
+import threading
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from resnet_jax.errors import RunError, UserError
+
+_TOLERATED = 100  # damaged pictures, whatever their share
+
+
+class Record(NamedTuple):
+    """One picture of a split."""
+
+    image: bytes  # encoded
+    label: int
+    name: str  # its file's, or its number
+
+
+class Records:
+    """Random access to a split; threads may share it."""
+
+    def __init__(self, builder: Any, split: str):
+        """Opens a split of a TFDS builder.
+
+        Raises:
+          UserError: it is not in array_record form.
+        """
+        from tensorflow_datasets.proto import tf_example_pb2  # here: not all sets pay for it
+
+        self._parse = tf_example_pb2.Example.FromString
+        try:
+            # Past TFDS's own decoding of features, which takes longer than reading the record.
+            self._examples = builder.as_data_source(split=split).data_source
+        except NotImplementedError as e:
+            raise UserError(
+                f"{builder.data_path} is not in array_record form; prepare it with "
+                "file_format='array_record'."
+            ) from e
+        self.split = split
+        self._path = pathlib.Path(builder.data_path)
+        self._damaged: dict[int, str] = {}
+        self._read = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Pictures in the split."""
+        return len(self._examples)
+
+    def __getitem__(self, number: int) -> Record:
+        """Reads one record; raises RunError where its file is damaged there."""
+        try:
+            example = self._parse(self._examples[number])
+        except Exception as e:  # the reader's and protobuf's have no common base
+            raise RunError(f"{self._path}: record {number} of {self.split}: {e}") from e
+        self._read += 1
+        features = example.features.feature
+        names = features["file_name"].bytes_list.value
+        return Record(
+            features["image"].bytes_list.value[0],
+            features["label"].int64_list.value[0],
+            names[0].decode() if names else f"number {number}",
+        )
+
+    @property
+    def read(self) -> int:
+        """How many records were read so far."""
+        return self._read
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        """The pictures that could not be decoded, {number: why}."""
+        return dict(self._damaged)
+
+    def note_damaged(self, number: int, name: str, reason: str) -> None:
+        """Says once that a picture cannot be decoded.
+
+        Raises:
+          RunError: so many cannot that the set must have been prepared wrongly.
+        """
+        with self._lock:
+            if number in self._damaged:
+                return
+            self._damaged[number] = reason
+            count = len(self._damaged)
+        logging.warning(
+            "%s: %s of %s cannot be decoded (%s); a grey picture stands in for it.",
+            self._path, name, self.split, reason,
+        )  # fmt: skip
+        if count > max(_TOLERATED, self._read / 100):
+            raise RunError(
+                f"{count} of the {self._read} pictures of {self.split} in {self._path} that were "
+                f"read cannot be decoded; the last is {name}: {reason}"
+            )

@@ -1,0 +1,56 @@
+"""What the loop asks of a split, whether it lives on the devices or is streamed to them."""
+
+from collections.abc import Generator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from resnet_jax.data.views import Views
+
+
+class EvalBatch(NamedTuple):
+    """Some pictures to evaluate, on the devices.
+
+    Attributes:
+      groups: uint8 (B, V, h, w, C) for each shape that the views of a picture have.
+      labels: int32 (B,).
+      mask: bool (B,); False for what only fills the batch up.
+    """
+
+    groups: tuple[jax.Array, ...]
+    labels: jax.Array
+    mask: jax.Array
+
+
+class Split(Protocol):
+    """One split of a data set."""
+
+    @property
+    def arrays(self) -> Any:
+        """What lies on every device, whole, and goes into a step beside each batch."""
+
+    def __len__(self) -> int:
+        """Examples in the split."""
+
+    def select(self, arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
+        """Returns images uint8 (B, H, W, C) and labels int32 (B,) of a part of a batch.
+
+        Part of a compiled step, where `part` has lost the leading axes of replicates and parts.
+        """
+
+    def batches(
+        self, seeds: np.ndarray, steps: range, batch_size: int, parts: int, purpose: int
+    ) -> Generator[Any, None, None]:
+        """Yields each step's batch: a pytree of (R, parts, B / parts, ...) on the devices.
+
+        Args:
+          seeds: of the replicates, each with its own order and crops.
+          steps: consecutive ones.
+          batch_size: examples a step and replicate.
+          parts: that the batch is computed in, one after another.
+          purpose: crops.TRAIN or crops.POPULATION.
+        """
+
+    def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:
+        """Yields every example exactly once; `batch_size` is rounded up to what devices share."""
