@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from resnet_jax import evaluate
 from resnet_jax import mesh as meshes
 from resnet_jax import step as steps
 from resnet_jax.architectures import Architecture
 from resnet_jax.data.augment import Normalization
-from resnet_jax.data.resident import Split
+from resnet_jax.data.resident import ResidentSplit
+from resnet_jax.data.views import Crops
 from resnet_jax.resnet import ResNet
 
 N = 21
@@ -22,22 +24,30 @@ N = 21
 def split():
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (N, 4, 4, 1)).astype(np.uint8)
-    return Split(jnp.asarray(images), jnp.asarray(draw.integers(0, 3, N), jnp.int32))
+    images[:, 0, 0, 0] = np.arange(N)  # tells them apart
+    labels = draw.integers(0, 3, N).astype(np.int32)
+    return ResidentSplit.place(images, labels, meshes.make_mesh())
+
+
+ONE_VIEW = Crops(ten=False, size=4, short_side=4, resample="bilinear")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8, 16, 20, 21, 22, 24, 64])
 def test_every_example_counts_once(batch_size, split):
     seen = collections.Counter()
 
-    def eval_step(variables, images, labels, indices, mask):
-        assert indices.shape == mask.shape
-        assert len(indices) % 8 == 0  # the devices share it
-        assert len(indices) - batch_size < 8
-        assert (indices < N).all()
-        seen.update(indices[mask].tolist())
+    def eval_step(variables, groups, labels, mask):
+        (images,) = groups
+        assert images.shape == (len(mask), 1, 4, 4, 1)
+        assert len(mask) % 8 == 0  # the devices share it
+        assert len(mask) - batch_size < 8
+        numbers = np.asarray(images)[:, 0, 0, 0, 0]
+        np.testing.assert_array_equal(labels, np.asarray(split.labels)[numbers])
+        seen.update(numbers[np.asarray(mask)].tolist())
         return {"loss": jnp.full(2, mask.sum() * 1.0), "error": jnp.zeros(2)}
 
-    found = evaluate.evaluate(eval_step, None, split, batch_size, meshes.make_mesh())
+    steps = {False: eval_step}
+    found = evaluate.evaluate(steps, None, split, ONE_VIEW, batch_size, meshes.make_mesh())
     assert seen == dict.fromkeys(range(N), 1)
     np.testing.assert_allclose(found["loss"], [1.0, 1.0])
 
@@ -58,8 +68,9 @@ def test_mean_is_numpys(batch_size, split, network):
     normalization = Normalization(
         mean=np.full((1, 1, 1, 1), 128, np.float32), std=np.full((1, 1, 1, 1), 64, np.float32)
     )
-    eval_step = steps.make_eval_step(model, normalization, 2, mesh)
-    found = evaluate.evaluate(eval_step, variables, split, batch_size, mesh)
+    config = ConfigDict({"replicates": 2, "model": {"num_classes": 3}})
+    eval_step = steps.make_eval_step(model, normalization, False, config, mesh)
+    found = evaluate.evaluate({False: eval_step}, variables, split, ONE_VIEW, batch_size, mesh)
 
     labels = np.asarray(split.labels)
     for replicate in (0, 1):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from resnet_jax.data.datasets import split_indices
 from resnet_jax.data.order import batch_indices
-from resnet_jax.data.resident import split_indices
 
 
 def endless(seed, steps, batch_size, examples):

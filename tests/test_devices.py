@@ -9,8 +9,8 @@ import pytest
 
 from resnet_jax import mesh as meshes
 from resnet_jax import settings
-from resnet_jax.data import resident
-from resnet_jax.evaluate import replicate_indices
+from resnet_jax.data import datasets
+from resnet_jax.data.crops import TRAIN
 from resnet_jax.programs import build
 from tests import tiny
 
@@ -23,16 +23,13 @@ def train(devices, steps, seeds=(0,), groups=1, fsdp=1, **overrides):
     """Takes `steps` steps; returns the state and each step's metrics, on the host."""
     c = settings.resolve(tiny.config(replicates=len(seeds), log__every=1, **overrides))
     mesh = mesh_of(devices, len(seeds), groups, fsdp)
-    data = resident.load(c.data, mesh)
-    programs = build(c, (8, 8, 1), data.normalization, mesh)
+    data = datasets.load(c.data, mesh)
+    programs = build(c, (8, 8, 1), data.normalization, data.train.select, mesh)
     seeds = np.asarray(seeds, np.int32)
     state = programs.start(seeds)
     history = []
-    for number in range(steps):
-        indices = replicate_indices(seeds, number, c.batch_size, len(data.train))
-        state, metrics = programs.train_step(
-            state, seeds, data.train.images, data.train.labels, indices
-        )
+    for batch in data.train.batches(seeds, range(steps), c.batch_size, c.accumulate, TRAIN):
+        state, metrics = programs.train_step(state, seeds, data.train.arrays, batch)
         assert len(state.params["logits"]["kernel"].sharding.device_set) == devices
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
@@ -115,13 +112,11 @@ def test_a_batch_in_parts_is_the_step_of_the_whole(devices, parts, seeds):
 def test_no_layer_sees_more_than_a_part(parts, rows):
     c = settings.resolve(tiny.config(accumulate=parts, model__bn_group=4))
     mesh = mesh_of(1)
-    data = resident.load(c.data, mesh)
-    programs = build(c, (8, 8, 1), data.normalization, mesh)
+    data = datasets.load(c.data, mesh)
+    programs = build(c, (8, 8, 1), data.normalization, data.train.select, mesh)
     seeds = np.zeros(1, np.int32)
-    indices = replicate_indices(seeds, 0, c.batch_size, len(data.train))
-    lowered = programs.train_step.lower(
-        programs.start(seeds), seeds, data.train.images, data.train.labels, indices
-    )
+    batch = next(data.train.batches(seeds, range(1), c.batch_size, c.accumulate, TRAIN))
+    lowered = programs.train_step.lower(programs.start(seeds), seeds, data.train.arrays, batch)
     # The forward convolutions: [batch, height, width, in] times [3, 3, in, out].
     forward = re.findall(r"\[b, 0, 1, f\]x\[0, 1, i, o\].*: \(tensor<(\d+)x", lowered.as_text())
     assert {int(batch) for batch in forward} == rows
@@ -190,7 +185,8 @@ def test_images_keep_their_labels():
 def test_best_is_the_first_of_equal_errors_and_never_diverged():
     c = settings.resolve(tiny.config(replicates=3))
     mesh = mesh_of(1)
-    programs = build(c, (8, 8, 1), resident.load(c.data, mesh).normalization, mesh)
+    data = datasets.load(c.data, mesh)
+    programs = build(c, (8, 8, 1), data.normalization, data.train.select, mesh)
     state = programs.start(np.arange(3))
     state = state.replace(diverged_at=jnp.array([-1, -1, 2], jnp.int32))
     for step, errors in ((3, [20.0, 20.0, 20.0]), (6, [20.0, 19.0, 19.0]), (9, [21.0, 19.5, 1.0])):

@@ -10,9 +10,11 @@ from resnet_jax import mesh as meshes
 from resnet_jax import runs, settings
 from resnet_jax import train as trainer
 from resnet_jax.checkpoint import Checkpoints
-from resnet_jax.data import resident
+from resnet_jax.data import datasets
+from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.views import make_views
 from resnet_jax.errors import UserError
-from resnet_jax.evaluate import evaluate, population_statistics, replicate_indices
+from resnet_jax.evaluate import evaluate, population_statistics
 from resnet_jax.programs import build
 from tests import tiny
 from tests.test_devices import relative_difference
@@ -27,14 +29,16 @@ class Setup:
     def __init__(self, devices, groups, fsdp, **overrides):
         c = settings.resolve(tiny.config(replicates=len(SEEDS), log__every=1, **overrides))
         self.mesh = meshes.make_mesh(len(SEEDS), groups, fsdp, jax.devices()[:devices])
-        self.data = resident.load(c.data, self.mesh)
-        self.programs = build(c, (8, 8, 1), self.data.normalization, self.mesh)
+        self.data = datasets.load(c.data, self.mesh)
+        self.programs = build(
+            c, (8, 8, 1), self.data.normalization, self.data.train.select, self.mesh
+        )
         self.config = c
 
     def arguments(self, number):
-        train = self.data.train
-        indices = replicate_indices(SEEDS, number, self.config.batch_size, len(train))
-        return SEEDS, train.images, train.labels, indices
+        train, steps = self.data.train, range(number, number + 1)
+        (batch,) = train.batches(SEEDS, steps, self.config.batch_size, 1, TRAIN)
+        return SEEDS, train.arrays, batch
 
     def train(self, steps):
         state = self.programs.start(SEEDS)
@@ -47,7 +51,10 @@ class Setup:
         variables = population_statistics(
             self.programs.moments_step, state.evaluated, self.data.train, SEEDS, 16, 32, self.mesh
         )
-        result = evaluate(self.programs.eval_step, variables, self.data.validation, 64, self.mesh)
+        views = make_views("center", self.config.data, self.config.eval)
+        result = evaluate(
+            self.programs.eval_steps, variables, self.data.validation, views, 64, self.mesh
+        )
         return jax.device_get((variables["batch_stats"], result))
 
 

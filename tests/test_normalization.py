@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from resnet_jax import evaluate, resnet
 from resnet_jax import mesh as meshes
 from resnet_jax import step as steps
 from resnet_jax.architectures import Architecture
 from resnet_jax.data.augment import Augmentation, Normalization
-from resnet_jax.data.resident import Split
+from resnet_jax.data.order import batch_indices
+from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.normalization import MOMENTS, BatchNorm
 from resnet_jax.resnet import ResNet
 
@@ -169,17 +171,20 @@ def test_population_statistics_are_numpys(monkeypatch):
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
     images[10:] //= 8  # so that batches differ
-    train = Split(jnp.asarray(images), jnp.zeros(20, jnp.int32))
+    train = ResidentSplit.place(images, np.zeros(20, np.int32), mesh)
     normalization = Normalization(
         mean=np.full((1, 1, 1, 1), 50, np.float32), std=np.full((1, 1, 1, 1), 80, np.float32)
     )
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=True)
     variables = jax.tree.map(lambda a: jnp.asarray(a)[None], dict(variables))
-    moments = steps.make_moments_step(model, normalization, Augmentation(0, False), 1, mesh)
+    config = ConfigDict({"replicates": 1, "batch_size": 8})
+    moments = steps.make_moments_step(
+        model, normalization, Augmentation(0, False), train.select, config, mesh
+    )
     # Two batches of eight, then a third is not whole: sixteen examples count.
     found = evaluate.population_statistics(moments, variables, train, np.array([7]), 8, 0, mesh)
 
-    used = [evaluate.replicate_indices(np.array([7]), n, 8, 20)[0] for n in (0, 1)]
+    used = [batch_indices(7, n, 8, 20) for n in (0, 1)]
     x = (images[np.concatenate(used)].astype(np.float64) - 50) / 80
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     # A kernel of ones sums each 3x3 neighbourhood.

@@ -1,6 +1,5 @@
 """The smallest run that has everything: an 8-layer net of few filters on digits."""
 
-import json
 import os
 import pathlib
 import subprocess
@@ -11,9 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import digits
+from configs import digits, saved
 from resnet_jax import runs, settings
 from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.data import sources
 from resnet_jax.programs import initializer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -69,11 +69,11 @@ def launch(workdir: pathlib.Path, **overrides: Any) -> subprocess.CompletedProce
 
 def final_state(workdir: pathlib.Path) -> Any:
     """Restores the newest checkpoint of a run folder, whatever its config."""
-    c = settings.resolve(ConfigDict(json.loads((workdir / "config.json").read_text())))
+    c = settings.resolve(saved.get_config(str(workdir)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
-        initializer(c, (8, 8, 1)).shapes(c.replicates),
+        initializer(c, sources.image_shape(c.data)).shapes(c.replicates),
     )
     checkpoints = Checkpoints(workdir / "checkpoints", keep=c.checkpoint.keep)
     try:

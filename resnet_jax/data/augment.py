@@ -96,7 +96,7 @@ class Augmentation:
         """Crops, flips and colours normalised images."""
         _, height, width, _ = images_BHWC.shape
         if self.color:
-            shift_B3 = 255 * (draws.color_B3 * _COLOR_VARIANCES) @ _COLOR_AXES.T
+            shift_B3 = 255 * draws.color_B3 @ (_COLOR_AXES * _COLOR_VARIANCES).T
             images_BHWC = images_BHWC + shift_B3[:, None, None, :] / self.std
         if self.pad:
             p = self.pad

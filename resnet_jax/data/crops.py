@@ -66,7 +66,7 @@ def _scaled(height: int, width: int, u: Sequence[float], size: int, low: int, hi
     for length, uniform in ((height, u[1]), (width, u[2])):
         resized = max(size, round(length / scale))
         start = int(uniform * (resized - size + 1))
-        first = round(start * length / resized)
+        first = min(length - 1, round(start * length / resized))
         last = round((start + size) * length / resized)
         sides.append((first, max(1, last - first)))
     (top, box_height), (left, box_width) = sides

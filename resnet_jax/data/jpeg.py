@@ -46,6 +46,12 @@ def size(encoded: bytes) -> tuple[int, int]:
         return image.height, image.width
 
 
+def is_rgb(encoded: bytes) -> bool:
+    """Whether a picture is a JPEG of three channels, as most are."""
+    stream = _stream(encoded)
+    return stream is not None and stream.codec_name == "jpeg" and stream.num_channels == 3
+
+
 def decode(encoded: bytes, choose: Callable[[int, int], Box] | None = None) -> np.ndarray:
     """Decodes a picture, or the box of it that `choose(height, width)` names.
 
@@ -95,7 +101,8 @@ def _stream(encoded: bytes) -> Any:
     if not hasattr(_local, "decoder"):
         _local.decoder = _make_decoder()
     try:
-        return _nvimgcodec().CodeStream(encoded)
+        stream = _nvimgcodec().CodeStream(encoded)
+        return stream if stream.height else None  # the header is read when it is first asked for
     except RuntimeError:
         return None
 

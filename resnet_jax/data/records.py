@@ -55,7 +55,8 @@ class Records:
             example = self._parse(self._examples[number])
         except Exception as e:  # the reader's and protobuf's have no common base
             raise RunError(f"{self._path}: record {number} of {self.split}: {e}") from e
-        self._read += 1
+        with self._lock:
+            self._read += 1
         features = example.features.feature
         names = features["file_name"].bytes_list.value
         return Record(

@@ -120,6 +120,7 @@ def load(name: str, data_dir: str) -> Source:
     Raises:
       UserError: the set is absent, is not in array_record form, or is too large to be resident.
     """
+    require(name, data_dir)
     if name == "digits":
         return _digits()
     if not KNOWN[name].resident:
@@ -158,6 +159,27 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
         Records(builder, KNOWN[name].test_split),
         _read_prepared(folder).get("note", ""),
     )
+
+
+def describe(name: str, data_dir: str) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Returns the folder where a set lies, and its dataset_info.json; see require()."""
+    require(name, data_dir)
+    folder = _folder(name, data_dir)
+    assert folder is not None  # require() saw it
+    return folder, json.loads((folder / "dataset_info.json").read_text())
+
+
+def splits_of(name: str) -> tuple[str, str]:
+    """Returns what TFDS calls the splits that are trained and tested on."""
+    return "train", KNOWN[name].test_split
+
+
+def shards(folder: pathlib.Path, split: str) -> list[tuple[pathlib.Path, Any]]:
+    """Returns each file of a split and what reads its records, encoded, by number."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    paths = _builder(folder).info.splits[split].filepaths
+    return [(pathlib.Path(path), ArrayRecordDataSource([str(path)])) for path in paths]
 
 
 def _read_prepared(folder: pathlib.Path) -> dict[str, Any]:

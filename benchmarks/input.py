@@ -1,0 +1,147 @@
+"""How many pictures a second one core decodes, crops and resizes: here, in tf.data, with Pillow.
+
+    pip install -r benchmarks/requirements.txt    # TensorFlow, for the comparison alone
+    python -m benchmarks.input --data_dir=TFDS_DATA_DIR [--out=results/input]
+
+Each row is one augmentation, of the set as TFDS stored it or of a copy that experiments.prepare
+makes for it. All three do the same work, from an encoded record to a batch of uint8 crops of 224
+pixels, on all cores of this process; they take turns, so a noisy machine hurts them alike. The
+figures are medians over the rounds, with the lowest and highest.
+"""
+
+import importlib.util
+import itertools
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags, logging
+
+from benchmarks import input_peers
+from configs import imagenet
+from experiments import command_line, ledger
+from resnet_jax import mesh as meshes
+from resnet_jax.data import datasets, sources
+from resnet_jax.data.crops import TRAIN
+from resnet_jax.run_folder import write_bytes, write_json
+
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")
+_OUT = flags.DEFINE_string("out", None, "A folder for table.md and table.json; none: print only.")
+_PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round.", lower_bound=64)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
+_SHORT_SIDE = flags.DEFINE_integer("short_side", 320, "Of the prepared copy.")
+
+BATCH = 64
+_HEADINGS = ["augmentation", "pictures", "resnet_jax", "tf.data", "Pillow", "ours / tf.data",
+             "ours / tf.data as stored"]  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    sources.require("imagenet2012", _DATA_DIR.value)
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    if not has_tensorflow:
+        logging.warning("TensorFlow is not installed: pip install -r benchmarks/requirements.txt")
+    with tempfile.TemporaryDirectory() as small:
+        subprocess.run(
+            [sys.executable, "-m", "experiments.prepare", f"--data_dir={_DATA_DIR.value}",
+             f"--out={small}", f"--short_side={_SHORT_SIDE.value}"],
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        rows = []
+        for preset, folder in itertools.product(imagenet.PRESETS, (_DATA_DIR.value, small)):
+            kind = "prepared" if folder == small else "as stored"
+            rows.append({"augmentation": preset, "pictures": kind})
+            rows[-1] |= _measure(preset, folder, has_tensorflow)
+            logging.info("%s", ledger.aligned([_HEADINGS, _show(rows[-1], rows)]))
+    text = ledger.aligned([_HEADINGS, *(_show(row, rows) for row in rows)])
+    about = {
+        "unit": "pictures a second and core, median [lowest, highest]",
+        "rounds": _ROUNDS.value,
+        "pictures_a_round": _PICTURES.value,
+        "cores": _cores(),
+        "processor": _processor(),
+        "platform": platform.platform(),
+        "prepared": f"short side {_SHORT_SIDE.value}",
+        "versions": input_peers.versions(),
+    }
+    lines = [text, "", *(f"{key}: {value}" for key, value in about.items())]
+    print("\n".join(lines))
+    if _OUT.value:
+        out = pathlib.Path(_OUT.value)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "table.json", about | {"rows": rows})
+        write_bytes(out / "table.txt", ("\n".join(lines) + "\n").encode())
+    return 0
+
+
+def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[float]]:
+    """Returns each program's rates, one a round, in pictures a second and core."""
+    config = imagenet.get_config(preset).data
+    config.dir, config.validation, config.image_size = folder, 0, 224
+    mesh = meshes.make_mesh()
+    data = datasets.load(config, mesh)
+    records = data.train.records  # type: ignore[attr-defined]  # a streamed split has them
+    steps = range(10**6)
+    batches = data.train.batches(np.zeros(1, np.int32), steps, BATCH, 1, TRAIN)
+    programs: dict[str, Iterator[Any]] = {"resnet_jax": batches}
+    with tempfile.TemporaryDirectory() as scratch:
+        if has_tensorflow:
+            programs["tf.data"] = input_peers.tf_data(records, config, BATCH, scratch)
+        programs["Pillow"] = input_peers.pillow(records, config, BATCH, _cores())
+        rates: dict[str, list[float]] = {name: [] for name in programs}
+        for number in range(_ROUNDS.value + 1):
+            for name, program in programs.items():
+                began = time.perf_counter()
+                for _ in range(_PICTURES.value // BATCH):
+                    next(program)
+                seconds = time.perf_counter() - began
+                if number:  # the first round warms up
+                    done = _PICTURES.value // BATCH * BATCH
+                    rates[name].append(done / seconds / _cores())
+                # What is being filled ahead would be the next one's burden.
+                time.sleep(0.5)
+    batches.close()
+    data.close()
+    return rates
+
+
+def _show(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
+    stored = next(r for r in rows if r["augmentation"] == row["augmentation"])
+
+    def rate(name: str) -> str:
+        if name not in row:
+            return "-"
+        each = row[name]
+        return f"{np.median(each):,.0f} [{min(each):,.0f}, {max(each):,.0f}]"
+
+    def ratio(other: dict[str, Any]) -> str:
+        if "tf.data" not in other:
+            return "-"
+        return f"{np.median(row['resnet_jax']) / np.median(other['tf.data']):.2f}"
+
+    rates = [rate(name) for name in ("resnet_jax", "tf.data", "Pillow")]
+    return [row["augmentation"], row["pictures"], *rates, ratio(row), ratio(stored)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    command_line.run(main)

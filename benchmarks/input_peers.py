@@ -1,0 +1,125 @@
+"""The work of resnet_jax.data.streaming, as one would write it with tf.data and with Pillow."""
+
+import importlib.metadata
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from resnet_jax.data import crops
+from resnet_jax.data.records import Records
+
+_AHEAD = 3
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
+            "area": Image.Resampling.BOX}  # fmt: skip
+
+
+def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str) -> Iterator[Any]:
+    """Yields uint8 batches of the crops of a `data` section, from a TFRecord copy in `scratch`.
+
+    tf.data cannot read array_record. Parallel calls and prefetching are tuned by tf.data itself;
+    its thread pool has a thread a core.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    import tensorflow as tf
+
+    path = str(pathlib.Path(scratch) / "pictures.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for number in range(len(records)):
+            record = records[number]
+            features = {
+                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[record.image])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[record.label])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
+    size = config.image_size
+
+    def parse(record: Any) -> tuple[Any, Any]:
+        kinds = {
+            "image": tf.io.FixedLenFeature([], tf.string),
+            "label": tf.io.FixedLenFeature([], tf.int64),
+        }
+        example = tf.io.parse_single_example(record, kinds)
+        return example["image"], tf.cast(example["label"], tf.int32)
+
+    def scaled(record: Any) -> tuple[Any, Any]:
+        encoded, label = parse(record)
+        image = tf.image.decode_jpeg(encoded, channels=3)
+        low, high = config.scales
+        short = tf.random.uniform([], low, high + 1, tf.int32)
+        shape = tf.shape(image)[:2]
+        resized = shape * short // tf.reduce_min(shape)
+        image = tf.image.resize(image, resized, config.resample)
+        image = tf.image.random_crop(image, [size, size, 3])
+        return tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8), label
+
+    def random_resized(record: Any) -> tuple[Any, Any]:
+        encoded, label = parse(record)
+        begin, extent, _ = tf.image.sample_distorted_bounding_box(
+            tf.image.extract_jpeg_shape(encoded),
+            tf.zeros([0, 0, 4]),
+            area_range=config.area,
+            aspect_ratio_range=config.aspect,
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        window = tf.stack([begin[0], begin[1], extent[0], extent[1]])
+        # Decoded only where it is cut: tf.data's fastest way.
+        image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+        image = tf.image.resize(image, [size, size], config.resample)
+        return tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8), label
+
+    crop = scaled if config.crop == "scale" else random_resized
+    pictures = tf.data.TFRecordDataset(path).repeat()
+    pictures = pictures.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
+    return iter(pictures.batch(batch_size, drop_remainder=True).prefetch(_AHEAD))
+
+
+def pillow(
+    records: Records, config: ConfigDict, batch_size: int, threads: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields uint8 batches of the crops of a `data` section, by threads with Pillow."""
+    crop, size = crops.make_crop(config), config.image_size
+
+    def fill(number: int, draws: np.ndarray, out: np.ndarray) -> int:
+        record = records[number % len(records)]
+        with Image.open(io.BytesIO(record.image)) as image:
+            box = crop.box(image.height, image.width, draws.tolist())
+            edges = (box.left, box.top, box.left + box.width, box.top + box.height)
+            rgb = image.convert("RGB")
+            out[...] = np.asarray(rgb.resize((size, size), _FILTERS[config.resample], edges))
+        return record.label
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def begin(step: int) -> tuple[np.ndarray, Any]:
+            images = np.empty((batch_size, size, size, 3), np.uint8)
+            draws = crops.draw(0, crops.TRAIN, step, batch_size, crop.draws)
+            numbers = range(step * batch_size, (step + 1) * batch_size)
+            return images, pool.map(fill, numbers, draws, images)
+
+        started = [begin(step) for step in range(_AHEAD)]
+        for step in range(_AHEAD, 10**9):
+            images, labels = started.pop(0)
+            yield images, np.array(list(labels), np.int32)
+            started.append(begin(step))
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what is compared."""
+    names = ("nvidia-nvimgcodec-cu12", "opencv-python-headless", "tensorflow-cpu", "pillow")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

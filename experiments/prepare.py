@@ -1,0 +1,214 @@
+"""Writes a copy of a streamed set that is faster to train from: smaller pictures, high quality.
+
+    python -m experiments.prepare --data_dir=TFDS_DATA_DIR --out=SMALL [--short_side=320]
+
+The copy has the same pictures in the same order, so the same step of a run sees the same ones:
+train with --config.data.dir=SMALL. Pictures whose short side is longer are reduced to it and
+compressed anew; the others stay as they are, byte by byte. Every picture is decoded once: those
+that cannot be are named, and copied as they are. The same command goes on where it was stopped.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import flags, logging
+from PIL import Image
+from tqdm import tqdm
+
+from experiments import command_line
+from resnet_jax.data import jpeg, sources
+from resnet_jax.errors import RunError, UserError, check_choice
+from resnet_jax.run_folder import write_bytes, write_json
+
+_NAME = flags.DEFINE_string("name", "imagenet2012", "Which set; see data.name.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir to read; see data.dir.")
+_OUT = flags.DEFINE_string("out", None, "The TFDS data_dir to write; made where it is new.")
+_SHORT_SIDE = flags.DEFINE_integer("short_side", 320, "Pixels, of pictures that are larger.")
+_QUALITY = flags.DEFINE_integer("quality", 92, "Of the JPEGs that are written, up to 95.")
+
+_TALLY = "{}.tally.json"  # beside a finished shard
+
+
+@dataclasses.dataclass
+class Tally:
+    """What became of some pictures."""
+
+    pictures: int = 0
+    reduced: int = 0
+    converted: int = 0  # to RGB JPEGs, of pictures that were not
+    bytes_before: int = 0
+    bytes_after: int = 0
+    squared_error: float = 0.0  # of compressing anew, summed over pictures: mean over their pixels
+    compressed: int = 0
+    damaged: list[str] = dataclasses.field(default_factory=list)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Sums every count."""
+        mine, its = (vars(tally) for tally in (self, other))
+        return Tally(**{key: mine[key] + its[key] for key in mine})
+
+    def __str__(self) -> str:
+        """Says it in a sentence or two."""
+        share = self.bytes_after / self.bytes_before
+        text = (
+            f"{self.pictures:,} pictures, {self.reduced:,} reduced: "
+            f"{_megabytes(self.bytes_before)} became {_megabytes(self.bytes_after)} ({share:.0%})"
+        )
+        if self.converted:
+            text += f"; {self.converted:,} that were no RGB JPEGs now are"
+        if self.compressed:
+            noise = 10 * math.log10(255**2 * self.compressed / max(self.squared_error, 1e-9))
+            text += f"; compressing anew cost them {noise:.1f} dB PSNR"
+        if self.damaged:
+            text += f"; cannot be decoded: {', '.join(self.damaged)}"
+        return f"{text}."
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    name, out = _NAME.value, pathlib.Path(command_line.required(_OUT)).absolute()
+    check_choice("--name", name, [n for n, facts in sources.KNOWN.items() if not facts.resident])
+    for flag, low, high in ((_SHORT_SIDE, 32, 4096), (_QUALITY, 50, 95)):
+        if not low <= flag.value <= high:
+            raise UserError(f"--{flag.name}={flag.value}; allowed is from {low} to {high}.")
+    folder, info = sources.describe(name, _DATA_DIR.value)
+    if (folder / sources.PREPARED).is_file():
+        raise UserError(f"{folder} is a prepared copy itself; give the set as TFDS made it.")
+    target = out / name / folder.name
+    if target == folder:
+        raise UserError(f"--out={out} is where the set itself lies; give another folder.")
+    try:
+        tallies = _prepare(folder, info, target)
+    except OSError as e:
+        raise RunError(f"{target} cannot be written: {e.strerror or e}.") from e
+    for split, tally in tallies.items():
+        print(f"{split}: {tally}")
+    print(f"Train from it with --config.data.dir={out}")
+    return 0
+
+
+def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -> dict[str, Tally]:
+    settings = {"short_side": _SHORT_SIDE.value, "quality": _QUALITY.value}
+    note = (
+        f"copies of the pictures reduced to a short side of {settings['short_side']} pixels, JPEG "
+        f"quality {settings['quality']}"
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    began = target / sources.PREPARED
+    if began.is_file() and json.loads(began.read_text()) != settings | {"note": note}:
+        raise UserError(
+            f"{target} holds a copy made with other settings ({json.loads(began.read_text())}); "
+            "give another --out or the same settings."
+        )
+    write_json(began, settings | {"note": note})
+    shards = {split: sources.shards(folder, split) for split in sources.splits_of(_NAME.value)}
+    total = sum(len(reader) for readers in shards.values() for _, reader in readers)
+    tallies = {split: Tally() for split in shards}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with (
+        ThreadPoolExecutor(cores) as pool,
+        tqdm(total=total, unit="picture", disable=not sys.stderr.isatty()) as bar,
+    ):
+        for split, readers in shards.items():
+            for number, (path, reader) in enumerate(readers, start=1):
+                tally = _shard(reader, target / path.name, pool)
+                tallies[split] += tally
+                bar.update(tally.pictures)
+                if not sys.stderr.isatty():
+                    logging.info("%s: shard %d of %d.", split, number, len(readers))
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".txt") and file.name != "dataset_info.json":
+            shutil.copy(file, target / file.name)
+    for split in info["splits"]:
+        if split["name"] in tallies:
+            split["numBytes"] = str(tallies[split["name"]].bytes_after)
+    info["splits"] = [split for split in info["splits"] if split["name"] in tallies]
+    write_json(target / "dataset_info.json", info)  # last: without it there is no data set
+    return tallies
+
+
+def _shard(reader: Any, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
+    """Writes one file, unless it has been written whole; returns what became of its pictures."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    done = path.with_name(_TALLY.format(path.name))
+    if path.is_file() and done.is_file():
+        return Tally(**json.loads(done.read_text()))
+    tally = Tally()
+    half = path.with_name(f".{path.name}.tmp")
+    # One record a group, for random access; JPEGs cannot be compressed further.
+    writer = ArrayRecordWriter(str(half), "group_size:1,uncompressed")
+    try:
+        copy = functools.partial(_copy, short_side=_SHORT_SIDE.value, quality=_QUALITY.value)
+        for number, (record, one) in enumerate(pool.map(copy, _records(reader))):
+            if one.damaged:
+                logging.warning("%s: record %d: %s", path.name, number, one.damaged[0])
+            tally += one
+            writer.write(record)
+    finally:
+        writer.close()
+    half.replace(path)
+    write_bytes(done, json.dumps(vars(tally)).encode())
+    return tally
+
+
+def _records(reader: Any) -> Any:
+    return (reader[number] for number in range(len(reader)))
+
+
+def _copy(record: bytes, short_side: int, quality: int) -> tuple[bytes, Tally]:
+    """Returns a TFDS example with its picture reduced, and what became of it."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example.FromString(record)
+    values = example.features.feature["image"].bytes_list.value
+    before = values[0]
+    tally = Tally(pictures=1, bytes_before=len(before), bytes_after=len(before))
+    try:
+        image = jpeg.decode(before)
+    except jpeg.UnreadableError as e:
+        names = example.features.feature["file_name"].bytes_list.value
+        tally.damaged = [f"{names[0].decode() if names else 'a picture'} ({e})"]
+        return record, tally
+    shrink = short_side / min(image.shape[:2])
+    is_rgb = jpeg.is_rgb(before)
+    if shrink >= 1 and is_rgb:
+        return record, tally
+    if shrink < 1:
+        height, width = (max(short_side, round(length * shrink)) for length in image.shape[:2])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    written = io.BytesIO()
+    Image.fromarray(image).save(written, "JPEG", quality=quality, subsampling="4:2:0")
+    after = written.getvalue()
+    error = np.square(jpeg.decode(after).astype(np.float32) - image).mean()
+    values[0] = after
+    return example.SerializeToString(), Tally(
+        pictures=1,
+        reduced=int(shrink < 1),
+        converted=int(not is_rgb),
+        bytes_before=len(before),
+        bytes_after=len(after),
+        squared_error=float(error),
+        compressed=1,
+    )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+if __name__ == "__main__":
+    command_line.run(main)

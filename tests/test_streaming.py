@@ -1,0 +1,342 @@
+"""Streamed batches: the right pictures, the right pixels, whoever reads them and whenever."""
+
+import collections
+import contextlib
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import mesh as meshes
+from resnet_jax import objective, runs, settings, step, train
+from resnet_jax.data import crops, datasets, jpeg, views
+from resnet_jax.data.augment import Augmentation
+from resnet_jax.data.order import batch_indices
+from resnet_jax.errors import RunError, UserError
+from tests import pictures, tiny
+
+SEEDS = np.array([3, 4], np.int32)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    pictures.prepare(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def opened(root, devices=8, replicates=1, preset="paper", **overrides):
+    c = settings.resolve(pictures.config(root, preset, **overrides))
+    mesh = meshes.make_mesh(replicates, 0, 1, jax.devices()[:devices])
+    with contextlib.closing(datasets.load(c.data, mesh)) as data:
+        yield c.data, data
+
+
+def batches(data, steps, seeds=SEEDS, parts=1, purpose=crops.TRAIN):
+    """Returns batches of 8 on the host."""
+    with contextlib.closing(data.train.batches(seeds, steps, 8, parts, purpose)) as found:
+        return [jax.device_get(batch) for batch in found]
+
+
+# ------------------------------------------------------------------------- training batches
+
+
+@pytest.mark.parametrize("preset", ["paper", "modern"])
+def test_a_batch_is_the_order_cropped_and_resized(root, preset):
+    with opened(root, preset=preset) as (config, data):
+        members, held_out = datasets.split_indices(30, 4, 0)
+        assert len(data.train) == 26
+        assert len(data.validation) == 4
+        assert len(data.test) == 11
+        assert not set(members) & set(held_out)
+        records, crop = pictures.records(root), crops.make_crop(config)
+        for number, batch in enumerate(batches(data, range(5))):
+            assert batch["images"].shape == (2, 1, 8, 32, 32, 3)
+            assert batch["images"].dtype == np.uint8
+            for r, seed in enumerate(SEEDS):
+                order = members[batch_indices(int(seed), number, 8, 26)]
+                assert batch["labels"][r, 0].tolist() == [pictures.label_of(n) for n in order]
+                draws = crops.draw(int(seed), crops.TRAIN, number, 8, crop.draws)
+                for image, n, row in zip(batch["images"][r, 0], order, draws, strict=True):
+                    whole = jpeg.decode(records[int(n)].image)
+                    box = crop.box(*whole.shape[:2], row.tolist())
+                    cut = whole[box.top : box.top + box.height, box.left : box.left + box.width]
+                    wanted = jpeg.resize(cut, 32, 32, config.resample)
+                    np.testing.assert_array_equal(image, wanted)
+
+
+def test_any_step_can_be_the_first(root):
+    with opened(root) as (_, data):
+        whole, late = batches(data, range(6)), batches(data, range(3, 6))
+    tiny.assert_bit_equal(whole[3:], late)
+    assert len({batch["images"].tobytes() for batch in whole}) == 6
+
+
+def test_devices_and_parts_change_no_batch(root):
+    with opened(root, 1) as (_, one):
+        alone = batches(one, range(3))
+        in_parts = batches(one, range(3), parts=2)
+        assert in_parts[0]["images"].shape == (2, 2, 4, 32, 32, 3)
+        for a, b in zip(alone, in_parts, strict=True):
+            assert a["images"].tobytes() == b["images"].tobytes()
+            assert a["labels"].tobytes() == b["labels"].tobytes()
+    for replicates in (1, 2):
+        with opened(root, 8, replicates) as (_, eight):
+            tiny.assert_bit_equal(alone, batches(eight, range(3)))
+
+
+def test_population_statistics_have_crops_of_their_own(root):
+    with opened(root) as (_, data):
+        train_, population = batches(data, range(1)), batches(data, range(1), purpose=1)
+    assert train_[0]["labels"].tolist() == population[0]["labels"].tolist()
+    assert (train_[0]["images"] != population[0]["images"]).any()
+
+
+def test_a_process_reads_only_what_its_devices_compute(root, monkeypatch):
+    with opened(root) as (_, data):
+        sharding = meshes.split_batches(data.train.mesh)
+
+        class OfTwo:
+            """What the second of two processes with four devices each would see."""
+
+            def addressable_devices_indices_map(self, shape):
+                found = sharding.addressable_devices_indices_map(shape)
+                return {d: i for d, i in found.items() if d in jax.devices()[4:]}
+
+        monkeypatch.setattr(meshes, "split_batches", lambda mesh: OfTwo())
+        records = data.train.records
+        before = records.read
+        filling = data.train._begin_step(0, SEEDS, (2, 1, 8), crops.TRAIN)
+        for task in filling.tasks:
+            task.result()
+        assert records.read - before == 8  # half of two batches of eight
+
+
+def test_batches_are_filled_ahead_and_dropped_when_nobody_wants_them(root):
+    with opened(root) as (_, data):
+        read = data.train.records
+        stream = data.train.batches(SEEDS, range(100), 8, 1, crops.TRAIN)
+        next(stream)
+        stream.close()
+        after = read.read
+        # The one taken and those ahead of it, of 16 pictures each; not one of the other 96.
+        assert 16 <= after <= 16 * 5
+        with contextlib.closing(data.train.batches(SEEDS, range(1), 8, 1, 0)) as one:
+            assert len(list(one)) == 1
+
+
+# ------------------------------------------------------------------------------ evaluation
+
+
+def view_of(name, config):
+    return views.make_views(name, config, pictures.config("").eval)
+
+
+@pytest.mark.parametrize("name", settings.VIEWS)
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_every_picture_is_evaluated_exactly_once(root, name, batch_size):
+    seen = collections.Counter()
+    with opened(root) as (config, data):
+        for batch in data.test.views(view_of(name, config), batch_size):
+            assert {len(group) for group in batch.groups} == {len(batch.mask)}
+            assert len(batch.mask) % 8 == 0
+            seen.update(np.asarray(batch.labels)[np.asarray(batch.mask)].tolist())
+    assert seen == {pictures.label_of(1000 + n): 1 for n in range(11)}
+
+
+def test_the_centre_and_ten_crops_by_hand(root):
+    with opened(root) as (config, data):
+        (ten,) = data.test.views(view_of("ten_crop", config), 64)
+        (centre,) = data.test.views(view_of("center", config), 64)
+    assert (view_of("ten_crop", config).mirrored, view_of("center", config).mirrored) == (1, 0)
+    records = pictures.records(root, "validation")
+    for n in range(11):
+        image = jpeg.decode(records[n].image)
+        height, width = image.shape[:2]
+        scale = 36 / min(height, width)
+        resized = jpeg.resize(image, round(height * scale), round(width * scale), "bilinear")
+        bottom, right = resized.shape[0] - 32, resized.shape[1] - 32
+        assert min(bottom, right) == 4
+        places = [(round(bottom / 2), round(right / 2)), (0, 0), (0, right), (bottom, 0),
+                  (bottom, right)]  # fmt: skip
+        wanted = [resized[top : top + 32, left : left + 32] for top, left in places]
+        np.testing.assert_array_equal(ten.groups[0][n], wanted)
+        np.testing.assert_array_equal(centre.groups[0][n], wanted[:1])
+
+
+def test_whole_pictures_at_every_scale():
+    whole = views.Whole((32, 48), "bilinear")
+    for (height, width), shapes in {
+        (100, 100): [(1, 32, 32), (1, 48, 48)],
+        (100, 133): [(1, 32, 32), (1, 48, 48)],  # 14/12 of 48 is less than 64
+        (100, 134): [(1, 32, 32), (1, 48, 64)],
+        (134, 100): [(1, 32, 32), (1, 64, 48)],
+        (100, 900): [(1, 32, 64), (1, 48, 96)],
+        (900, 100): [(1, 64, 32), (1, 96, 48)],
+    }.items():
+        bucket = whole.bucket(height, width)
+        assert whole.shapes(bucket) == shapes
+        cut = whole.cut(pictures.paint(5, height, width), bucket)
+        assert [view.shape for view in cut] == [(*shape, 3) for shape in shapes]
+    # Of a long picture, what is cut off is cut off at both ends alike.
+    long = np.arange(900, dtype=np.uint16)[None, :, None] * np.ones((100, 1, 3)) / 4
+    (small, _) = whole.cut(long.astype(np.uint8), whole.bucket(100, 900))
+    assert abs(small[0, 16, 0, 0] + float(small[0, 16, -1, 0]) - 224) <= 2
+
+
+def test_predictions_of_all_views_are_averaged():
+    """A network that is the sum of its left half against its right: mirrored, it swaps them."""
+
+    class Halves:
+        def apply(self, variables, images, train):
+            left, right = (half.sum((1, 2, 3)) for half in jnp.split(images, 2, axis=2))
+            return jnp.stack([left, right, jnp.zeros_like(left)], axis=1)
+
+    def normalization(images):
+        return images.astype(jnp.float32) / 1000
+
+    c = pictures.config("", model__num_classes=100)
+    mesh = meshes.make_mesh(1, 0, 1, jax.devices()[:1])
+    images = np.random.default_rng(0).integers(0, 256, (5, 2, 4, 4, 3)).astype(np.uint8)
+    small = images[:, :1, :2, :2]
+    labels, mask = np.array([0, 1, 2, 0, 1], np.int32), np.array([True] * 4 + [False])
+
+    def probabilities(batch):
+        x = batch.astype(np.float64) / 1000
+        logits = np.stack([h.sum((2, 3, 4)) for h in np.split(x, 2, axis=3)], axis=-1)
+        logits = np.concatenate([logits, 0 * logits[..., :1]], axis=-1)
+        return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+    for mirrored in (False, True):
+        eval_step = step.make_eval_step(Halves(), normalization, mirrored, c, mesh)
+        found = eval_step({"params": np.zeros(1)}, (images, small), labels, mask)
+        each = np.concatenate([probabilities(images), probabilities(small)], axis=1)
+        if mirrored:
+            each = np.concatenate([each, each[..., [1, 0, 2]]], axis=1)
+        mean = each.mean(axis=1)
+        wanted = -np.log(mean[range(5), labels])[mask].sum()
+        np.testing.assert_allclose(found["loss"], [wanted], rtol=1e-5)
+        error = 100.0 * (mean.argmax(1) != labels)[mask].sum()
+        np.testing.assert_allclose(found["error"], [error])
+        assert set(found) == {"loss", "error", "top5_error"}
+
+
+def test_the_best_five():
+    logits = jnp.array([[9.0, 8, 7, 6, 5, 4, 3], [9, 8, 7, 6, 5, 4, jnp.nan], [1] * 7])
+    for label, errors in ((4, [0, 100, 0]), (5, [100, 100, 0]), (0, [0, 0, 0])):
+        found = objective.top5_error(logits, jnp.full(3, label))
+        assert found.tolist() == errors, label
+    all_nan = jnp.full((1, 7), jnp.nan)
+    assert objective.top5_error(all_nan, jnp.zeros(1, jnp.int32)).tolist() == [100.0]
+
+
+# ------------------------------------------------------------------------------ whole runs
+
+
+def run(folder, root, **overrides):
+    status = train.train(pictures.config(root, **overrides), str(folder))
+    return status, runs.read(folder)
+
+
+ALL_VIEWS = {"eval__views": ("ten_crop", "center", "fully_convolutional")}
+
+
+def test_a_run_has_every_number(root, tmp_path):
+    status, found = run(tmp_path / "run", root, replicates=2, batch_size=8, **ALL_VIEWS)
+    assert status == "completed"
+    last = found.metrics[-1]
+    for name in ("error", "error_center", "error_fully_convolutional", "top5_error", "loss_center"):
+        assert len(last[f"test/{name}"]) == 2
+    assert len(last["validation/top5_error"]) == 2
+    assert found.environment["data"]["image_shape"] == [32, 32, 3]
+    assert (found.environment["data"]["train"], found.environment["data"]["test"]) == (26, 11)
+    losses = [row["train/loss"][0] for row in found.metrics]
+    assert len(set(losses)) == 5
+
+
+def test_a_stopped_run_goes_on_with_the_same_pictures(root, tmp_path, monkeypatch):
+    run(tmp_path / "whole", root)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.StopRequest, "reached", lambda self, number: number == 3)
+        patch.setattr(train.StopRequest, "received", "SIGTERM", raising=False)
+        assert run(tmp_path / "parts", root)[0] == "preempted"
+    assert runs.read(tmp_path / "parts").status["step"] == 3
+    assert run(tmp_path / "parts", root)[0] == "completed"
+    assert tiny.lines(tmp_path / "parts") == tiny.lines(tmp_path / "whole")
+    tiny.assert_bit_equal(
+        tiny.final_state(tmp_path / "parts"), tiny.final_state(tmp_path / "whole")
+    )
+
+
+# ------------------------------------------------------------------------- damaged pictures
+
+BROKEN = {
+    7: pictures.encode(pictures.paint(7))[:400],
+    8: b"not a picture",
+}
+
+
+def test_damaged_pictures_are_named_once_and_grey(tmp_path, caplog):
+    pictures.prepare(tmp_path, BROKEN | {9: pictures.encode(pictures.paint(9), "CMYK")})
+    with opened(tmp_path, 1, data__validation=0) as (_, data), caplog.at_level(logging.WARNING):
+        seen = collections.Counter()
+        for batch in batches(data, range(8)):  # two epochs and more
+            for image, label in zip(
+                batch["images"].reshape(-1, 32, 32, 3), batch["labels"].ravel(), strict=True
+            ):
+                seen[int(label)] += 1
+                is_grey = (image == 128).all()
+                assert is_grey == (label in {pictures.label_of(n) for n in BROKEN})
+        assert set(data.train.records.damaged) == set(BROKEN)
+        assert min(seen[pictures.label_of(n)] for n in (7, 8, 9)) > 1
+    named = [record.getMessage() for record in caplog.records]
+    assert len(named) == 2
+    assert sum("train_7.JPEG of train cannot be decoded" in text for text in named) == 1
+    assert sum("train_8.JPEG of train cannot be decoded (it is not" in text for text in named) == 1
+
+
+def test_a_damaged_picture_does_not_end_a_run(tmp_path):
+    pictures.prepare(tmp_path, BROKEN)
+    status, _ = run(tmp_path / "run", tmp_path, data__validation=12, **ALL_VIEWS)
+    assert status == "completed"
+
+
+def test_too_many_damaged_pictures_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnet_jax.data.records._TOLERATED", 3)
+    pictures.prepare(tmp_path, dict.fromkeys(range(25), b"not a picture"))
+    with pytest.raises(RunError, match=r"\d+ of the \d+ pictures of train .* cannot be decoded"):
+        run(tmp_path / "run", tmp_path)
+    assert runs.read(tmp_path / "run").status["status"] == "failed"
+
+
+def test_another_copy_of_the_data_is_refused(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.StopRequest, "reached", lambda self, number: number == 2)
+    monkeypatch.setattr(train.StopRequest, "received", "SIGTERM", raising=False)
+    run(tmp_path / "run", root)
+    folder = pictures.prepare(tmp_path / "small")
+    (folder / "prepared.json").write_text('{"note": "smaller copies"}')
+    there_and_here = r"began on data as TFDS prepares them; data\.dir leads to smaller copies"
+    with pytest.raises(UserError, match=there_and_here):
+        run(tmp_path / "run", tmp_path / "small")
+
+
+# ---------------------------------------------------------------------------------- colour
+
+
+def test_colours_move_along_imagenets_axes():
+    std = np.array([2.0, 4.0, 8.0], np.float32).reshape(1, 1, 1, 3)
+    augmentation = Augmentation(0, False, True, std)
+    images = jnp.zeros((2000, 2, 2, 3))
+    draws = augmentation.draw(jax.random.key(0), 2000)
+    shift = np.asarray(augmentation(draws, images)) * std / 255  # in [0, 1], as published
+    assert (shift == shift[:, :1, :1]).all()  # one shift an image
+    axes = np.array([[-0.5675, -0.5808, -0.5836], [0.7192, -0.0045, -0.6948],
+                     [0.4009, -0.8140, 0.4203]])  # fmt: skip
+    along = shift[:, 0, 0] @ axes.T
+    np.testing.assert_allclose(along.std(0), 0.1 * np.array([0.2175, 0.0188, 0.0045]), rtol=0.1)
+    np.testing.assert_allclose(np.corrcoef(along.T), np.eye(3), atol=0.1)
+    off = Augmentation(0, False, False, std)
+    np.testing.assert_array_equal(off(draws, images), images)
