@@ -36,9 +36,9 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet
 _OUT = flags.DEFINE_string("out", None, "A folder for table.md and table.json; none: print only.")
 _PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round.", lower_bound=64)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
-_SHORT_SIDE = flags.DEFINE_integer("short_side", 320, "Of the prepared copy.")
 
 BATCH = 64
+_WARM = 8  # batches; more than any of them fills ahead
 _HEADINGS = ["augmentation", "pictures", "resnet_jax", "tf.data", "Pillow", "ours / tf.data",
              "ours / tf.data as stored"]  # fmt: skip
 
@@ -53,9 +53,10 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as small:
         subprocess.run(
             [sys.executable, "-m", "experiments.prepare", f"--data_dir={_DATA_DIR.value}",
-             f"--out={small}", f"--short_side={_SHORT_SIDE.value}"],
+             f"--out={small}"],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
+        _, _, note = sources.open_records("imagenet2012", small)
         rows = []
         for preset, folder in itertools.product(imagenet.PRESETS, (_DATA_DIR.value, small)):
             kind = "prepared" if folder == small else "as stored"
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         "cores": _cores(),
         "processor": _processor(),
         "platform": platform.platform(),
-        "prepared": f"short side {_SHORT_SIDE.value}",
+        "prepared": note,
         "versions": input_peers.versions(),
     }
     lines = [text, "", *(f"{key}: {value}" for key, value in about.items())]
@@ -100,6 +101,8 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
         rates: dict[str, list[float]] = {name: [] for name in programs}
         for number in range(_ROUNDS.value + 1):
             for name, program in programs.items():
+                for _ in range(_WARM):  # what was filled ahead while another had its turn
+                    next(program)
                 began = time.perf_counter()
                 for _ in range(_PICTURES.value // BATCH):
                     next(program)
@@ -107,8 +110,7 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
                 if number:  # the first round warms up
                     done = _PICTURES.value // BATCH * BATCH
                     rates[name].append(done / seconds / _cores())
-                # What is being filled ahead would be the next one's burden.
-                time.sleep(0.5)
+                time.sleep(1)  # until what it fills ahead is no burden on the next
     batches.close()
     data.close()
     return rates

@@ -1,6 +1,6 @@
 """Writes a copy of a streamed set that is faster to train from: smaller pictures, high quality.
 
-    python -m experiments.prepare --data_dir=TFDS_DATA_DIR --out=SMALL [--short_side=320]
+    python -m experiments.prepare --data_dir=TFDS_DATA_DIR --out=SMALL [--short_side=256]
 
 The copy has the same pictures in the same order, so the same step of a run sees the same ones:
 train with --config.data.dir=SMALL. Pictures whose short side is longer are reduced to it and
@@ -35,8 +35,8 @@ from resnet_jax.run_folder import write_bytes, write_json
 _NAME = flags.DEFINE_string("name", "imagenet2012", "Which set; see data.name.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir to read; see data.dir.")
 _OUT = flags.DEFINE_string("out", None, "The TFDS data_dir to write; made where it is new.")
-_SHORT_SIDE = flags.DEFINE_integer("short_side", 320, "Pixels, of pictures that are larger.")
-_QUALITY = flags.DEFINE_integer("quality", 92, "Of the JPEGs that are written, up to 95.")
+_SHORT_SIDE = flags.DEFINE_integer("short_side", 256, "Pixels, of pictures that are larger.")
+_QUALITY = flags.DEFINE_integer("quality", 90, "Of the JPEGs that are written, up to 95.")
 
 _TALLY = "{}.tally.json"  # beside a finished shard
 

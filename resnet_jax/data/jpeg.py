@@ -29,6 +29,7 @@ RESAMPLING = {
     # Averages where it shrinks, which alone avoids aliasing; has no meaning where it enlarges.
     "area": (cv2.INTER_AREA, cv2.INTER_LINEAR),
 }
+cv2.setNumThreads(1)  # whoever resizes has as many threads as there are cores already
 _START = threading.Lock()
 _local = threading.local()
 
@@ -67,10 +68,8 @@ def decode(encoded: bytes, choose: Callable[[int, int], Box] | None = None) -> n
     if stream is not None:
         wanted = stream
         if choose is not None:
-            box = choose(stream.height, stream.width)
-            region = _nvimgcodec().Region(
-                box.top, box.left, box.top + box.height, box.left + box.width
-            )
+            top, left, height, width = choose(stream.height, stream.width)
+            region = _nvimgcodec().Region(top, left, top + height, left + width)
             wanted = stream.get_sub_code_stream(region=region)
         decoder, params = _local.decoder
         decoded = decoder.decode(wanted, params=params)

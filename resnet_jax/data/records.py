@@ -16,7 +16,7 @@ class Record(NamedTuple):
 
     image: bytes  # encoded
     label: int
-    name: str  # its file's, or its number
+    name: str  # its file's; empty where that was not kept
 
 
 class Records:
@@ -57,12 +57,12 @@ class Records:
             raise RunError(f"{self._path}: record {number} of {self.split}: {e}") from e
         with self._lock:
             self._read += 1
-        features = example.features.feature
-        names = features["file_name"].bytes_list.value
+        feature = example.features.feature
+        names = feature["file_name"].bytes_list.value
         return Record(
-            features["image"].bytes_list.value[0],
-            features["label"].int64_list.value[0],
-            names[0].decode() if names else f"number {number}",
+            feature["image"].bytes_list.value[0],
+            feature["label"].int64_list.value[0],
+            names[0].decode() if names else "",
         )
 
     @property
@@ -88,10 +88,10 @@ class Records:
             count = len(self._damaged)
         logging.warning(
             "%s: %s of %s cannot be decoded (%s); a grey picture stands in for it.",
-            self._path, name, self.split, reason,
+            self._path, name or f"record {number}", self.split, reason,
         )  # fmt: skip
         if count > max(_TOLERATED, self._read / 100):
             raise RunError(
                 f"{count} of the {self._read} pictures of {self.split} in {self._path} that were "
-                f"read cannot be decoded; the last is {name}: {reason}"
+                f"read cannot be decoded; the last is {name or number}: {reason}"
             )

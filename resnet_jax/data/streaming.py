@@ -7,6 +7,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,7 @@ from resnet_jax.data.splits import EvalBatch
 from resnet_jax.data.views import Views
 
 _CHUNK = 8  # pictures a task: enough that handing it over costs nothing
+_ALIGNMENT = 64  # bytes
 _GREY = 128  # stands in for what cannot be decoded: about the mean of all pictures
 
 
@@ -266,7 +268,7 @@ class _Shares:
             self._by_place[self._key(where)] = len(self.shares)
             lengths = tuple(s.stop - s.start for s in where)
             # Fresh memory each time: a CPU device computes on it in place.
-            arrays = [np.zeros((*lengths, *picture), np.uint8) for picture in pictures]
+            arrays = [_aligned((*lengths, *picture)) for picture in pictures]
             self.shares.append((arrays, np.zeros(lengths, np.int32), where))
 
     def place(self) -> list[jax.Array]:
@@ -290,3 +292,11 @@ class _Shares:
     @staticmethod
     def _key(where: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
         return tuple((s.start, s.stop) for s in where)
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns zeros, uint8, where JAX's CPU devices take them: others they copy."""
+    size = math.prod(shape)
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].reshape(shape)
