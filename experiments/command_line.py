@@ -58,8 +58,11 @@ def _is_for_the_user(record: python_logging.LogRecord) -> bool:
     if record.pathname.startswith(ours) and not record.pathname.startswith(f"{ours}/.venv"):
         return True
     # Orbax and JAX tell a page about each checkpoint and backend. What Orbax's threads raise, they
-    # also log, four times with a traceback; checkpoint.py says it in one sentence.
-    is_repeated = "orbax" in record.pathname and record.exc_info is not None
+    # also log, four times with a traceback; checkpoint.py says it in one sentence. That it is
+    # asked to stop, each thread says on its own.
+    is_repeated = "orbax" in record.pathname and (
+        record.exc_info is not None or "preemption sync point" in str(record.msg)
+    )
     return record.levelno > python_logging.INFO and not is_repeated
 
 

@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -14,12 +14,23 @@ _ERRORS = {"train/error": "training %", "validation/error": "validation %", "tes
 _DASH = "-"
 
 
-def table(found: Iterable[runs.Run], expected: Sequence[str] = ()) -> str:
-    """Returns the table of `found`; cells of `expected` that have no folder are listed too."""
+def table(
+    found: Iterable[runs.Run],
+    expected: Sequence[str] = (),
+    jobs: Mapping[str, str] | None = None,
+) -> str:
+    """Returns the table of `found`; cells of `expected` that have no folder are listed too.
+
+    `jobs` is what a scheduler says of each cell: a column of its own.
+    """
     by_name = {run.name: run for run in found}
     rows = [["cell", "status", "step", *_ERRORS.values(), "device time", "remarks"]]
     for name in [*expected, *(n for n in by_name if n not in expected)]:
         rows.append(_row(by_name[name]) if name in by_name else [name, "not started"])
+    if jobs:
+        rows[0].insert(2, "job")
+        for row in rows[1:]:
+            row.insert(2, jobs.get(row[0], _DASH))
     rows += [[], ["Errors are the last ones logged; those of several replicates are their mean."]]
     return aligned(rows)
 

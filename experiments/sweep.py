@@ -1,12 +1,15 @@
 """Runs a study: every cell of its grid, each as a process of its own.
 
     python -m experiments.sweep --config=configs/degradation_digits.py \
-        --workdir=runs/degradation_digits [--dry_run | --status]
+        --workdir=runs/degradation_digits [--dry_run | --status | --cancel]
 
 The same command again runs what is missing: completed and diverged cells are done, all others go
 on from their checkpoints. --config.base.KEY=VALUE changes a setting for all cells,
---config.grid.model.depth="(20,56)" the grid. Exit codes: 0 all done; 1 a cell failed; 2 a mistake
-in the command; 42 stopped, or a cell was, with everything saved.
+--config.grid.model.depth="(20,56)" the grid. Exit codes: 0 all done, or handed to a scheduler; 1 a
+cell failed; 2 a mistake in the command; 42 stopped, or a cell was, with everything saved.
+
+--launcher=slurm hands the missing cells to Slurm as one array and returns; those that it has
+already are left alone. --status then tells what Slurm says of each, --cancel takes them out.
 """
 
 import fnmatch
@@ -20,8 +23,8 @@ from absl import flags, logging
 
 from experiments import cell_folders, command_line, estimate, ledger, plan, scheduling, study
 from experiments.estimate import Size
-from experiments.launchers import local
-from experiments.launchers.interface import Job
+from experiments.launchers import local, slurm
+from experiments.launchers.interface import Job, Queue
 from experiments.overview import Overview
 from experiments.study import Cell
 from resnet_jax import runs
@@ -36,9 +39,23 @@ _ONLY = flags.DEFINE_string("only", "*", "Take only cells whose name matches, as
 _JOBS = flags.DEFINE_integer(
     "jobs", 0, "Cells at a time; 0: as many as there are cores, or one on GPU and TPU."
 )
-_LAUNCHER = flags.DEFINE_string("launcher", "local", "What starts the cells: local.")
+_CANCEL = flags.DEFINE_bool("cancel", False, "Take the cells out of the scheduler's queue.")
+_LAUNCHER = flags.DEFINE_string("launcher", "local", "What starts the cells: local or slurm.")
 
-LAUNCHERS = {"local": local.Local}
+# Of --launcher=slurm, for each cell:
+_PARTITION = flags.DEFINE_string("partition", "", "The Slurm partition.")
+_ACCOUNT = flags.DEFINE_string("account", "", "The Slurm account.")
+_TIME = flags.DEFINE_string("time", "", "Slurm's time limit, as 12:00:00; a cell goes on after it.")
+_GRES = flags.DEFINE_string("gres", "", "What Slurm is to give each node, as gpu:8.")
+_NODES = flags.DEFINE_integer("nodes", 1, "Nodes a cell.", lower_bound=1)
+_TASKS = flags.DEFINE_integer(
+    "tasks_per_node", 1, "Processes a node: 1 with all its GPUs, or one a GPU.", lower_bound=1
+)
+_CPUS = flags.DEFINE_integer("cpus_per_task", 0, "CPUs a process; 0: Slurm's default.")
+_SBATCH = flags.DEFINE_multi_string("sbatch", [], "Any other option of sbatch, as '--qos=low'.")
+_OF_SLURM = (_PARTITION, _ACCOUNT, _TIME, _GRES, _NODES, _TASKS, _CPUS, _SBATCH)
+
+LAUNCHERS = ("local", "slurm")
 _SAVED = pathlib.Path(__file__).parents[1] / "configs" / "saved.py"
 
 
@@ -51,8 +68,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--jobs={_JOBS.value} is negative; allowed are 0 and above.")
     # This process only traces shapes: it must not take the devices that its cells need.
     jax.config.update("jax_platforms", "cpu")
+    queue = _queue(workdir)
+    if _CANCEL.value:
+        return _cancel(queue)
     if _STATUS.value:
-        print(_status(workdir))
+        print(_status(workdir, queue))
         return 0
 
     all_cells = study.cells(command_line.required(_CONFIG))
@@ -70,21 +90,38 @@ def main(argv: Sequence[str]) -> int:
     # By the study's size, not by what is left of it: the cores of a cell decide its threads, and
     # these the last digits of its results. A cell that goes on should go on as it began.
     at_once = min(_JOBS.value or local.default_jobs(platform, len(all_cells)), len(all_cells))
+    jobs = [_job(workdir / cell.name, with_cluster=queue is not None) for cell in missing]
     if _DRY_RUN.value:
         print(plan.table(cells, sizes, workdir, at_once, platform))
+        if queue and jobs:
+            print(f"\n{queue.script(jobs)}", end="")
         return 0
+    if queue:
+        return _submit(queue, workdir, missing, jobs)
 
-    signals = _run(missing, sizes, workdir, at_once, platform)
+    signals = _run(missing, jobs, sizes, workdir, at_once, platform)
     found = [runs.read(workdir / cell.name) for cell in cells]
     print(ledger.table(found))
     return exit_code(found, signals)
 
 
-def command(folder: pathlib.Path) -> tuple[str, ...]:
-    """Returns the command that trains, or goes on training, the cell of a run folder."""
-    config = f"{os.path.relpath(_SAVED)}:{folder / 'config.json'}"
+def command(folder: pathlib.Path, with_cluster: bool = False) -> tuple[str, ...]:
+    """Returns the command that trains, or goes on training, the cell of a run folder.
+
+    `with_cluster` says whether it joins the other processes of a cluster's job: where the sweep
+    itself is such a job, cells that it starts are not.
+    """
+    saved = _SAVED if with_cluster else os.path.relpath(_SAVED)
+    config = f"{saved}:{folder / 'config.json'}"
     program = (sys.executable, "-m", "experiments.train")
-    return (*program, f"--config={config}", f"--workdir={folder}")
+    cluster = () if with_cluster else ("--cluster=none",)
+    return (*program, f"--config={config}", f"--workdir={folder}", *cluster)
+
+
+def _job(folder: pathlib.Path, with_cluster: bool) -> Job:
+    if with_cluster:  # it starts elsewhere
+        folder = folder.absolute()
+    return Job(folder.name, command(folder, with_cluster), folder / cell_folders.LOG)
 
 
 def exit_code(found: Sequence[runs.Run], signals: int) -> int:
@@ -100,6 +137,7 @@ def exit_code(found: Sequence[runs.Run], signals: int) -> int:
 
 def _run(
     missing: Sequence[Cell],
+    jobs: Sequence[Job],
     sizes: Mapping[str, Size],
     workdir: pathlib.Path,
     at_once: int,
@@ -111,13 +149,8 @@ def _run(
     logging.info("%s: %d cells to run, %d at a time on %s.",
                  workdir, len(missing), at_once, platform)  # fmt: skip
     overview = Overview(missing, sizes, workdir, at_once)
-    jobs = [
-        Job(cell.name, command(workdir / cell.name), workdir / cell.name / cell_folders.LOG)
-        for cell in missing
-    ]
-    launcher = LAUNCHERS[_LAUNCHER.value](platform, at_once)
     try:
-        return scheduling.run(jobs, at_once, launcher, overview)
+        return scheduling.run(jobs, at_once, local.Local(platform, at_once), overview)
     finally:
         overview.close()
 
@@ -133,13 +166,61 @@ def _matching(cells: list[Cell]) -> list[Cell]:
     return chosen
 
 
-def _status(workdir: pathlib.Path) -> str:
+def _queue(workdir: pathlib.Path) -> Queue | None:
+    """Returns the scheduler that was asked for; None for this machine."""
+    if _LAUNCHER.value == "slurm":
+        return slurm.Slurm(
+            workdir,
+            slurm.Options(
+                _PARTITION.value, _ACCOUNT.value, _TIME.value, _GRES.value, _NODES.value,
+                _TASKS.value, _CPUS.value, _JOBS.value, tuple(_SBATCH.value),
+            ),
+            command_line.PREEMPTED,
+        )  # fmt: skip
+    given = [flag.name for flag in _OF_SLURM if flag.value != flag.default]
+    if given:
+        raise UserError(f"--{given[0]} is for --launcher=slurm; this is --launcher=local.")
+    return None
+
+
+def _submit(
+    queue: Queue, workdir: pathlib.Path, missing: Sequence[Cell], jobs: Sequence[Job]
+) -> int:
+    has = set(queue.active()) & {cell.name for cell in missing}
+    for cell in missing:
+        if cell.name not in has:
+            cell_folders.queue(workdir / cell.name, cell)
+    if has:
+        logging.info("%s has already: %s.", queue.name, listing(sorted(has)))
+    new = [job for job in jobs if job.name not in has]
+    if not new:
+        logging.info("There is nothing to submit.")
+        return 0
+    logging.info("%s", queue.submit(new))
+    logging.info("%d cells are submitted; the same command with --status or --cancel follows or "
+                 "ends them.", len(new))  # fmt: skip
+    return 0
+
+
+def _cancel(queue: Queue | None) -> int:
+    if queue is None:
+        raise UserError("--cancel is for a scheduler (--launcher=slurm); here, press Ctrl-C.")
+    chosen = [name for name in queue.active() if fnmatch.fnmatchcase(name, _ONLY.value)]
+    if chosen:
+        queue.cancel(chosen)
+    logging.info("Cancelled: %s.", listing(chosen) if chosen else "none, for none was there")
+    return 0
+
+
+def _status(workdir: pathlib.Path, queue: Queue | None) -> str:
     expected = []
     if _CONFIG.value is not None:
         expected = [cell.name for cell in _matching(study.cells(_CONFIG.value))]
     found = runs.find([workdir]) if workdir.is_dir() or not expected else []
     return ledger.table(
-        [run for run in found if fnmatch.fnmatchcase(run.name, _ONLY.value)], expected
+        [run for run in found if fnmatch.fnmatchcase(run.name, _ONLY.value)],
+        expected,
+        queue.states() if queue else None,
     )
 
 

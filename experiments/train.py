@@ -5,9 +5,10 @@
 
 The same command goes on with a run that was stopped. Any setting of configs/base.py is a flag.
 
-Several processes train one run together, each with its share of the devices: start the same command
-in each, with --coordinator=HOST:PORT (of process 0), --processes=N and --process=0 ... N-1. They
-must see the same --workdir.
+Several processes train one run together, each with its share of the devices, and must see the same
+--workdir. In Slurm's srun, on Cloud TPU and in a Kubernetes Job they find each other. By hand, give
+each the same command with --coordinator=HOST:PORT (of process 0), --processes=N and --process=0
+... N-1.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; made where it i
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 listens.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together.")
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+_CLUSTER = flags.DEFINE_enum(
+    "cluster", "auto", ["auto", "none"], "Whether to join the processes that a cluster has started."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
 def _join_processes() -> None:
     coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     if coordinator is None and processes is None and process is None:
+        if _CLUSTER.value == "auto":
+            distributed.initialize_cluster()
         return
     if coordinator is None or processes is None or process is None:
         raise UserError("--coordinator, --processes and --process go together; one is missing.")

@@ -4,6 +4,7 @@ Every process runs the same program on its share of the devices. Process 0 alone
 folder; what it finds there, it tells the others.
 """
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -14,11 +15,31 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from resnet_jax import clusters
 from resnet_jax.errors import RunError, UserError
 
 # A process that has not been heard of for so long is lost, and the others stop with a message.
 HEARTBEAT_SECONDS = 30
 _MESSAGE_BYTES = 1 << 16
+
+
+def initialize_cluster() -> None:
+    """Joins the processes that a cluster has started, where it was one; before any device is used.
+
+    A job of a single process too: only then does JAX hear that it is about to be preempted.
+
+    Raises:
+      RunError: the others did not come, or what finds them is not installed.
+    """
+    cluster = clusters.detect(os.environ)
+    if not cluster:
+        return
+    if cluster == "kubernetes" and importlib.util.find_spec("kubernetes") is None:
+        raise RunError(
+            "This is a Kubernetes job, and JAX finds its pods by the kubernetes package: "
+            "pip install 'jax[k8s]', or train alone with --cluster=none."
+        )
+    _join(f"this {cluster} job", **clusters.arguments(cluster, os.environ))
 
 
 def initialize(coordinator: str, processes: int, process: int) -> None:
@@ -43,16 +64,21 @@ def initialize(coordinator: str, processes: int, process: int) -> None:
         )
     # By default it would listen on every interface.
     os.environ.setdefault("JAX_COORDINATOR_BIND_ADDRESS", coordinator)
+    _join(
+        coordinator,
+        coordinator_address=coordinator,
+        num_processes=processes,
+        process_id=process,
+        cluster_detection_method="deactivate",
+    )
+
+
+def _join(meeting: str, **arguments: Any) -> None:
     try:
-        jax.distributed.initialize(
-            coordinator_address=coordinator,
-            num_processes=processes,
-            process_id=process,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
-    except RuntimeError as e:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **arguments)
+    except (RuntimeError, ValueError) as e:
         reason = str(e).split("\n")[0]
-        raise RunError(f"The processes of {coordinator} did not meet: {reason}") from e
+        raise RunError(f"The processes of {meeting} did not meet: {reason}") from e
     if not is_primary():
         logging.set_verbosity(logging.WARNING)  # process 0 says it
 

@@ -72,7 +72,13 @@ def main() -> None:
         sys.exit(train(pathlib.Path(sys.argv[2])))
     from experiments import command_line, sweep
 
-    sweep.command = lambda folder: (sys.executable, "-m", "tests.sweep_fake", "cell", str(folder))
+    sweep.command = lambda folder, _: (
+        sys.executable,
+        "-m",
+        "tests.sweep_fake",
+        "cell",
+        str(folder),
+    )
     command_line.run(sweep.main)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -37,3 +38,26 @@ class Launcher(Protocol):
 
     def kill(self) -> None:
         """Ends every job at once."""
+
+
+class Queue(Protocol):
+    """A scheduler that takes jobs and runs them when it can, whether or not a sweep lives."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    def script(self, jobs: Sequence[Job]) -> str:
+        """Returns what would be submitted, for people."""
+
+    def submit(self, jobs: Sequence[Job]) -> str:
+        """Hands jobs over and returns what to tell the user; RunError where that fails."""
+
+    def states(self) -> dict[str, str]:
+        """Returns what the scheduler says of each job that it was ever given."""
+
+    def active(self) -> list[str]:
+        """Returns the jobs that it runs or will run."""
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """Takes jobs out; those that run are asked to save first."""
