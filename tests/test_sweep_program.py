@@ -37,7 +37,7 @@ def sweep(workdir, *flags):
         ((), "--config is missing"),
         (("--status",), "is not a folder"),
         ((STUDY, "--only=plain-2"), "nearest: plain-20"),
-        ((STUDY, "--launcher=slurm"), "allowed are local"),
+        ((STUDY, "--launcher=slrum"), "nearest: slurm"),
         ((STUDY, "--jobs=-1"), "--jobs=-1"),
         ((STUDY, "--config.grid.model.depht=(20,)"), "nearest: grid.model.depth"),
         ((STUDY, "--config.grid.model.depth=(20,21)"), "nearest: 20 and 26"),

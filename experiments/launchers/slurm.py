@@ -122,8 +122,6 @@ class Slurm:
     def states(self) -> dict[str, str]:
         """Returns the newest task of each cell and how it is, as ``12_3 RUNNING on node7``."""
         tasks = self._tasks()
-        if not tasks:
-            return {}
         wanted = set(tasks.values())
         found = _from_squeue(wanted)
         found |= _from_sacct(wanted - found.keys())
@@ -211,7 +209,7 @@ def _slurm(*command: str) -> str:
         ) from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RunError(f"{command[0]} failed: {said[-1]}")
+        raise RunError(f"{command[0]} failed: {said[-1].removeprefix(f'{command[0]}: error: ')}")
     return done.stdout
 
 
