@@ -2,8 +2,8 @@
 
     python -m experiments.calibrate "$(cat runs/plain-20/config.json)"
 
-Prints {"seconds_a_step", "seconds_before"}: the latter for compiling and initialising. A program of
-its own: it holds the devices only while it runs, and runs on the cores that a cell will have.
+Prints {"devices", "seconds_a_step", "seconds_before"}: the last for compiling and initialising. A
+program of its own: it holds the devices only while it runs, on the cores that a cell will have.
 """
 
 import json
@@ -25,7 +25,7 @@ from resnet_jax.programs import build
 _TIMED_SECONDS = 1.0
 
 
-def calibrate(content: dict[str, Any]) -> dict[str, float]:
+def calibrate(content: dict[str, Any]) -> dict[str, Any]:
     """Trains a saved config for about a second and returns what was measured."""
     config = saved.from_dict(content, "The config")
     image_shape = sources.image_shape(config.data)
@@ -53,6 +53,7 @@ def calibrate(content: dict[str, Any]) -> dict[str, float]:
         done, seconds = done + 1, time.monotonic() - compiled
     seconds_a_step = seconds / done
     return {
+        "devices": jax.device_count(),
         "seconds_a_step": seconds_a_step,
         "seconds_before": compiled - began - seconds_a_step,
     }

@@ -10,6 +10,7 @@ from resnet_jax.data import sources
 
 # A backward pass computes two products of the forward's size: for the input and for the weights.
 _FORWARD_AND_BACKWARD = 3
+RESNET_50_MULT_ADDS = 3.8e9  # of one image of 224 pixels, forward (Table 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +33,16 @@ class Rate:
     """What this machine does, measured.
 
     Attributes:
-      mult_adds: a second, in each of the cells that run side by side.
+      mult_adds: a second, on all devices of each of the cells that run side by side.
       seconds_a_layer: before the first step, compiling; 0 where `mult_adds` has that in it.
       source: where it comes from, for people.
+      devices: of each cell.
     """
 
     mult_adds: float
     seconds_a_layer: float
     source: str
+    devices: int = 1
 
 
 def size_of(cell: Cell) -> Size:
@@ -62,16 +65,31 @@ def seconds(cell: Cell, size: Size, rate: Rate, step: int) -> float:
 
 def rate_of_finished(sizes: Mapping[str, Size], finished: Iterable[runs.Run]) -> Rate | None:
     """Returns the rate of cells that have completed, or None where none has."""
-    work, wall, names = 0.0, 0.0, []
+    work, wall, names, devices = 0.0, 0.0, [], 1
     for run in finished:
         device_seconds = run.status.get("device_seconds")
         if run.status.get("status") == "completed" and device_seconds:
             work += sizes[run.name].work
-            wall += device_seconds / max(1, len(run.environment.get("devices", [])))
+            devices = max(1, len(run.environment.get("devices", [])))
+            wall += device_seconds / devices
             names.append(run.name)
     if not names:
         return None
-    return Rate(work / wall, 0.0, f"the device time of what has finished here: {', '.join(names)}")
+    source = f"the device time of what has finished here: {', '.join(names)}"
+    return Rate(work / wall, 0.0, source, devices)
+
+
+def given_rate(images_per_second: float, devices: int) -> Rate:
+    """Returns a rate that somebody names, as benchmarks are published.
+
+    Args:
+      images_per_second: that one device trains of ResNet-50, at 224 pixels.
+      devices: of each cell.
+    """
+    work = images_per_second * RESNET_50_MULT_ADDS * _FORWARD_AND_BACKWARD * devices
+    each = f"{devices} devices a cell, each" if devices > 1 else "one device a cell,"
+    words = f"--rate: {each} training {images_per_second:,g} images/s of ResNet-50 at 224 pixels"
+    return Rate(work, 0.0, words, devices)
 
 
 def makespan(durations: Iterable[float], at_once: int) -> float:

@@ -18,13 +18,13 @@ from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
 
 _HEADINGS = ["cell", "depth", "shortcut", "parameters", "mult-adds", "steps", "replicates"]
-_HEADINGS += ["done", "estimated time"]
+_HEADINGS += ["done", "estimated time", "device-hours"]
 _CALIBRATION_SECONDS = 300  # a step that takes minutes is not worth waiting for
 
 
 def table(
     cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: pathlib.Path, at_once: int,
-    platform: str,
+    platform: str, rate: Rate | None = None,
 ) -> str:  # fmt: skip
     """Returns the plan for people, cells in the order in which they would start.
 
@@ -34,23 +34,27 @@ def table(
       workdir: the study's folder, which need not exist.
       at_once: cells at a time.
       platform: "cpu", "gpu" or "tpu".
+      rate: what is to be reckoned with; none for one that is measured.
     """
     statuses = {cell.name: cell_folders.status(workdir / cell.name) for cell in cells}
     missing = [cell for cell in cells if statuses[cell.name].get("status") not in runs.ENDED]
-    rate, words = _rate(cells, missing, sizes, workdir, at_once, platform)
+    words = [f"It is an estimate, by mult-adds, from {rate.source}."] if rate else []
+    if rate is None:
+        rate, words = _rate(cells, missing, sizes, workdir, at_once, platform)
 
     rows = [_HEADINGS]
     durations = []
     for cell in cells:
         status, model = statuses[cell.name], cell.config.model
-        left = "-"
+        left = hours = "-"
         if cell in missing and rate:
             durations.append(estimate.seconds(cell, sizes[cell.name], rate, status.get("step", 0)))
             left = tqdm.format_interval(durations[-1])
+            hours = _hours(durations[-1] * rate.devices)
         rows.append(
             [cell.name, str(model.depth), model.shortcut]
             + [f"{n:,}" for n in (sizes[cell.name].parameters, sizes[cell.name].mult_adds)]
-            + [f"{cell.config.steps:,}", str(cell.config.replicates), _done(status), left]
+            + [f"{cell.config.steps:,}", str(cell.config.replicates), _done(status), left, hours]
         )
     lines = [ledger.aligned(rows), ""]
     lines += [
@@ -63,10 +67,16 @@ def table(
     lines.append(
         f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on {platform}."
     )
-    if durations:
+    if durations and rate:
         total = tqdm.format_interval(estimate.makespan(durations, at_once))
-        lines.append(f"Estimated time in all: {total}.")
+        hours = _hours(sum(durations) * rate.devices)
+        lines.append(f"Estimated time in all: {total}, {hours} device-hours.")
     return "\n".join([*lines, *words, "Nothing was started or written."])
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _done(status: Mapping[str, object]) -> str:
@@ -145,4 +155,5 @@ def _calibrated(cell: Cell, size: Size, at_once: int, platform: str) -> Rate:
         seconds_a_layer=before / cell.config.model.depth,
         source=f"training steps of {cell.name} timed on this machine just now ({step:.3g} s a step "
         f"after {before:.0f} s of compiling); evaluations and checkpoints come on top",
+        devices=measured[0]["devices"],
     )

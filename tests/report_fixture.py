@@ -19,7 +19,7 @@ BASE: dict[str, Any] = {
     "data": {"name": "digits", "dir": "", "validation": 180},
     "optimizer": {"name": "sgd", "weight_decay": 1e-4},
     "schedule": {"name": "step", "rate": 0.1, "warmup": "none", "warmup_length": 0.0},
-    "eval": {"every": 20, "weights": "last"},
+    "eval": {"every": 20, "weights": "last", "views": ["ten_crop"]},
     "checkpoint": {"every": 1000, "keep": 2},
     "log": {"every": 10, "tensorboard": True},
 }

@@ -1,18 +1,20 @@
 """Two processes of two devices train the run that one process of four devices trains."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
 from resnet_jax import runs
-from tests import tiny
+from tests import pictures, tiny
 
 # Two seeds over two processes: each has metrics that the other cannot see.
 SEEDS = {"replicates": 2, "mesh__replicates": 2}
@@ -210,3 +212,57 @@ def test_flags_that_do_not_go_together_are_refused(tmp_path, flags, words):
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_stream_the_run_of_one_and_read_half_each(tmp_path):
+    """Each reads the pictures that its devices compute, and together they make the same run."""
+    pictures.prepare(tmp_path / "tfds")
+    c = pictures.config(
+        tmp_path / "tfds",
+        batch_size=16,
+        steps=4,
+        eval__views=("ten_crop", "center", "fully_convolutional"),
+    )
+    (tmp_path / "config.json").write_text(json.dumps(c.to_dict()))
+    code = (
+        "import json, sys; from configs import saved; from resnet_jax import distributed, train;"
+        "from resnet_jax.data import records;"
+        "read = []; was = records.Records.__getitem__;"
+        "records.Records.__getitem__ = lambda self, n: read.append(self.split) or was(self, n);"
+        "_, folder, port, count, number = sys.argv;"
+        "distributed.initialize('127.0.0.1:' + port, int(count), int(number));"
+        f"train.train(saved.get_config({str(tmp_path / 'config.json')!r}), folder);"
+        "print(read.count('train'), read.count('validation'))"
+    )
+    counts = {}
+    for processes, devices in ((2, 2), (1, 4)):
+        port = str(free_port())
+        environment = tiny.environment() | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+        }
+        together = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path / str(processes)), port, str(processes),
+                 str(number)],
+                cwd=tiny.ROOT, env=environment, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            for number in range(processes)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=240) for process in together]
+        assert [process.returncode for process in together] == [0] * processes, said
+        counts[processes] = [tuple(map(int, out.split()[-2:])) for out, _ in said]
+    ((train_pictures, test_pictures),) = counts[1]
+    for train_read, test_read in counts[2]:
+        # Batches are 16 of the training split, each process's half; of the 11 test pictures and
+        # the 4 of validation, whatever falls on its devices.
+        assert train_read < 0.75 * train_pictures
+        assert 0 < test_read < test_pictures
+    assert sum(read for read, _ in counts[2]) == train_pictures
+    assert sum(read for _, read in counts[2]) == test_pictures
+    for two, one in zip(tiny.lines(tmp_path / "2"), tiny.lines(tmp_path / "1"), strict=True):
+        assert two.keys() == one.keys()
+        for key, value in two.items():
+            np.testing.assert_allclose(value, one[key], rtol=1e-4, err_msg=key)

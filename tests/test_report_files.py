@@ -136,10 +136,10 @@ def test_paper_numbers_stand_only_beside_their_own_data_and_network(tmp_path):
     assert number(data__name="cifar100", model__depth=110) is None
     assert number(model__depth=20) is None
     plain_34 = number(model__depth=34, model__shortcut="none", **imagenet)
-    assert plain_34 == (28.54, "validation")
-    assert number(model__depth=34, model__shortcut="A", **imagenet) == (25.03, "validation")
-    assert number(model__depth=34, model__shortcut="C", **imagenet) == (24.19, "validation")
-    assert number(model__depth=152, model__shortcut="B", **imagenet) == (21.43, "validation")
+    assert plain_34 == (28.54, "test")
+    assert number(model__depth=34, model__shortcut="A", **imagenet) == (25.03, "test")
+    assert number(model__depth=34, model__shortcut="C", **imagenet) == (24.19, "test")
+    assert number(model__depth=152, model__shortcut="B", **imagenet) == (21.43, "test")
 
 
 @pytest.mark.parametrize("name", ["curves", "depth"])

@@ -10,7 +10,7 @@ class Published:
     """One published top-1 error in percent, and which split it was measured on."""
 
     error: float
-    split: str  # test | validation
+    split: str  # of ours that it is to be compared with: test | validation
     source: str
     remark: str = ""
 
@@ -20,7 +20,9 @@ def _cifar(error: float, remark: str = "") -> Published:
 
 
 def _imagenet(error: float, table: str) -> Published:
-    return Published(error, "validation", f"{table}, top-1, 10-crop")
+    # The labels of ImageNet's own test split are not public: what is tested on is its validation
+    # split, here as there.
+    return Published(error, "test", f"{table}, top-1 on the validation split, 10-crop")
 
 
 # (shortcut, depth); the paper gives no number for its plain nets on CIFAR-10 (Fig. 6, left).
@@ -50,4 +52,10 @@ def published(cell: Cell) -> Published | None:
     """Returns the paper's number for this network on this data set, where it gives one."""
     config = cell.runs[0].config
     results = RESULTS.get((config["data"]["name"], config["model"]["family"]), {})
-    return results.get((cell.shortcut, cell.depth))
+    number = results.get((cell.shortcut, cell.depth))
+    if number is None or results is not IMAGENET:
+        return number
+    views = config["eval"]["views"][0]
+    words = {"center": "one centre crop", "fully_convolutional": "whole pictures"}
+    remark = f"of ten crops, ours of {words[views]}" if views in words else ""
+    return dataclasses.replace(number, remark=remark)

@@ -1,0 +1,24 @@
+"""How far does depth go? Residual nets of 18 to 152 layers on ImageNet (Tables 3 and 4).
+
+    python -m experiments.sweep --config=configs/depth_imagenet.py \
+        --config.base.data.dir=TFDS_DATA_DIR --workdir=runs/depth_imagenet \
+        --dry_run --rate=2470 --devices=8
+
+The paper, 10-crop: ResNet-34 24.52 %, 50 22.85 %, 101 21.75 %, 152 21.43 % (projection shortcuts,
+B); Table 4 has the same nets at several scales, fully convolutional, which eval.views asks for too.
+It has not been run here. `configs/depth_imagenet.py:modern` asks the same of the modern recipe.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import imagenet
+
+
+def get_config(preset: str = "paper") -> ConfigDict:
+    """Returns the five depths of Table 1 on a preset of configs/imagenet.py, one seed each."""
+    study = ConfigDict()
+    study.base = imagenet.get_config(preset)
+    study.base.model.shortcut = "B"
+    study.grid = ConfigDict({"model": {"depth": (18, 34, 50, 101, 152)}})
+    study.exceptions = ConfigDict()
+    return study
