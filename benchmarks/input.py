@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         _, _, note = sources.open_records("imagenet2012", small)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for preset, folder in itertools.product(imagenet.PRESETS, (_DATA_DIR.value, small)):
             kind = "prepared" if folder == small else "as stored"
             rows.append({"augmentation": preset, "pictures": kind})
