@@ -1,18 +1,42 @@
-"""What a sweep writes into its cells' run folders, before and after their processes run."""
+"""A cell's run folder: what a sweep writes into it, and the process that trains in it."""
 
+import os
 import pathlib
 import signal
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from absl import logging
 
+from experiments.launchers.interface import Job
 from experiments.study import Cell
 from resnet_jax import runs
 from resnet_jax.errors import UserError
 from resnet_jax.run_folder import RunFolder
 
+_SAVED = pathlib.Path(__file__).parents[1] / "configs" / "saved.py"
 LOG = "log.txt"  # what a cell's process prints
+
+
+def command(folder: pathlib.Path, with_cluster: bool = False) -> tuple[str, ...]:
+    """Returns the command that trains, or goes on training, the cell of a run folder.
+
+    `with_cluster` says whether it joins the other processes of a cluster's job: where the sweep
+    itself is such a job, cells that it starts are not.
+    """
+    saved = _SAVED if with_cluster else os.path.relpath(_SAVED)
+    config = f"{saved}:{folder / 'config.json'}"
+    program = (sys.executable, "-m", "experiments.train")
+    cluster = () if with_cluster else ("--cluster=none",)
+    return (*program, f"--config={config}", f"--workdir={folder}", *cluster)
+
+
+def job(folder: pathlib.Path, with_cluster: bool) -> Job:
+    """Returns a cell's job; see command()."""
+    if with_cluster:  # it starts elsewhere
+        folder = folder.absolute()
+    return Job(folder.name, command(folder, with_cluster), folder / LOG)
 
 
 def status(folder: pathlib.Path) -> dict[str, Any]:

@@ -13,9 +13,7 @@ already are left alone. --status then tells what Slurm says of each, --cancel ta
 """
 
 import fnmatch
-import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -61,7 +59,6 @@ _SBATCH = flags.DEFINE_multi_string("sbatch", [], "Any other option of sbatch, a
 _OF_SLURM = (_PARTITION, _ACCOUNT, _TIME, _GRES, _NODES, _TASKS, _CPUS, _SBATCH)
 
 LAUNCHERS = ("local", "slurm")
-_SAVED = pathlib.Path(__file__).parents[1] / "configs" / "saved.py"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,7 +92,9 @@ def main(argv: Sequence[str]) -> int:
     # By the study's size, not by what is left of it: the cores of a cell decide its threads, and
     # these the last digits of its results. A cell that goes on should go on as it began.
     at_once = min(_JOBS.value or local.default_jobs(platform, len(all_cells)), len(all_cells))
-    jobs = [_job(workdir / cell.name, with_cluster=queue is not None) for cell in missing]
+    jobs = [
+        cell_folders.job(workdir / cell.name, with_cluster=queue is not None) for cell in missing
+    ]
     if _DRY_RUN.value:
         given = estimate.given_rate(_RATE.value, _DEVICES.value) if _RATE.value else None
         print(plan.table(cells, sizes, workdir, at_once, platform, given))
@@ -109,25 +108,6 @@ def main(argv: Sequence[str]) -> int:
     found = [runs.read(workdir / cell.name) for cell in cells]
     print(ledger.table(found))
     return exit_code(found, signals)
-
-
-def command(folder: pathlib.Path, with_cluster: bool = False) -> tuple[str, ...]:
-    """Returns the command that trains, or goes on training, the cell of a run folder.
-
-    `with_cluster` says whether it joins the other processes of a cluster's job: where the sweep
-    itself is such a job, cells that it starts are not.
-    """
-    saved = _SAVED if with_cluster else os.path.relpath(_SAVED)
-    config = f"{saved}:{folder / 'config.json'}"
-    program = (sys.executable, "-m", "experiments.train")
-    cluster = () if with_cluster else ("--cluster=none",)
-    return (*program, f"--config={config}", f"--workdir={folder}", *cluster)
-
-
-def _job(folder: pathlib.Path, with_cluster: bool) -> Job:
-    if with_cluster:  # it starts elsewhere
-        folder = folder.absolute()
-    return Job(folder.name, command(folder, with_cluster), folder / cell_folders.LOG)
 
 
 def exit_code(found: Sequence[runs.Run], signals: int) -> int:

@@ -70,9 +70,9 @@ def train(path: pathlib.Path) -> int:
 def main() -> None:
     if sys.argv[1] == "cell":
         sys.exit(train(pathlib.Path(sys.argv[2])))
-    from experiments import command_line, sweep
+    from experiments import cell_folders, command_line, sweep
 
-    sweep.command = lambda folder, _: (
+    cell_folders.command = lambda folder, _: (
         sys.executable,
         "-m",
         "tests.sweep_fake",

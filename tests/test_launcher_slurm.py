@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments import command_line, ledger, sweep
+from experiments import cell_folders, command_line, ledger
 from experiments.launchers import slurm
 from experiments.launchers.interface import Job
 from resnet_jax.errors import RunError, UserError
@@ -18,7 +18,7 @@ CELLS = ("plain-8", "odd name's-8")
 
 
 def jobs(workdir, cells=CELLS):
-    return [sweep._job(workdir / cell, with_cluster=True) for cell in cells]
+    return [cell_folders.job(workdir / cell, with_cluster=True) for cell in cells]
 
 
 def launcher(workdir, **options):
