@@ -21,7 +21,7 @@ ablation: venv
 	$(BIN)/python -m experiments.compare $(STUDY) --out=$(STUDY)/report
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
