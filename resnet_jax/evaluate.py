@@ -43,6 +43,7 @@ def population_statistics(
     train: Split,
     seeds: np.ndarray,
     batch_size: int,
+    parts: int,
     examples: int,
     mesh: Mesh,
 ) -> dict[str, Any]:
@@ -59,13 +60,14 @@ def population_statistics(
       train: the training split.
       seeds: int32 (R,).
       batch_size: examples a batch.
+      parts: that a batch is computed in, to save memory.
       examples: how many to average over, rounded down to whole batches; 0 for the whole split.
       mesh: the devices.
     """
     steps = range(max(1, (examples or len(train)) // batch_size))
     seeds_R = put(seeds, meshes.by_replicate(mesh))
     total: Any = None
-    with contextlib.closing(train.batches(seeds, steps, batch_size, 1, POPULATION)) as batches:
+    with contextlib.closing(train.batches(seeds, steps, batch_size, parts, POPULATION)) as batches:
         for number, batch in zip(steps, batches, strict=True):
             moments = moments_step(variables, seeds_R, number, train.arrays, batch)
             meshes.settle(moments, mesh)

@@ -87,3 +87,22 @@ class BatchNorm(nn.Module):
             self.put_variable(MOMENTS, "mean", batch_mean)
             self.put_variable(MOMENTS, "var", within_var + between_var)
         return y.reshape(x_BHWC.shape).astype(self.dtype)
+
+
+def pool_moments(moments: Any) -> Any:
+    """Returns the moments of equal parts taken together: the law of total variance.
+
+    Args:
+      moments: what MOMENTS collects, each array with a leading axis of parts.
+    """
+
+    def is_norm(node: Any) -> bool:
+        return isinstance(node, dict) and node.keys() == {"mean", "var"}
+
+    def pool(norm: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {
+            "mean": norm["mean"].mean(axis=0),
+            "var": norm["var"].mean(axis=0) + norm["mean"].var(axis=0),
+        }
+
+    return jax.tree.map(pool, moments, is_leaf=is_norm)

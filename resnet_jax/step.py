@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from resnet_jax import mesh as meshes
 from resnet_jax import objective
 from resnet_jax.data.augment import Augmentation, Draws, Normalization
-from resnet_jax.normalization import MOMENTS
+from resnet_jax.normalization import MOMENTS, pool_moments
 from resnet_jax.optim import Schedule, descend
 from resnet_jax.replicates import over_replicates
 from resnet_jax.state import (
@@ -165,9 +165,10 @@ def make_moments_step(
 ) -> Callable[..., Any]:
     """Returns step(variables_R, seeds_R, number, arrays, batch_R) -> moments_R.
 
-    The batch has one part. The moments are the exact mean and variance of each BatchNorm's input
-    over the batch, with the network as in training; `number` counts the batches.
+    The moments are the exact mean and variance of each BatchNorm's input over the batch, with the
+    network as in training; `number` counts the batches. Parts are computed one after another.
     """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
 
     def moments_step(
         variables: Any,
@@ -176,13 +177,25 @@ def make_moments_step(
         arrays: Any,
         batch: Any,
     ) -> Any:
-        images_BHWC, _ = select(arrays, jax.tree.map(lambda a: a[0], batch))
+        def of_part(part: tuple[Any, Draws]) -> Any:
+            selected, draws = part
+            images_BHWC, _ = select(arrays, selected)
+            images_BHWC = augmentation(draws, normalization(images_BHWC))
+            _, updated = model.apply(
+                meshes.gather_shares(variables, mesh), images_BHWC, train=True, mutable=[MOMENTS]
+            )
+            return updated[MOMENTS]
+
+        parts = config.accumulate
         draws = augmentation.draw(population_key(seed, number), config.batch_size)
-        images_BHWC = augmentation(draws, normalization(images_BHWC))
-        _, updated = model.apply(
-            meshes.gather_shares(variables, mesh), images_BHWC, train=True, mutable=[MOMENTS]
+        draws = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), draws)
+        _, of_parts = jax.lax.scan(
+            lambda _, part: (None, of_part(part)),
+            None,
+            (batch, draws),
+            unroll=True if on_cpu else 1,
         )
-        return updated[MOMENTS]
+        return pool_moments(of_parts)
 
     whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
     batches = meshes.split_batches(mesh)

@@ -187,6 +187,7 @@ def _test(
             data.train,
             seeds,
             config.batch_size,
+            config.accumulate,
             config.eval.population_examples,
             mesh,
         )

@@ -117,9 +117,13 @@ def test_no_layer_sees_more_than_a_part(parts, rows):
     seeds = np.zeros(1, np.int32)
     batch = next(data.train.batches(seeds, range(1), c.batch_size, c.accumulate, TRAIN))
     lowered = programs.train_step.lower(programs.start(seeds), seeds, data.train.arrays, batch)
-    # The forward convolutions: [batch, height, width, in] times [3, 3, in, out].
-    forward = re.findall(r"\[b, 0, 1, f\]x\[0, 1, i, o\].*: \(tensor<(\d+)x", lowered.as_text())
-    assert {int(batch) for batch in forward} == rows
+    moments = programs.moments_step.lower(
+        programs.start(seeds).evaluated, seeds, 0, data.train.arrays, batch
+    )
+    for program in (lowered, moments):
+        # The forward convolutions: [batch, height, width, in] times [3, 3, in, out].
+        forward = re.findall(r"\[b, 0, 1, f\]x\[0, 1, i, o\].*: \(tensor<(\d+)x", program.as_text())
+        assert {int(batch) for batch in forward} == rows
 
 
 @pytest.mark.parametrize(

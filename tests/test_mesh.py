@@ -49,7 +49,14 @@ class Setup:
     def evaluate(self, state):
         """Returns population statistics, and the validation error by them."""
         variables = population_statistics(
-            self.programs.moments_step, state.evaluated, self.data.train, SEEDS, 16, 32, self.mesh
+            self.programs.moments_step,
+            state.evaluated,
+            self.data.train,
+            SEEDS,
+            16,
+            1,
+            32,
+            self.mesh,
         )
         views = make_views("center", self.config.data, self.config.eval)
         result = evaluate(

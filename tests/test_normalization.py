@@ -162,12 +162,13 @@ def test_moments_are_those_of_the_whole_batch(group):
         assert (within.mean(0).ravel() < 0.9 * x.var((0, 1, 2))).all()
 
 
-def test_population_statistics_are_numpys(monkeypatch):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_population_statistics_are_numpys(monkeypatch, parts):
     """The first BatchNorm's inputs hang on no statistics, so numpy can say what is right."""
     ones = lambda key, shape, dtype: jnp.ones(shape, dtype)  # noqa: E731 - an initialiser
     monkeypatch.setattr(resnet, "HE_NORMAL", ones)
     model = ResNet(Architecture("basic", (1,), (2,)), num_classes=3, shortcut="A", bn_group=4)
-    mesh = meshes.make_mesh()
+    mesh = meshes.make_mesh(devices=jax.devices()[: 8 // parts])
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
     images[10:] //= 8  # so that batches differ
@@ -177,12 +178,14 @@ def test_population_statistics_are_numpys(monkeypatch):
     )
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=True)
     variables = jax.tree.map(lambda a: jnp.asarray(a)[None], dict(variables))
-    config = ConfigDict({"replicates": 1, "batch_size": 8})
+    config = ConfigDict({"replicates": 1, "batch_size": 8, "accumulate": parts})
     moments = steps.make_moments_step(
         model, normalization, Augmentation(0, False), train.select, config, mesh
     )
     # Two batches of eight, then a third is not whole: sixteen examples count.
-    found = evaluate.population_statistics(moments, variables, train, np.array([7]), 8, 0, mesh)
+    found = evaluate.population_statistics(
+        moments, variables, train, np.array([7]), 8, parts, 0, mesh
+    )
 
     used = [batch_indices(7, n, 8, 20) for n in (0, 1)]
     x = (images[np.concatenate(used)].astype(np.float64) - 50) / 80
