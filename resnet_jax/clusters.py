@@ -15,19 +15,19 @@ _SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "S
 _TPU_DEVICES = ("accel*", "vfio/[0-9]*")
 
 
-def detect(environment: Mapping[str, str], devices: pathlib.Path = pathlib.Path("/dev")) -> str:
+def detect(environment: Mapping[str, str], devices: pathlib.Path, has_libtpu: bool) -> str:
     """Returns one of CLUSTERS, or nothing where the process stands alone.
 
     Args:
       environment: the process's variables.
-      devices: where TPUs appear as files.
+      devices: where TPUs appear as files: /dev.
+      has_libtpu: whether JAX could use a TPU; other devices have files of the same names.
     """
     if all(name in environment for name in _SLURM_STEP):
         return "slurm"
     # A JobSet on GKE with TPUs has both; JAX finds the addresses among its TPU variables.
-    if "TPU_WORKER_HOSTNAMES" in environment or any(
-        any(devices.glob(pattern)) for pattern in _TPU_DEVICES
-    ):
+    has_files = any(any(devices.glob(pattern)) for pattern in _TPU_DEVICES)
+    if "TPU_WORKER_HOSTNAMES" in environment or (has_libtpu and has_files):
         return "tpu" if environment.get("JAX_PLATFORMS", "") in ("", "tpu", "tpu,cpu") else ""
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         return "kubernetes"

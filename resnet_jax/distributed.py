@@ -7,6 +7,7 @@ folder; what it finds there, it tells the others.
 import importlib.util
 import json
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,8 @@ def initialize_cluster() -> None:
     Raises:
       RunError: the others did not come, or what finds them is not installed.
     """
-    cluster = clusters.detect(os.environ)
+    has_libtpu = importlib.util.find_spec("libtpu") is not None
+    cluster = clusters.detect(os.environ, pathlib.Path("/dev"), has_libtpu)
     if not cluster:
         return
     if cluster == "kubernetes" and importlib.util.find_spec("kubernetes") is None:
@@ -39,7 +41,10 @@ def initialize_cluster() -> None:
             "This is a Kubernetes job, and JAX finds its pods by the kubernetes package: "
             "pip install 'jax[k8s]', or train alone with --cluster=none."
         )
-    _join(f"this {cluster} job", **clusters.arguments(cluster, os.environ))
+    _join(
+        f"this {cluster} job (--cluster=none trains alone)",
+        **clusters.arguments(cluster, os.environ),
+    )
 
 
 def initialize(coordinator: str, processes: int, process: int) -> None:

@@ -50,7 +50,9 @@ def test_who_has_started_it(environment, files, cluster, tmp_path):
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert clusters.detect(environment, tmp_path) == cluster
+    assert clusters.detect(environment, tmp_path, has_libtpu=True) == cluster
+    if files and cluster == "tpu":  # something else, on a machine that cannot use a TPU
+        assert clusters.detect(environment, tmp_path, has_libtpu=False) == ""
     assert cluster in ("", *clusters.CLUSTERS)
 
 
@@ -79,7 +81,7 @@ def test_gpus_of_a_process(tasks, node, gpus, told):
 
 
 def test_kubernetes_without_its_package_is_said(monkeypatch):
-    monkeypatch.setattr(clusters, "detect", lambda environment: "kubernetes")
+    monkeypatch.setattr(clusters, "detect", lambda *_: "kubernetes")
     with pytest.raises(RunError, match=r"pip install 'jax\[k8s\]', or train alone"):
         distributed.initialize_cluster()
 
