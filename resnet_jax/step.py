@@ -229,8 +229,8 @@ def make_eval_step(
                 logits_BK: Any = model.apply(whole, seen_BHWC, train=False)
                 predicted.append(jax.nn.log_softmax(logits_BK).reshape(batch, views, -1))
         logs_BVK = jnp.concatenate(predicted, axis=1)
-        # The log of the mean probability; the scores of a network as they are, for one view.
-        logs_BK = jax.nn.logsumexp(logs_BVK, axis=1) - jnp.log(float(logs_BVK.shape[1]))
+        # The log of the mean probability, up to a constant that the losses do not see.
+        logs_BK = jax.nn.logsumexp(logs_BVK, axis=1)
         # where, not a product: 0 times a padded example's NaN would be NaN.
         sums = {
             "loss": objective.cross_entropy(logs_BK, labels_B, smoothing=0.0),

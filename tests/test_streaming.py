@@ -147,6 +147,13 @@ def test_every_picture_is_evaluated_exactly_once(root, name, batch_size):
     assert seen == {pictures.label_of(1000 + n): 1 for n in range(11)}
 
 
+def test_devices_of_several_seeds_share_one_reading(root):
+    with opened(root, 8, replicates=2) as (config, data):
+        assert data.test.mesh.shape["replicates"] == 2
+        (_,) = data.test.views(view_of("center", config), 64)
+        assert data.test.records.read == 11
+
+
 def test_the_centre_and_ten_crops_by_hand(root):
     with opened(root) as (config, data):
         (ten,) = data.test.views(view_of("ten_crop", config), 64)
