@@ -4,8 +4,9 @@
 
 The copy has the same pictures in the same order, so the same step of a run sees the same ones:
 train with --config.data.dir=SMALL. Pictures whose short side is longer are reduced to it and
-compressed anew; the others stay as they are, byte by byte. Every picture is decoded once: those
-that cannot be are named, and copied as they are. The same command goes on where it was stopped.
+compressed anew; the others stay as they are, byte by byte. Every picture is decoded once, strictly:
+those that cannot be, or that libjpeg finds something wrong with, are named. The same command goes
+on where it was stopped.
 """
 
 import dataclasses
@@ -53,6 +54,7 @@ class Tally:
     squared_error: float = 0.0  # of compressing anew, summed over pictures: mean over their pixels
     compressed: int = 0
     damaged: list[str] = dataclasses.field(default_factory=list)
+    doubtful: list[str] = dataclasses.field(default_factory=list)
 
     def __add__(self, other: "Tally") -> "Tally":
         """Sums every count."""
@@ -73,6 +75,8 @@ class Tally:
             text += f"; compressing anew cost them {noise:.1f} dB PSNR"
         if self.damaged:
             text += f"; cannot be decoded: {', '.join(self.damaged)}"
+        if self.doubtful:
+            text += f"; decoded, but something is wrong: {', '.join(self.doubtful)}"
         return f"{text}."
 
 
@@ -154,8 +158,8 @@ def _shard(reader: Any, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
     try:
         copy = functools.partial(_copy, short_side=_SHORT_SIDE.value, quality=_QUALITY.value)
         for number, (record, one) in enumerate(pool.map(copy, _records(reader))):
-            if one.damaged:
-                logging.warning("%s: record %d: %s", path.name, number, one.damaged[0])
+            for complaint in (*one.damaged, *one.doubtful):
+                logging.warning("%s: record %d: %s", path.name, number, complaint)
             tally += one
             writer.write(record)
     finally:
@@ -177,12 +181,15 @@ def _copy(record: bytes, short_side: int, quality: int) -> tuple[bytes, Tally]:
     values = example.features.feature["image"].bytes_list.value
     before = values[0]
     tally = Tally(pictures=1, bytes_before=len(before), bytes_after=len(before))
+    names = example.features.feature["file_name"].bytes_list.value
+    name = names[0].decode() if names else "a picture"
     try:
         image = jpeg.decode(before)
     except jpeg.UnreadableError as e:
-        names = example.features.feature["file_name"].bytes_list.value
-        tally.damaged = [f"{names[0].decode() if names else 'a picture'} ({e})"]
+        tally.damaged = [f"{name} ({e})"]
         return record, tally
+    if doubt := jpeg.doubt(before):
+        tally.doubtful = [f"{name} ({doubt})"]
     shrink = short_side / min(image.shape[:2])
     is_rgb = jpeg.is_rgb(before)
     if shrink >= 1 and is_rgb:
@@ -193,17 +200,12 @@ def _copy(record: bytes, short_side: int, quality: int) -> tuple[bytes, Tally]:
     written = io.BytesIO()
     Image.fromarray(image).save(written, "JPEG", quality=quality, subsampling="4:2:0")
     after = written.getvalue()
-    error = np.square(jpeg.decode(after).astype(np.float32) - image).mean()
     values[0] = after
-    return example.SerializeToString(), Tally(
-        pictures=1,
-        reduced=int(shrink < 1),
-        converted=int(not is_rgb),
-        bytes_before=len(before),
-        bytes_after=len(after),
-        squared_error=float(error),
-        compressed=1,
-    )
+    tally.bytes_after = len(after)
+    tally.reduced, tally.converted, tally.compressed = int(shrink < 1), int(not is_rgb), 1
+    error = np.square(jpeg.decode(after).astype(np.float32) - image).mean()
+    tally.squared_error = float(error)
+    return example.SerializeToString(), tally
 
 
 def _megabytes(count: int) -> str:

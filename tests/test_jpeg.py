@@ -70,6 +70,17 @@ def test_what_cannot_be_decoded_is_said(kind):
         jpeg.decode(BROKEN[kind], lambda height, width: Box(0, 0, height, width))
 
 
+def test_what_is_wrong_inside_is_said():
+    assert {kind: jpeg.doubt(encoded) for kind, encoded in KINDS.items()} == dict.fromkeys(
+        KINDS, ""
+    )
+    middle = len(KINDS["4:4:4"]) // 2
+    lacking = KINDS["4:4:4"][:middle] + KINDS["4:4:4"][middle + 100 :]
+    assert jpeg.decode(lacking).shape == (70, 90, 3)
+    assert "Corrupt JPEG data" in jpeg.doubt(lacking)
+    assert "Premature end" in jpeg.doubt(KINDS["4:4:4"][:-2])
+
+
 def test_what_is_an_rgb_jpeg():
     no = {kind for kind, encoded in KINDS.items() if not jpeg.is_rgb(encoded)}
     assert no == {"grey", "CMYK", "PNG", "grey PNG", "palette GIF"}

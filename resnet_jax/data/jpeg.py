@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from resnet_jax.data.crops import Box
@@ -51,6 +52,21 @@ def is_rgb(encoded: bytes) -> bool:
     """Whether a picture is a JPEG of three channels, as most are."""
     stream = _stream(encoded)
     return stream is not None and stream.codec_name == "jpeg" and stream.num_channels == 3
+
+
+def doubt(encoded: bytes) -> str:
+    """Returns what libjpeg finds wrong with a JPEG that it decodes all the same; empty if nothing.
+
+    A bit that fell over in the middle shows so, or not at all. It takes a whole decoding, which
+    only experiments.prepare pays for.
+    """
+    if _stream(encoded) is None or not encoded.startswith(b"\xff\xd8"):
+        return ""
+    try:
+        simplejpeg.decode_jpeg(encoded, strict=True)
+    except ValueError as e:
+        return str(e)
+    return ""
 
 
 def decode(encoded: bytes, choose: Callable[[int, int], Box] | None = None) -> np.ndarray:
