@@ -10,7 +10,6 @@ import time
 import types
 from typing import Any
 
-import jax
 from jax.experimental import multihost_utils
 
 from resnet_jax.distributed import is_distributed
@@ -30,22 +29,19 @@ class StopRequest:
         self.received = ""  # the signal's name, once there was one
         self._at = 0.0
         self._before: dict[int, Any] = {}
-        # JAX's service takes a second or more, and was seen to miss one; who is alone needs no one.
-        self._must_agree = is_distributed() and jax.process_count() > 1
 
     def __enter__(self) -> "StopRequest":
         # SIGTERM is JAX's where there are processes to agree with; Ctrl-C is turned into it.
         handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note}
-        if self._must_agree:
+        if is_distributed():
             handlers = {signal.SIGINT: _as_sigterm}
         for number, handler in handlers.items():
-            # None stands for a handler of JAX's, not Python's; one process can do without it.
-            self._before[number] = signal.signal(number, handler) or signal.SIG_DFL
+            self._before[number] = signal.signal(number, handler)
         return self
 
     def reached(self, step: int) -> bool:
         """Whether to stop after `step`; every process must ask after every step."""
-        if self._must_agree and multihost_utils.reached_preemption_sync_point(step):
+        if is_distributed() and multihost_utils.reached_preemption_sync_point(step):
             self.received = self.received or "SIGTERM"
         return bool(self.received)
 
