@@ -31,13 +31,26 @@ _PATIENCE = 10.0  # seconds to wait for that
 _CHUNK = 1 << 24  # bytes read at a time
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager that leaves it to `signals` to ask whether the run is to stop."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False, and does not ask JAX.
+
+        Orbax asks when a save ends, in a thread of its own and for the step of that checkpoint. JAX
+        takes the step of the last question to be where the run is: it then named a step that had
+        already passed, which the run never reached, and SIGTERM was lost.
+        """
+        return False
+
+
 class Checkpoints:
     """A run's checkpoints, one folder a step: state, best, inventory, and in the last tested."""
 
     def __init__(self, folder: pathlib.Path, keep: int):
         """Opens `folder`, making it where it is new; the `keep` newest checkpoints stay."""
         self._folder = folder
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,

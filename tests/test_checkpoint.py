@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from resnet_jax import settings
 from resnet_jax.checkpoint import Checkpoints
@@ -131,3 +132,15 @@ def test_saving_the_same_step_twice_writes_once(folder, state):
     checkpoints.save(3, at_step(state, 7))  # a stop right after a resume: step 3 is there
     checkpoints.close()
     tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+
+
+def test_a_save_asks_no_one_whether_the_run_is_to_stop(tmp_path, state, monkeypatch):
+    asked = []  # JAX would take the step of the last question to be where the run is
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
+    )
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
+    for step in (1, 2):
+        checkpoints.save(step, state)
+    checkpoints.wait()
+    assert asked == []
