@@ -11,7 +11,6 @@ figures are medians over the rounds, with the lowest and highest.
 
 import importlib.util
 import itertools
-import os
 import pathlib
 import platform
 import subprocess
@@ -28,12 +27,13 @@ from benchmarks import input_peers
 from configs import imagenet
 from experiments import command_line, ledger
 from resnet_jax import mesh as meshes
+from resnet_jax.cores import usable_cores
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.crops import TRAIN
 from resnet_jax.run_folder import write_bytes, write_json
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")
-_OUT = flags.DEFINE_string("out", None, "A folder for table.md and table.json; none: print only.")
+_OUT = flags.DEFINE_string("out", None, "A folder for table.txt and table.json; none: print only.")
 _PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round.", lower_bound=64)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         "unit": "pictures a second and core, median [lowest, highest]",
         "rounds": _ROUNDS.value,
         "pictures_a_round": _PICTURES.value,
-        "cores": _cores(),
+        "cores": len(usable_cores()),
         "processor": _processor(),
         "platform": platform.platform(),
         "prepared": note,
@@ -97,7 +97,7 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
     with tempfile.TemporaryDirectory() as scratch:
         if has_tensorflow:
             programs["tf.data"] = input_peers.tf_data(records, config, BATCH, scratch)
-        programs["Pillow"] = input_peers.pillow(records, config, BATCH, _cores())
+        programs["Pillow"] = input_peers.pillow(records, config, BATCH, len(usable_cores()))
         rates: dict[str, list[float]] = {name: [] for name in programs}
         for number in range(_ROUNDS.value + 1):
             for name, program in programs.items():
@@ -109,7 +109,7 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
                 seconds = time.perf_counter() - began
                 if number:  # the first round warms up
                     done = _PICTURES.value // BATCH * BATCH
-                    rates[name].append(done / seconds / _cores())
+                    rates[name].append(done / seconds / len(usable_cores()))
                 time.sleep(1)  # until what it fills ahead is no burden on the next
     batches.close()
     data.close()
@@ -132,10 +132,6 @@ def _show(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
 
     rates = [rate(name) for name in ("resnet_jax", "tf.data", "Pillow")]
     return [row["augmentation"], row["pictures"], *rates, ratio(row), ratio(stored)]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

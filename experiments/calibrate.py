@@ -28,8 +28,7 @@ _TIMED_SECONDS = 1.0
 def calibrate(content: dict[str, Any]) -> dict[str, Any]:
     """Trains a saved config for about a second and returns what was measured."""
     config = saved.from_dict(content, "The config")
-    image_shape = sources.image_shape(config.data)
-    shape = (config.batch_size, *image_shape)
+    shape = (config.batch_size, *sources.image_shape(config.data))
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     labels = np.zeros(config.batch_size, np.int32)
     seeds = np.arange(config.replicates, dtype=np.int32)
@@ -37,7 +36,7 @@ def calibrate(content: dict[str, Any]) -> dict[str, Any]:
     mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
     normalization = fit_normalization(images, config.data.mean, config.data.std)
     split = ResidentSplit.place(images, labels, mesh)
-    programs = build(config, image_shape, normalization, split.select, mesh)
+    programs = build(config, normalization, split.select, mesh)
     batch = next(split.batches(seeds, range(1), config.batch_size, config.accumulate, TRAIN))
 
     def train_step(state: Any) -> Any:

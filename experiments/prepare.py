@@ -14,7 +14,6 @@ import functools
 import io
 import json
 import math
-import os
 import pathlib
 import shutil
 import sys
@@ -29,6 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments import command_line
+from resnet_jax.cores import usable_cores
 from resnet_jax.data import jpeg, sources
 from resnet_jax.errors import RunError, UserError, check_choice
 from resnet_jax.run_folder import write_bytes, write_json
@@ -121,9 +121,8 @@ def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -
     shards = {split: sources.shards(folder, split) for split in sources.splits_of(_NAME.value)}
     total = sum(len(reader) for readers in shards.values() for _, reader in readers)
     tallies = {split: Tally() for split in shards}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
-        ThreadPoolExecutor(cores) as pool,
+        ThreadPoolExecutor(len(usable_cores())) as pool,
         tqdm(total=total, unit="picture", disable=not sys.stderr.isatty()) as bar,
     ):
         for split, readers in shards.items():

@@ -126,6 +126,11 @@ class Cluster:
         return self.folder / "slurm.conf"
 
     @property
+    def _mark(self) -> str:
+        """What is in the environment of each of this cluster's daemons and tasks."""
+        return f"SLURM_CONF={self.conf}"
+
+    @property
     def environment(self) -> dict[str, str]:
         """The environment in which Slurm's commands reach this cluster."""
         return os.environ | {"SLURM_CONF": str(self.conf)}
@@ -144,7 +149,7 @@ class Cluster:
             raise UserError(f"A cluster runs in {self.folder}; stop it first.")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "state").mkdir(exist_ok=True)
-        first = _free_ports(6)
+        first = _free_ports(5)
         values = {
             "folder": self.folder,
             "host": socket.gethostname().split(".")[0],
@@ -178,12 +183,11 @@ class Cluster:
 
     def lose_node(self, node: str) -> None:
         """Kills a node's daemon and all that it started, as if its power were cut."""
-        marks = (f"SLURMD_NODENAME={node}\0", f"{_OF_NODE}={node}\0")
-        for pid, name, _ in _processes():
-            environment = _environment(str(pid)) if pid != os.getpid() else ""
-            if any(mark in environment for mark in marks) or (
-                name == "slurmstepd" and self._is_of(node, pid)
-            ):
+        marks = {f"SLURMD_NODENAME={node}", f"{_OF_NODE}={node}"}
+        for pid, name in _processes():
+            environment = _environment(pid)
+            is_of_node = self._mark in environment and marks & environment
+            if is_of_node or (name == "slurmstepd" and self._is_of(node, pid)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -221,8 +225,8 @@ class Cluster:
     def _pids(self) -> list[int]:
         return [
             pid
-            for pid, name, _ in _processes()
-            if name in _DAEMONS and f"SLURM_CONF={self.conf}\0" in _environment(str(pid))
+            for pid, name in _processes()
+            if name in _DAEMONS and self._mark in _environment(pid)
         ]
 
     def _munge(self) -> None:
@@ -278,20 +282,22 @@ class Cluster:
             time.sleep(0.2)
 
 
-def _environment(pid: str) -> str:
+def _environment(pid: int) -> set[str]:
+    """Returns a process's variables as KEY=VALUE; none where it may not be looked at."""
     with contextlib.suppress(OSError):
-        return pathlib.Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
-    return ""
+        return set(
+            pathlib.Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+        )
+    return set()
 
 
-def _processes() -> Iterator[tuple[int, str, str]]:
-    """Yields the number, name and command line of every process that is not a zombie."""
+def _processes() -> Iterator[tuple[int, str]]:
+    """Yields the number and name of every process that is not a zombie."""
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             name, rest = (folder / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
             if rest.split()[0] != "Z":
-                text = (folder / "cmdline").read_bytes().decode(errors="replace")
-                yield int(folder.name), name, text
+                yield int(folder.name), name
 
 
 def _free_ports(count: int) -> int:

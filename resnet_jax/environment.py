@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from resnet_jax.data import sources
 from resnet_jax.data.datasets import DataSet
 from resnet_jax.distributed import of_all
 from resnet_jax.resnet import ResNet
@@ -24,7 +25,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> dict[str, Any]:
     """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
-    network = summarize(model, data.image_shape)
+    image_shape = sources.image_shape(config.data)
+    network = summarize(model, image_shape)
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
         "git": _git(),
@@ -46,7 +48,7 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
             "validation": len(data.validation),
             "test": len(data.test),
             "classes": config.model.num_classes,
-            "image_shape": list(data.image_shape),
+            "image_shape": list(image_shape),
             "note": data.note,
         },
     }

@@ -14,6 +14,7 @@ from resnet_jax.data.crops import POPULATION
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import Views
 from resnet_jax.distributed import put
+from resnet_jax.normalization import add_moments
 
 
 def evaluate(
@@ -71,25 +72,5 @@ def population_statistics(
         for number, batch in zip(steps, batches, strict=True):
             moments = moments_step(variables, seeds_R, number, train.arrays, batch)
             meshes.settle(moments, mesh)
-            total = moments if total is None else _combine(total, moments, number)
+            total = moments if total is None else add_moments(total, moments, number)
     return {"params": variables["params"], "batch_stats": total}
-
-
-@jax.jit
-def _combine(total: Any, new: Any, batches: int) -> Any:
-    """Adds one batch's moments to those of `batches` batches of the same size."""
-
-    def is_norm(node: Any) -> bool:
-        return isinstance(node, dict) and node.keys() == {"mean", "var"}
-
-    def one(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        share = 1.0 / (batches + 1.0)
-        delta = b["mean"] - a["mean"]
-        return {
-            "mean": a["mean"] + delta * share,
-            "var": a["var"]
-            + (b["var"] - a["var"]) * share
-            + jnp.square(delta) * share * (1 - share),
-        }
-
-    return jax.tree.map(one, total, new, is_leaf=is_norm)

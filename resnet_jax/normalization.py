@@ -96,13 +96,28 @@ def pool_moments(moments: Any) -> Any:
       moments: what MOMENTS collects, each array with a leading axis of parts.
     """
 
-    def is_norm(node: Any) -> bool:
-        return isinstance(node, dict) and node.keys() == {"mean", "var"}
-
     def pool(norm: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {
             "mean": norm["mean"].mean(axis=0),
             "var": norm["var"].mean(axis=0) + norm["mean"].var(axis=0),
         }
 
-    return jax.tree.map(pool, moments, is_leaf=is_norm)
+    return jax.tree.map(pool, moments, is_leaf=_is_norm)
+
+
+@jax.jit
+def add_moments(total: Any, new: Any, batches: int) -> Any:
+    """Returns the moments of `batches` batches and one more of their size (Chan et al. 1979)."""
+    share = 1.0 / (batches + 1.0)
+
+    def add(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        delta = b["mean"] - a["mean"]
+        within = a["var"] + (b["var"] - a["var"]) * share
+        between = jnp.square(delta) * share * (1 - share)
+        return {"mean": a["mean"] + delta * share, "var": within + between}
+
+    return jax.tree.map(add, total, new, is_leaf=_is_norm)
+
+
+def _is_norm(node: Any) -> bool:
+    return isinstance(node, dict) and node.keys() == {"mean", "var"}

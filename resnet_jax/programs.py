@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from resnet_jax import mesh as meshes
 from resnet_jax import resnet
 from resnet_jax import step as steps
+from resnet_jax.data import sources
 from resnet_jax.data.augment import Augmentation, Normalization
 from resnet_jax.distributed import put
 from resnet_jax.optim import Schedule, make_optimizer
@@ -39,29 +40,28 @@ class Programs:
         return jax.tree.map(lambda a: a.sharding, self.state)
 
 
-def initializer(config: ConfigDict, image_shape: tuple[int, ...]) -> Initializer:
+def initializer(config: ConfigDict) -> Initializer:
     """Returns what makes the state of a resolved config's run."""
     return Initializer(
         model=resnet.from_config(config.model),
         optimizer=make_optimizer(config.optimizer),
         schedule=Schedule(config.schedule, config.steps),
-        image_shape=image_shape,
+        image_shape=sources.image_shape(config.data),
         use_ema=bool(config.ema_decay),
     )
 
 
 def build(
     config: ConfigDict,
-    image_shape: tuple[int, ...],
     normalization: Normalization,
     select: steps.Select,
     mesh: jax.sharding.Mesh,
 ) -> Programs:
-    """Builds everything for a resolved config, images of (H, W, C) and the devices of `mesh`.
+    """Builds everything for a resolved config and the devices of `mesh`.
 
     `select` is that of the split to train on, see data.splits.Split.
     """
-    initialize = initializer(config, image_shape)
+    initialize = initializer(config)
     model, schedule, replicates = initialize.model, initialize.schedule, config.replicates
     augmentation = Augmentation(
         config.data.pad, config.data.flip == "on", config.data.color, normalization.std

@@ -82,7 +82,7 @@ def _train(
 
     ################################################################################### programs
 
-    programs = build(config, data.image_shape, data.normalization, data.train.select, mesh)
+    programs = build(config, data.normalization, data.train.select, mesh)
 
     def evaluation(variables: Any, split: Split, name: str = "center") -> dict[str, jax.Array]:
         views = make_views(name, config.data, config.eval)

@@ -11,6 +11,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from configs import imagenet
 from resnet_jax.data import sources
+from tests import tiny
 
 SIZES = {"train": 30, "validation": 11}
 _FEATURES = "tensorflow_datasets.core.features"
@@ -115,12 +116,7 @@ def config(root, preset="paper", **overrides):
     c.eval.every, c.eval.batch_size, c.eval.population_examples = 2, 4, 16
     c.eval.views, c.eval.short_side, c.eval.scales = ("center",), 36, (32, 48)
     c.checkpoint.every, c.log.every, c.log.tensorboard = 2, 1, False
-    for key, value in overrides.items():
-        *path, last = key.split("__")
-        group = c
-        for part in path:
-            group = group[part]
-        group[last] = value
+    tiny.override(c, overrides)
     return c
 
 

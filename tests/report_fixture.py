@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests import tiny
+
 BASE: dict[str, Any] = {
     "seed": 0,
     "replicates": 1,
@@ -48,12 +50,7 @@ ENVIRONMENT: dict[str, Any] = {
 def config(**changes: Any) -> dict[str, Any]:
     """Returns the base config with changes such as ``model__depth=56``."""
     changed = copy.deepcopy(BASE)
-    for key, value in changes.items():
-        *sections, name = key.split("__")
-        place = changed
-        for section in sections:
-            place = place[section]
-        place[name] = value
+    tiny.override(changed, changes)
     return changed
 
 

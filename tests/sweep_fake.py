@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from resnet_jax import run_folder
+from resnet_jax.cores import usable_cores
 
 SECONDS = 0.5  # that a cell takes
 
@@ -60,8 +61,7 @@ def train(path: pathlib.Path) -> int:
     }
     word, step, reason, code = ends[behaviour]
     status(word, step, reason)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    line = {"cell": path.name, "start": start, "end": time.time(), "cores": cores}
+    line = {"cell": path.name, "start": start, "end": time.time(), "cores": usable_cores()}
     with open(path.parent / "launches", "a") as f:
         f.write(json.dumps(line) + "\n")
     return code

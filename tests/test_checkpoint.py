@@ -19,7 +19,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def state():
     c = settings.resolve(tiny.config(ema_decay=0.9))
-    return jax.device_put(initializer(c, (8, 8, 1))(np.arange(2)))
+    return jax.device_put(initializer(c)(np.arange(2)))
 
 
 def at_step(state, step):

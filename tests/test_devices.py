@@ -24,7 +24,7 @@ def train(devices, steps, seeds=(0,), groups=1, fsdp=1, **overrides):
     c = settings.resolve(tiny.config(replicates=len(seeds), log__every=1, **overrides))
     mesh = mesh_of(devices, len(seeds), groups, fsdp)
     data = datasets.load(c.data, mesh)
-    programs = build(c, (8, 8, 1), data.normalization, data.train.select, mesh)
+    programs = build(c, data.normalization, data.train.select, mesh)
     seeds = np.asarray(seeds, np.int32)
     state = programs.start(seeds)
     history = []
@@ -113,7 +113,7 @@ def test_no_layer_sees_more_than_a_part(parts, rows):
     c = settings.resolve(tiny.config(accumulate=parts, model__bn_group=4))
     mesh = mesh_of(1)
     data = datasets.load(c.data, mesh)
-    programs = build(c, (8, 8, 1), data.normalization, data.train.select, mesh)
+    programs = build(c, data.normalization, data.train.select, mesh)
     seeds = np.zeros(1, np.int32)
     batch = next(data.train.batches(seeds, range(1), c.batch_size, c.accumulate, TRAIN))
     lowered = programs.train_step.lower(programs.start(seeds), seeds, data.train.arrays, batch)
@@ -190,7 +190,7 @@ def test_best_is_the_first_of_equal_errors_and_never_diverged():
     c = settings.resolve(tiny.config(replicates=3))
     mesh = mesh_of(1)
     data = datasets.load(c.data, mesh)
-    programs = build(c, (8, 8, 1), data.normalization, data.train.select, mesh)
+    programs = build(c, data.normalization, data.train.select, mesh)
     state = programs.start(np.arange(3))
     state = state.replace(diverged_at=jnp.array([-1, -1, 2], jnp.int32))
     for step, errors in ((3, [20.0, 20.0, 20.0]), (6, [20.0, 19.0, 19.0]), (9, [21.0, 19.5, 1.0])):

@@ -55,7 +55,7 @@ def test_every_option_is_in_the_script(tmp_path):
     assert script.startswith("#!/bin/bash\n")
     directives = [line for line in script.splitlines() if line.startswith("#SBATCH")]
     assert directives == [
-        "#SBATCH --job-name=a study",
+        "#SBATCH --job-name='a study'",
         "#SBATCH --array=0-1%3",
         "#SBATCH --nodes=2",
         "#SBATCH --ntasks-per-node=8",
@@ -65,7 +65,7 @@ def test_every_option_is_in_the_script(tmp_path):
         "#SBATCH --time=1:00:00",
         "#SBATCH --gres=gpu:8",
         "#SBATCH --signal=SIGTERM@120",
-        f"#SBATCH --output={tmp_path}/a study/slurm/%A_%a.txt",
+        f"#SBATCH --output='{tmp_path}/a study/slurm/%A_%a.txt'",
         "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
         "#SBATCH --qos=low",

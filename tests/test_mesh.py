@@ -30,9 +30,7 @@ class Setup:
         c = settings.resolve(tiny.config(replicates=len(SEEDS), log__every=1, **overrides))
         self.mesh = meshes.make_mesh(len(SEEDS), groups, fsdp, jax.devices()[:devices])
         self.data = datasets.load(c.data, self.mesh)
-        self.programs = build(
-            c, (8, 8, 1), self.data.normalization, self.data.train.select, self.mesh
-        )
+        self.programs = build(c, self.data.normalization, self.data.train.select, self.mesh)
         self.config = c
 
     def arguments(self, number):

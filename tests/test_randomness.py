@@ -24,7 +24,7 @@ def test_no_key_is_used_for_two_things():
 
 def test_a_seed_makes_the_same_network_alone_and_among_others():
     c = settings.resolve(tiny.config())
-    initialize = initializer(c, (8, 8, 1))
+    initialize = initializer(c)
     together, alone = initialize([4, 5]), initialize([5])
     second = jax.tree.map(lambda a: a[1:], together)
     tiny.assert_bit_equal(second, alone)

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.launchers import local
 from resnet_jax import runs
+from resnet_jax.cores import usable_cores
 from tests import sweep_fake, tiny
 
 STUDY = "--config=configs/degradation_digits.py"
@@ -66,14 +67,14 @@ def test_cells_run_two_at_a_time_longest_first_each_on_its_cores(tmp_path):
         CELLS[:2]
     )
     assert most_at_once(launches) == 2
-    mine = local.cores()
+    mine = usable_cores()
     shares = {tuple(line["cores"]) for line in launches}
     assert shares == {tuple(local.share_of(n, 2, mine)) for n in range(2)}
     assert statuses(tmp_path) == dict.fromkeys(CELLS, "completed")
     assert out.count("completed") == 4
     assert "plain-20: started" in said
     # The sweep must not take the devices, nor keep a narrow affinity for itself.
-    assert local.cores() == mine
+    assert usable_cores() == mine
 
 
 def test_one_job_has_all_cores(tmp_path):
@@ -81,7 +82,7 @@ def test_one_job_has_all_cores(tmp_path):
     launches = sweep_fake.started(tmp_path)
     assert code == 0
     assert most_at_once(launches) == 1
-    assert {tuple(line["cores"]) for line in launches} == {tuple(local.cores())}
+    assert {tuple(line["cores"]) for line in launches} == {tuple(usable_cores())}
     assert set(statuses(tmp_path)) == {"plain-20", "resnet-20-A"}
 
 
@@ -89,7 +90,7 @@ def test_a_cell_that_is_left_has_the_cores_it_had(tmp_path):
     """Else its last digits would depend on what else was left to run."""
     outcome(sweep(tmp_path, "--jobs=2", "--only=plain-20"))
     (launch,) = sweep_fake.started(tmp_path)
-    assert launch["cores"] == local.share_of(0, 2, local.cores())
+    assert launch["cores"] == local.share_of(0, 2, usable_cores())
 
 
 def test_a_cell_fails_alone_and_alone_runs_again(tmp_path):
@@ -244,7 +245,7 @@ def test_shares_cover_the_cores_and_never_overlap():
 
 
 def test_default_jobs(monkeypatch):
-    monkeypatch.setattr(local, "cores", lambda: list(range(8)))
+    monkeypatch.setattr(local, "usable_cores", lambda: list(range(8)))
     assert local.default_jobs("cpu", cells=4) == 4
     assert local.default_jobs("cpu", cells=20) == 8
     assert local.default_jobs("gpu", cells=4) == 1

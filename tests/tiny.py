@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from configs import digits, saved
 from resnet_jax import runs, settings
 from resnet_jax.checkpoint import Checkpoints
-from resnet_jax.data import sources
 from resnet_jax.programs import initializer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -33,13 +32,18 @@ def config(**overrides: Any) -> ConfigDict:
     c.log.every = 3
     c.log.tensorboard = False
     with c.unlocked():
-        for key, value in overrides.items():
-            group: Any = c
-            *path, last = key.split("__")
-            for part in path:
-                group = group[part]
-            group[last] = value
+        override(c, overrides)
     return c
+
+
+def override(config: Any, changes: dict[str, Any]) -> None:
+    """Sets keys such as ``model__depth`` in a ConfigDict or in nested dictionaries."""
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        place = config
+        for section in sections:
+            place = place[section]
+        place[name] = value
 
 
 def flags_of(**overrides: Any) -> list[str]:
@@ -73,7 +77,7 @@ def final_state(workdir: pathlib.Path) -> Any:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
-        initializer(c, sources.image_shape(c.data)).shapes(c.replicates),
+        initializer(c).shapes(c.replicates),
     )
     checkpoints = Checkpoints(workdir / "checkpoints", keep=c.checkpoint.keep)
     try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from experiments.launchers.interface import Job
+from resnet_jax.cores import usable_cores
 
 # JAX's own share of a GPU's memory, taken when a process starts.
 _GPU_MEMORY = 0.75
@@ -32,20 +33,13 @@ def platform() -> str:
     return answer.stdout.strip() or "cpu"
 
 
-def cores() -> list[int]:
-    """Returns the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def default_jobs(platform: str, cells: int) -> int:
     """Returns how many cells to run at a time where nobody says.
 
     On CPU one a core: compilation and small convolutions hardly use a second thread. Elsewhere
     one: a cell takes every device and most of their memory.
     """
-    return min(cells, len(cores())) if platform == "cpu" else 1
+    return min(cells, len(usable_cores())) if platform == "cpu" else 1
 
 
 def share_of(number: int, at_once: int, among: list[int]) -> list[int]:
@@ -66,7 +60,7 @@ def pinned(platform: str, share: int, at_once: int) -> Iterator[None]:
     if platform != "cpu" or not hasattr(os, "sched_setaffinity"):
         yield
         return
-    before = cores()
+    before = usable_cores()
     os.sched_setaffinity(0, share_of(share, at_once, before))
     try:
         yield

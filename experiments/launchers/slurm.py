@@ -93,7 +93,9 @@ class Slurm:
             "output": f"{self._workdir}/slurm/%A_%a.txt",
             "open-mode": "append",
         }
-        lines = [f"#SBATCH --{key}={value}" for key, value in asked.items() if value]
+        lines = [
+            f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in asked.items() if value
+        ]
         lines += ["#SBATCH --requeue", *(f"#SBATCH {extra}" for extra in options.sbatch)]
         (log,) = {job.log.name for job in jobs}
         return _SCRIPT.format(
@@ -183,10 +185,9 @@ def _from_sacct(wanted: set[str]) -> dict[str, str]:
     if not wanted or shutil.which("sacct") is None:
         return {}
     jobs = ",".join(sorted({task.split("_")[0] for task in wanted}))
-    done = subprocess.run(
-        ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={jobs}",
-         "--format=JobID,State,NodeList"],
-        capture_output=True, text=True, check=False,
+    done = _run(
+        "sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={jobs}",
+        "--format=JobID,State,NodeList",
     )  # fmt: skip
     found = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else []:
@@ -199,9 +200,7 @@ def _from_sacct(wanted: set[str]) -> dict[str, str]:
 
 def _slurm(*command: str) -> str:
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=_environment(os.environ)
-        )
+        done = _run(*command)
     except FileNotFoundError:
         raise UserError(
             f"{command[0]} cannot be found: --launcher=slurm needs a machine from which Slurm's "
@@ -211,6 +210,11 @@ def _slurm(*command: str) -> str:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise RunError(f"{command[0]} failed: {said[-1].removeprefix(f'{command[0]}: error: ')}")
     return done.stdout
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = _environment(os.environ)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def _environment(of_this: Mapping[str, str]) -> dict[str, str]:

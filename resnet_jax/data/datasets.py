@@ -24,7 +24,6 @@ class DataSet:
     validation: Split
     test: Split
     normalization: Normalization
-    image_shape: tuple[int, int, int]  # of what the network sees
     note: str  # what a reader of its errors must know; empty where there is nothing
     workers: Workers | None = None
 
@@ -60,7 +59,6 @@ def _resident(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
         validation=ResidentSplit.place(images[held_out], labels[held_out], mesh),
         test=ResidentSplit.place(source.test_images, source.test_labels, mesh),
         normalization=fit_normalization(images[train], config.mean, config.std),
-        image_shape=images.shape[1:],
         note=source.note,
     )
 
@@ -85,7 +83,6 @@ def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
             mean=np.array(mean if config.mean == "channel" else (0, 0, 0), np.float32, ndmin=4),
             std=np.array(std if config.std else (1, 1, 1), np.float32, ndmin=4),
         ),
-        image_shape=(config.image_size, config.image_size, 3),
         note=note,
         workers=workers,
     )

@@ -19,6 +19,21 @@ class Record(NamedTuple):
     name: str  # its file's; empty where that was not kept
 
 
+def data_source(builder: Any, split: str) -> Any:
+    """Returns a split of a TFDS builder for random access.
+
+    Raises:
+      UserError: it is not in array_record form.
+    """
+    try:
+        return builder.as_data_source(split=split)
+    except NotImplementedError as e:
+        raise UserError(
+            f"{builder.data_path} is not in array_record form; prepare it with "
+            "file_format='array_record'."
+        ) from e
+
+
 class Records:
     """Random access to a split; threads may share it."""
 
@@ -31,17 +46,11 @@ class Records:
         from tensorflow_datasets.proto import tf_example_pb2  # here: not all sets pay for it
 
         self._parse = tf_example_pb2.Example.FromString
-        try:
-            # Past TFDS's own decoding of features, which takes longer than reading the record.
-            self._examples = builder.as_data_source(split=split).data_source
-        except NotImplementedError as e:
-            raise UserError(
-                f"{builder.data_path} is not in array_record form; prepare it with "
-                "file_format='array_record'."
-            ) from e
+        # Past TFDS's own decoding of features, which takes longer than reading the record.
+        self._examples = data_source(builder, split).data_source
         self.split = split
         self._path = pathlib.Path(builder.data_path)
-        self._damaged: dict[int, str] = {}
+        self._damaged: set[int] = set()  # the numbers of pictures that cannot be decoded
         self._read = 0
         self._lock = threading.Lock()
 
@@ -70,11 +79,6 @@ class Records:
         """How many records were read so far."""
         return self._read
 
-    @property
-    def damaged(self) -> dict[int, str]:
-        """The pictures that could not be decoded, {number: why}."""
-        return dict(self._damaged)
-
     def note_damaged(self, number: int, name: str, reason: str) -> None:
         """Says once that a picture cannot be decoded.
 
@@ -84,7 +88,7 @@ class Records:
         with self._lock:
             if number in self._damaged:
                 return
-            self._damaged[number] = reason
+            self._damaged.add(number)
             count = len(self._damaged)
         logging.warning(
             "%s: %s of %s cannot be decoded (%s); a grey picture stands in for it.",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.records import Records
+from resnet_jax.data.records import Records, data_source
 from resnet_jax.errors import UserError, check_choice
 
 
@@ -125,15 +125,10 @@ def load(name: str, data_dir: str) -> Source:
         return _digits()
     if not KNOWN[name].resident:
         raise UserError(f"data.name={name!r} is too large to be read whole.")
-    folder, builder = _open(name, data_dir)
+    builder = _builder(_required_folder(name, data_dir))
     arrays: dict[str, Any] = {}
     for split in ("train", "test"):
-        try:
-            records = builder.as_data_source(split=split)
-        except NotImplementedError as e:
-            raise UserError(
-                f"{folder} is not in array_record form; prepare it with file_format='array_record'."
-            ) from e
+        records = data_source(builder, split)
         # Filled in pieces: a list of 60,000 dictionaries would take several times as much.
         images = np.empty((len(records), *KNOWN[name].image_shape), np.uint8)
         labels = np.empty(len(records), np.int32)
@@ -153,7 +148,8 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
     Raises:
       UserError: the set is absent or is not in array_record form.
     """
-    folder, builder = _open(name, data_dir)
+    folder = _required_folder(name, data_dir)
+    builder = _builder(folder)
     return (
         Records(builder, "train"),
         Records(builder, KNOWN[name].test_split),
@@ -163,9 +159,7 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
 
 def describe(name: str, data_dir: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Returns the folder where a set lies, and its dataset_info.json; see require()."""
-    require(name, data_dir)
-    folder = _folder(name, data_dir)
-    assert folder is not None  # require() saw it
+    folder = _required_folder(name, data_dir)
     return folder, json.loads((folder / "dataset_info.json").read_text())
 
 
@@ -204,11 +198,11 @@ def _folder(name: str, data_dir: str) -> pathlib.Path | None:
     return max(versions)[1] if versions else None
 
 
-def _open(name: str, data_dir: str) -> tuple[pathlib.Path, Any]:
+def _required_folder(name: str, data_dir: str) -> pathlib.Path:
     require(name, data_dir)
     folder = _folder(name, data_dir)
     assert folder is not None  # require() saw it
-    return folder, _builder(folder)
+    return folder
 
 
 def _builder(folder: pathlib.Path) -> Any:

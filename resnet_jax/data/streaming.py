@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -19,6 +18,7 @@ from jax.sharding import NamedSharding
 
 from resnet_jax import distributed
 from resnet_jax import mesh as meshes
+from resnet_jax.cores import usable_cores
 from resnet_jax.data import crops, jpeg
 from resnet_jax.data.crops import Crop
 from resnet_jax.data.order import batch_indices
@@ -36,9 +36,7 @@ class Workers:
 
     def __init__(self, threads: int, ahead: int):
         """Starts `threads` threads; 0 for one a core."""
-        if not threads:
-            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count(), "decode")
+        self._pool = ThreadPoolExecutor(threads or len(usable_cores()), "decode")
         self._ahead = ahead
 
     def close(self) -> None:

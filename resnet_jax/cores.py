@@ -1,0 +1,10 @@
+"""The processor cores that this process may use."""
+
+import os
+
+
+def usable_cores() -> list[int]:
+    """Returns their numbers; fewer than the machine's where a launcher or a cluster says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
