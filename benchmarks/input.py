@@ -30,7 +30,7 @@ from resnet_jax import mesh as meshes
 from resnet_jax.cores import usable_cores
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.crops import TRAIN
-from resnet_jax.run_folder import write_bytes, write_json
+from resnet_jax.storage import write_bytes, write_json
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")
 _OUT = flags.DEFINE_string("out", None, "A folder for table.txt and table.json; none: print only.")

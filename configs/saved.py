@@ -6,15 +6,13 @@
 The folder runs/plain-56 may stand for the file. A sweep starts its cells by this file.
 """
 
-import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import base
-from resnet_jax import runs, settings
+from resnet_jax import runs, settings, storage
 from resnet_jax.errors import UserError, nearest
 
 
@@ -26,14 +24,11 @@ def get_config(path: str = "") -> ConfigDict:
     """
     if not path:
         raise UserError("Which run? Name its folder: --config=configs/saved.py:runs/plain-56.")
-    file = pathlib.Path(path)
-    file = file / "config.json" if file.is_dir() else file
-    try:
-        content = json.loads(file.read_text())
-    except OSError as e:
-        raise UserError(f"{file} cannot be read: {e.strerror}.") from e
-    except ValueError as e:
-        raise UserError(f"{file} is not JSON ({e}).") from e
+    file = storage.locate(path)
+    file = file / "config.json" if storage.is_dir(file) else file
+    content = runs.read_json(file)
+    if not content:
+        raise UserError(f"{file} cannot be read: there is no such file.")
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a run's config.json.")
     return from_dict(content, str(file))

@@ -1,5 +1,6 @@
 """A cell's run folder: what a sweep writes into it, and the process that trains in it."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -11,7 +12,7 @@ from absl import logging
 
 from experiments.launchers.interface import Job
 from experiments.study import Cell
-from resnet_jax import runs
+from resnet_jax import runs, storage
 from resnet_jax.errors import UserError
 from resnet_jax.run_folder import RunFolder
 
@@ -19,7 +20,7 @@ _SAVED = pathlib.Path(__file__).parents[1] / "configs" / "saved.py"
 LOG = "log.txt"  # what a cell's process prints
 
 
-def command(folder: pathlib.Path, with_cluster: bool = False) -> tuple[str, ...]:
+def command(folder: storage.Path, with_cluster: bool = False) -> tuple[str, ...]:
     """Returns the command that trains, or goes on training, the cell of a run folder.
 
     `with_cluster` says whether it joins the other processes of a cluster's job: where the sweep
@@ -32,32 +33,30 @@ def command(folder: pathlib.Path, with_cluster: bool = False) -> tuple[str, ...]
     return (*program, f"--config={config}", f"--workdir={folder}", *cluster)
 
 
-def job(folder: pathlib.Path, with_cluster: bool) -> Job:
+def job(folder: storage.Path, with_cluster: bool) -> Job:
     """Returns a cell's job; see command()."""
     if with_cluster:  # it starts elsewhere
         folder = folder.absolute()
     return Job(folder.name, command(folder, with_cluster), folder / LOG)
 
 
-def status(folder: pathlib.Path) -> dict[str, Any]:
+def status(folder: storage.Path) -> dict[str, Any]:
     """Returns the status of a cell's folder, empty where it was never queued."""
-    if not (folder / "config.json").is_file():
-        return {}
-    return runs.read(folder).status
+    return runs.read_json(folder / "status.json")
 
 
-def has_ended(folder: pathlib.Path) -> bool:
+def has_ended(folder: storage.Path) -> bool:
     """Whether nothing is left to do for a cell."""
     return status(folder).get("status") in runs.ENDED
 
 
-def refuse_others(workdir: pathlib.Path, cells: Iterable[Cell]) -> None:
+def refuse_others(workdir: storage.Path, cells: Iterable[Cell]) -> None:
     """Raises UserError where a cell's folder belongs to another config."""
     for cell in cells:
         runs.refuse_other(workdir / cell.name, cell.config.to_dict())
 
 
-def queue(folder: pathlib.Path, cell: Cell) -> None:
+def queue(folder: storage.Path, cell: Cell) -> None:
     """Writes what a cell's process will find: its config and, if new, the status "queued".
 
     Raises:
@@ -68,12 +67,12 @@ def queue(folder: pathlib.Path, cell: Cell) -> None:
         if not opened.status():
             opened.set_status("queued", step=0, steps=cell.config.steps, device_seconds=0.0)
     except OSError as e:
-        raise UserError(f"{folder} cannot be written: {e.strerror or e}.") from e
+        raise UserError(f"{folder} cannot be written: {storage.reason(e)}.") from e
     finally:
         opened.close()
 
 
-def settle(folder: pathlib.Path, cell: Cell, code: int, before: dict[str, Any]) -> None:
+def settle(folder: storage.Path, cell: Cell, code: int, before: dict[str, Any]) -> None:
     """Sees to it that the status says how a cell's process ended, also where it could not.
 
     Args:
@@ -91,7 +90,7 @@ def settle(folder: pathlib.Path, cell: Cell, code: int, before: dict[str, Any]) 
     fail(folder, cell, _reason(folder, code))
 
 
-def fail(folder: pathlib.Path, cell: Cell, reason: str) -> None:
+def fail(folder: storage.Path, cell: Cell, reason: str) -> None:
     """Sets a cell's status to failed; what it has trained stays."""
     try:
         opened = RunFolder(folder, cell.config.to_dict())
@@ -110,14 +109,13 @@ def fail(folder: pathlib.Path, cell: Cell, reason: str) -> None:
         logging.error("%s: status.json could not be written: %s", cell.name, e)
 
 
-def _reason(folder: pathlib.Path, code: int) -> str:
+def _reason(folder: storage.Path, code: int) -> str:
     if code < 0:
         memory = " (is the memory enough?)" if -code == signal.SIGKILL else ""
         return f"{signal.Signals(-code).name} killed its process{memory}"
-    try:
-        lines = (folder / LOG).read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = (storage.read_bytes(folder / LOG) or b"").decode(errors="replace").splitlines()
     said = [line.strip() for line in lines if line.strip() and not line.startswith("---")]
     last = said[-1].removeprefix("error: ") if said else "its process said nothing"
     return last if code else f"its process ended before the run did; its last words: {last}"

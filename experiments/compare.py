@@ -60,9 +60,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m experiments.compare", description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", metavar="DIR", help="a run, or a folder of runs")
-    parser.add_argument(
-        "--out", required=True, type=pathlib.Path, help="folder for the report; made where new"
-    )
+    parser.add_argument("--out", required=True, help="folder for the report; made where new")
     parser.add_argument(
         "--window",
         type=int,
@@ -77,6 +75,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "claim 2 fails; default %(default)s",
     )
     parsed = parser.parse_args(arguments)
+    if "://" in parsed.out:
+        raise UserError(f"--out={parsed.out} is no folder; a report is written to this machine.")
+    parsed.out = pathlib.Path(parsed.out)
     if parsed.window < 0:
         raise UserError(f"--window={parsed.window} is negative; it is a number of steps, or 0.")
     if not 0 <= parsed.margin < 100:

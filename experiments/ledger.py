@@ -1,5 +1,6 @@
 """The ledger of a study, from its run folders alone: who is how far, at what error."""
 
+import contextlib
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments import cell_folders
-from resnet_jax import runs
+from resnet_jax import runs, storage
 
 _ERRORS = {"train/error": "training %", "validation/error": "validation %", "test/error": "test %"}
 _DASH = "-"
@@ -78,9 +79,15 @@ def remarks(run: runs.Run) -> str:
     if diverged and run.status.get("status") != "diverged":
         parts += [f"replicate {r} diverged at step {step}" for r, step in diverged.items()]
     log = run.path / cell_folders.LOG
-    if runs.shown_status(run) in ("failed", "interrupted") and log.is_file():
+    if runs.shown_status(run) in ("failed", "interrupted") and _exists(log):
         parts.append(f"see {_short(log)}")
     return "; ".join(parts)
+
+
+def _exists(path: storage.Path) -> bool:
+    with contextlib.suppress(OSError), storage.reaching(path):
+        return path.is_file()
+    return False
 
 
 def _mean(value: Any) -> str:
@@ -91,7 +98,9 @@ def _mean(value: Any) -> str:
     return f"{sum(finite) / len(finite):.2f}" if finite else "not finite"
 
 
-def _short(path: pathlib.Path) -> str:
+def _short(path: storage.Path) -> str:
     """Returns a path as the user would type it here."""
     here = pathlib.Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    if storage.is_bucket(path) or not path.is_relative_to(here):
+        return str(path)
+    return str(path.relative_to(here))

@@ -1,6 +1,5 @@
 """What a person sees while a sweep runs: one overview on a terminal, plain lines elsewhere."""
 
-import pathlib
 import shutil
 import sys
 import time
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from experiments import cell_folders, estimate, ledger
 from experiments.estimate import Size
 from experiments.study import Cell
-from resnet_jax import runs
+from resnet_jax import runs, storage
 from resnet_jax.progress import brief
 
 _TERMINAL_SECONDS = 1.0
@@ -24,7 +23,7 @@ class Overview:
     """Follows a sweep by its cells' run folders; a scheduling.Observer."""
 
     def __init__(
-        self, cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: pathlib.Path, at_once: int
+        self, cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: storage.Path, at_once: int
     ):
         """Begins before the first of `cells`, those left to run, is started."""
         self._cells = {cell.name: cell for cell in cells}
@@ -36,7 +35,8 @@ class Overview:
         # What has been trained since the sweep began, and the time its cells took for it.
         self._work = self._seconds = 0.0
         self._began = time.monotonic()
-        self._every = _TERMINAL_SECONDS if sys.stderr.isatty() else _LINES_SECONDS
+        is_near = sys.stderr.isatty() and not storage.is_bucket(workdir)
+        self._every = _TERMINAL_SECONDS if is_near else _LINES_SECONDS
         self._shown_at = self._began
         self._drawn = 0
 
@@ -85,7 +85,7 @@ class Overview:
         """Takes the overview off the terminal."""
         self._erase()
 
-    def _folder(self, name: str) -> pathlib.Path:
+    def _folder(self, name: str) -> storage.Path:
         return self._workdir / name
 
     def _conclude(self, name: str) -> None:

@@ -1,7 +1,6 @@
 """What a sweep would do and how long that would take; nothing is started or written."""
 
 import json
-import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from experiments import cell_folders, estimate, ledger
 from experiments.estimate import Rate, Size
 from experiments.launchers import local
 from experiments.study import Cell
-from resnet_jax import runs
+from resnet_jax import runs, storage
 from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
 
@@ -23,7 +22,7 @@ _CALIBRATION_SECONDS = 300  # a step that takes minutes is not worth waiting for
 
 
 def table(
-    cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: pathlib.Path, at_once: int,
+    cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: storage.Path, at_once: int,
     platform: str, rate: Rate | None = None,
 ) -> str:  # fmt: skip
     """Returns the plan for people, cells in the order in which they would start.
@@ -101,7 +100,7 @@ def _rate(
     cells: Sequence[Cell],
     missing: Sequence[Cell],
     sizes: Mapping[str, Size],
-    workdir: pathlib.Path,
+    workdir: storage.Path,
     at_once: int,
     platform: str,
 ) -> tuple[Rate | None, list[str]]:

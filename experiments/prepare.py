@@ -31,7 +31,7 @@ from experiments import command_line
 from resnet_jax.cores import usable_cores
 from resnet_jax.data import jpeg, sources
 from resnet_jax.errors import RunError, UserError, check_choice
-from resnet_jax.run_folder import write_bytes, write_json
+from resnet_jax.storage import write_bytes, write_json
 
 _NAME = flags.DEFINE_string("name", "imagenet2012", "Which set; see data.name.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir to read; see data.dir.")

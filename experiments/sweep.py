@@ -13,7 +13,6 @@ already are left alone. --status then tells what Slurm says of each, --cancel ta
 """
 
 import fnmatch
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -25,7 +24,7 @@ from experiments.launchers import local, slurm
 from experiments.launchers.interface import Job, Queue
 from experiments.overview import Overview
 from experiments.study import Cell
-from resnet_jax import runs
+from resnet_jax import runs, storage
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError, check_choice, listing, nearest
 
@@ -64,7 +63,7 @@ LAUNCHERS = ("local", "slurm")
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    workdir = pathlib.Path(command_line.required(_WORKDIR))
+    workdir = storage.locate(command_line.required(_WORKDIR))
     check_choice("--launcher", _LAUNCHER.value, LAUNCHERS)
     if _JOBS.value < 0:
         raise UserError(f"--jobs={_JOBS.value} is negative; allowed are 0 and above.")
@@ -125,7 +124,7 @@ def _run(
     missing: Sequence[Cell],
     jobs: Sequence[Job],
     sizes: Mapping[str, Size],
-    workdir: pathlib.Path,
+    workdir: storage.Path,
     at_once: int,
     platform: str,
 ) -> int:
@@ -152,7 +151,7 @@ def _matching(cells: list[Cell]) -> list[Cell]:
     return chosen
 
 
-def _queue(workdir: pathlib.Path) -> Queue | None:
+def _queue(workdir: storage.Path) -> Queue | None:
     """Returns the scheduler that was asked for; None for this machine."""
     if _LAUNCHER.value == "slurm":
         return slurm.Slurm(
@@ -170,7 +169,7 @@ def _queue(workdir: pathlib.Path) -> Queue | None:
 
 
 def _submit(
-    queue: Queue, workdir: pathlib.Path, missing: Sequence[Cell], jobs: Sequence[Job]
+    queue: Queue, workdir: storage.Path, missing: Sequence[Cell], jobs: Sequence[Job]
 ) -> int:
     has = set(queue.active()) & {cell.name for cell in missing}
     for cell in missing:
@@ -198,11 +197,11 @@ def _cancel(queue: Queue | None) -> int:
     return 0
 
 
-def _status(workdir: pathlib.Path, queue: Queue | None) -> str:
+def _status(workdir: storage.Path, queue: Queue | None) -> str:
     expected = []
     if _CONFIG.value is not None:
         expected = [cell.name for cell in _matching(study.cells(_CONFIG.value))]
-    found = runs.find([workdir]) if workdir.is_dir() or not expected else []
+    found = runs.find([workdir]) if not expected or storage.is_dir(workdir) else []
     return ledger.table(
         [run for run in found if fnmatch.fnmatchcase(run.name, _ONLY.value)],
         expected,

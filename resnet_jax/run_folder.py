@@ -2,58 +2,59 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
 import math
 import os
-import pathlib
 import socket
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
-from resnet_jax import runs
-from resnet_jax.errors import UserError
+from resnet_jax import lock, runs, storage
+from resnet_jax.errors import RunError, UserError
+
+_STATUS_SECONDS = 2.0
 
 
 class RunFolder:
     """The one writer of a run folder, for as long as its process lives."""
 
-    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any]):
+    def __init__(self, path: str | os.PathLike[str] | storage.Path, config: Mapping[str, Any]):
         """Opens `path` for a run of the resolved `config`; makes it where it is new.
 
         Raises:
           UserError: the folder cannot be written, is another config's, or is in use by a process.
         """
-        self.path = pathlib.Path(path).absolute()
-        self._metrics: IO[bytes] | None = None
+        self.path = storage.locate(path).absolute()
+        self._metrics: storage.Lines | None = None
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "lock", "w")  # noqa: SIM115 - held until the process ends
+            # In a bucket nothing needs to be made; to try would make a bucket of a typing error.
+            if not storage.is_bucket(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock.take(self.path)
+            try:
+                runs.refuse_other(self.path, config)
+                if not runs.read_json(self.path / "config.json"):
+                    storage.write_json(self.path / "config.json", config)
+            except BaseException:
+                self._lock.release()
+                raise
         except OSError as e:
-            raise UserError(f"The run folder {self.path} cannot be written: {e.strerror}.") from e
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            self._lock.close()
-            raise UserError(f"Another process is training in {self.path}; stop it first.") from e
-        try:
-            runs.refuse_other(self.path, config)
-            if not (self.path / "config.json").is_file():
-                write_json(self.path / "config.json", config)
-        except OSError as e:
-            self._lock.close()
-            raise UserError(f"The run folder {self.path} cannot be written: {e.strerror}.") from e
-        except UserError:
-            self._lock.close()
-            raise
+            raise UserError(
+                f"The run folder {self.path} cannot be written: {storage.reason(e)}."
+            ) from e
 
     @property
-    def checkpoints(self) -> pathlib.Path:
+    def status_seconds(self) -> float:
+        """How far apart to write the status of a run that goes well."""
+        return storage.LINES_SECONDS if storage.is_bucket(self.path) else _STATUS_SECONDS
+
+    @property
+    def checkpoints(self) -> storage.Path:
         """Where Orbax writes."""
         return self.path / "checkpoints"
 
     @property
-    def tensorboard(self) -> pathlib.Path:
+    def tensorboard(self) -> storage.Path:
         """Where TensorBoard events go."""
         return self.path / "tensorboard"
 
@@ -74,7 +75,8 @@ class RunFolder:
         """Writes status.json; `device_seconds` is the sum over all launches of this run."""
         if status not in runs.STATUSES:
             raise ValueError(f"status {status!r} is not one of {runs.STATUSES}")
-        write_json(
+        self._lock.check()
+        storage.write_json(
             self.path / "status.json",
             {
                 "status": status,
@@ -94,7 +96,7 @@ class RunFolder:
         there = runs.read_json(self.path / "environment.json")
         if there:
             there["resumed"] = [*there.get("resumed", []), dict(facts)]
-        write_json(self.path / "environment.json", there or facts)
+        storage.write_json(self.path / "environment.json", there or facts)
 
     def refuse_other_data(self, note: str) -> None:
         """Raises UserError where the run began on another copy of its data than `note` tells of."""
@@ -109,31 +111,43 @@ class RunFolder:
         """Drops every metrics line after `step` (and half a line left by a kill), then appends."""
         path = self.path / "metrics.jsonl"
         kept = [row for row in runs.read_metrics(path) if row["step"] <= step]
-        write_bytes(path, b"".join(map(_line, kept)))
-        self._metrics = open(path, "ab")  # noqa: SIM115 - closed by close()
+        self._metrics = storage.open_lines(path, b"".join(map(_line, kept)))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Appends one line of metrics; it has reached the disk when this returns."""
+        """Appends one line of metrics; it has reached the disk, if not the bucket."""
         if self._metrics is None:
             raise ValueError("rewind() opens the metrics; call it first")
-        self._metrics.write(_line(row))
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
+        self._lock.check()
+        self._metrics.append(_line(row))
+
+    def flush(self) -> None:
+        """Returns when every line is in the folder.
+
+        Raises:
+          RunError: the folder is another process's by now.
+        """
+        self._lock.check()
+        if self._metrics is not None:
+            self._metrics.flush()
 
     def close(self) -> None:
         """Lets go of the folder."""
-        if self._metrics is not None:
-            with contextlib.suppress(OSError):  # a line that cannot be written has raised before
-                self._metrics.close()
-        self._lock.close()
+        metrics, self._metrics = self._metrics, None
+        # A line that cannot be written has raised before.
+        with contextlib.suppress(OSError, RunError), contextlib.ExitStack() as at_end:
+            if metrics is not None:
+                at_end.callback(metrics.close)
+                self._lock.check()
+                metrics.flush()
+        self._lock.release()
 
 
 class Onlooker(RunFolder):
     """The run folder in a process that does not write it."""
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str] | storage.Path):
         """Touches nothing."""
-        self.path = pathlib.Path(path).absolute()
+        self.path = storage.locate(path).absolute()
 
     def set_status(self, *_: Any, **__: Any) -> None:
         """Leaves it to process 0."""
@@ -147,6 +161,9 @@ class Onlooker(RunFolder):
     def append(self, row: Mapping[str, Any]) -> None:
         """Leaves it to process 0."""
 
+    def flush(self) -> None:
+        """Leaves it to process 0."""
+
     def close(self) -> None:
         """Has nothing to let go of."""
 
@@ -158,25 +175,6 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all: a reader sees the old content or the new, never half."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -11,8 +11,6 @@ from resnet_jax.progress import Progress
 from resnet_jax.run_folder import RunFolder
 from resnet_jax.state import NEVER
 
-_STATUS_SECONDS = 2.0  # status.json is rewritten at most this often
-
 
 class Clock:
     """Device-seconds of a run, over all its launches."""
@@ -51,7 +49,7 @@ class RunLog:
     def write(self, row: dict[str, Any]) -> None:
         """Writes a line of {"step": int, "diverged_at": ..., name: (R,) on the device}.
 
-        Waits for the device; the line is on disk when this returns. An empty line writes nothing.
+        Waits for the device; see RunFolder.append(). An empty line writes nothing.
         """
         if not row:
             return
@@ -65,7 +63,7 @@ class RunLog:
         self._folder.append(line)
         if self._board is not None:
             self._board.write(line)
-        if time.monotonic() - self._status_at > _STATUS_SECONDS:
+        if time.monotonic() - self._status_at > self._folder.status_seconds:
             self.status("running", line["step"])
 
     def note_diverged(self, diverged_at_R: Any) -> None:
@@ -84,6 +82,17 @@ class RunLog:
             device_seconds=self._clock.seconds(),
             diverged=self.diverged,
         )
+
+    def flush(self) -> None:
+        """Returns when all that was written is in the run folder.
+
+        Raises:
+          OSError: it cannot be written.
+          RunError: the folder is another process's by now.
+        """
+        self._folder.flush()
+        if self._board is not None:
+            self._board.flush()
 
     def close(self) -> None:
         """Ends the progress bar and the TensorBoard file; again, it does nothing."""

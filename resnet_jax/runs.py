@@ -19,11 +19,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from resnet_jax import storage
 from resnet_jax.errors import UserError
 
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
@@ -36,7 +36,7 @@ NOT_IDENTITY = frozenset({"data.dir", "data.workers", "accumulate", "mesh.replic
 class Run:
     """A run folder as read from disk; parts that do not exist (yet) are empty."""
 
-    path: pathlib.Path
+    path: storage.Path
     config: dict[str, Any]
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
@@ -48,38 +48,40 @@ class Run:
         return self.path.name
 
 
-def read(path: str | os.PathLike[str]) -> Run:
+def read(path: str | os.PathLike[str] | storage.Path) -> Run:
     """Reads one run folder.
 
     Raises:
       UserError: `path` holds no config.json, or a file in it is not what a run writes.
     """
-    path = pathlib.Path(path)
-    if not (path / "config.json").is_file():
+    path = storage.locate(path)
+    config = read_json(path / "config.json")
+    if not config:
         raise UserError(f"{path} is not a run folder: it holds no config.json.")
     return Run(
         path=path,
-        config=read_json(path / "config.json"),
+        config=config,
         environment=read_json(path / "environment.json"),
         metrics=read_metrics(path / "metrics.jsonl"),
         status=read_json(path / "status.json"),
     )
 
 
-def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
+def find(paths: Iterable[str | os.PathLike[str] | storage.Path]) -> list[Run]:
     """Reads every run in `paths`, each a run folder or a study (a folder of run folders).
 
     Raises:
       UserError: a path does not exist or holds no run.
     """
     found = []
-    for path in map(pathlib.Path, paths):
-        if not path.is_dir():
+    for path in map(storage.locate, paths):
+        if not storage.is_dir(path):
             raise UserError(f"{path} is not a folder; give a run folder or a folder of runs.")
-        if (path / "config.json").is_file():
+        configs = _configs(path)
+        if "config.json" in configs:
             found.append(read(path))
             continue
-        inside = sorted(p.parent for p in path.glob("*/config.json"))
+        inside = [path / config.split("/")[0] for config in configs]
         if not inside:
             raise UserError(
                 f"{path} holds no run: neither it nor a folder in it has a config.json."
@@ -88,11 +90,22 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     return found
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+def _configs(path: storage.Path) -> list[str]:
+    """Returns the names of the config.json in a folder and in the folders in it, in order."""
+    try:
+        if storage.is_bucket(path):
+            names = storage.files(path, depth=2)
+        else:
+            found = (*path.glob("config.json"), *path.glob("*/config.json"))
+            names = [p.relative_to(path).as_posix() for p in found]
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
+    return sorted(name for name in names if name.split("/")[-1] == "config.json")
+
+
+def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
     """Returns the whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
+    lines = (_read(path) or b"").split(b"\n")
     rows = []
     for number, line in enumerate(
         lines[:-1], start=1
@@ -156,19 +169,28 @@ def identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: storage.Path) -> dict[str, Any]:
     """Returns a JSON file's object, empty where there is no file; raises UserError otherwise."""
-    if not path.is_file():
+    content = _read(path)
+    if content is None:
         return {}
     try:
-        return json.loads(path.read_text())
+        return json.loads(content)
     except ValueError as e:
         raise UserError(f"{path} is not JSON ({e}).") from e
 
 
-def refuse_other(path: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
+def _read(path: storage.Path) -> bytes | None:
+    """Returns a file's content, None where there is none."""
+    try:
+        return storage.read_bytes(path)
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
+
+
+def refuse_other(path: str | os.PathLike[str] | storage.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError, with the differing keys, where `path` is another config's run folder."""
-    there = read_json(pathlib.Path(path) / "config.json")
+    there = read_json(storage.locate(path) / "config.json")
     if not there or identity(there) == identity(config):
         return
     old, new = flatten(there), json.loads(json.dumps(flatten(config)))

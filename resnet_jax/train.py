@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import environment, runs, settings
 from resnet_jax import mesh as meshes
-from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.checkpoint import open_checkpoints
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.crops import TRAIN
 from resnet_jax.data.splits import Split
@@ -22,6 +22,7 @@ from resnet_jax.programs import build
 from resnet_jax.run_folder import Onlooker, RunFolder
 from resnet_jax.run_log import Clock, RunLog
 from resnet_jax.signals import StopRequest
+from resnet_jax.storage import reason
 
 
 def train(config: ConfigDict, workdir: str) -> str:
@@ -58,7 +59,7 @@ def train(config: ConfigDict, workdir: str) -> str:
     except BaseException as e:
         _set_failed(folder, e, config.steps, clock)
         if isinstance(e, OSError):
-            raise RunError(f"{folder.path} cannot be written: {e.strerror or e}.") from e
+            raise RunError(f"{folder.path} cannot be written: {reason(e)}.") from e
         raise
     finally:
         folder.close()
@@ -91,7 +92,7 @@ def _train(
 
     ###################################################################################### state
 
-    checkpoints = at_end.enter_context(Checkpoints(folder.checkpoints, config.checkpoint.keep))
+    checkpoints = at_end.enter_context(open_checkpoints(folder.checkpoints, config.checkpoint.keep))
     state = checkpoints.restore(programs.state)
     if state is None:
         state = programs.start(seeds)
@@ -139,6 +140,7 @@ def _train(
             # The lines up to here reach the disk before the checkpoint that makes them final: a
             # resumed run drops the lines after its checkpoint, and writes them again.
             log.write(pending)
+            log.flush()
             pending = {}
             log.note_diverged(metrics["diverged_at"])
             if log.all_diverged:
@@ -150,6 +152,7 @@ def _train(
 
     #################################################################################### the end
 
+    log.flush()
     checkpoints.wait()
     saved = checkpoints.steps()
     checkpoints.close()
@@ -210,11 +213,11 @@ def _open(workdir: str, config: ConfigDict) -> RunFolder:
 
 
 def _set_failed(folder: RunFolder, error: BaseException, steps: int, clock: Clock) -> None:
-    reason = (str(error) or type(error).__name__).split("\n")[0]
+    why = (str(error) or type(error).__name__).split("\n")[0]
     at = folder.status().get("step", 0)
     try:
         folder.set_status(
-            "failed", step=at, steps=steps, device_seconds=clock.seconds(), reason=reason
+            "failed", step=at, steps=steps, device_seconds=clock.seconds(), reason=why
         )
-    except OSError as e:  # a full disk: the message on the screen has to do
+    except (OSError, RunError) as e:  # a full disk: the message on the screen has to do
         logging.error("status.json could not be written: %s", e)

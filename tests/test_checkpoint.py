@@ -10,7 +10,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from resnet_jax import settings
-from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.checkpoint import open_checkpoints
 from resnet_jax.errors import RunError
 from resnet_jax.programs import initializer
 from tests import tiny
@@ -34,7 +34,7 @@ def at_step(state, step):
 @pytest.fixture
 def folder(tmp_path, state):
     """Checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints = open_checkpoints(tmp_path / "checkpoints", keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, at_step(state, step))
     checkpoints.close()
@@ -42,7 +42,7 @@ def folder(tmp_path, state):
 
 
 def restore(folder, state):
-    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints = open_checkpoints(folder, keep=2)
     try:
         return checkpoints.restore(state)
     finally:
@@ -108,7 +108,7 @@ def test_a_damaged_one_falls_back_loudly_and_makes_room(folder, state, damage, c
     tiny.assert_bit_equal(restore(folder, state), at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
     assert sorted(p.name for p in folder.iterdir()) == ["2", "damaged-3"]
-    again = Checkpoints(folder, keep=2)
+    again = open_checkpoints(folder, keep=2)
     again.save(3, at_step(state, 3))
     again.close()
     tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
@@ -128,7 +128,7 @@ def test_half_a_save_is_cleaned_away(folder, state):
 
 
 def test_saving_the_same_step_twice_writes_once(folder, state):
-    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints = open_checkpoints(folder, keep=2)
     checkpoints.save(3, at_step(state, 7))  # a stop right after a resume: step 3 is there
     checkpoints.close()
     tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
@@ -139,7 +139,7 @@ def test_a_save_asks_no_one_whether_the_run_is_to_stop(tmp_path, state, monkeypa
     monkeypatch.setattr(
         multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
     )
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
+    checkpoints = open_checkpoints(tmp_path / "checkpoints", 2)
     for step in (1, 2):
         checkpoints.save(step, state)
     checkpoints.wait()

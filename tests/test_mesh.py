@@ -9,10 +9,10 @@ import pytest
 from resnet_jax import mesh as meshes
 from resnet_jax import runs, settings
 from resnet_jax import train as trainer
-from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.data import datasets
 from resnet_jax.data.crops import TRAIN
 from resnet_jax.data.views import make_views
+from resnet_jax.disk_checkpoints import DiskCheckpoints
 from resnet_jax.errors import UserError
 from resnet_jax.evaluate import evaluate, population_statistics
 from resnet_jax.programs import build
@@ -158,7 +158,7 @@ def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
     there = Setup(8, 1, 8, **OPTIONS)
     state = there.train(2)
     saved = jax.device_get(state)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints = DiskCheckpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.save(2, state)
     checkpoints.wait()
     here = Setup(devices, groups, fsdp, **OPTIONS)

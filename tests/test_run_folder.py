@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from resnet_jax import run_folder, runs
+from resnet_jax import run_folder, runs, storage
 from resnet_jax.errors import UserError
 
 CONFIG = {"seed": 0, "model": {"depth": 20, "widths": (1, 2)}, "data": {"dir": "/here"}}
@@ -156,14 +156,14 @@ def test_running_whose_process_is_gone_is_not_alive(tmp_path, open_folder):
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "status.json"
-    run_folder.write_json(path, {"old": True})
+    storage.write_json(path, {"old": True})
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        run_folder.write_json(path, {"new": True})
+        storage.write_json(path, {"new": True})
     assert json.loads(path.read_text()) == {"old": True}
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import digits, saved
 from resnet_jax import runs, settings
-from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.checkpoint import open_checkpoints
 from resnet_jax.programs import initializer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def final_state(workdir: pathlib.Path) -> Any:
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
         initializer(c).shapes(c.replicates),
     )
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=c.checkpoint.keep)
+    checkpoints = open_checkpoints(workdir / "checkpoints", c.checkpoint.keep)
     try:
         return jax.device_get(checkpoints.restore(like))
     finally:

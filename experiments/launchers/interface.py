@@ -1,9 +1,10 @@
 """What a sweep asks of whatever starts its cells."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Protocol
+
+from resnet_jax import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Job:
 
     name: str
     command: tuple[str, ...]
-    log: pathlib.Path
+    log: storage.Path
 
 
 class Launcher(Protocol):

@@ -1,16 +1,22 @@
 """Cells as processes of this machine."""
 
 import contextlib
+import dataclasses
 import datetime
 import os
+import pathlib
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import IO
 
+from absl import logging
+
 from experiments.launchers.interface import Job
+from resnet_jax import storage
 from resnet_jax.cores import usable_cores
 
 # JAX's own share of a GPU's memory, taken when a process starts.
@@ -75,18 +81,18 @@ class Local:
         """Prepares for `at_once` jobs at a time on a `platform`."""
         self._platform, self._at_once = platform, at_once
         self._free = list(range(at_once))  # the shares that nobody has
-        self._children: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
+        self._children: dict[str, _Child] = {}
 
     def start(self, job: Job) -> None:
         """Starts a job; raises OSError where that cannot be done."""
         share = self._free[0]
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with open(job.log, "ab") as log:
+        with self._open_log(job.log) as log:
             log.write(f"--- {now} {shlex.join(job.command)}\n".encode())
             log.flush()
-            child = self._spawn(job, log, share)
+            process = self._spawn(job, log, share)
         self._free.remove(share)
-        self._children[job.name] = (child, share)
+        self._children[job.name] = _Child(process, share, job.log, pathlib.Path(log.name))
 
     def _spawn(self, job: Job, log: IO[bytes], share: int) -> subprocess.Popen[bytes]:
         environment = dict(os.environ)
@@ -108,11 +114,12 @@ class Local:
     def ended(self) -> dict[str, int]:
         """Returns {job: exit code} of those that ended since it was last asked."""
         codes = {}
-        for name, (child, share) in list(self._children.items()):
-            code = child.poll()
+        for name, child in list(self._children.items()):
+            code = child.process.poll()
             if code is not None:
                 codes[name] = code
-                self._free.append(share)
+                self._free.append(child.share)
+                self._keep_log(child)
                 del self._children[name]
         return codes
 
@@ -125,5 +132,31 @@ class Local:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        for child, _ in self._children.values():
-            child.send_signal(number)
+        for child in self._children.values():
+            child.process.send_signal(number)
+
+    def _open_log(self, path: storage.Path) -> IO[bytes]:
+        """Opens a log for appending; one that is kept in a bucket grows on this machine."""
+        if storage.is_bucket(path):
+            return tempfile.NamedTemporaryFile("ab", prefix="resnet_jax-log-", delete=False)
+        return open(path, "ab")
+
+    def _keep_log(self, child: "_Child") -> None:
+        if not storage.is_bucket(child.log):
+            return
+        try:
+            storage.append_bytes(child.log, child.written_to.read_bytes())
+            child.written_to.unlink()
+        except OSError as e:
+            reason = storage.reason(e)
+            logging.error(
+                "%s could not be written (%s): see %s.", child.log, reason, child.written_to
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    share: int
+    log: storage.Path
+    written_to: pathlib.Path

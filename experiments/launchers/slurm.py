@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from experiments.launchers.interface import Job
+from resnet_jax import storage
 from resnet_jax.errors import RunError, UserError
 
 _NOTICE_SECONDS = 120  # before the end; Slurm may be half a minute late
@@ -64,14 +65,22 @@ class Slurm:
 
     name = "slurm"
 
-    def __init__(self, workdir: pathlib.Path, options: Options, preempted: int):
+    def __init__(self, workdir: storage.Path, options: Options, preempted: int):
         """Touches nothing.
 
         Args:
           workdir: the study's folder, seen by all nodes.
           options: for every cell.
           preempted: the exit code of a process that was stopped with everything saved.
+
+        Raises:
+          UserError: the folder is in a bucket.
         """
+        if storage.is_bucket(workdir):
+            raise UserError(
+                f"--workdir={workdir} is in a bucket; for --launcher=slurm give a folder that "
+                "all nodes see, since Slurm itself writes logs there."
+            )
         self._workdir, self._options, self._preempted = workdir.absolute(), options, preempted
 
     def script(self, jobs: Sequence[Job]) -> str:

@@ -1,0 +1,205 @@
+"""Where run folders live: on a disk, or in a bucket (gs://BUCKET/PATH, s3://BUCKET/PATH).
+
+Whatever touches a run folder goes through here, with pathlib's paths on a disk and fsspec's (UPath)
+in a bucket, which are used alike. A bucket knows neither folders nor renaming nor appending; a file
+in it is seen whole or not at all.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import pathlib
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, Protocol
+
+from typing_extensions import TypeIs
+from upath import UPath
+
+from resnet_jax.errors import UserError, nearest
+
+Path = pathlib.Path | UPath
+BUCKETS = ("gs", "s3")
+_IN_MEMORY = "memory"  # fsspec's, for tests
+# What fsspec remembers of a bucket would hide what other machines have written since.
+_OPTIONS: dict[str, Any] = {"use_listings_cache": False}
+# Or gcsfs asks for each bucket's type, which takes one more permission than its files do.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+# What it raises is enough; it prints a traceback besides.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+LINES_SECONDS = 30.0  # a growing file in a bucket is written anew at most this often
+
+
+def locate(path: str | os.PathLike[str] | Path) -> Path:
+    """Returns the path of a run folder, or of something in one.
+
+    Raises:
+      UserError: it is a URL, and not one of a bucket.
+    """
+    if isinstance(path, pathlib.Path | UPath):
+        return path
+    text = os.fspath(path)
+    scheme, is_url, rest = text.partition("://")
+    if not is_url:
+        if slip := re.match(rf"({'|'.join(BUCKETS)}):/*(.*)", text):
+            raise UserError(f"{text} is no folder; a bucket is {slip[1]}://{slip[2]}.")
+        return pathlib.Path(text)
+    if scheme not in (*BUCKETS, _IN_MEMORY):
+        hint = nearest(f"{scheme}://", [f"{known}://" for known in BUCKETS])
+        raise UserError(
+            f"{text} is no place for run folders; allowed are a folder, gs://BUCKET/PATH and "
+            f"s3://BUCKET/PATH{hint}."
+        )
+    bucket, _, inside = rest.partition("/")
+    if not bucket or not inside.strip("/"):
+        raise UserError(f"{text} lacks a path inside the bucket, as in {scheme}://{bucket}/runs.")
+    if odd := re.search(r"[*?\[\]]", text):
+        # Or fsspec takes the folder's name for a pattern, and removes what fits it.
+        raise UserError(
+            f"{text} has a {odd[0]} in it; a path in a bucket is without *, ?, [ and ]."
+        )
+    return UPath(text.rstrip("/"), **(_OPTIONS if scheme in BUCKETS else {}))
+
+
+def is_bucket(path: Path) -> TypeIs[UPath]:
+    """Whether a path is not on a disk."""
+    return isinstance(path, UPath)
+
+
+def reason(error: OSError) -> str:
+    """Returns why something cannot be read or written, without the errno."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Makes an OSError of whatever a bucket's client raises inside."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as e:
+        if not is_bucket(path):
+            raise
+        said = " ".join(str(e).split())[:300] or type(e).__name__
+        raise OSError(errno.EIO, said) from e
+
+
+def is_dir(path: Path) -> bool:
+    """Whether something lies under a path; raises UserError where that cannot be told."""
+    try:
+        with reaching(path):
+            return path.is_dir()
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {reason(e)}.") from e
+
+
+def files(folder: UPath, depth: int | None = None) -> list[str]:
+    """Returns the names of the files in a bucket's folder, as ``a/b``, of at most `depth` parts."""
+    with reaching(folder):
+        found = folder.fs.find(folder.path, maxdepth=depth)
+    return [path.removeprefix(folder.path.rstrip("/") + "/") for path in found]
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """Returns a file's content, None where there is no file; raises OSError."""
+    try:
+        with reaching(path):
+            # In one request; UPath would ask first whether the file is there.
+            return path.fs.cat_file(path.path) if is_bucket(path) else path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: a reader sees the old content or the new, never half.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if is_bucket(path):
+        with reaching(path):
+            path.write_bytes(content)
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all; raises OSError."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Adds to the end of a file; one in a bucket is written anew."""
+    if is_bucket(path):
+        write_bytes(path, (read_bytes(path) or b"") + content)
+        return
+    with open(path, "ab") as f:
+        f.write(content)
+
+
+class Lines(Protocol):
+    """A file that grows by lines."""
+
+    def append(self, line: bytes) -> None:
+        """Adds a line, on a disk at once; raises OSError."""
+
+    def flush(self) -> None:
+        """Returns when all lines are where they belong; raises OSError."""
+
+    def close(self) -> None:
+        """Lets go; flush() first."""
+
+
+def open_lines(path: Path, content: bytes) -> Lines:
+    """Writes a file of lines and opens it for more."""
+    write_bytes(path, content)
+    return _BucketLines(path, content) if is_bucket(path) else _DiskLines(path)
+
+
+class _DiskLines:
+    def __init__(self, path: pathlib.Path):
+        self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 - closed by close()
+
+    def append(self, line: bytes) -> None:
+        self._file.write(line)
+        self.flush()
+
+    def flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _BucketLines:
+    def __init__(self, path: UPath, content: bytes):
+        self._path = path
+        self._content, self._written = bytearray(content), len(content)
+        self._at = time.monotonic()
+
+    def append(self, line: bytes) -> None:
+        self._content += line
+        if time.monotonic() - self._at > LINES_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if len(self._content) > self._written:
+            write_bytes(self._path, bytes(self._content))
+            self._written, self._at = len(self._content), time.monotonic()
+
+    def close(self) -> None:
+        pass  # nothing is open

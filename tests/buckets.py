@@ -1,0 +1,91 @@
+"""Servers on this machine that speak Amazon's and Google's protocols for buckets."""
+
+import contextlib
+import functools
+import http.server
+import json
+import os
+import threading
+
+import boto3
+import gcp_storage_emulator as google
+import gcp_storage_emulator.server
+import gcp_storage_emulator.storage
+import moto.server
+import pytest
+
+BUCKET = "bucket"
+
+
+@contextlib.contextmanager
+def served(kind):
+    """Serves an empty bucket, and has this process and its children use it.
+
+    Args:
+      kind: "s3" or "gs".
+
+    Yields:
+      The URL of a folder in the bucket.
+    """
+    before = dict(os.environ)
+    try:
+        with (_s3 if kind == "s3" else _gs)():
+            yield f"{kind}://{BUCKET}/runs"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _s3():
+    server = moto.server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    boto3.client("s3").create_bucket(Bucket=BUCKET)
+    yield
+    server.stop()
+
+
+@contextlib.contextmanager
+def _gs():
+    storage = google.storage.Storage(use_memory_fs=True)
+    google.handlers.buckets.create_bucket(BUCKET, storage)
+    handler = functools.partial(_Handler, storage)
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+    ):
+        patched.setattr(google.server, "_read_data", _read_data)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{server.server_port}"
+        yield
+        server.shutdown()
+
+
+class _Handler(google.server.RequestHandler):
+    """The emulator's, which by itself serves one request a connection, and one at a time."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+
+_read_any_data = google.server._read_data
+
+
+def _read_data(handler, query):
+    """Reads an upload byte by byte; the emulator takes it for an e-mail, and mends line ends."""
+    kind = handler.headers.get("Content-Type", "")
+    if not kind.startswith("multipart/related"):
+        return _read_any_data(handler, query)
+    boundary = b"--" + kind.split("boundary=")[1].strip('"').encode()
+    _, about, file, _ = google.server._read_raw_data(handler).split(boundary)
+    about, file = (part.split(b"\n\n", 1)[1].removesuffix(b"\n") for part in (about, file))
+    return {"meta": json.loads(about), "content": file, "content-type": ""}

@@ -1,0 +1,223 @@
+"""Where run folders live: names of places, whole files, growing files, one writer."""
+
+import json
+import pathlib
+import time
+
+import pytest
+from upath import UPath
+
+from resnet_jax import lock, run_folder, runs, storage
+from resnet_jax.errors import RunError, UserError
+from tests.test_run_folder import CONFIG, with_depth
+
+
+@pytest.fixture
+def bucket():
+    """A folder in an empty bucket that lives in this process."""
+    path = storage.locate("memory://bucket/runs")
+    yield path
+    path.fs.store.clear()
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request, tmp_path):
+    """A folder of each kind."""
+    return tmp_path if request.param == "disk" else request.getfixturevalue("bucket")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A lease that is renewed, and lost, within a second."""
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "LOST_SECONDS", 0.6)
+
+
+# ------------------------------------------------------------------------------------ places
+
+
+def test_a_folder_is_pathlibs_and_a_bucket_fsspecs():
+    assert storage.locate("runs/a") == pathlib.Path("runs/a")
+    assert isinstance(storage.locate("runs/a"), pathlib.Path)
+    for url in ("s3://bucket/runs/a", "gs://bucket/runs/a/"):
+        found = storage.locate(url)
+        assert isinstance(found, UPath)
+        assert str(found) == url.rstrip("/")
+        assert str(found / "config.json") == f"{url.rstrip('/')}/config.json"
+        assert found.name == "a"
+        assert found.absolute() == found
+        assert storage.locate(found) is found
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("gcs://bucket/a", r"gcs://bucket/a is no place .*\(nearest: gs://\)"),
+        ("http://host/a", "allowed are a folder, gs://BUCKET/PATH and s3://BUCKET/PATH"),
+        ("gs:/bucket/a", "a bucket is gs://bucket/a"),
+        ("s3:bucket/a", "a bucket is s3://bucket/a"),
+        ("s3://bucket", "lacks a path inside the bucket, as in s3://bucket/runs"),
+        ("gs://bucket/", "lacks a path inside the bucket"),
+        ("gs:///a", "lacks a path inside the bucket"),
+        ("gs://bucket/runs[1]", r"has a \[ in it"),
+        ("s3://bucket/*", r"has a \* in it"),
+    ],
+)
+def test_what_is_no_place_is_one_sentence(typed, words):
+    with pytest.raises(UserError, match=words):
+        storage.locate(typed)
+
+
+# ------------------------------------------------------------------------------------- files
+
+
+def test_files_are_written_read_and_added_to(place):
+    path = place / "a" / "file"
+    if not storage.is_bucket(place):
+        path.parent.mkdir()
+    assert storage.read_bytes(path) is None
+    storage.append_bytes(path, b"one")
+    storage.append_bytes(path, b" two")
+    assert storage.read_bytes(path) == b"one two"
+    storage.write_json(path, {"three": 3})
+    assert json.loads(storage.read_bytes(path)) == {"three": 3}
+    assert [p.name for p in path.parent.glob("*")] == ["file"]
+
+
+def test_a_buckets_files_are_found(bucket):
+    for name in ("config.json", "a/config.json", "a/b/config.json"):
+        storage.write_bytes(bucket / name, b'{"x": 1}')
+    assert sorted(storage.files(bucket)) == ["a/b/config.json", "a/config.json", "config.json"]
+    assert sorted(storage.files(bucket, depth=2)) == ["a/config.json", "config.json"]
+    assert [run.path for run in runs.find([bucket])] == [bucket]
+    (bucket / "config.json").unlink()
+    assert [run.path for run in runs.find([bucket])] == [bucket / "a"]
+
+
+def test_lines_reach_a_disk_at_once(tmp_path):
+    lines = storage.open_lines(tmp_path / "lines", b"a\n")
+    lines.append(b"b\n")
+    assert storage.read_bytes(tmp_path / "lines") == b"a\nb\n"
+    lines.close()
+
+
+def test_lines_reach_a_bucket_when_asked_or_after_a_while(bucket, monkeypatch):
+    path = bucket / "lines"
+    lines = storage.open_lines(path, b"a\n")
+    lines.append(b"b\n")
+    assert storage.read_bytes(path) == b"a\n"
+    lines.flush()
+    assert storage.read_bytes(path) == b"a\nb\n"
+    monkeypatch.setattr(storage, "LINES_SECONDS", 0.0)
+    lines.append(b"c\n")
+    assert storage.read_bytes(path) == b"a\nb\nc\n"
+
+
+def test_whatever_a_client_raises_is_an_oserror_that_says_why(bucket, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no credentials\nwere found")
+
+    monkeypatch.setattr(type(bucket.fs), "cat_file", refuse)
+    with pytest.raises(OSError, match="no credentials were found") as raised:
+        storage.read_bytes(bucket / "file")
+    assert storage.reason(raised.value) == "no credentials were found"
+    with pytest.raises(UserError, match=r"config\.json cannot be read: no credentials were found"):
+        runs.read(bucket)
+    # On a disk nobody's client is there to blame: a mistake of ours stays what it is.
+    with pytest.raises(ZeroDivisionError), storage.reaching(tmp_path):
+        _ = 1 / 0
+
+
+# -------------------------------------------------------------------------------- run folders
+
+
+def test_a_run_folder_in_a_bucket_reads_as_it_was_written(bucket):
+    folder = run_folder.RunFolder(bucket / "plain-20", CONFIG)
+    folder.record_launch({"command": "first"})
+    folder.record_launch({"command": "second"})
+    folder.rewind(0)
+    for step in (1, 2, 3):
+        folder.append({"step": step})
+    folder.set_status("running", step=3, steps=9, device_seconds=1.5)
+    folder.close()
+    (run,) = runs.find([bucket])
+    assert run.name == "plain-20"
+    assert run.config["model"] == {"depth": 20, "widths": [1, 2]}
+    assert run.environment == {"command": "first", "resumed": [{"command": "second"}]}
+    assert run.metrics == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert run.status["status"] == "running"
+    names = sorted(storage.files(run.path))
+    assert names == ["config.json", "environment.json", "metrics.jsonl", "status.json"]
+
+    again = run_folder.RunFolder(bucket / "plain-20", CONFIG)
+    again.rewind(2)
+    again.append({"step": 3, "train/loss": 1.0})
+    again.flush()
+    assert runs.read(bucket / "plain-20").metrics[1:] == [
+        {"step": 2},
+        {"step": 3, "train/loss": 1.0},
+    ]
+    again.close()
+    with pytest.raises(UserError, match=r"model\.depth \(20 there, 56 here\)"):
+        run_folder.RunFolder(bucket / "plain-20", with_depth(56))
+
+
+def test_no_run_in_a_bucket_is_one_sentence(bucket):
+    with pytest.raises(UserError, match="is not a folder"):
+        runs.find([bucket])
+    storage.write_bytes(bucket / "other" / "file", b"")
+    with pytest.raises(UserError, match="holds no run"):
+        runs.find([bucket])
+
+
+# --------------------------------------------------------------------------------- one writer
+
+
+def test_a_second_process_is_refused_while_the_first_lives(place, quick):
+    first = lock.take(place)
+    with pytest.raises(UserError, match="Another process is training in"):
+        lock.take(place)
+    first.check()
+    first.release()
+    second = lock.take(place)
+    second.check()
+    second.release()
+
+
+def test_what_a_dead_process_left_in_a_bucket_is_taken_over(bucket, quick, caplog):
+    storage.write_bytes(bucket / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
+    began = time.monotonic()
+    with caplog.at_level("INFO"):
+        taken = lock.take(bucket)
+    assert 0.5 < time.monotonic() - began < 3
+    assert "was left in a hurry, or is in use" in caplog.text
+    taken.check()
+    taken.release()
+    assert storage.read_bytes(bucket / lock.NAME) is None
+
+
+def test_one_that_goes_while_another_waits_is_followed_at_once(bucket, quick, monkeypatch):
+    monkeypatch.setattr(lock, "LOST_SECONDS", 60.0)
+    storage.write_bytes(bucket / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
+    monkeypatch.setattr(lock.time, "sleep", lambda _: (bucket / lock.NAME).unlink(missing_ok=True))
+    lock.take(bucket).release()
+
+
+def test_one_who_was_taken_for_dead_writes_no_more(bucket, quick):
+    folder = run_folder.RunFolder(bucket / "run", CONFIG)
+    folder.rewind(0)
+    folder.append({"step": 1})
+    folder.flush()
+    its = b'{"owner": "x", "host": "node7", "pid": 1, "renewed": 1}'
+    storage.write_bytes(folder.path / lock.NAME, its)
+    time.sleep(1)  # ten times it has looked whose name stands there
+    sentence = r"A process on node7 took memory://bucket/runs/run over"
+    with pytest.raises(RunError, match=sentence):
+        folder.append({"step": 2})
+    with pytest.raises(RunError, match=sentence):
+        folder.flush()
+    with pytest.raises(RunError, match=sentence):
+        folder.set_status("failed", step=1, steps=2, device_seconds=0.0)
+    folder.close()
+    assert runs.read(folder.path).metrics == [{"step": 1}]
+    assert storage.read_bytes(folder.path / lock.NAME) == its
