@@ -23,7 +23,13 @@ ablation: venv
 test: venv
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: venv
+# SkyPilot pins other versions, so that its parser has an environment of its own.
+.venv-skypilot/.installed: tests/requirements-skypilot.txt
+	test -x .venv-skypilot/bin/python || $(PYTHON) -m venv .venv-skypilot
+	.venv-skypilot/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@touch $@
+
+test-slow: venv .venv-skypilot/.installed
 	$(BIN)/python -m pytest -m slow
 
 check: venv
@@ -32,4 +38,4 @@ check: venv
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-skypilot runs

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import logging
 from tqdm import tqdm
@@ -13,17 +13,17 @@ from experiments.estimate import Rate, Size
 from experiments.launchers import local
 from experiments.study import Cell
 from resnet_jax import runs, storage
-from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
 
 _HEADINGS = ["cell", "depth", "shortcut", "parameters", "mult-adds", "steps", "replicates"]
 _HEADINGS += ["done", "estimated time", "device-hours"]
+HERE = ("cpu", "gpu", "tpu")  # what cells run on where no scheduler has them
 _CALIBRATION_SECONDS = 300  # a step that takes minutes is not worth waiting for
 
 
 def table(
     cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: storage.Path, at_once: int,
-    platform: str, rate: Rate | None = None,
+    platform: str, require_data: Callable[[str, str], None], rate: Rate | None = None,
 ) -> str:  # fmt: skip
     """Returns the plan for people, cells in the order in which they would start.
 
@@ -32,13 +32,16 @@ def table(
       sizes: of each, by name.
       workdir: the study's folder, which need not exist.
       at_once: cells at a time.
-      platform: "cpu", "gpu" or "tpu".
+      platform: "cpu", "gpu" or "tpu" where cells run here, else the scheduler's name.
+      require_data: raises UserError where cells would not find their data.
       rate: what is to be reckoned with; none for one that is measured.
     """
     statuses = {cell.name: cell_folders.status(workdir / cell.name) for cell in cells}
     missing = [cell for cell in cells if statuses[cell.name].get("status") not in runs.ENDED]
     words = [f"It is an estimate, by mult-adds, from {rate.source}."] if rate else []
-    if rate is None:
+    if rate is None and platform not in HERE:
+        words = ["There is no estimate, for it runs elsewhere: --rate and --devices give one."]
+    elif rate is None:
         rate, words = _rate(cells, missing, sizes, workdir, at_once, platform)
 
     rows = [_HEADINGS]
@@ -61,8 +64,10 @@ def table(
         for cell in cells
         if cell.exceptions
     ]
-    lines += _absent_data(missing)
+    lines += _absent_data(missing, require_data)
     side_by_side = f"{at_once} at a time" if at_once > 1 else "one at a time"
+    if platform not in HERE:
+        side_by_side = f"at most {side_by_side}"
     lines.append(
         f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on {platform}."
     )
@@ -86,11 +91,11 @@ def _done(status: Mapping[str, object]) -> str:
     return f"{status['status']} {ledger.show_step(dict(status))}"
 
 
-def _absent_data(cells: Sequence[Cell]) -> list[str]:
+def _absent_data(cells: Sequence[Cell], require_data: Callable[[str, str], None]) -> list[str]:
     refusals = set()
     for cell in cells:
         try:
-            sources.require(cell.config.data.name, cell.config.data.dir)
+            require_data(cell.config.data.name, cell.config.data.dir)
         except UserError as e:
             refusals.add(str(e))
     return [f"The data are missing, so the sweep would be refused: {e}" for e in refusals]

@@ -8,8 +8,9 @@ on from their checkpoints. --config.base.KEY=VALUE changes a setting for all cel
 --config.grid.model.depth="(20,56)" the grid. Exit codes: 0 all done, or handed to a scheduler; 1 a
 cell failed; 2 a mistake in the command; 42 stopped, or a cell was, with everything saved.
 
---launcher=slurm hands the missing cells to Slurm as one array and returns; those that it has
-already are left alone. --status then tells what Slurm says of each, --cancel takes them out.
+--launcher=slurm hands the missing cells to Slurm as one array and returns, --launcher=skypilot to
+SkyPilot as a job each; those that it has already are left alone. --status then tells what it says
+of each, --cancel takes them out.
 """
 
 import fnmatch
@@ -20,56 +21,35 @@ from absl import flags, logging
 
 from experiments import cell_folders, command_line, estimate, ledger, plan, scheduling, study
 from experiments.estimate import Size
-from experiments.launchers import local, slurm
+from experiments.launchers import choice, local
 from experiments.launchers.interface import Job, Queue
 from experiments.overview import Overview
 from experiments.study import Cell
 from resnet_jax import runs, storage
 from resnet_jax.data import sources
-from resnet_jax.errors import UserError, check_choice, listing, nearest
+from resnet_jax.errors import UserError, listing, nearest
 
 _CONFIG = command_line.define_config("The study, as configs/degradation_digits.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder: one run folder a cell.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; start nothing.")
 _STATUS = flags.DEFINE_bool("status", False, "Print how far each cell is; start nothing.")
 _ONLY = flags.DEFINE_string("only", "*", "Take only cells whose name matches, as 'plain-*'.")
-_JOBS = flags.DEFINE_integer(
-    "jobs", 0, "Cells at a time; 0: as many as there are cores, or one on GPU and TPU."
-)
 _CANCEL = flags.DEFINE_bool("cancel", False, "Take the cells out of the scheduler's queue.")
 _RATE = flags.DEFINE_float(
     "rate", None, "For --dry_run: images a second that one device trains of ResNet-50 at 224 "
-    "pixels, instead of timing this machine.", lower_bound=0.0,
+    "pixels, instead of timing this machine.",
 )  # fmt: skip
-_DEVICES = flags.DEFINE_integer("devices", 1, "For --rate: devices a cell.", lower_bound=1)
-_LAUNCHER = flags.DEFINE_string("launcher", "local", "What starts the cells: local or slurm.")
-
-# Of --launcher=slurm, for each cell:
-_PARTITION = flags.DEFINE_string("partition", "", "The Slurm partition.")
-_ACCOUNT = flags.DEFINE_string("account", "", "The Slurm account.")
-_TIME = flags.DEFINE_string("time", "", "Slurm's time limit, as 12:00:00; a cell goes on after it.")
-_GRES = flags.DEFINE_string("gres", "", "What Slurm is to give each node, as gpu:8.")
-_NODES = flags.DEFINE_integer("nodes", 1, "Nodes a cell.", lower_bound=1)
-_TASKS = flags.DEFINE_integer(
-    "tasks_per_node", 1, "Processes a node: 1 with all its GPUs, or one a GPU.", lower_bound=1
-)
-_CPUS = flags.DEFINE_integer("cpus_per_task", 0, "CPUs a process; 0: Slurm's default.")
-_SBATCH = flags.DEFINE_multi_string("sbatch", [], "Any other option of sbatch, as '--qos=low'.")
-_OF_SLURM = (_PARTITION, _ACCOUNT, _TIME, _GRES, _NODES, _TASKS, _CPUS, _SBATCH)
-
-LAUNCHERS = ("local", "slurm")
+_DEVICES = flags.DEFINE_integer("devices", None, "For --rate: devices a cell.", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     workdir = storage.locate(command_line.required(_WORKDIR))
-    check_choice("--launcher", _LAUNCHER.value, LAUNCHERS)
-    if _JOBS.value < 0:
-        raise UserError(f"--jobs={_JOBS.value} is negative; allowed are 0 and above.")
+    queue, jobs_at_once = choice.queue(workdir), choice.jobs_at_once()
+    _check_reckoning()
     # This process only traces shapes: it must not take the devices that its cells need.
     jax.config.update("jax_platforms", "cpu")
-    queue = _queue(workdir)
     if _CANCEL.value:
         return _cancel(queue)
     if _STATUS.value:
@@ -80,23 +60,25 @@ def main(argv: Sequence[str]) -> int:
     cells = _matching(all_cells)
     cell_folders.refuse_others(workdir, cells)
     missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name)]
+    require_data = queue.require_data if queue else sources.require
     if not _DRY_RUN.value:
         for cell in missing:
-            sources.require(cell.config.data.name, cell.config.data.dir)
+            require_data(cell.config.data.name, cell.config.data.dir)
     sizes = {cell.name: estimate.size_of(cell) for cell in cells}
     # The longest first, so that none is left running alone at the end.
     for some in (cells, missing):
         some.sort(key=lambda cell: -sizes[cell.name].work)
-    platform = local.platform()
+    platform = queue.name if queue else local.platform()
     # By the study's size, not by what is left of it: the cores of a cell decide its threads, and
     # these the last digits of its results. A cell that goes on should go on as it began.
-    at_once = min(_JOBS.value or local.default_jobs(platform, len(all_cells)), len(all_cells))
+    default = len(all_cells) if queue else local.default_jobs(platform, len(all_cells))
+    at_once = min(jobs_at_once or default, len(all_cells))
     jobs = [
         cell_folders.job(workdir / cell.name, with_cluster=queue is not None) for cell in missing
     ]
     if _DRY_RUN.value:
-        given = estimate.given_rate(_RATE.value, _DEVICES.value) if _RATE.value else None
-        print(plan.table(cells, sizes, workdir, at_once, platform, given))
+        given = estimate.given_rate(_RATE.value, _DEVICES.value or 1) if _RATE.value else None
+        print(plan.table(cells, sizes, workdir, at_once, platform, require_data, given))
         if queue and jobs:
             print(f"\n{queue.script(jobs)}", end="")
         return 0
@@ -140,6 +122,16 @@ def _run(
         overview.close()
 
 
+def _check_reckoning() -> None:
+    """Raises UserError where --rate and --devices are given in vain."""
+    if _RATE.value is not None and _RATE.value <= 0:
+        raise UserError(f"--rate={_RATE.value:g} is not above 0; it is in images a second.")
+    if _RATE.value is not None and not _DRY_RUN.value:
+        raise UserError("--rate is for --dry_run, which reckons with it.")
+    if _DEVICES.value is not None and _RATE.value is None:
+        raise UserError("--devices is for --rate: what that many devices would take.")
+
+
 def _matching(cells: list[Cell]) -> list[Cell]:
     chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell.name, _ONLY.value)]
     if not chosen:
@@ -149,23 +141,6 @@ def _matching(cells: list[Cell]) -> list[Cell]:
             f"{nearest(_ONLY.value, names)}."
         )
     return chosen
-
-
-def _queue(workdir: storage.Path) -> Queue | None:
-    """Returns the scheduler that was asked for; None for this machine."""
-    if _LAUNCHER.value == "slurm":
-        return slurm.Slurm(
-            workdir,
-            slurm.Options(
-                _PARTITION.value, _ACCOUNT.value, _TIME.value, _GRES.value, _NODES.value,
-                _TASKS.value, _CPUS.value, _JOBS.value, tuple(_SBATCH.value),
-            ),
-            command_line.PREEMPTED,
-        )  # fmt: skip
-    given = [flag.name for flag in _OF_SLURM if flag.value != flag.default]
-    if given:
-        raise UserError(f"--{given[0]} is for --launcher=slurm; this is --launcher=local.")
-    return None
 
 
 def _submit(
@@ -189,7 +164,9 @@ def _submit(
 
 def _cancel(queue: Queue | None) -> int:
     if queue is None:
-        raise UserError("--cancel is for a scheduler (--launcher=slurm); here, press Ctrl-C.")
+        raise UserError(
+            "--cancel is for a scheduler (--launcher=slurm or skypilot); here, press Ctrl-C."
+        )
     chosen = [name for name in queue.active() if fnmatch.fnmatchcase(name, _ONLY.value)]
     if chosen:
         queue.cancel(chosen)

@@ -59,13 +59,17 @@ def _gs():
     handler = functools.partial(_Handler, storage)
     with (
         pytest.MonkeyPatch.context() as patched,
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        _Server(("127.0.0.1", 0), handler) as server,
     ):
         patched.setattr(google.server, "_read_data", _read_data)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{server.server_port}"
         yield
         server.shutdown()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # by default 5: a client that opens more at once waits for minutes
 
 
 class _Handler(google.server.RequestHandler):

@@ -190,9 +190,22 @@ def test_the_table_has_a_column_for_jobs():
     ("flags", "words"),
     [
         (["--partition=gpu"], "--partition is for --launcher=slurm; this is --launcher=local."),
-        (["--cancel"], "--cancel is for a scheduler (--launcher=slurm); here, press Ctrl-C."),
-        (["--launcher=slrum"], "--launcher='slrum' is not known; allowed are local or slurm "),
+        (
+            ["--cancel"],
+            "--cancel is for a scheduler (--launcher=slurm or skypilot); here, press Ctrl-C.",
+        ),
+        (
+            ["--launcher=slrum"],
+            "--launcher='slrum' is not known; allowed are local, slurm or skypilot ",
+        ),
         (["--nodes=0", "--launcher=slurm"], "nodes=0"),
+        (["--infra=gcp", "--launcher=slurm"], "--infra is for --launcher=skypilot; this is --la"),
+        (["--nodes=2"], "--nodes is for --launcher=slurm or --launcher=skypilot; this is --laun"),
+        (["--nospot"], "--spot is for --launcher=skypilot; this is --launcher=local."),
+        (["--rate=100"], "--rate is for --dry_run, which reckons with it."),
+        (["--rate=0", "--dry_run"], "--rate=0 is not above 0; it is in images a second."),
+        (["--devices=8", "--dry_run"], "--devices is for --rate: what that many devices would ta"),
+        (["--launcher=skypilot"], "is a folder of this machine; for --launcher=skypilot give"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, flags, words):

@@ -12,6 +12,7 @@ from configs import degradation_cifar10, degradation_digits
 from experiments import estimate, ledger, plan, study
 from experiments.estimate import Rate, Size
 from resnet_jax import run_folder, runs
+from resnet_jax.data import sources
 from resnet_jax.errors import RunError
 from tests import report_fixture, tiny
 
@@ -102,7 +103,7 @@ def test_sizes_are_the_papers(cifar):
 def make_plan(monkeypatch, cells, sizes, workdir, at_once=2, rate=None):
     rate = rate or Rate(mult_adds=1e9, seconds_a_layer=1.0, source="a test")
     monkeypatch.setattr(plan, "_calibrated", lambda *_: rate)
-    return plan.table(cells, sizes, workdir, at_once, "cpu")
+    return plan.table(cells, sizes, workdir, at_once, "cpu", sources.require)
 
 
 def test_the_plan_without_data_prints_and_writes_nothing(cifar, monkeypatch, tmp_path):
@@ -160,7 +161,7 @@ def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
         raise RunError("no device.")
 
     monkeypatch.setattr(plan, "_calibrated", broken)
-    text = plan.table(cells, sizes, tmp_path, 1, "cpu")
+    text = plan.table(cells, sizes, tmp_path, 1, "cpu", sources.require)
     assert "There is no estimate: no device." in text
     assert "one at a time on cpu" in text
 

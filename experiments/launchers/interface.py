@@ -48,6 +48,9 @@ class Queue(Protocol):
     def name(self) -> str:
         """As on the command line."""
 
+    def require_data(self, name: str, data_dir: str) -> None:
+        """Raises UserError where jobs would not find a data set; see sources.require()."""
+
     def script(self, jobs: Sequence[Job]) -> str:
         """Returns what would be submitted, for people."""
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.launchers.interface import Job
 from resnet_jax import storage
+from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
 
 _NOTICE_SECONDS = 120  # before the end; Slurm may be half a minute late
@@ -82,6 +83,10 @@ class Slurm:
                 "all nodes see, since Slurm itself writes logs there."
             )
         self._workdir, self._options, self._preempted = workdir.absolute(), options, preempted
+
+    def require_data(self, name: str, data_dir: str) -> None:
+        """Raises UserError where this machine, whose disks the nodes share, has no such set."""
+        sources.require(name, data_dir)
 
     def script(self, jobs: Sequence[Job]) -> str:
         """Returns what sbatch is given: one array for all `jobs`, which differ in their folder."""
