@@ -216,6 +216,13 @@ def test_the_newest_comes_back_bit_for_bit(folder, state):
     tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
 
 
+def test_copied_to_a_disk_it_is_a_disks_checkpoint(folder, state, tmp_path):
+    for name in storage.files(folder):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(storage.read_bytes(folder / name))
+    tiny.assert_bit_equal(restore(tmp_path, state), at_step(state, 3))
+
+
 def test_none_where_there_is_none(place, state):
     assert restore(place, state) is None
 
