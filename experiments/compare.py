@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from experiments.report import claims, figures, groups, page, summary, table
-from resnet_jax import runs
+from resnet_jax import runs, storage
 from resnet_jax.errors import UserError
 
 
@@ -75,9 +75,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "claim 2 fails; default %(default)s",
     )
     parsed = parser.parse_args(arguments)
-    if "://" in parsed.out:
+    parsed.out = storage.locate(parsed.out)
+    if storage.is_bucket(parsed.out):
         raise UserError(f"--out={parsed.out} is no folder; a report is written to this machine.")
-    parsed.out = pathlib.Path(parsed.out)
     if parsed.window < 0:
         raise UserError(f"--window={parsed.window} is negative; it is a number of steps, or 0.")
     if not 0 <= parsed.margin < 100:

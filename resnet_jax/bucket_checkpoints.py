@@ -36,7 +36,6 @@ class BucketCheckpoints:
         self._local = DiskCheckpoints(self._scratch, keep=1, alone=True)
         self._uploader = ThreadPoolExecutor(1, "upload")
         self._upload: Future[None] | None = None
-        from_primary(self._remove_halves)
 
     def __enter__(self) -> "BucketCheckpoints":
         """Returns itself."""
@@ -119,6 +118,7 @@ class BucketCheckpoints:
         names = [path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()]
         names.remove(INVENTORY)
         try:
+            self._remove_halves()
             with storage.reaching(there):
                 there.fs.put(
                     [str(here / name) for name in names], [(there / name).path for name in names]
@@ -144,6 +144,7 @@ class BucketCheckpoints:
         return sorted(int(n[0]) for n in names if n[0].isdigit() and n[1:] == [INVENTORY])
 
     def _remove_halves(self) -> None:
+        """Removes what a killed launch had begun to upload; only a launch that uploads may."""
         with self._reading(self._folder):
             there = {name.split("/")[0] for name in storage.files(self._folder)}
         for step in {int(name) for name in there if name.isdigit()} - set(self._whole()):

@@ -13,7 +13,7 @@ from resnet_jax import lock, runs, settings, storage
 from resnet_jax.checkpoint import open_checkpoints
 from resnet_jax.errors import RunError
 from resnet_jax.programs import initializer
-from tests import buckets, tiny
+from tests import buckets, test_processes, tiny
 
 LONG = {"steps": 400, "log__every": 10, "checkpoint__every": 50, "eval__every": 100,
         "log__tensorboard": True}  # fmt: skip
@@ -130,8 +130,6 @@ def test_a_killed_run_goes_on_bit_for_bit(place, undisturbed):
 
 @pytest.mark.slow
 def test_two_processes_train_into_a_bucket_and_one_goes_on(place, undisturbed):
-    from tests import test_processes
-
     overrides = test_processes.SEEDS | {"steps": 60, "checkpoint__every": 20, "log__every": 10}
     codes, said = test_processes.finish(test_processes.start(place, 2, 2, **overrides))
     assert codes == [0, 0], said
@@ -227,6 +225,10 @@ def test_none_where_there_is_none(place, state):
     assert restore(place, state) is None
 
 
+def steps_in(folder):
+    return {name.split("/")[0] for name in storage.files(folder)}
+
+
 def flip_bytes(checkpoint):
     contents = {name: storage.read_bytes(checkpoint / name) for name in storage.files(checkpoint)}
     largest = max(contents, key=lambda name: len(contents[name]))
@@ -244,16 +246,20 @@ def test_a_damaged_one_falls_back_loudly(folder, state, damage, caplog):
     damage(folder / "3")
     tiny.assert_bit_equal(restore(folder, state), at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
-    assert {name.split("/")[0] for name in storage.files(folder)} == {"2", "damaged-3"}
+    assert steps_in(folder) == {"2", "damaged-3"}
     damage(folder / "2")
     with pytest.raises(RunError, match=r"None of the checkpoints \[2\] in .* can be read"):
         restore(folder, state)
 
 
-def test_half_an_upload_is_no_checkpoint_and_is_cleaned_away(folder, state):
+def test_half_an_upload_is_no_checkpoint_and_the_next_one_clears_it_away(folder, state):
     (folder / "3" / "inventory.json").unlink()
     tiny.assert_bit_equal(restore(folder, state), at_step(state, 2))
-    assert {name.split("/")[0] for name in storage.files(folder)} == {"2"}
+    assert steps_in(folder) == {"2", "3"}  # who only reads removes nothing: it may be under way
+    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints.save(4, at_step(state, 4))
+    checkpoints.close()
+    assert steps_in(folder) == {"2", "4"}
 
 
 def test_an_upload_that_fails_is_a_run_error_and_leaves_the_one_before(
