@@ -14,6 +14,7 @@ from sky.client.cli import command
 from sky.jobs import (
     recovery_strategy,  # noqa: F401 - it registers the strategies
     state,
+    utils,
 )
 from sky.schemas.api import responses
 from sky.utils import registry
@@ -33,6 +34,7 @@ def _parse(text):
     strategy = resources.job_recovery["strategy"]
     return {
         "name": task.name,
+        "machine": utils.generate_managed_job_cluster_name(task.name, 7),
         "nodes": task.num_nodes,
         "infra": resources.infra.to_str(),
         "accelerators": resources.accelerators,

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -107,6 +108,15 @@ class TestBySkyPilotsOwnCode:
         assert task["disk_size"] == 500
         assert task["mounts"] == {}
         assert "jax[cuda13]==" in task["setup"]
+
+    def test_a_cell_of_any_name_gets_machines_and_is_found_again(self, tmp_path, sky):
+        cell = "plain-20-rate=0.1-wd=1e+00"
+        queue = launcher()
+        (task,) = ask_skypilot("parse_tasks", [queue.script(jobs(cell))], tmp_path)
+        assert re.fullmatch("[a-z][a-z0-9-]*[a-z0-9]", task["machine"])
+        _, answer = sky
+        answer(json.dumps([{"job_id": 1, "job_name": task["name"], "status": "RUNNING"}]))
+        assert queue.active() == [cell]
 
     def test_a_wrong_resource_is_refused_by_it(self, tmp_path):
         text = launcher(resources=("disk_sise=500",)).script(jobs("plain-34"))

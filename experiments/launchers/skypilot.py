@@ -29,6 +29,8 @@ from resnet_jax.errors import RunError, UserError
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PORT = 8476  # where the processes of nodes meet; JAX's own on TPUs
+# What a cell's name may have (plain-20-rate=0.1) and the name of a machine may not.
+_SPELLED = {"=": ".is.", "+": ".plus."}
 _RESTARTS = 3  # of a process that fails by itself: a machine may be to blame
 ACTIVE = ("PENDING", "SUBMITTED", "STARTING", "RUNNING", "WINDING_DOWN", "RECOVERING",
           "CANCELLING")  # fmt: skip
@@ -130,7 +132,7 @@ class SkyPilot:
             for job in jobs:
                 path = pathlib.Path(scratch) / f"{job.name}.yaml"
                 path.write_text(self._text(job))
-                _sky(*launch_command(self._prefix + job.name, path))
+                _sky(*launch_command(self._job_name(job.name), path))
         return f"SkyPilot has them as {self._prefix}*; sky jobs logs --name NAME follows one."
 
     def states(self) -> dict[str, str]:
@@ -142,10 +144,7 @@ class SkyPilot:
                 where = f" in {job['infra']}" if job.get("infra") else ""
                 why = f" ({job['failure_reason']})" if job.get("failure_reason") else ""
                 newest[name] = job["job_id"], f"{job['status']}{where}{why}"
-        return {
-            name.removeprefix(self._prefix): f"{number} {state}"
-            for name, (number, state) in newest.items()
-        }
+        return {self._cell(name): f"{number} {state}" for name, (number, state) in newest.items()}
 
     def active(self) -> list[str]:
         """Returns the cells that SkyPilot runs, or will run."""
@@ -174,7 +173,7 @@ class SkyPilot:
         kind = kind or ("cuda13" if options.accelerators else "")
         version = importlib.metadata.version("jax")
         task: dict[str, Any] = {
-            "name": self._prefix + job.name,
+            "name": self._job_name(job.name),
             "workdir": str(_ROOT),
             "num_nodes": options.nodes,
             "resources": {key: value for key, value in resources.items() if value != ""}
@@ -187,6 +186,17 @@ class SkyPilot:
                 path: {"source": url, "mode": "MOUNT"} for path, url in self._mounts.items()
             }
         return task
+
+    def _job_name(self, cell: str) -> str:
+        for sign, spelled in _SPELLED.items():
+            cell = cell.replace(sign, spelled)
+        return self._prefix + cell
+
+    def _cell(self, job_name: str) -> str:
+        cell = job_name.removeprefix(self._prefix)
+        for sign, spelled in _SPELLED.items():
+            cell = cell.replace(spelled, sign)
+        return cell
 
     def _text(self, job: Job) -> str:
         return yaml.dump(self.task(job), Dumper=_Dumper, sort_keys=False, width=1000)
