@@ -27,7 +27,7 @@ def get_config(path: str = "") -> ConfigDict:
     file = storage.locate(path)
     file = file / "config.json" if storage.is_dir(file) else file
     content = runs.read_json(file)
-    if not content:
+    if content == {}:
         raise UserError(f"{file} cannot be read: there is no such file.")
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a run's config.json.")

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import degradation_cifar10, degradation_digits, digits, saved, shortcuts_cifar10
 from experiments import study
-from resnet_jax import run_folder, runs, settings
+from resnet_jax import runs, settings, storage
 from resnet_jax.errors import UserError
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_study_is_refused():
 @pytest.mark.parametrize("module", [degradation_digits, degradation_cifar10, shortcuts_cifar10])
 def test_a_queued_cell_is_what_the_trainer_resolves(module, tmp_path):
     for cell in study.cells(module.get_config()):
-        run_folder.write_json(tmp_path / "config.json", cell.config.to_dict())
+        storage.write_json(tmp_path / "config.json", cell.config.to_dict())
         resolved = settings.resolve(saved.get_config(str(tmp_path)))
         assert resolved.to_dict() == cell.config.to_dict()
         on_disk = json.loads((tmp_path / "config.json").read_text())
