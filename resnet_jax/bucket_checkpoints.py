@@ -52,11 +52,9 @@ class BucketCheckpoints:
 
     def save(self, step: int, state: TrainState, tested: Any = None) -> None:
         """See Checkpoints."""
+        from_primary(self._uploaded)
         host = fetch((state, tested))
-        if not is_primary():
-            return
-        self._uploaded()
-        if step in self._whole():
+        if not is_primary() or step in self._whole():
             return
         # On a CPU what was fetched is the device's own memory, which the next step will write to.
         state, tested = jax.tree.map(np.array, host)

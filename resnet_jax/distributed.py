@@ -5,6 +5,7 @@ folder; what it finds there, it tells the others.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
@@ -22,6 +24,8 @@ from resnet_jax.errors import RunError, UserError
 # A process that has not been heard of for so long is lost, and the others stop with a message.
 HEARTBEAT_SECONDS = 30
 _MESSAGE_BYTES = 1 << 16
+_PATIENCE_SECONDS = 3600  # for one who reads or writes much before he meets the others
+_meetings = itertools.count()
 
 
 def initialize_cluster() -> None:
@@ -80,7 +84,12 @@ def initialize(coordinator: str, processes: int, process: int) -> None:
 
 def _join(meeting: str, **arguments: Any) -> None:
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **arguments)
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            # One that has failed waits so long for the others; then they hear that it is lost.
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+            **arguments,
+        )
     except (RuntimeError, ValueError) as e:
         reason = str(e).split("\n")[0]
         raise RunError(f"The processes of {meeting} did not meet: {reason}") from e
@@ -113,6 +122,7 @@ def from_primary(f: Callable[[], Any]) -> Any:
             answer = {"value": f()}
         except Exception as e:
             error, answer = e, {"error": str(e)[: _MESSAGE_BYTES // 16]}
+    _meet()
     answer = json.loads(_from_text(multihost_utils.broadcast_one_to_all(_to_text(answer))))
     if error is not None:
         raise error
@@ -121,10 +131,22 @@ def from_primary(f: Callable[[], Any]) -> Any:
     return answer["value"]
 
 
+def _meet() -> None:
+    """Waits until every process is here.
+
+    Not on the devices: where one comes to a collective half a minute after the others, XLA has
+    given up.
+    """
+    everyone = set(range(jax.process_count()))
+    name = f"resnet_jax_{next(_meetings)}"
+    ocp.multihost.sync_global_processes(name, timeout=_PATIENCE_SECONDS, processes=everyone)
+
+
 def of_all(text: str) -> list[str]:
     """Returns the text that each process gives, in their order."""
     if jax.process_count() == 1:
         return [text]
+    _meet()
     gathered = multihost_utils.process_allgather(_to_text(text))
     return [json.loads(_from_text(row)) for row in gathered]
 
@@ -133,6 +155,7 @@ def pick_rows(array: np.ndarray) -> np.ndarray:
     """Returns an array of which each process made the rows r with r % processes == process."""
     if jax.process_count() == 1:
         return array
+    _meet()
     gathered = multihost_utils.process_allgather(array)
     rows = np.arange(len(array))
     return np.asarray(gathered)[rows % jax.process_count(), rows]
