@@ -20,7 +20,7 @@ from absl import logging
 from upath import UPath
 
 from resnet_jax import storage
-from resnet_jax.disk_checkpoints import INVENTORY, DiskCheckpoints
+from resnet_jax.disk_checkpoints import INVENTORY, DiskCheckpoints, all_damaged
 from resnet_jax.distributed import fetch, from_primary, is_primary, of_all
 from resnet_jax.errors import RunError
 from resnet_jax.state import TrainState
@@ -74,10 +74,7 @@ class BucketCheckpoints:
                 return state
             from_primary(functools.partial(self._set_aside, step))
         if steps:
-            raise RunError(
-                f"None of the checkpoints {sorted(steps)} in {self._folder} can be read; they were "
-                "renamed damaged-*; start over in an empty folder."
-            )
+            raise all_damaged(steps, self._folder)
         return None
 
     def steps(self) -> list[int]:

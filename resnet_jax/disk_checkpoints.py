@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -138,10 +138,7 @@ class DiskCheckpoints:
             self._from_primary(functools.partial(self._set_aside, step))
             self._manager.reload()
         if steps:
-            raise RunError(
-                f"None of the checkpoints {sorted(steps)} in {self._folder} can be read; they were "
-                "renamed damaged-*; start over in an empty folder."
-            )
+            raise all_damaged(steps, self._folder)
         return None
 
     def steps(self) -> list[int]:
@@ -194,6 +191,14 @@ class DiskCheckpoints:
     def _unwritable(self, error: Exception) -> RunError:
         reason = " ".join(str(error).split())[:300]
         return RunError(f"A checkpoint could not be written to {self._folder}: {reason}")
+
+
+def all_damaged(steps: Iterable[int], folder: object) -> RunError:
+    """Returns what to raise where not one checkpoint of a folder can be read."""
+    return RunError(
+        f"None of the checkpoints {sorted(steps)} in {folder} can be read; they were renamed "
+        "damaged-*; start over in an empty folder."
+    )
 
 
 def _call(f: Callable[[], Any]) -> Any:

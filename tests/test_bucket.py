@@ -208,27 +208,19 @@ def folder(place, state):
     return place
 
 
-def restore(folder, state):
-    checkpoints = open_checkpoints(folder, keep=2)
-    try:
-        return checkpoints.restore(state)
-    finally:
-        checkpoints.close()
-
-
 def test_the_newest_comes_back_bit_for_bit(folder, state):
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
 def test_copied_to_a_disk_it_is_a_disks_checkpoint(folder, state, tmp_path):
     for name in storage.files(folder):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(storage.read_bytes(folder / name))
-    tiny.assert_bit_equal(restore(tmp_path, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(tmp_path, state), at_step(state, 3))
 
 
 def test_none_where_there_is_none(place, state):
-    assert restore(place, state) is None
+    assert tiny.restore(place, state) is None
 
 
 def steps_in(folder):
@@ -250,17 +242,17 @@ def lose_a_file(checkpoint):
 @pytest.mark.parametrize("damage", [flip_bytes, lose_a_file])
 def test_a_damaged_one_falls_back_loudly(folder, state, damage, caplog):
     damage(folder / "3")
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 2))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
     assert steps_in(folder) == {"2", "damaged-3"}
     damage(folder / "2")
     with pytest.raises(RunError, match=r"None of the checkpoints \[2\] in .* can be read"):
-        restore(folder, state)
+        tiny.restore(folder, state)
 
 
 def test_half_an_upload_is_no_checkpoint_and_the_next_one_clears_it_away(folder, state):
     (folder / "3" / "inventory.json").unlink()
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 2))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
     assert steps_in(folder) == {"2", "3"}  # who only reads removes nothing: it may be under way
     checkpoints = open_checkpoints(folder, keep=2)
     checkpoints.save(4, at_step(state, 4))
@@ -284,7 +276,7 @@ def test_an_upload_that_fails_is_a_run_error_and_leaves_the_one_before(
             checkpoints.wait()
     checkpoints.close()
     assert list(tmp_path.iterdir()) == []  # no scratch folder stays
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
 def test_a_network_that_fails_is_no_damage(folder, state, monkeypatch):
@@ -294,8 +286,8 @@ def test_a_network_that_fails_is_no_damage(folder, state, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(folder.fs, "get", lost)
         with pytest.raises(RunError, match="cannot be read: network is unreachable"):
-            restore(folder, state)
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+            tiny.restore(folder, state)
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
 def test_a_report_is_not_written_to_a_bucket(place):

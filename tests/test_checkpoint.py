@@ -41,14 +41,6 @@ def folder(tmp_path, state):
     return tmp_path / "checkpoints"
 
 
-def restore(folder, state):
-    checkpoints = open_checkpoints(folder, keep=2)
-    try:
-        return checkpoints.restore(state)
-    finally:
-        checkpoints.close()
-
-
 def largest(folder):
     return max((p for p in folder.rglob("*") if p.is_file()), key=os.path.getsize)
 
@@ -84,12 +76,12 @@ def empty_the_inventory(folder):
 
 
 def test_the_newest_comes_back_bit_for_bit(folder, state):
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
     assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
 
 
 def test_none_where_there_is_none(tmp_path, state):
-    assert restore(tmp_path / "new", state) is None
+    assert tiny.restore(tmp_path / "new", state) is None
 
 
 @pytest.mark.parametrize(
@@ -105,25 +97,25 @@ def test_none_where_there_is_none(tmp_path, state):
 )
 def test_a_damaged_one_falls_back_loudly_and_makes_room(folder, state, damage, caplog):
     damage(folder / "3")
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 2))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
     assert sorted(p.name for p in folder.iterdir()) == ["2", "damaged-3"]
     again = open_checkpoints(folder, keep=2)
     again.save(3, at_step(state, 3))
     again.close()
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
 def test_all_damaged_is_an_error_not_a_fresh_start(folder, state):
     for step in ("2", "3"):
         flip_bytes(folder / step)
     with pytest.raises(RunError, match=r"None of the checkpoints \[2, 3\]"):
-        restore(folder, state)
+        tiny.restore(folder, state)
 
 
 def test_half_a_save_is_cleaned_away(folder, state):
     shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp")
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
     assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
 
 
@@ -131,7 +123,7 @@ def test_saving_the_same_step_twice_writes_once(folder, state):
     checkpoints = open_checkpoints(folder, keep=2)
     checkpoints.save(3, at_step(state, 7))  # a stop right after a resume: step 3 is there
     checkpoints.close()
-    tiny.assert_bit_equal(restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
 def test_a_save_asks_no_one_whether_the_run_is_to_stop(tmp_path, state, monkeypatch):

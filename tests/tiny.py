@@ -79,9 +79,14 @@ def final_state(workdir: pathlib.Path) -> Any:
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
         initializer(c).shapes(c.replicates),
     )
-    checkpoints = open_checkpoints(workdir / "checkpoints", c.checkpoint.keep)
+    return jax.device_get(restore(workdir / "checkpoints", like))
+
+
+def restore(folder: Any, like: Any) -> Any:
+    """Restores the newest checkpoint of a folder of checkpoints; None where there is none."""
+    checkpoints = open_checkpoints(folder, keep=2)
     try:
-        return jax.device_get(checkpoints.restore(like))
+        return checkpoints.restore(like)
     finally:
         checkpoints.close()
 
