@@ -266,7 +266,10 @@ def test_an_upload_that_fails_is_a_run_error_and_leaves_the_one_before(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     checkpoints = open_checkpoints(folder, keep=2)
 
-    def full(*_, **__):
+    begun = []
+
+    def full(_, there):
+        begun.extend(there)
         raise OSError(28, "quota exceeded")
 
     with monkeypatch.context() as broken:
@@ -275,6 +278,8 @@ def test_an_upload_that_fails_is_a_run_error_and_leaves_the_one_before(
         with pytest.raises(RunError, match=r"could not be written to .*: quota exceeded"):
             checkpoints.wait()
     checkpoints.close()
+    assert len(begun) > 5
+    assert not any(path.endswith("inventory.json") for path in begun)  # that goes last
     assert list(tmp_path.iterdir()) == []  # no scratch folder stays
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 

@@ -208,12 +208,13 @@ def test_one_who_was_taken_for_dead_writes_no_more(bucket, quick):
     folder.rewind(0)
     folder.append({"step": 1})
     folder.flush()
+    folder.append({"step": 2})  # not in the bucket yet
     its = b'{"owner": "x", "host": "node7", "pid": 1, "renewed": 1}'
     storage.write_bytes(folder.path / lock.NAME, its)
     time.sleep(1)  # ten times it has looked whose name stands there
     sentence = r"A process on node7 took memory://bucket/runs/run over"
     with pytest.raises(RunError, match=sentence):
-        folder.append({"step": 2})
+        folder.append({"step": 3})
     with pytest.raises(RunError, match=sentence):
         folder.flush()
     with pytest.raises(RunError, match=sentence):
