@@ -212,6 +212,14 @@ def test_the_newest_comes_back_bit_for_bit(folder, state):
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
+def test_what_is_there_is_not_uploaded_again(folder, state):
+    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints.restore(state)
+    checkpoints.save(3, at_step(state, 9))
+    checkpoints.close()
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
 def test_copied_to_a_disk_it_is_a_disks_checkpoint(folder, state, tmp_path):
     for name in storage.files(folder):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
