@@ -262,6 +262,9 @@ def test_a_study_is_submitted_followed_and_cancelled(sky):
         assert yaml.safe_load(task)["run"].startswith(".venv/bin/python -m experiments.train")
         assert "Of the same form, each a job of its own: resnet-20-A" in task
         assert "There is no estimate" in sweep("--dry_run", "--only=plain-20").stdout
+        refused = sweep("--only=plain-20", "--config.base.data.name=cifar10")
+        assert refused.returncode == 2
+        assert "is nowhere on the machines that SkyPilot finds" in refused.stderr
         assert asked() == []
 
         answer("[]")
