@@ -140,6 +140,19 @@ def test_paper_numbers_stand_only_beside_their_own_data_and_network(tmp_path):
     assert number(model__depth=34, model__shortcut="A", **imagenet) == (25.03, "test")
     assert number(model__depth=34, model__shortcut="C", **imagenet) == (24.19, "test")
     assert number(model__depth=152, model__shortcut="B", **imagenet) == (21.43, "test")
+    b_152 = imagenet | {"model__depth": 152, "model__shortcut": "B"}
+    assert number(data__image_size=224, **b_152) == (21.43, "test")
+    assert number(data__image_size=64, **b_152) is None
+    assert number(model__width=0.25, **b_152) is None
+    assert number(data__name="cifar10", model__depth=110, model__width=2.0) is None
+
+
+def test_an_axis_of_few_iterations_has_each_once(tmp_path):
+    rows = fixture.lines((1, 2, 3), [90.0, 80.0, 70.0])
+    fixture.write(tmp_path / "study" / "plain-20", rows, steps=3, model__shortcut="none")
+    compare.compare([str(tmp_path / "study")], tmp_path, window=0, margin=0.5, command="")
+    texts = svg_texts(tmp_path / "curves.svg")
+    assert texts.count("1") == texts.count("2") == texts.count("3") > 0
 
 
 @pytest.mark.parametrize("name", ["curves", "depth"])

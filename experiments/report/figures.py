@@ -146,7 +146,7 @@ def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
                 if curves.side(curve.cell) == side:
                     _draw(ax, curve, palette[curve.cell.depth])
             ax.set(title=side, xlabel="iterations", xlim=(0, max(c.steps for c in group.cells)))
-            ax.xaxis.set_major_locator(MaxNLocator(5))
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             if not any(curves.side(curve.cell) == side for curve in drawn):
                 _say(ax, curves.emptiness(group, side))

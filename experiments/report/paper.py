@@ -45,6 +45,7 @@ IMAGENET = {
     ("B", 101): _imagenet(21.75, "Table 3"),
     ("B", 152): _imagenet(21.43, "Table 3"),
 }
+IMAGENET_PIXELS = 224  # of a crop's side; smaller ones are another task
 RESULTS = {("cifar10", "cifar"): CIFAR10, ("imagenet2012", "imagenet"): IMAGENET}
 
 
@@ -53,8 +54,12 @@ def published(cell: Cell) -> Published | None:
     config = cell.runs[0].config
     results = RESULTS.get((config["data"]["name"], config["model"]["family"]), {})
     number = results.get((cell.shortcut, cell.depth))
-    if number is None or results is not IMAGENET:
+    if number is None or config["model"]["width"] != 1:  # another network, of the same depth
+        return None
+    if results is not IMAGENET:
         return number
+    if config["data"].get("image_size", IMAGENET_PIXELS) != IMAGENET_PIXELS:
+        return None
     views = config["eval"]["views"][0]
     words = {"center": "one centre crop", "fully_convolutional": "whole pictures"}
     remark = f"of ten crops, ours of {words[views]}" if views in words else ""
