@@ -29,9 +29,16 @@ def get_config() -> ConfigDict:
     m.bottleneck_stride = "v1"  # v1: on the first 1x1 (the paper) | v1.5: on the 3x3
     m.activation = "post"  # post: after the addition (2015) | pre: before each convolution (2016)
     m.stem = "cifar"  # cifar: 3x3 | imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2
+    # The 7x7 stem as a 4x4 convolution of 2x2 pixels side by side: the same function, whose twelve
+    m.space_to_depth = False  # channels suit matrix units better than three
     m.width = 1.0  # factor on the filters of every layer
     m.zero_init_last_gamma = False  # each block's last BatchNorm scale starts at 0 instead of 1
     m.dtype = "float32"  # float32 | bfloat16: of activations; parameters, statistics, loss: float32
+    # Blocks of a stage that are alike run in a loop, so that compiling takes as long at any depth:
+    # on | off | auto: not on CPU, where convolutions in a loop are over ten times slower
+    m.scan = "auto"
+    m.remat = ()  # stages, (1, 2) say, whose blocks are computed again in the backward pass: that
+    # saves memory (on CPU only where scan is on)
     m.num_classes = 0  # 0: as many as the data set has
     m.bn_group = 0  # examples over which BatchNorm takes its statistics; 0: the whole batch
     m.bn_momentum = 0.9  # share that the moving averages keep at each step

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from resnet_jax import layout
+
 # ----------------------------------------------------------------------------- optimisers
 
 
@@ -34,7 +36,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         if config.name == "sgd":
             return optax.chain(*clip, decay, descend, velocity)
         if config.name == "lars":
-            trust = optax.scale_by_trust_ratio(trust_coefficient=config.trust)
+            trust = _kernel_by_kernel(optax.scale_by_trust_ratio(trust_coefficient=config.trust))
             return optax.chain(*clip, decay, optax.masked(trust, _kernels), descend, velocity)
         adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
         before, after = ([], [decay]) if config.name == "adamw" else ([decay], [])
@@ -46,6 +48,23 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def _kernels(params: Any) -> Any:
     """Marks convolution and fully connected kernels: neither BatchNorm's parameters nor biases."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _kernel_by_kernel(one: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies what keeps no state to the kernels that layout.py stacks as if they were alone."""
+
+    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        def alone(update: Any, param: Any) -> Any:
+            return one.update(update, state, param)[0]
+
+        return {
+            name: (jax.vmap(alone) if layout.is_stacked(name) else alone)(
+                updates[name], params[name]
+            )
+            for name in updates
+        }, state
+
+    return optax.GradientTransformation(one.init, update)
 
 
 def descend(

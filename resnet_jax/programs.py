@@ -43,7 +43,8 @@ class Programs:
 def initializer(config: ConfigDict) -> Initializer:
     """Returns what makes the state of a resolved config's run."""
     return Initializer(
-        model=resnet.from_config(config.model),
+        # Nothing but kernels are drawn: quickest in a loop, wherever the network itself will run.
+        model=dataclasses.replace(resnet.from_config(config.model), scan=True, remat=()),
         optimizer=make_optimizer(config.optimizer),
         schedule=Schedule(config.schedule, config.steps),
         image_shape=sources.image_shape(config.data),
@@ -62,7 +63,8 @@ def build(
     `select` is that of the split to train on, see data.splits.Split.
     """
     initialize = initializer(config)
-    model, schedule, replicates = initialize.model, initialize.schedule, config.replicates
+    model = resnet.from_config(config.model, mesh.devices.flat[0].platform)
+    schedule, replicates = initialize.schedule, config.replicates
     augmentation = Augmentation(
         config.data.pad, config.data.flip == "on", config.data.color, normalization.std
     )

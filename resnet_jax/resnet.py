@@ -1,4 +1,7 @@
-"""One module for every network: stem -> stages -> head."""
+"""One module for every network: stem -> stages -> head.
+
+The blocks of a stage but the first are alike, and their variables are stacked: layout.py.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -8,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture, architecture
 from resnet_jax.blocks import Block
 from resnet_jax.normalization import BatchNorm
@@ -33,6 +37,11 @@ class ResNet(nn.Module):
       zero_init_last_gamma: each block's last BatchNorm scale starts at 0, for both block types.
       dtype: of activations; parameters, statistics and logits are float32.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
+      scan: the like blocks of a stage run in a loop, which is compiled once whatever the depth,
+        rather than one after another. The variables are the same.
+      space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
+      remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
+        so that only their inputs are kept.
     """
 
     arch: Architecture
@@ -47,6 +56,9 @@ class ResNet(nn.Module):
     bn_group: int = 0
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    scan: bool = False
+    space_to_depth: bool = False
+    remat: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
@@ -73,7 +85,10 @@ class ResNet(nn.Module):
 
         x = images_BHWC.astype(self.dtype)
         if self.stem == "imagenet":
-            x = conv(filters[0], (7, 7), (2, 2), name="stem_conv")(x)
+            rearranged = (
+                {"conv_general_dilated": space_to_depth.convolution} if self.space_to_depth else {}
+            )
+            x = conv(filters[0], (7, 7), (2, 2), name="stem_conv", **rearranged)(x)
         else:
             x = conv(filters[0], (3, 3), (1, 1), name="stem_conv")(x)
         if not self.preactivation:
@@ -82,19 +97,23 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
         for stage, blocks in enumerate(self.arch.stage_sizes, start=1):
-            for block in range(1, blocks + 1):
-                x = Block(
-                    kind=self.arch.block,
-                    filters=filters[stage - 1],
-                    stride=2 if stage > 1 and block == 1 else 1,
-                    shortcut_kind=self.shortcut,
-                    bottleneck_stride=self.bottleneck_stride,
-                    preactivation=self.preactivation,
-                    conv=conv,
-                    norm=norm,
-                    last_scale_init=last_scale_init,
-                    name=f"stage{stage}_block{block}",
-                )(x)
+            # Inside a loop the compiler cannot merge the two computations; elsewhere it would.
+            block = nn.remat(Block, prevent_cse=not self.scan) if stage in self.remat else Block
+            make = functools.partial(
+                block,
+                kind=self.arch.block,
+                filters=filters[stage - 1],
+                shortcut_kind=self.shortcut,
+                bottleneck_stride=self.bottleneck_stride,
+                preactivation=self.preactivation,
+                conv=conv,
+                norm=norm,
+                last_scale_init=last_scale_init,
+            )
+            x = make(stride=2 if stage > 1 else 1, name=layout.first(stage))(x)
+            if blocks > 1:
+                in_turn = _in_turn(blocks - 1, loop=self.scan and blocks > 2)
+                x, _ = in_turn(make(stride=1, name=layout.rest(stage)), x, None)
 
         if self.preactivation:
             x = nn.relu(norm(name="head_norm")(x))
@@ -103,8 +122,25 @@ class ResNet(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="logits")(pooled_BC)
 
 
+def _in_turn(blocks: int, loop: bool) -> Any:
+    """Returns f(block, x, None) -> (x, None), which puts x through `blocks` blocks like `block`."""
+    return nn.scan(
+        lambda block, x, _: (block(x), None),
+        variable_axes={True: 0},  # of all that a block keeps there is one for each
+        split_rngs={"params": True},  # else all would begin with the same weights
+        length=blocks,
+        unroll=1 if loop else 0,  # 0: no loop
+    )
+
+
 def _convolution(
-    filters: int, kernel_size: tuple[int, int], strides: tuple[int, int], *, dtype: Any, name: str
+    filters: int,
+    kernel_size: tuple[int, int],
+    strides: tuple[int, int],
+    *,
+    dtype: Any,
+    name: str,
+    **implementation: Any,
 ) -> nn.Conv:
     # Symmetric padding, as Caffe and PyTorch: "SAME" pads a strided 3x3 on one side only.
     padding = [(size // 2, size // 2) for size in kernel_size]
@@ -117,14 +153,16 @@ def _convolution(
         dtype=dtype,
         kernel_init=HE_NORMAL,
         name=name,
+        **implementation,
     )
 
 
-def from_config(model: Mapping[str, Any]) -> ResNet:
+def from_config(model: Mapping[str, Any], platform: str = "") -> ResNet:
     """Builds the network of a resolved config's `model` section.
 
     Args:
       model: the section, every key present; settings.resolve() has set num_classes.
+      platform: that it will run on, "cpu", "gpu" or "tpu"; empty where it is only looked at.
 
     Raises:
       UserError: the family does not have this depth.
@@ -142,4 +180,8 @@ def from_config(model: Mapping[str, Any]) -> ResNet:
         bn_group=model["bn_group"],
         bn_momentum=model["bn_momentum"],
         bn_epsilon=model["bn_epsilon"],
+        # XLA's convolutions in loops are over ten times slower on CPU.
+        scan=platform != "cpu" if model["scan"] == "auto" else model["scan"] == "on",
+        space_to_depth=model["space_to_depth"],
+        remat=tuple(model["remat"]),
     )

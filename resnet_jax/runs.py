@@ -28,8 +28,20 @@ from resnet_jax.errors import UserError
 
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
 ENDED = ("completed", "diverged")  # nothing is left to do
-# What changes no result: a run may go on where its data lies elsewhere, and on other devices.
-NOT_IDENTITY = frozenset({"data.dir", "data.workers", "accumulate", "mesh.replicates", "mesh.fsdp"})
+# What changes no result but for rounding: a run may go on where its data lies elsewhere, on other
+# devices, and with other programs.
+NOT_IDENTITY = frozenset(
+    {
+        "accumulate",
+        "data.dir",
+        "data.workers",
+        "mesh.fsdp",
+        "mesh.replicates",
+        "model.remat",
+        "model.scan",
+        "model.space_to_depth",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ CHOICES = {
     "model.activation": ("post", "pre"),
     "model.stem": ("cifar", "imagenet"),
     "model.dtype": tuple(DTYPES),
+    "model.scan": ("auto", "on", "off"),
     "data.name": tuple(sources.KNOWN),
     "data.mean": ("pixel", "channel", "none"),
     "data.flip": ("on", "off", "auto"),
@@ -110,7 +111,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if not (low <= value <= high and math.isfinite(value)):  # also refuses NaN
             bounds = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
             raise UserError(f"{key}={value} is out of range; allowed is {bounds}.")
-    architecture(config.model.family, config.model.depth)
+    _check_remat(config.model)
 
     config = ConfigDict(config.copy_and_resolve_references())
     known = sources.facts(config.data.name, config.data.dir)
@@ -150,6 +151,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
             f"{config.steps} steps for the cosine; it must be shorter."
         )
     return config
+
+
+def _check_remat(model: ConfigDict) -> None:
+    stages = tuple(range(1, len(architecture(model.family, model.depth).stage_sizes) + 1))
+    if not all(stage in stages for stage in model.remat):
+        raise UserError(
+            f"model.remat={model.remat} names no stage of this network; allowed are {stages}, some "
+            "of them, and none."
+        )
 
 
 def _total_steps(config: ConfigDict, examples: int) -> int:
@@ -281,6 +291,11 @@ def _check_combinations(config: ConfigDict, known: sources.Facts, examples: int)
         raise UserError(
             f"model.num_classes={model.num_classes} is less than the {known.num_classes} classes "
             f"of {data.name}; allowed is at least that, or 0 for as many."
+        )
+    if model.space_to_depth and model.stem != "imagenet":
+        raise UserError(
+            f"model.space_to_depth=True rearranges the 7x7 stem, but model.stem={model.stem!r}; "
+            "allowed is False."
         )
     if model.shortcut == "none" and model.zero_init_last_gamma:
         raise UserError(

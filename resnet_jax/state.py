@@ -81,10 +81,10 @@ class Initializer:
     def __call__(self, seeds_R: np.ndarray) -> TrainState:
         """Initialises the replicates of these seeds, in host memory.
 
-        Outside of `jit`: a compiled initialisation unrolls one random draw a layer, which takes
-        longer to compile than the training step; like this it takes one program a kernel shape.
+        Each by the same program, so that a seed begins alike, alone or among others.
         """
-        alone = [jax.device_get(self._one(jnp.int32(seed))) for seed in seeds_R]
+        one = jax.jit(self._one)
+        alone = [jax.device_get(one(jnp.int32(seed))) for seed in seeds_R]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
 
     def shapes(self, replicates: int) -> TrainState:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from resnet_jax import layout
 from resnet_jax.blocks import Block
 from resnet_jax.resnet import ResNet
 
@@ -60,15 +61,20 @@ class Summary:
 
 def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
     """Traces a network on one image of `image_shape` (H, W, C); no device computes anything."""
-    mult_adds: dict[str, int] = {}
+    mult_adds: dict[tuple[str, ...], int] = {}  # of each module, by its path
     shapes: dict[str, tuple[int, ...]] = {}
-    convolutions: dict[str, int] = {}
+    stage_sizes = {f"stage{i}": n for i, n in enumerate(model.arch.stage_sizes, start=1)}
+    model = dataclasses.replace(model, scan=True)
+
+    def blocks_like(path: tuple[str, ...]) -> int:
+        """Blocks that are alike are one module, which is traced as if it were one block."""
+        return stage_sizes[_row(path[0])] - 1 if layout.is_stacked(path[0]) else 1
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
         if context.method_name != "__call__" or not module.path:
             return call(*args, **kwargs)
-        if isinstance(module, Block) and module.path[0] == "stage1_block1":
+        if isinstance(module, Block) and module.path[0] == layout.first(1):
             shapes["stem"] = args[0].shape[1:]  # after the max pool, if any
         out = call(*args, **kwargs)
         row = _row(module.path[0])
@@ -76,11 +82,9 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
             shapes[row] = out.shape[1:]
         if isinstance(module, (nn.Conv, nn.Dense)):
             kernel = module.variables["params"]["kernel"]
-            # A kernel is used once at every position of the output.
-            positions = math.prod(out.shape[1:-1])
-            mult_adds[row] = mult_adds.get(row, 0) + positions * kernel.size
-            on_branch = module.name != "shortcut_conv"
-            convolutions[row] = convolutions.get(row, 0) + on_branch
+            # A kernel is used once at every position of the output. Set, not added: a module that
+            # is traced twice computes once.
+            mult_adds[module.path] = math.prod(out.shape[1:-1]) * kernel.size
         return out
 
     with nn.intercept_methods(record):
@@ -89,10 +93,17 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
         # A key made outside the trace would be an array, and start the accelerator for it.
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=True), image)
 
+    work: dict[str, int] = {}
+    convolutions: dict[str, int] = {}
+    for path, of_one in mult_adds.items():
+        row, times = _row(path[0]), blocks_like(path)
+        work[row] = work.get(row, 0) + times * of_one
+        on_branch = path[-1] != "shortcut_conv"
+        convolutions[row] = convolutions.get(row, 0) + times * on_branch
     parameters: dict[str, int] = {}
     projections: dict[str, int] = {}
     blocks: dict[str, int] = {}
-    for name, node in variables["params"].items():
+    for name, node in jax.eval_shape(layout.by_block, variables["params"]).items():
         row = _row(name)
         parameters[row] = parameters.get(row, 0) + sum(a.size for a in jax.tree.leaves(node))
         blocks[row] = blocks.get(row, 0) + name.startswith("stage")
@@ -106,7 +117,7 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
                 blocks=blocks[row],
                 convolutions=convolutions[row],
                 parameters=parameters[row],
-                mult_adds=mult_adds[row],
+                mult_adds=work[row],
                 projections=projections[row],
             )
             for row in rows

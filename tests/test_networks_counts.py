@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from resnet_jax import layout
 from resnet_jax.architectures import architecture
 from resnet_jax.errors import UserError
 from resnet_jax.resnet import ResNet
@@ -17,8 +18,6 @@ CIFAR = {20: 269722, 32: 464154, 44: 658586, 56: 853018, 110: 1727962, 1202: 194
 MULT_ADDS = {18: 1.8e9, 34: 3.6e9, 50: 3.8e9, 101: 7.6e9, 152: 11.3e9}
 SHAPE = {"imagenet": (224, 224, 3), "cifar": (32, 32, 3)}
 NETWORKS = [("imagenet", d) for d in IMAGENET] + [("cifar", d) for d in CIFAR]
-# Tracing 600 blocks takes seconds.
-NOT_HUGE = [pytest.param(*n, marks=[pytest.mark.slow] if n[1] == 1202 else []) for n in NETWORKS]
 
 
 def network(family, depth, shortcut, **options):
@@ -37,7 +36,8 @@ def summary(family, depth, shortcut, bottleneck_stride="v1"):
 def parameter_tree(family, depth, shortcut):
     image = jax.ShapeDtypeStruct((1, *SHAPE[family]), jnp.float32)
     init = network(family, depth, shortcut).init
-    return jax.eval_shape(lambda x: init(jax.random.key(0), x, train=True), image)["params"]
+    params = jax.eval_shape(lambda x: init(jax.random.key(0), x, train=True), image)["params"]
+    return jax.eval_shape(layout.by_block, params)
 
 
 @pytest.mark.parametrize(("family", "depth"), NETWORKS)
@@ -46,7 +46,7 @@ def test_parameters_are_the_papers(family, depth):
     assert summary(family, depth, shortcut).parameters == expected
 
 
-@pytest.mark.parametrize(("family", "depth"), NOT_HUGE)
+@pytest.mark.parametrize(("family", "depth"), NETWORKS)
 def test_initialised_parameters_are_the_papers(family, depth):
     shortcut, expected = ("B", IMAGENET[depth]) if family == "imagenet" else ("A", CIFAR[depth])
     leaves = jax.tree.leaves(parameter_tree(family, depth, shortcut))
@@ -66,13 +66,13 @@ def projections(family, depth, shortcut):
 
 
 @pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
-@pytest.mark.parametrize(("family", "depth"), NOT_HUGE)
+@pytest.mark.parametrize(("family", "depth"), NETWORKS)
 def test_projections(family, depth, shortcut):
     found = summary(family, depth, shortcut)
     assert found.projections == projections(family, depth, shortcut)
 
 
-@pytest.mark.parametrize(("family", "depth"), NOT_HUGE)
+@pytest.mark.parametrize(("family", "depth"), NETWORKS)
 def test_plain_twin_has_the_same_parameters_as_option_a(family, depth):
     def named(shortcut):
         leaves = jax.tree_util.tree_leaves_with_path(parameter_tree(family, depth, shortcut))

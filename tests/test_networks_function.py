@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from resnet_jax import resnet
+from resnet_jax import layout, resnet
 from resnet_jax.architectures import Architecture
 from resnet_jax.blocks import Block, shortcut
 from resnet_jax.resnet import ResNet
@@ -194,7 +194,7 @@ def test_zero_last_gamma_is_one_rule_for_both_blocks(kind, preactivation):
     last = {"basic": "norm2", "bottleneck": "norm3"}[kind]
 
     def zeros(tree):
-        paths = jax.tree_util.tree_leaves_with_path(tree["params"])
+        paths = jax.tree_util.tree_leaves_with_path(layout.by_block(tree["params"]))
         return [
             [p.key for p in path][:2]
             for path, leaf in paths
@@ -211,7 +211,7 @@ def test_zero_last_gamma_makes_a_block_the_identity(kind):
     arch = Architecture(kind, (2,), (4,))
     for zero, same in ((False, False), (True, True)):
         _, updated, _ = run(capture=True, arch=arch, shortcut="A", zero_init_last_gamma=zero)
-        outputs = updated["intermediates"]
+        outputs = layout.by_block(updated["intermediates"])
         first, second = (outputs[f"stage1_block{i}"]["__call__"][0] for i in (1, 2))
         assert np.abs(first).max() > 0.1
         # The input is already rectified, so the ReLU after the addition changes nothing.

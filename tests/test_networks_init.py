@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from resnet_jax import layout
 from resnet_jax.architectures import Architecture, architecture
 from resnet_jax.resnet import ResNet
 
@@ -15,7 +16,7 @@ def kernels():
     """The convolution kernels of a residual net with three blocks a stage."""
     model = ResNet(architecture("cifar", 20), num_classes=10, shortcut="B")
     images = np.zeros((1, 8, 8, 3), np.float32)
-    params = model.init(jax.random.key(0), images, train=True)["params"]
+    params = layout.by_block(model.init(jax.random.key(0), images, train=True)["params"])
     leaves = jax.tree_util.tree_leaves_with_path(params)
     named = {"/".join(p.key for p in path): np.asarray(leaf) for path, leaf in leaves}
     return {name: leaf for name, leaf in named.items() if leaf.ndim == 4}

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from resnet_jax import layout
 from resnet_jax.optim import Schedule, descend, make_optimizer
 from tests import tiny
 
@@ -104,6 +105,40 @@ def test_three_steps_by_hand(name, step, decay_on):
     other = by_hand(step, KERNELS if decay_on == "all" else ALL)
     assert np.abs(wanted - other).max() > 1e-4
     np.testing.assert_allclose(ours, wanted, rtol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
+def test_stacked_blocks_move_as_if_each_were_alone(name):
+    optimizer = make_optimizer(
+        tiny.config(
+            optimizer__name=name, optimizer__weight_decay=0.1, optimizer__trust=0.5
+        ).optimizer
+    )
+
+    def drawn(seed):
+        rng = np.random.default_rng(seed)
+        shapes = {"stem_conv": (3,), "stage1_block1": (2,), "stage1_rest": (3, 2)}
+        return {
+            key: {"kernel": rng.normal(size=shape, scale=10.0**seed).astype(np.float32)}
+            for key, shape in shapes.items()
+        }
+
+    params = drawn(0)
+    scales = np.float32([[1.0], [10.0], [100.0]])  # each kernel has a norm of its own
+    params["stage1_rest"]["kernel"] *= scales
+
+    def moved(take_apart):
+        at, state = take_apart(params), optimizer.init(take_apart(params))
+        for seed in (1, 2):
+            at, state = descend(optimizer, jnp.float32(0.1), take_apart(drawn(seed)), state, at)
+        return at
+
+    alone = moved(layout.by_block)
+    assert set(alone) == {"stem_conv", *(f"stage1_block{i}" for i in (1, 2, 3, 4))}
+    together = layout.by_block(moved(lambda tree: tree))
+    for key, node in alone.items():
+        assert np.abs(node["kernel"] - layout.by_block(params)[key]["kernel"]).max() > 1e-3
+        np.testing.assert_allclose(together[key]["kernel"], node["kernel"], rtol=1e-5)
 
 
 def test_sgd_is_optax_sgd_while_the_rate_is_constant_and_caffes_after():

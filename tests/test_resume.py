@@ -15,6 +15,7 @@ from tests import tiny
 # Everything that a state can hold is on, so that nothing can be forgotten in a checkpoint.
 EVERYTHING = {
     "replicates": 2,
+    "model__depth": 14,  # two blocks a stage: one alone, and a stack of one
     "ema_decay": 0.9,
     "optimizer__name": "sgd",
     "schedule__name": "plateau",

@@ -17,11 +17,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Settings that no table checks, and who does.
 ELSEWHERE = {
     "model.depth": "the depth table",
+    "model.remat": "the stages there are, below",
     "schedule.boundaries": "their order, below",
     "steps": "exactly one length, below",
     "epochs": "exactly one length, below",
     "examples": "exactly one length, below",
     "data.dir": "a path: looked for when data are loaded",
+    "model.space_to_depth": "true or false, by ConfigDict's type",
     "model.zero_init_last_gamma": "true or false, by ConfigDict's type",
     "data.std": "true or false, by ConfigDict's type",
     "data.color": "true or false, by ConfigDict's type",
@@ -168,6 +170,8 @@ def test_boundaries_out_of_order_are_refused(boundaries):
         ({"model__bn_group": 64, "accumulate": 4}, "model.bn_group=64 has no whole groups"),
         ({"model__bn_group": 0, "accumulate": 2}, "model.bn_group=0 has no whole groups"),
         ({"model__depth": 21}, "model.depth=21"),
+        ({"model__remat": (1, 4)}, "model.remat=(1, 4) names no stage"),
+        ({"model__space_to_depth": True}, "model.space_to_depth=True rearranges the 7x7 stem"),
         ({"model__depth": 20, "model__family": "imagenet"}, "(nearest: 18 and 34)"),
     ],
 )
@@ -183,6 +187,8 @@ def test_ends_of_combinations_are_allowed():
         {"model__bn_group": 64},
         {"model__num_classes": 10},
         {"model__bn_group": 32, "accumulate": 4},
+        {"model__remat": (1, 3)},
+        {"model__stem": "imagenet", "model__space_to_depth": True},
         {"seed": 2**31 - 2, "replicates": 2},
         {
             "schedule__name": "cosine",

@@ -1,0 +1,76 @@
+"""A convolution of stride 2 as one of stride 1: two by two pixels become one with more channels.
+
+Matrix units multiply blocks of channels, and of a picture's three most of a block is padding; of
+twelve less is. The function and its parameters stay the same (Ying et al. 2018, arXiv 1811.06992).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_SIDE = 2
+
+
+def convolution(
+    x_BHWC: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    precision: Any = None,
+    dimension_numbers: Any = None,
+    **undilated: Any,
+) -> jax.Array:
+    """Is jax.lax.conv_general_dilated of stride 2 up to rounding; nn.Conv takes it in its place.
+
+    Args:
+      x_BHWC: float (B, H, W, C).
+      kernel: (k, k, C, filters), k odd; of the same dtype.
+      strides: (2, 2).
+      padding: ((k // 2, k // 2),) * 2.
+      precision: as jax.lax.conv_general_dilated's.
+      dimension_numbers: as nn.Conv says them: channels last.
+      **undilated: what else nn.Conv says: no dilation, one group.
+
+    Returns:
+      (B, ceil(H / 2), ceil(W / 2), filters) of the same dtype.
+    """
+    batch, height, width, channels = x_BHWC.shape
+    size, _, _, filters = kernel.shape
+    pad = size // 2
+    # What an odd side lacks lies in the padding. In front, so much that a kernel begins at an even
+    # pixel: where `pad` is odd one row and column more, which its first weights, zeros, ignore.
+    shift = pad % _SIDE
+    x_BHWC = jnp.pad(
+        x_BHWC,
+        ((0, 0), (pad + shift, pad + height % _SIDE), (pad + shift, pad + width % _SIDE), (0, 0)),
+    )
+    weights = -(-(size + shift) // _SIDE) * _SIDE
+    after = weights - size - shift
+    kernel = jnp.pad(kernel, ((shift, after), (shift, after), (0, 0), (0, 0)))
+
+    rows, columns = (-(-length // _SIDE) * _SIDE for length in x_BHWC.shape[1:3])
+    fill = ((0, 0), (0, rows - x_BHWC.shape[1]), (0, columns - x_BHWC.shape[2]), (0, 0))
+    blocks_BHWC = (
+        jnp.pad(x_BHWC, fill)
+        .reshape(batch, rows // _SIDE, _SIDE, columns // _SIDE, _SIDE, channels)
+        .transpose(0, 1, 3, 2, 4, 5)
+        .reshape(batch, rows // _SIDE, columns // _SIDE, _SIDE * _SIDE * channels)
+    )
+    taps = weights // _SIDE
+    kernel = (
+        kernel.reshape(taps, _SIDE, taps, _SIDE, channels, filters)
+        .transpose(0, 2, 1, 3, 4, 5)
+        .reshape(taps, taps, _SIDE * _SIDE * channels, filters)
+    )
+    y_BHWC = jax.lax.conv_general_dilated(
+        blocks_BHWC,
+        kernel,
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+    return y_BHWC[:, : -(-height // _SIDE), : -(-width // _SIDE)]
