@@ -43,7 +43,7 @@ class Programs:
 def initializer(config: ConfigDict) -> Initializer:
     """Returns what makes the state of a resolved config's run."""
     return Initializer(
-        # Nothing but kernels are drawn: quickest in a loop, wherever the network itself will run.
+        # Nothing but kernels are drawn: compiled soonest as a loop, wherever the network will run.
         model=dataclasses.replace(resnet.from_config(config.model), scan=True, remat=()),
         optimizer=make_optimizer(config.optimizer),
         schedule=Schedule(config.schedule, config.steps),

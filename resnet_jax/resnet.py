@@ -97,29 +97,36 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
         for stage, blocks in enumerate(self.arch.stage_sizes, start=1):
-            # Inside a loop the compiler cannot merge the two computations; elsewhere it would.
-            block = nn.remat(Block, prevent_cse=not self.scan) if stage in self.remat else Block
-            make = functools.partial(
-                block,
-                kind=self.arch.block,
-                filters=filters[stage - 1],
-                shortcut_kind=self.shortcut,
-                bottleneck_stride=self.bottleneck_stride,
-                preactivation=self.preactivation,
-                conv=conv,
-                norm=norm,
-                last_scale_init=last_scale_init,
+            block: dict[str, Any] = {
+                "kind": self.arch.block,
+                "filters": filters[stage - 1],
+                "shortcut_kind": self.shortcut,
+                "bottleneck_stride": self.bottleneck_stride,
+                "preactivation": self.preactivation,
+                "conv": conv,
+                "norm": norm,
+                "last_scale_init": last_scale_init,
+            }
+            first = self._block_class(stage, looped=False)(
+                stride=2 if stage > 1 else 1, name=layout.first(stage), **block
             )
-            x = make(stride=2 if stage > 1 else 1, name=layout.first(stage))(x)
+            x = first(x)
             if blocks > 1:
-                in_turn = _in_turn(blocks - 1, loop=self.scan and blocks > 2)
-                x, _ = in_turn(make(stride=1, name=layout.rest(stage)), x, None)
+                looped = self.scan and blocks > 2
+                rest = self._block_class(stage, looped)(stride=1, name=layout.rest(stage), **block)
+                x, _ = _in_turn(blocks - 1, looped)(rest, x, None)
 
         if self.preactivation:
             x = nn.relu(norm(name="head_norm")(x))
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         # float32, so that bfloat16's 8 bits never reach the loss.
         return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="logits")(pooled_BC)
+
+    def _block_class(self, stage: int, looped: bool) -> type[Block]:
+        if stage not in self.remat:
+            return Block
+        # Inside a loop the compiler cannot merge the two computations; elsewhere it would.
+        return nn.remat(Block, prevent_cse=not looped)
 
 
 def _in_turn(blocks: int, loop: bool) -> Any:

@@ -1,6 +1,8 @@
 """All that a run carries from step to step, and all that a checkpoint holds."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -83,21 +85,19 @@ class Initializer:
 
         Each by the same program, so that a seed begins alike, alone or among others.
         """
-        one = jax.jit(self._one)
-        alone = [jax.device_get(one(jnp.int32(seed))) for seed in seeds_R]
+        draw = _draw(self.model, self.image_shape)
+        alone = [jax.device_get(self._around(draw(jnp.int32(seed)))) for seed in seeds_R]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
 
     def shapes(self, replicates: int) -> TrainState:
         """Returns the state's shapes and dtypes, without making it."""
+        variables = jax.eval_shape(_draw(self.model, self.image_shape), jnp.int32(0))
         return jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((replicates, *a.shape), a.dtype),
-            jax.eval_shape(self._one, jnp.int32(0)),
+            jax.eval_shape(self._around, variables),
         )
 
-    def _one(self, seed: jax.Array) -> TrainState:
-        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        made = self.model.lazy_init(init_key(seed), images, train=True)
-        variables: dict[str, Any] = {name: made[name] for name in ("params", "batch_stats")}
+    def _around(self, variables: dict[str, Any]) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -113,6 +113,20 @@ class Initializer:
             ),
             diverged_at=jnp.full((), NEVER, jnp.int32),
         )
+
+
+@functools.lru_cache
+def _draw(model: ResNet, image_shape: tuple[int, ...]) -> Callable[[jax.Array], dict[str, Any]]:
+    """Returns the compiled f(seed) -> initial variables; a process compiles it once."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+
+    def draw(seed: jax.Array) -> dict[str, Any]:
+        made = model.lazy_init(init_key(seed), images, train=True)
+        return {name: made[name] for name in ("params", "batch_stats")}
+
+    # It runs once a seed: on CPU the compiler would take seconds to make it quicker.
+    quickly = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
+    return jax.jit(draw, compiler_options=quickly)
 
 
 # Randomness is fold_in(fold_in(key(seed), what for), step): no key is ever carried or used twice.
