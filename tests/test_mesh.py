@@ -102,6 +102,15 @@ def test_every_mesh_makes_the_run_of_one_device(one_device, groups, fsdp, shape)
     assert jax.tree.map(lambda a: a.sharding, state) == setup.programs.state_shardings
 
 
+def test_stacked_blocks_lie_on_every_axis_as_on_one_device():
+    options = OPTIONS | {"model__depth": 20, "optimizer__name": "lars"}
+    one, eight = (Setup(*shape, **options).train(1) for shape in ((1, 1, 1), (8, 2, 2)))
+    stack = eight.params["stage3_rest"]["conv1"]["kernel"]
+    assert stack.shape[:2] == (4, 2)  # replicates, blocks
+    assert stack.addressable_shards[0].data.size == stack.size / 4  # replicates and fsdp
+    assert relative_difference(one.params, eight.params) < 1e-4
+
+
 def bytes_on_first_device(tree):
     shards = [a.addressable_shards[0].data for a in jax.tree.leaves(tree)]
     return sum(shard.nbytes for shard in shards)

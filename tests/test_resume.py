@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from resnet_jax import runs
@@ -19,6 +20,7 @@ EVERYTHING = {
     "ema_decay": 0.9,
     "optimizer__name": "sgd",
     "schedule__name": "plateau",
+    "schedule__rate": 0.3,  # high enough that the best weights are not the last
     "schedule__warmup": "until_error",
     "schedule__warmup_window": 4,
     "schedule__warmup_error": 88.0,
@@ -170,3 +172,23 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly(tmp_path, undisturbed):
     assert again.returncode == 0, again.stderr
     assert f"CHECKPOINT {newest} IS DAMAGED" in again.stderr
     assert_same_run(folder, undisturbed)
+
+
+def test_a_run_goes_on_with_blocks_in_a_loop(tmp_path):
+    """Checkpoints know nothing of `model.scan`: here a CPU's run goes on as a GPU would run it."""
+    changes = {"model__depth": 20, "steps": 12, "log__every": 1, "checkpoint__every": 3}
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
+    assert tiny.launch(undisturbed, **changes).returncode == 0
+    process = start(folder, **changes)
+    wait_for_step(folder, process, 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 42
+    again = tiny.launch(folder, model__scan="on", **changes)
+    assert again.returncode == 0, again.stderr
+    assert "going on from step" in again.stderr
+    losses, expected = (
+        np.array([row["train/loss"] for row in tiny.lines(f) if "train/loss" in row])
+        for f in (folder, undisturbed)
+    )
+    assert losses.shape == (12,)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
