@@ -1,7 +1,7 @@
 """One module for every network: stem -> stages -> head."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from resnet_jax.architectures import Architecture, architecture
 from resnet_jax.blocks import Block
+from resnet_jax.convolution import by_patches
 from resnet_jax.normalization import BatchNorm
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
@@ -17,6 +18,11 @@ from resnet_jax.normalization import BatchNorm
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
+    "xla": jax.lax.conv_general_dilated,
+    "patches": by_patches,
+}
 
 
 class ResNet(nn.Module):
@@ -33,6 +39,7 @@ class ResNet(nn.Module):
       zero_init_last_gamma: each block's last BatchNorm scale starts at 0, for both block types.
       dtype: of activations; parameters, statistics and logits are float32.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
+      convolution: "xla" | "patches" (see convolution.py); it changes no result but for rounding.
     """
 
     arch: Architecture
@@ -47,6 +54,7 @@ class ResNet(nn.Module):
     bn_group: int = 0
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    convolution: str = "xla"
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
@@ -55,7 +63,9 @@ class ResNet(nn.Module):
         With `train`, BatchNorm uses its group's statistics and `batch_stats` must be mutable for
         the moving averages to be updated.
         """
-        conv = functools.partial(_convolution, dtype=self.dtype)
+        conv = functools.partial(
+            _convolution, dtype=self.dtype, computed_by=CONVOLUTIONS[self.convolution]
+        )
         norm = functools.partial(
             BatchNorm,
             train=train,
@@ -104,7 +114,13 @@ class ResNet(nn.Module):
 
 
 def _convolution(
-    filters: int, kernel_size: tuple[int, int], strides: tuple[int, int], *, dtype: Any, name: str
+    filters: int,
+    kernel_size: tuple[int, int],
+    strides: tuple[int, int],
+    *,
+    dtype: Any,
+    computed_by: Callable[..., jax.Array],
+    name: str,
 ) -> nn.Conv:
     # Symmetric padding, as Caffe and PyTorch: "SAME" pads a strided 3x3 on one side only.
     padding = [(size // 2, size // 2) for size in kernel_size]
@@ -116,6 +132,7 @@ def _convolution(
         use_bias=False,  # BatchNorm's beta follows
         dtype=dtype,
         kernel_init=HE_NORMAL,
+        conv_general_dilated=computed_by,
         name=name,
     )
 

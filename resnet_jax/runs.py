@@ -29,7 +29,16 @@ from resnet_jax.errors import UserError
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
 ENDED = ("completed", "diverged")  # nothing is left to do
 # What changes no result: a run may go on where its data lies elsewhere, and on other devices.
-NOT_IDENTITY = frozenset({"data.dir", "data.workers", "accumulate", "mesh.replicates", "mesh.fsdp"})
+NOT_IDENTITY = frozenset(
+    {
+        "replicates_by",
+        "accumulate",
+        "data.dir",
+        "data.workers",
+        "mesh.replicates",
+        "mesh.fsdp",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
