@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from resnet_jax.architectures import Architecture, architecture
 from resnet_jax.blocks import Block
-from resnet_jax.convolution import by_patches
+from resnet_jax.convolution import by_patches, one_by_one
 from resnet_jax.normalization import BatchNorm
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
@@ -22,6 +22,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "xla": jax.lax.conv_general_dilated,
     "patches": by_patches,
+    "one_by_one": one_by_one,
 }
 
 
@@ -39,7 +40,7 @@ class ResNet(nn.Module):
       zero_init_last_gamma: each block's last BatchNorm scale starts at 0, for both block types.
       dtype: of activations; parameters, statistics and logits are float32.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
-      convolution: "xla" | "patches" (see convolution.py); it changes no result but for rounding.
+      convolution: "xla" | "patches" | "one_by_one", see convolution.py; up to rounding the same.
     """
 
     arch: Architecture
