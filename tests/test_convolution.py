@@ -1,4 +1,6 @@
-"""A convolution by patches is XLA's convolution, in value, gradients and what it keeps."""
+"""Convolutions for several seeds are XLA's, in value, gradients and parameters."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +9,15 @@ import pytest
 from flax import linen as nn
 
 from resnet_jax.architectures import Architecture
-from resnet_jax.convolution import by_patches
+from resnet_jax.convolution import by_patches, one_by_one
 from resnet_jax.resnet import ResNet
 from resnet_jax.summary import summarize
 from tests import tiny
 
-# Of every kernel and stride in the networks.
-GEOMETRIES = [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)]
+# Of every kernel and stride in the networks; a stride of 2 ends at the edge, or before it.
+GEOMETRIES = [(1, 1, 8), (1, 2, 9), (3, 1, 8), (3, 2, 8), (3, 2, 9), (7, 2, 8), (7, 2, 9)]
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
+SEEDS = 3
 
 
 def layer(size, stride, dtype, **options):
@@ -34,39 +37,48 @@ def difference(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
+def gradients(conv):
+    """Returns a compiled function of several seeds' variables, inputs and weights of outputs."""
+
+    def weighed(variables, x_BHWC, weights):
+        y = conv.apply(variables, x_BHWC)
+        return (weights * y.astype(jnp.float32)).sum(), y
+
+    return jax.jit(jax.vmap(jax.value_and_grad(weighed, argnums=(0, 1), has_aux=True)))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("side", [8, 9])  # a stride of 2 ends at, or before, the edge
-@pytest.mark.parametrize(("size", "stride"), GEOMETRIES)
-def test_values_and_gradients_are_those_of_xla(size, stride, side, dtype):
-    ours = layer(size, stride, dtype, conv_general_dilated=by_patches)
+@pytest.mark.parametrize("ours", [by_patches, one_by_one])
+@pytest.mark.parametrize(("size", "stride", "side"), GEOMETRIES)
+def test_values_and_gradients_are_those_of_xla(ours, size, stride, side, dtype):
     theirs = layer(size, stride, dtype)
-    x_BHWC = jax.random.normal(jax.random.key(0), (2, side, side + 3, 5))
-    variables = theirs.init(jax.random.key(1), x_BHWC)
-    tiny.assert_bit_equal(variables, ours.init(jax.random.key(1), x_BHWC))
-    weights = jax.random.normal(jax.random.key(2), theirs.apply(variables, x_BHWC).shape)
+    ours = layer(size, stride, dtype, conv_general_dilated=ours)
+    x = jax.random.normal(jax.random.key(0), (SEEDS, 2, side, side + 3, 5))
+    kernel = jax.random.normal(jax.random.key(1), (SEEDS, size, size, 5, 6))
+    outputs = (2, (side + stride - 1) // stride, (side + 3 + stride - 1) // stride, 6)
+    weights = jax.random.normal(jax.random.key(2), (SEEDS, *outputs))
+    arguments = ({"params": {"kernel": kernel}}, x, weights)
 
-    def value_and_gradients(conv):
-        def weighed(variables, x_BHWC):
-            y = conv.apply(variables, x_BHWC)
-            return (weights * y.astype(jnp.float32)).sum(), y
-
-        (_, y), gradients = jax.value_and_grad(weighed, argnums=(0, 1), has_aux=True)(
-            variables, x_BHWC
-        )
-        return y, gradients
-
-    ours_lowered, theirs_lowered = (
-        jax.jit(lambda v, x, conv=conv: conv.apply(v, x)).lower(variables, x_BHWC).as_text()
-        for conv in (ours, theirs)
+    grouped, separate = (gradients(conv).lower(*arguments) for conv in (theirs, ours))
+    assert f"group_count = {SEEDS}" in grouped.as_text()
+    assert f"group_count = {SEEDS}" not in separate.as_text()
+    ((_, y), of_theirs), ((_, z), of_ours) = (
+        program.compile()(*arguments) for program in (grouped, separate)
     )
-    assert "stablehlo.convolution" in theirs_lowered
-    assert "stablehlo.convolution" not in ours_lowered
-    a, b = value_and_gradients(ours), value_and_gradients(theirs)
-    for mine, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert mine.shape == other.shape
-        assert mine.dtype == other.dtype
-        assert difference(other, mine) < TOLERANCES[dtype]
-    assert a[0].dtype == dtype
+    assert y.shape == (SEEDS, *outputs)
+    assert y.dtype == dtype
+    assert jax.tree.structure(of_theirs) == jax.tree.structure(of_ours)
+    for a, b in zip(jax.tree.leaves((y, of_theirs)), jax.tree.leaves((z, of_ours)), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert difference(a, b) < TOLERANCES[dtype]
+
+
+def test_the_parameters_are_those_of_xla():
+    x = jnp.ones((1, 8, 8, 5))
+    plain = layer(3, 1, "float32").init(jax.random.key(1), x)
+    for ours in (by_patches, one_by_one):
+        conv = layer(3, 1, "float32", conv_general_dilated=ours)
+        tiny.assert_bit_equal(plain, conv.init(jax.random.key(1), x))
 
 
 def test_bfloat16_is_told_from_float32():
@@ -104,15 +116,28 @@ def test_what_it_cannot_compute_is_refused(wrong):
         by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), (1, 1), [(1, 1)] * 2, **wrong)
 
 
-def test_the_network_is_the_same():
-    options = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}
-    xla, patches = (
-        ResNet(Architecture("bottleneck", (1, 1), (4, 8)), **options, convolution=convolution)
-        for convolution in ("xla", "patches")
+def test_one_by_one_shares_what_is_common():
+    # In evaluation the images are the same for all seeds, and the products are not.
+    x, kernels = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 3, 2, 2))
+    conv = functools.partial(
+        one_by_one, strides=(1, 1), padding=[(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    assert summarize(xla, (32, 32, 3)) == summarize(patches, (32, 32, 3))
+    mapped = jax.jit(jax.vmap(conv, in_axes=(None, 0)))
+    assert mapped(x, kernels).shape == (3, 1, 4, 4, 2)
+    assert mapped.lower(x, kernels).as_text().count("stablehlo.convolution") == 3
+
+
+@pytest.mark.parametrize("convolution", ["patches", "one_by_one"])
+def test_the_network_is_the_same(convolution):
+    options = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}
+    xla, ours = (
+        ResNet(Architecture("bottleneck", (1, 1), (4, 8)), **options, convolution=name)
+        for name in ("xla", convolution)
+    )
+    assert summarize(xla, (32, 32, 3)) == summarize(ours, (32, 32, 3))
     x = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
-    variables = xla.init(jax.random.key(1), x, train=True)
-    tiny.assert_bit_equal(variables, patches.init(jax.random.key(1), x, train=True))
-    logits = [model.apply(variables, x, train=False) for model in (xla, patches)]
+    variables = jax.jit(functools.partial(xla.init, train=True))(jax.random.key(1), x)
+    logits = [
+        jax.jit(functools.partial(model.apply, train=False))(variables, x) for model in (xla, ours)
+    ]
     assert difference(*logits) < 1e-5
