@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from benchmarks import input_peers
+from benchmarks import hardware, input_peers
 from configs import imagenet
 from experiments import command_line, ledger
 from resnet_jax import mesh as meshes
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         "rounds": _ROUNDS.value,
         "pictures_a_round": _PICTURES.value,
         "cores": len(usable_cores()),
-        "processor": _processor(),
+        "processor": hardware.processor(),
         "platform": platform.platform(),
         "prepared": note,
         "versions": input_peers.versions(),
@@ -132,13 +132,6 @@ def _show(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
 
     rates = [rate(name) for name in ("resnet_jax", "tf.data", "Pillow")]
     return [row["augmentation"], row["pictures"], *rates, ratio(row), ratio(stored)]
-
-
-def _processor() -> str:
-    path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

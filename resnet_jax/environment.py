@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from resnet_jax.data import sources
 from resnet_jax.data.datasets import DataSet
 from resnet_jax.distributed import of_all
+from resnet_jax.replicates import choose
 from resnet_jax.resnet import ResNet
 from resnet_jax.summary import summarize
 
@@ -35,6 +36,7 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
         "platform": platform.platform(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
         "mesh": dict(mesh.shape),
+        "replicates_by": choose(config, mesh),
         "hosts": of_all(socket.gethostname()),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "network": {

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
-from resnet_jax import resnet
+from resnet_jax import replicates, resnet
 from resnet_jax import step as steps
 from resnet_jax.data import sources
 from resnet_jax.data.augment import Augmentation, Normalization
@@ -63,12 +63,17 @@ def build(
     `select` is that of the split to train on, see data.splits.Split.
     """
     initialize = initializer(config)
-    model = resnet.from_config(config.model, mesh.devices.flat[0].platform)
-    schedule, replicates = initialize.schedule, config.replicates
+    config = config.copy_and_resolve_references()
+    config.replicates_by = replicates.choose(config, mesh)
+    model = dataclasses.replace(
+        resnet.from_config(config.model, mesh.devices.flat[0].platform),
+        convolution=replicates.convolution(config.replicates_by),
+    )
+    schedule = initialize.schedule
     augmentation = Augmentation(
         config.data.pad, config.data.flip == "on", config.data.color, normalization.std
     )
-    state = meshes.place(initialize.shapes(replicates), mesh)
+    state = meshes.place(initialize.shapes(config.replicates), mesh)
     shardings = jax.tree.map(lambda a: a.sharding, state)
     return Programs(
         model=model,
@@ -92,5 +97,5 @@ def build(
             mirrored: steps.make_eval_step(model, normalization, mirrored, config, mesh)
             for mirrored in (False, True)
         },
-        after_validation=steps.make_after_validation(schedule, replicates, shardings, mesh),
+        after_validation=steps.make_after_validation(schedule, config.replicates, shardings, mesh),
     )

@@ -5,22 +5,53 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
 
+BY = ("auto", "vmap", "matmul", "separate", "unroll", "loop")  # see config.replicates_by
+_SMALL_IMAGE = 64  # pixels a side
+
+
+def choose(config: ConfigDict, mesh: Mesh) -> str:
+    """Returns how the replicates that share a place on the mesh are computed: one of BY[1:].
+
+    Args:
+      config: resolved.
+      mesh: the devices; config.replicates_by "auto" goes by their platform.
+    """
+    if config.replicates == mesh.shape[meshes.REPLICATES]:
+        return "unroll"  # one a place: as if it were alone
+    if config.replicates_by != "auto":
+        return config.replicates_by
+    if mesh.devices.flat[0].platform == "cpu":
+        return "separate"  # as fast as "unroll", and compiled in half the time
+    # Not measured on any accelerator yet (benchmarks/replicates.py will): one seed's convolutions
+    # of small images are too little work for a GPU, so that those of all seeds should be one
+    # kernel, and batched products are a better one than grouped convolutions. One seed's
+    # convolutions of large images keep it busy, and patches would cost their memory; a loop is
+    # then compiled once, whatever the number of seeds.
+    return "matmul" if config.data.image_size <= _SMALL_IMAGE else "loop"
+
+
+def convolution(by: str) -> str:
+    """Returns the ResNet.convolution that goes with one of BY[1:]."""
+    return {"matmul": "patches", "separate": "one_by_one"}.get(by, "xla")
+
 
 def over_replicates(
-    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...], mesh: Mesh
+    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...], mesh: Mesh, by: str
 ) -> Callable[..., Any]:
     """Gives `f` a leading axis of replicates on its results and the arguments whose axis is 0.
 
     Each place on the mesh's axis of replicates computes its own, by shard_map: no compiler can
-    then make them communicate.
+    then make them communicate. Those that share a place are computed `by` one of BY[1:].
     """
     groups = mesh.shape[meshes.REPLICATES]
-    mapped = _on_one_device(f, replicates // groups, in_axes)
+    mapped = _ON_ONE_DEVICE[by](f, replicates // groups, in_axes)
     if groups == 1:
         return mapped
     spread = jax.shard_map(
@@ -35,19 +66,46 @@ def over_replicates(
     return functools.wraps(f)(lambda *args: spread(*args))
 
 
-def _on_one_device(
+def _vmapped(
     f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
 ) -> Callable[..., Any]:
-    # One replicate is not vmapped: batched convolutions of one are slower than plain ones.
-    if replicates > 1:
-        return jax.vmap(f, in_axes=in_axes)
+    del replicates
+    return jax.vmap(f, in_axes=in_axes)
 
+
+def _unrolled(
+    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
     @functools.wraps(f)  # programs keep their names in logs and profiles
-    def alone(*args: Any) -> Any:
-        first = [
-            arg if axis is None else jax.tree.map(lambda a: a[0], arg)
-            for arg, axis in zip(args, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda a: a[None], f(*first))
+    def one_after_another(*args: Any) -> Any:
+        results = [f(*_of_one(args, in_axes, r)) for r in range(replicates)]
+        return jax.tree.map(lambda *each: jnp.stack(each), *results)
 
-    return alone
+    return one_after_another
+
+
+def _looped(
+    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    @functools.wraps(f)
+    def in_a_loop(*args: Any) -> Any:
+        # Closed over, what all replicates share is not copied for each.
+        return jax.lax.map(lambda r: f(*_of_one(args, in_axes, r)), jnp.arange(replicates))
+
+    return in_a_loop
+
+
+def _of_one(args: tuple[Any, ...], in_axes: tuple[int | None, ...], replicate: Any) -> list[Any]:
+    return [
+        arg if axis is None else jax.tree.map(lambda a: a[replicate], arg)
+        for arg, axis in zip(args, in_axes, strict=True)
+    ]
+
+
+_ON_ONE_DEVICE = {
+    "vmap": _vmapped,
+    "matmul": _vmapped,
+    "separate": _vmapped,
+    "unroll": _unrolled,
+    "loop": _looped,
+}

@@ -4,7 +4,7 @@ The blocks of a stage but the first are alike, and their variables are stacked: 
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from flax import linen as nn
 from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture, architecture
 from resnet_jax.blocks import Block
+from resnet_jax.convolution import by_patches, one_by_one
 from resnet_jax.normalization import BatchNorm
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
@@ -21,6 +22,12 @@ from resnet_jax.normalization import BatchNorm
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
+    "xla": jax.lax.conv_general_dilated,
+    "patches": by_patches,
+    "one_by_one": one_by_one,
+}
 
 
 class ResNet(nn.Module):
@@ -42,6 +49,7 @@ class ResNet(nn.Module):
       space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
       remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
         so that only their inputs are kept.
+      convolution: "xla" | "patches" | "one_by_one", see convolution.py; up to rounding the same.
     """
 
     arch: Architecture
@@ -59,6 +67,7 @@ class ResNet(nn.Module):
     scan: bool = False
     space_to_depth: bool = False
     remat: tuple[int, ...] = ()
+    convolution: str = "xla"
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
@@ -67,7 +76,8 @@ class ResNet(nn.Module):
         With `train`, BatchNorm uses its group's statistics and `batch_stats` must be mutable for
         the moving averages to be updated.
         """
-        conv = functools.partial(_convolution, dtype=self.dtype)
+        computed_by = CONVOLUTIONS[self.convolution]
+        conv = functools.partial(_convolution, dtype=self.dtype, computed_by=computed_by)
         norm = functools.partial(
             BatchNorm,
             train=train,
@@ -85,10 +95,10 @@ class ResNet(nn.Module):
 
         x = images_BHWC.astype(self.dtype)
         if self.stem == "imagenet":
-            rearranged = (
-                {"conv_general_dilated": space_to_depth.convolution} if self.space_to_depth else {}
-            )
-            x = conv(filters[0], (7, 7), (2, 2), name="stem_conv", **rearranged)(x)
+            if self.space_to_depth:
+                computed_by = functools.partial(space_to_depth.convolution, convolve=computed_by)
+            stem_conv = conv(filters[0], (7, 7), (2, 2), computed_by=computed_by, name="stem_conv")
+            x = stem_conv(x)
         else:
             x = conv(filters[0], (3, 3), (1, 1), name="stem_conv")(x)
         if not self.preactivation:
@@ -146,8 +156,8 @@ def _convolution(
     strides: tuple[int, int],
     *,
     dtype: Any,
+    computed_by: Callable[..., jax.Array],
     name: str,
-    **implementation: Any,
 ) -> nn.Conv:
     # Symmetric padding, as Caffe and PyTorch: "SAME" pads a strided 3x3 on one side only.
     padding = [(size // 2, size // 2) for size in kernel_size]
@@ -159,8 +169,8 @@ def _convolution(
         use_bias=False,  # BatchNorm's beta follows
         dtype=dtype,
         kernel_init=HE_NORMAL,
+        conv_general_dilated=computed_by,
         name=name,
-        **implementation,
     )
 
 

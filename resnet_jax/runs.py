@@ -40,6 +40,7 @@ NOT_IDENTITY = frozenset(
         "model.remat",
         "model.scan",
         "model.space_to_depth",
+        "replicates_by",
     }
 )
 

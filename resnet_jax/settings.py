@@ -13,6 +13,7 @@ from resnet_jax.architectures import FAMILIES, architecture
 from resnet_jax.blocks import SHORTCUTS
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError, check_choice, listing
+from resnet_jax.replicates import BY
 from resnet_jax.resnet import DTYPES
 
 LENGTHS = ("steps", "epochs", "examples")
@@ -20,6 +21,7 @@ VIEWS = ("center", "ten_crop", "fully_convolutional")
 RATES = ("rate", "final_rate", "warmup_rate")  # of the schedule
 
 CHOICES = {
+    "replicates_by": BY,
     "model.family": tuple(FAMILIES),
     "model.shortcut": SHORTCUTS,
     "model.bottleneck_stride": ("v1", "v1.5"),

@@ -4,7 +4,7 @@ Matrix units multiply blocks of channels, and of a picture's three most of a blo
 twelve less is. The function and its parameters stay the same (Ying et al. 2018, arXiv 1811.06992).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ def convolution(
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     *,
+    convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
     precision: Any = None,
     dimension_numbers: Any = None,
     **undilated: Any,
@@ -30,6 +31,7 @@ def convolution(
       kernel: (k, k, C, filters), k odd; of the same dtype.
       strides: (2, 2).
       padding: ((k // 2, k // 2),) * 2.
+      convolve: computes the convolution of stride 1, as jax.lax.conv_general_dilated.
       precision: as jax.lax.conv_general_dilated's.
       dimension_numbers: as nn.Conv says them: channels last.
       **undilated: what else nn.Conv says: no dilation, one group.
@@ -65,11 +67,11 @@ def convolution(
         .transpose(0, 2, 1, 3, 4, 5)
         .reshape(taps, taps, _SIDE * _SIDE * channels, filters)
     )
-    y_BHWC = jax.lax.conv_general_dilated(
+    y_BHWC = convolve(
         blocks_BHWC,
         kernel,
         (1, 1),
-        "VALID",
+        ((0, 0), (0, 0)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )

@@ -127,7 +127,7 @@ def make_train_step(
     whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
     batches = meshes.split_batches(mesh)
     return jax.jit(
-        over_replicates(train_step, config.replicates, (0, 0, None, 0), mesh),
+        over_replicates(train_step, config.replicates, (0, 0, None, 0), mesh, config.replicates_by),
         in_shardings=(state_shardings, by_replicate, whole, batches),
         out_shardings=(state_shardings, by_replicate),
         donate_argnums=0,
@@ -200,7 +200,9 @@ def make_moments_step(
     whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
     batches = meshes.split_batches(mesh)
     return jax.jit(
-        over_replicates(moments_step, config.replicates, (0, 0, None, None, 0), mesh),
+        over_replicates(
+            moments_step, config.replicates, (0, 0, None, None, 0), mesh, config.replicates_by
+        ),
         in_shardings=(None, by_replicate, whole, whole, batches),
         out_shardings=by_replicate,
     )
@@ -242,7 +244,9 @@ def make_eval_step(
 
     split = meshes.split_batch(mesh)
     return jax.jit(
-        over_replicates(eval_step, config.replicates, (0, None, None, None), mesh),
+        over_replicates(
+            eval_step, config.replicates, (0, None, None, None), mesh, config.replicates_by
+        ),
         in_shardings=(None, split, split, split),
         out_shardings=meshes.by_replicate(mesh),
     )
@@ -264,7 +268,7 @@ def make_after_validation(
         return state.replace(best=best, schedule=schedule.after_validation(state.schedule, error))
 
     return jax.jit(
-        over_replicates(after_validation, replicates, (0, 0), mesh),
+        over_replicates(after_validation, replicates, (0, 0), mesh, "vmap"),
         in_shardings=(state_shardings, meshes.by_replicate(mesh)),
         out_shardings=state_shardings,
         donate_argnums=0,

@@ -27,15 +27,17 @@ class Setup:
     """A run's parts on one mesh."""
 
     def __init__(self, devices, groups, fsdp, **overrides):
-        c = settings.resolve(tiny.config(replicates=len(SEEDS), log__every=1, **overrides))
-        self.mesh = meshes.make_mesh(len(SEEDS), groups, fsdp, jax.devices()[:devices])
+        overrides = {"replicates": len(SEEDS), "log__every": 1} | overrides
+        c = settings.resolve(tiny.config(**overrides))
+        self.mesh = meshes.make_mesh(c.replicates, groups, fsdp, jax.devices()[:devices])
         self.data = datasets.load(c.data, self.mesh)
         self.programs = build(c, self.data.normalization, self.data.train.select, self.mesh)
         self.config = c
 
     def arguments(self, number):
         train, steps = self.data.train, range(number, number + 1)
-        (batch,) = train.batches(SEEDS, steps, self.config.batch_size, 1, TRAIN)
+        parts = self.config.accumulate
+        (batch,) = train.batches(SEEDS, steps, self.config.batch_size, parts, TRAIN)
         return SEEDS, train.arrays, batch
 
     def train(self, steps):

@@ -1,0 +1,160 @@
+"""Convolutions for several seeds are XLA's, in value, gradients and parameters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from resnet_jax.architectures import Architecture
+from resnet_jax.convolution import by_patches, one_by_one
+from resnet_jax.resnet import ResNet
+from resnet_jax.summary import summarize
+from tests import tiny
+
+# Of every kernel and stride in the networks; a stride of 2 ends at the edge, or before it.
+GEOMETRIES = [(1, 1, 8), (1, 2, 9), (3, 1, 8), (3, 2, 8), (3, 2, 9), (7, 2, 8), (7, 2, 9)]
+TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
+SEEDS = 3
+
+
+def layer(size, stride, dtype, **options):
+    return nn.Conv(
+        6,
+        (size, size),
+        (stride, stride),
+        padding=[(size // 2, size // 2)] * 2,
+        use_bias=False,
+        dtype=dtype,
+        **options,
+    )
+
+
+def difference(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+
+def gradients(conv):
+    """Returns a compiled function of several seeds' variables, inputs and weights of outputs."""
+
+    def weighed(variables, x_BHWC, weights):
+        y = conv.apply(variables, x_BHWC)
+        return (weights * y.astype(jnp.float32)).sum(), y
+
+    return jax.jit(jax.vmap(jax.value_and_grad(weighed, argnums=(0, 1), has_aux=True)))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("ours", [by_patches, one_by_one])
+@pytest.mark.parametrize(("size", "stride", "side"), GEOMETRIES)
+def test_values_and_gradients_are_those_of_xla(ours, size, stride, side, dtype):
+    theirs = layer(size, stride, dtype)
+    ours = layer(size, stride, dtype, conv_general_dilated=ours)
+    x = jax.random.normal(jax.random.key(0), (SEEDS, 2, side, side + 3, 5))
+    kernel = jax.random.normal(jax.random.key(1), (SEEDS, size, size, 5, 6))
+    outputs = (2, (side + stride - 1) // stride, (side + 3 + stride - 1) // stride, 6)
+    weights = jax.random.normal(jax.random.key(2), (SEEDS, *outputs))
+    arguments = ({"params": {"kernel": kernel}}, x, weights)
+
+    grouped, separate = (gradients(conv).lower(*arguments) for conv in (theirs, ours))
+    assert f"group_count = {SEEDS}" in grouped.as_text()
+    assert f"group_count = {SEEDS}" not in separate.as_text()
+    ((_, y), of_theirs), ((_, z), of_ours) = (
+        program.compile()(*arguments) for program in (grouped, separate)
+    )
+    assert y.shape == (SEEDS, *outputs)
+    assert y.dtype == dtype
+    assert jax.tree.structure(of_theirs) == jax.tree.structure(of_ours)
+    for a, b in zip(jax.tree.leaves((y, of_theirs)), jax.tree.leaves((z, of_ours)), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert difference(a, b) < TOLERANCES[dtype]
+
+
+def test_the_parameters_are_those_of_xla():
+    x = jnp.ones((1, 8, 8, 5))
+    plain = layer(3, 1, "float32").init(jax.random.key(1), x)
+    for ours in (by_patches, one_by_one):
+        conv = layer(3, 1, "float32", conv_general_dilated=ours)
+        tiny.assert_bit_equal(plain, conv.init(jax.random.key(1), x))
+
+
+def test_bfloat16_is_told_from_float32():
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 5))
+    single, half = (
+        layer(3, 1, dtype, conv_general_dilated=by_patches) for dtype in ("float32", "bfloat16")
+    )
+    variables = single.init(jax.random.key(1), x)
+    assert difference(single.apply(variables, x), half.apply(variables, x)) > 1e-3
+
+
+def test_patches_are_not_kept_for_the_gradient():
+    x, kernel = jnp.ones((2, 8, 8, 5)), jnp.ones((3, 3, 5, 6))
+
+    def kept(conv):
+        _, pullback = jax.vjp(lambda x, k: conv(x, k, (1, 1), [(1, 1), (1, 1)]), x, kernel)
+        return max(a.size for a in jax.tree.leaves(pullback))
+
+    def without_checkpoint(x, kernel, strides, padding):
+        padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        slices = [padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+        return jnp.concatenate(slices, axis=-1) @ kernel.reshape(-1, 6)
+
+    assert kept(without_checkpoint) == 9 * x.size  # the measure sees what is kept
+    assert kept(by_patches) == x.size
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"feature_group_count": 2}, {"lhs_dilation": (2, 2)}, {"rhs_dilation": (1, 2)}],
+    ids=lambda w: next(iter(w)),
+)
+def test_what_it_cannot_compute_is_refused(wrong):
+    with pytest.raises(ValueError, match="neither groups nor dilation"):
+        by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), (1, 1), [(1, 1)] * 2, **wrong)
+
+
+def test_one_by_one_shares_what_is_common():
+    # In evaluation the images are the same for all seeds, and the products are not.
+    x, kernels = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 3, 2, 2))
+    conv = functools.partial(
+        one_by_one, strides=(1, 1), padding=[(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    mapped = jax.jit(jax.vmap(conv, in_axes=(None, 0)))
+    assert mapped(x, kernels).shape == (3, 1, 4, 4, 2)
+    assert mapped.lower(x, kernels).as_text().count("stablehlo.convolution") == 3
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"scan": True, "remat": (2,)}, {"space_to_depth": True}], ids=str
+)
+@pytest.mark.parametrize("convolution", ["patches", "one_by_one"])
+def test_the_network_is_the_same(convolution, how):
+    options = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}
+    xla, ours = (
+        ResNet(Architecture("bottleneck", (1, 3), (4, 8)), **options, convolution=name, **settings)
+        for name, settings in (("xla", {}), (convolution, how))
+    )
+    assert summarize(xla, (32, 32, 3)) == summarize(ours, (32, 32, 3))
+    x = jax.random.normal(jax.random.key(0), (SEEDS, 4, 32, 32, 3))
+    variables = jax.vmap(lambda key: xla.init(key, x[0], train=True))(
+        jax.random.split(jax.random.key(1), SEEDS)
+    )
+
+    def loss(model, params, x):
+        logits, _ = model.apply(variables_of(params), x, train=True, mutable=["batch_stats"])
+        return (logits**2).mean()
+
+    def variables_of(params):
+        return {"params": params, "batch_stats": jax.tree.map(lambda a: a[0], statistics)}
+
+    params, statistics = variables["params"], variables["batch_stats"]
+    (a, of_a), (b, of_b) = (
+        jax.jit(jax.vmap(jax.value_and_grad(functools.partial(loss, model))))(params, x)
+        for model in (xla, ours)
+    )
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    for one, other in zip(jax.tree.leaves(of_a), jax.tree.leaves(of_b), strict=True):
+        assert difference(one, other) < 1e-4

@@ -1,0 +1,184 @@
+"""However seeds that share a device are computed, each is the seed trained alone."""
+
+import functools
+import re
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax import environment, runs, settings
+from resnet_jax import mesh as meshes
+from resnet_jax.data.crops import TRAIN
+from resnet_jax.disk_checkpoints import DiskCheckpoints
+from resnet_jax.replicates import BY, choose
+from tests import tiny
+from tests.test_devices import relative_difference
+from tests.test_mesh import SEEDS, Setup
+
+WAYS = BY[1:]
+OPTIONS = {"data__pad": 1, "data__flip": "on", "model__bn_group": 4, "model__shortcut": "B"}
+
+
+@functools.cache  # each is compiled once for all tests
+def one_device(way, **overrides):
+    return Setup(1, 1, 1, replicates_by=way, **(OPTIONS | overrides))
+
+
+def program(setup):
+    """Returns the text of the training step, not yet compiled."""
+    state = setup.programs.start(SEEDS)
+    return setup.programs.train_step.lower(state, *setup.arguments(0)).as_text()
+
+
+def features(text):
+    """What tells the ways' programs apart: convolutions, the groups of one, batched products."""
+    groups = re.findall(r"(?:feature|batch)_group_count = (\d+)", text)
+    return {
+        "convolutions": text.count("stablehlo.convolution"),
+        "grouped": sum(int(count) > 1 for count in groups),
+        "batched products": len(re.findall(r"dot_general.*batching_dims = \[0\] x \[0\]", text)),
+        "additions": text.count("stablehlo.add"),
+        "loops": text.count("stablehlo.while"),
+    }
+
+
+def test_each_way_is_another_program():
+    found = {way: features(program(one_device(way))) for way in WAYS}
+    alone = features(program(Setup(4, 4, 1, **OPTIONS)))  # a seed a device
+    assert alone["convolutions"] > 20
+    assert alone["grouped"] == alone["batched products"] == 0
+
+    assert found["vmap"]["grouped"] > 0.8 * alone["convolutions"]
+    assert found["matmul"]["convolutions"] == 0
+    assert found["matmul"]["batched products"] >= alone["convolutions"]
+    for way in ("separate", "unroll", "loop"):
+        assert found[way]["grouped"] == 0
+    assert found["separate"]["convolutions"] >= 3 * alone["convolutions"]
+    assert found["separate"]["additions"] < 2 * alone["additions"]
+    assert found["unroll"]["convolutions"] == 4 * alone["convolutions"]
+    assert found["unroll"]["additions"] > 3 * alone["additions"]
+    assert found["loop"]["convolutions"] == alone["convolutions"]
+    assert found["loop"]["loops"] > alone["loops"]
+
+
+@functools.cache
+def alone(steps):
+    """Returns each seed's state, trained in a run of its own."""
+    setup, states = one_device("vmap", replicates=1), []
+    train = setup.data.train
+    for seed in SEEDS:
+        only = np.array([seed], np.int32)
+        state = setup.programs.start(only)
+        for batch in train.batches(only, range(steps), setup.config.batch_size, 1, TRAIN):
+            state, metrics = setup.programs.train_step(state, only, train.arrays, batch)
+        states.append(jax.device_get((state, metrics)))
+    return states
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_is_the_seed_trained_alone(way):
+    setup = one_device(way)
+    state = setup.programs.start(SEEDS)
+    for number in range(4):
+        state, metrics = setup.programs.train_step(state, *setup.arguments(number))
+    together = jax.device_get((state, metrics))
+    for r, theirs in enumerate(alone(4)):
+        ours = jax.tree.map(lambda a, r=r: a[r], together)
+        theirs = jax.tree.map(lambda a: a[0], theirs)
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+        assert relative_difference(ours[0].params, theirs[0].params) < 1e-4
+        assert relative_difference(ours[0].batch_stats, theirs[0].batch_stats) < 1e-4
+        np.testing.assert_allclose(ours[1]["train/loss"], theirs[1]["train/loss"], rtol=1e-4)
+    first, second = (alone(4)[r][0].params for r in (0, 1))
+    assert relative_difference(first, second) > 0.5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_evaluates_alike(way):
+    def evaluated(way):
+        setup = one_device(way)
+        return setup.evaluate(setup.programs.start(SEEDS))
+
+    (their_statistics, theirs), (statistics, result) = evaluated("vmap"), evaluated(way)
+    assert relative_difference(their_statistics, statistics) < 1e-5
+    np.testing.assert_allclose(theirs["loss"], result["loss"], rtol=1e-5)
+    np.testing.assert_allclose(theirs["error"], result["error"], atol=0.6)  # one of 180 images
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_may_go_on_another_way(tmp_path, way):
+    there, here = one_device("vmap"), one_device(way)
+    assert runs.identity(here.config.to_dict()) == runs.identity(there.config.to_dict())
+    state = there.train(2)
+    checkpoints = DiskCheckpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(2, state)
+    checkpoints.wait()
+    restored = checkpoints.restore(here.programs.state)
+    checkpoints.close()
+    tiny.assert_bit_equal(jax.device_get(state), jax.device_get(restored))
+    ours, _ = here.programs.train_step(restored, *here.arguments(2))
+    theirs, _ = there.programs.train_step(state, *there.arguments(2))
+    assert relative_difference(theirs.params, ours.params) < 1e-4
+
+
+SHARED = {"model__width": 1.0, "model__bn_group": 4, "batch_size": 32, "data__pad": 1}
+
+
+@functools.cache
+def trained_whole():
+    return jax.device_get(Setup(1, 1, 1, replicates_by="vmap", **SHARED).train(2))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_shares_out_batches_and_parameters(way):
+    # Two seeds a place; of each batch a half over the data axis, a half of that over fsdp, and
+    # that in two parts.
+    setup = Setup(8, 2, 2, replicates_by=way, accumulate=2, **SHARED)
+    assert tuple(setup.mesh.shape.values()) == (2, 2, 2)
+    state = setup.train(2)
+    assert jax.tree.map(lambda a: a.sharding, state) == setup.programs.state_shardings
+    assert relative_difference(trained_whole().params, state.params) < 1e-4
+    assert relative_difference(trained_whole().batch_stats, state.batch_stats) < 1e-4
+
+
+def test_a_seed_with_a_device_of_its_own_is_not_batched_at_all():
+    texts = {program(Setup(4, 4, 1, replicates_by=way)) for way in BY}
+    assert len(texts) == 1
+    assert len({program(Setup(4, 2, 1, replicates_by=way)) for way in WAYS}) == len(WAYS)
+
+
+def mesh_of(platform, places):
+    device = SimpleNamespace(platform=platform)
+    return SimpleNamespace(shape={meshes.REPLICATES: places}, devices=np.array([device]))
+
+
+@pytest.mark.parametrize(
+    ("by", "platform", "places", "side", "chosen"),
+    [
+        ("auto", "cpu", 1, 32, "separate"),
+        ("auto", "gpu", 1, 32, "matmul"),
+        ("auto", "tpu", 2, 32, "matmul"),
+        ("auto", "gpu", 1, 224, "loop"),
+        ("auto", "gpu", 4, 32, "unroll"),
+        ("vmap", "gpu", 4, 32, "unroll"),
+        ("vmap", "gpu", 1, 32, "vmap"),
+        ("matmul", "cpu", 1, 32, "matmul"),
+        ("loop", "cpu", 2, 32, "loop"),
+    ],
+)
+def test_what_is_chosen(by, platform, places, side, chosen):
+    c = settings.resolve(tiny.config(replicates=4, replicates_by=by))
+    c.data.image_size = side
+    assert choose(c, mesh_of(platform, places)) == chosen
+
+
+def test_a_run_says_which_way_it_went():
+    for way in ("matmul", "auto"):
+        setup = one_device(way)
+        facts = environment.describe(setup.config, setup.programs.model, setup.data, setup.mesh)
+        assert facts["replicates_by"] == ("separate" if way == "auto" else way)
+        assert facts["network"] == environment.describe(
+            setup.config, setup.programs.model.clone(convolution="xla"), setup.data, setup.mesh
+        )["network"]  # fmt: skip
