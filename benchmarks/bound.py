@@ -66,6 +66,8 @@ def traffic(network: nn.Module, image_shape: tuple[int, ...]) -> Traffic:
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         nonlocal moved
         module, out = context.module, call(*args, **kwargs)
+        if context.method_name != "__call__":
+            return out
         if isinstance(module, nn.Conv):
             moved += (5 if module.name == "shortcut_conv" else 6) * math.prod(out.shape[1:])
         elif isinstance(module, Block) and module.shortcut != "none":
