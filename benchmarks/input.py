@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from benchmarks import hardware, input_peers
+from benchmarks import input_peers, machine
 from configs import imagenet
 from experiments import command_line, ledger
 from resnet_jax import mesh as meshes
@@ -38,6 +38,7 @@ _PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
 
 BATCH = 64
+_PACKAGES = ("nvidia-nvimgcodec-cu12", "opencv-python-headless", "tensorflow-cpu", "pillow")
 _WARM = 8  # batches; more than any of them fills ahead
 _HEADINGS = ["augmentation", "pictures", "resnet_jax", "tf.data", "Pillow", "ours / tf.data",
              "ours / tf.data as stored"]  # fmt: skip
@@ -69,10 +70,10 @@ def main(argv: Sequence[str]) -> int:
         "rounds": _ROUNDS.value,
         "pictures_a_round": _PICTURES.value,
         "cores": len(usable_cores()),
-        "processor": hardware.processor(),
+        "processor": machine.processor(),
         "platform": platform.platform(),
         "prepared": note,
-        "versions": input_peers.versions(),
+        "versions": machine.versions(_PACKAGES),
     }
     lines = [text, "", *(f"{key}: {value}" for key, value in about.items())]
     print("\n".join(lines))

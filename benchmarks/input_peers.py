@@ -1,6 +1,5 @@
 """The work of resnet_jax.data.streaming, as one would write it with tf.data and with Pillow."""
 
-import importlib.metadata
 import io
 import os
 import pathlib
@@ -113,15 +112,3 @@ def pillow(
             images, labels = started.pop(0)
             yield images, np.array(list(labels), np.int32)
             started.append(begin(step))
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what is compared."""
-    names = ("nvidia-nvimgcodec-cu12", "opencv-python-headless", "tensorflow-cpu", "pillow")
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found

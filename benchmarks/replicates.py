@@ -12,7 +12,6 @@ lowest and highest; a ratio is that of one round's times. To measure one core of
 
 import contextlib
 import datetime
-import importlib.metadata
 import pathlib
 import platform
 import statistics
@@ -22,7 +21,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from benchmarks import hardware
+from benchmarks import machine
 from benchmarks.replicates_group import Group, GroupFailedError
 from configs import cifar10
 from experiments import command_line, ledger
@@ -67,10 +66,10 @@ def main(argv: Sequence[str]) -> int:
         "steps_a_round": _STEPS.value,
         "device": next((row["device"] for row in rows if "device" in row), "unknown"),
         "cores": len(usable_cores()),
-        "processor": hardware.processor(),
+        "processor": machine.processor(),
         "platform": platform.platform(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
+        "versions": machine.versions(("jax", "jaxlib", "flax")),
     }
     text = ledger.aligned([_HEADINGS, *map(_show, rows)])
     lines = [text, "", *(f"{key}: {value}" for key, value in about.items())]

@@ -1,0 +1,95 @@
+"""The machine that a benchmark ran on: its processor, versions, and what its accelerator can do."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+import platform
+import time
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one device can do at most.
+
+    Attributes:
+      bandwidth: GB/s of its memory.
+      peaks: TFLOP/s of dense matrix products by the dtype of activations; float32 as JAX and
+        PyTorch compute it by default there (TensorFloat-32 on NVIDIA).
+    """
+
+    bandwidth: float
+    peaks: dict[str, float]
+
+
+# As the makers publish them, by JAX's device_kind.
+_KNOWN = {
+    "NVIDIA H200": Limits(4800, {"bfloat16": 989.4, "float32": 494.7}),
+    "NVIDIA H100 80GB HBM3": Limits(3350, {"bfloat16": 989.4, "float32": 494.7}),
+    "NVIDIA H100 PCIe": Limits(2039, {"bfloat16": 756.0, "float32": 378.0}),
+    "NVIDIA A100-SXM4-80GB": Limits(2039, {"bfloat16": 312.0, "float32": 156.0}),
+    "NVIDIA A100-SXM4-40GB": Limits(1555, {"bfloat16": 312.0, "float32": 156.0}),
+    "TPU v4": Limits(1228, {"bfloat16": 275.0}),
+    "TPU v5 lite": Limits(819, {"bfloat16": 197.0}),
+    "TPU v5": Limits(2765, {"bfloat16": 459.0}),
+    "TPU v6 lite": Limits(1640, {"bfloat16": 918.0}),
+}
+_TRIAD_ELEMENTS = 2**26  # 256 MB of float32: more than any cache
+_TRIAD_ROUNDS = 7
+
+
+def bandwidth(device: jax.Device, given: float) -> tuple[float, str]:
+    """Returns the GB/s of a device's memory and where the number is from.
+
+    Args:
+      device: which.
+      given: by the user; 0: the maker's number, or where we have none, a measured one.
+    """
+    if given:
+        return given, "--bandwidth"
+    if device.device_kind in _KNOWN:
+        return _KNOWN[device.device_kind].bandwidth, "the maker"
+    return _triad(device), f"a += 2 b over 2 x {4 * _TRIAD_ELEMENTS / 1e6:.0f} MB, the best round"
+
+
+def peak(device: jax.Device, dtype: str, given: float) -> tuple[float, str] | None:
+    """Returns a device's TFLOP/s and where the number is from, or None where nobody says."""
+    if given:
+        return given, "--peak"
+    known = _KNOWN.get(device.device_kind)
+    return (known.peaks[dtype], "the maker") if known and dtype in known.peaks else None
+
+
+def _triad(device: jax.Device) -> float:
+    # In place: fresh memory would cost the first touch of each page, too.
+    add = jax.jit(lambda a, b: a + 2 * b, donate_argnums=0)
+    a, b = (jax.device_put(jnp.zeros(_TRIAD_ELEMENTS, jnp.float32), device) for _ in range(2))
+    a = jax.block_until_ready(add(a, b))
+    best = float("inf")
+    for _ in range(_TRIAD_ROUNDS):
+        began = time.perf_counter()
+        a = jax.block_until_ready(add(a, b))
+        best = min(best, time.perf_counter() - began)
+    return 3 * a.nbytes / best / 1e9  # two are read, one is written
+
+
+def processor() -> str:
+    """Returns the name of the CPU."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of packages; "absent" of what is not installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

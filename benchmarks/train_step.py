@@ -1,0 +1,177 @@
+"""Images a second of the training step: ours, plain Flax's, PyTorch's, on one device.
+
+    pip install -r benchmarks/requirements.txt    # PyTorch, for the comparison alone
+    python -m benchmarks.train_step --depths=18,34,50,101,152 --peers=flax,torch [--out=FOLDER]
+    python -m benchmarks.train_step --family=cifar --depths=20,56 --peers=flax,torch,torch_loop
+
+Every program has the same network, batch size and dtype, and takes whole steps: forward,
+cross-entropy, backward, momentum with weight decay, BatchNorm's moving averages. They take turns,
+so a noisy machine hurts them alike; in a turn a program's steps follow one another without a look
+at their results. Figures are medians over the rounds, with the lowest and highest.
+
+    resnet_jax   a run's own step (train_step_ours.py), from uint8 images on the device: it
+                 normalises and flips them, and gathers and crops CIFAR's, as a run does
+    flax         the step of Flax's ImageNet example (train_step_flax.py)
+    torch        PyTorch compiled, channels last, autocast (train_step_torch.py)
+    torch_loop   an ordinary PyTorch loop, its pictures from a data loader; of CIFAR only
+
+flax and torch get one batch that lies on the device, already normalised. TFLOP/s are 2 x the
+mult-adds of the network's convolutions and classifier, x 3 for the two products of the backward
+pass. What the share of the memory bound is counts bound.py.
+"""
+
+import datetime
+import importlib.util
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags, logging
+
+from benchmarks import machine, train_step_ours
+from benchmarks import train_step_turns as turns
+from experiments import command_line, ledger
+from resnet_jax.blocks import SHORTCUTS
+from resnet_jax.errors import UserError, check_choice
+from resnet_jax.storage import write_bytes, write_json
+
+_FAMILY = flags.DEFINE_enum("family", "imagenet", ["imagenet", "cifar"], "Of the networks.")
+_DEPTHS = flags.DEFINE_list("depths", None, "Of the networks; 50 or 20 by default.")
+_SHORTCUT = flags.DEFINE_enum(
+    "shortcut", None, SHORTCUTS, "none is the plain net; by default B of imagenet, A of cifar."
+)
+_STRIDE = flags.DEFINE_enum("bottleneck_stride", "v1", ["v1", "v1.5"], "Where bottlenecks stride.")
+_GROUP = flags.DEFINE_integer(
+    "bn_group", None, "Of our BatchNorm; 0: the whole batch, as the others; by default the "
+    "recipe's, or 0 where that does not divide the batch.", lower_bound=0,
+)  # fmt: skip
+_BATCH = flags.DEFINE_integer(
+    "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
+)
+_SIZE = flags.DEFINE_integer("image_size", None, "Pixels a side; of imagenet only.", lower_bound=1)
+_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_PEERS = flags.DEFINE_list("peers", ["flax", "torch"], f"Any of {', '.join(turns.PEERS)}.")
+_COMPILE = flags.DEFINE_enum(
+    "torch_compile", "auto", ["auto", "none", "default", "reduce-overhead", "max-autotune"],
+    "Mode of torch.compile; auto: reduce-overhead (CUDA graphs) on a GPU, on a CPU default where "
+    "there is a compiler.",
+)  # fmt: skip
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 20, "That each takes in a round.", lower_bound=1)
+_BANDWIDTH = flags.DEFINE_float(
+    "bandwidth", 0.0, "GB/s of the device's memory; 0: as known or measured.", lower_bound=0.0
+)
+_PEAK = flags.DEFINE_float(
+    "peak", 0.0, "TFLOP/s that the device can do; 0: as known.", lower_bound=0.0
+)
+_OUT = flags.DEFINE_string("out", None, "A folder for table.txt and table.json; none: print only.")
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    configs = _configs()
+    peers = _installed(_PEERS.value)
+    # PyTorch shares the device: JAX shall take what it needs, not three quarters at the start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    device = jax.devices()[0]
+    bandwidth, bandwidth_from = machine.bandwidth(device, _BANDWIDTH.value)
+    peak = machine.peak(device, _DTYPE.value, _PEAK.value)
+    about: dict[str, Any] = {
+        "unit": "images a second, median [lowest, highest]",
+        "rounds": _ROUNDS.value,
+        "steps_a_round": _STEPS.value,
+        "batch_size": configs[0].batch_size,
+        "image_size": configs[0].data.image_size,
+        "dtype": _DTYPE.value,
+        "bottleneck_stride": _STRIDE.value,
+        "bn_group": configs[0].model.bn_group,
+        "device": f"{device.platform}: {device.device_kind}",
+        "processor": machine.processor(),
+        "bandwidth": f"{bandwidth:,.0f} GB/s ({bandwidth_from})",
+        "peak": f"{peak[0]:,.0f} TFLOP/s ({peak[1]})" if peak else "unknown",
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version(), **machine.versions(_PACKAGES)},
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    torch_mode = "none"
+    if {"torch", "torch_loop"} & set(peers):
+        from benchmarks import train_step_torch
+
+        torch_mode = train_step_torch.compile_mode(_COMPILE.value)
+        about["torch"] = {
+            "device": str(train_step_torch.device()),
+            "compile": torch_mode,
+            "loader_workers": train_step_torch.workers(),
+        }
+    makers = turns.makers(peers, torch_mode)
+    rows: list[dict[str, Any]] = []
+    for config in configs:
+        row = turns.measure(
+            config, makers, _ROUNDS.value, _STEPS.value, bandwidth, peak[0] if peak else None
+        )
+        rows.append(row)
+        logging.info("%s", ledger.aligned([turns.HEADINGS, turns.show(row)]))
+    text = ledger.aligned([turns.HEADINGS, *map(turns.show, rows)])
+    lines = [text, "", *(f"{key}: {value}" for key, value in about.items())]
+    print("\n".join(lines))
+    if _OUT.value:
+        out = pathlib.Path(_OUT.value)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "table.json", about | {"rows": rows})
+        write_bytes(out / "table.txt", ("\n".join(lines) + "\n").encode())
+    return 0
+
+
+# ---------------------------------------------------------------------------------- what is asked
+
+
+def _configs() -> list[Any]:
+    """Returns a resolved config a depth; raises UserError where a flag is not allowed."""
+    given = {
+        "shortcut": _SHORTCUT.value,
+        "bottleneck_stride": _STRIDE.value,
+        "bn_group": _GROUP.value,
+        "dtype": _DTYPE.value,
+        "batch_size": _BATCH.value,
+        "image_size": _SIZE.value,
+    }
+    for name in _PEERS.value:
+        check_choice("--peers", name, turns.PEERS)
+    if "torch_loop" in _PEERS.value and _FAMILY.value != "cifar":
+        raise UserError(
+            f"--peers=torch_loop does not go with --family={_FAMILY.value}: its data loader has "
+            "CIFAR's pictures in memory; allowed is cifar."
+        )
+    default = "50" if _FAMILY.value == "imagenet" else "20"
+    depths = _DEPTHS.value or [default]
+    for depth in depths:
+        if not depth.isdecimal():
+            raise UserError(f"--depths has {depth!r}; allowed are whole numbers, as in 18,50.")
+    return [train_step_ours.resolve(_FAMILY.value, int(depth), **given) for depth in depths]
+
+
+def _installed(peers: Sequence[str]) -> list[str]:
+    """Returns the peers that can run here, in the table's order; warns once of the others."""
+    needs = {"flax": (), "torch": ("torch",), "torch_loop": ("torch", "torchvision")}
+    lacking = {
+        package
+        for name in peers
+        for package in needs[name]
+        if importlib.util.find_spec(package) is None
+    }
+    if lacking:
+        logging.warning(
+            "%s not installed: pip install -r benchmarks/requirements.txt",
+            " and ".join(sorted(lacking)) + (" is" if len(lacking) == 1 else " are"),
+        )
+    return [name for name in turns.PEERS if name in peers and not lacking & set(needs[name])]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,132 @@
+"""A run's own training step on images of noise, and what the programs beside it are given."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import cifar10, imagenet
+from resnet_jax import mesh as meshes
+from resnet_jax import settings
+from resnet_jax.data import sources
+from resnet_jax.data.augment import Normalization, fit_normalization
+from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.resident import ResidentSplit
+from resnet_jax.distributed import put
+from resnet_jax.programs import build
+
+STEPS = 10**9  # more than any benchmark takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One of those that take turns.
+
+    Attributes:
+      run: takes so many training steps, waits until they are done and returns the last loss.
+      ahead: steps that it may have prepared while another had its turn.
+    """
+
+    run: Callable[[int], float]
+    ahead: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What all of them train on.
+
+    Attributes:
+      config: resolved.
+      images: uint8 (N, H, W, C) of noise; CIFAR-10's whole training split, or one batch.
+      labels: int32 (N,).
+      normalization: of these images.
+    """
+
+    config: ConfigDict
+    images: np.ndarray
+    labels: np.ndarray
+    normalization: Normalization
+
+    def normalised_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns float32 images (B, H, W, C), normalised, and int32 labels (B,) of one batch."""
+        batch_size = self.config.batch_size
+        images = self.normalization(jnp.asarray(self.images[:batch_size]))
+        return np.asarray(images), self.labels[:batch_size]
+
+
+def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
+    """Returns the resolved config of a family's recipe (configs/).
+
+    Args:
+      family: "imagenet" or "cifar".
+      depth: of the network.
+      **changes: `shortcut`, `bottleneck_stride`, `dtype` and `bn_group` of the model, `batch_size`
+        and `image_size`; None: as the recipe has it. Where the recipe's groups of BatchNorm do not
+        divide the batch, the whole batch is one.
+
+    Raises:
+      UserError: there is no such depth, or a change is not allowed.
+    """
+    config = imagenet.get_config("paper") if family == "imagenet" else cifar10.get_config()
+    config.model.depth = depth
+    config.data.color = False  # of it the programs beside ours have none
+    given = {key: value for key, value in changes.items() if value is not None}
+    places = {"batch_size": config, "image_size": config.data}
+    for key, value in given.items():
+        places.get(key, config.model)[key] = value
+    if "bn_group" not in given and config.batch_size % config.model.bn_group:
+        config.model.bn_group = 0
+    # No test is made: its views shall not limit the size of training images.
+    config.eval.short_side = max(config.eval.short_side, config.data.image_size)
+    return settings.resolve(config)
+
+
+def make_work(config: ConfigDict) -> Work:
+    """Draws the noise of a resolved config."""
+    known = sources.KNOWN[config.data.name]
+    count = known.train - config.data.validation if known.resident else config.batch_size
+    random = np.random.default_rng(config.seed)
+    shape = (count, *sources.image_shape(config.data))
+    images = random.integers(0, 256, shape, dtype=np.uint8)
+    labels = random.integers(0, config.model.num_classes, count, dtype=np.int32)
+    normalization = fit_normalization(images, config.data.mean, config.data.std)
+    return Work(config, images, labels, normalization)
+
+
+def make(work: Work) -> Program:
+    """Returns a run's training step, in a run's loop, on one device.
+
+    CIFAR-10 is on the device whole; each step gathers, crops and flips another batch of it. Of
+    ImageNet one batch is there, as if just streamed, and is flipped.
+    """
+    config = work.config
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    seeds = np.array([config.seed], np.int32)
+    seeds_R = put(seeds, meshes.by_replicate(mesh))
+    arrays: Any = ()
+    if sources.KNOWN[config.data.name].resident:
+        split = ResidentSplit.place(work.images, work.labels, mesh)
+        arrays, select = split.arrays, split.select
+        batches = split.batches(seeds, range(STEPS), config.batch_size, 1, TRAIN)
+    else:
+        batch = put((work.images[None, None], work.labels[None, None]), meshes.split_batches(mesh))
+        batches = (batch for _ in range(STEPS))
+
+        def select(arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
+            return part
+
+    programs = build(config, work.normalization, select, mesh)
+    state = programs.start(seeds)
+
+    def run(steps: int) -> float:
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = programs.train_step(state, seeds_R, arrays, next(batches))
+        jax.block_until_ready(state)
+        return float(metrics["train/loss"][0])
+
+    return Program(run)
