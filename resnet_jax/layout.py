@@ -1,12 +1,16 @@
-"""Where the variables of a network's blocks lie, in memory and in checkpoints.
+"""Where the variables of a network's blocks lie.
+
+In checkpoints, and in the memory of a network whose blocks run in a loop, they are stacked:
 
     stage1_block1    the first block of a stage, alone: its stride and input differ
-    stage1_rest      the other blocks, alike, each array stacked on a leading axis (blocks - 1, ...)
+    stage1_rest      the other blocks, alike, each array with an axis of blocks (blocks - 1, ...)
 
-So a network of any depth has as few arrays as one of 20 layers, for compilers and optimisers. Who
-wants to look at single blocks asks `by_block`.
+So a network of any depth has as few arrays as one of 20 layers. A network whose blocks follow one
+another has stage1_block1, stage1_block2, ... in memory. What holds the variables of one replicate
+or of several, such as params, is called a collection here.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,44 +19,49 @@ import jax.numpy as jnp
 _REST = "_rest"
 
 
-def first(stage: int) -> str:
-    """Returns the name of a stage's first block; the first stage is 1."""
-    return f"stage{stage}_block1"
+def block(stage: int, number: int) -> str:
+    """Returns the name of a block alone; the first stage is 1, and so is its first block."""
+    return f"stage{stage}_block{number}"
 
 
 def rest(stage: int) -> str:
-    """Returns the name of a stage's other blocks."""
+    """Returns the name of a stage's other blocks, stacked."""
     return f"stage{stage}{_REST}"
 
 
 def is_stacked(name: str) -> bool:
-    """Whether what a network keeps under `name` has a leading axis of blocks."""
+    """Whether what a collection keeps under `name` has an axis of blocks."""
     return name.endswith(_REST)
 
 
-def by_block(variables: dict[str, Any]) -> dict[str, Any]:
+def by_block(
+    collection: dict[str, Any], unstack: Callable[[Any], Sequence[Any]] = list
+) -> dict[str, Any]:
     """Gives each block an entry of its own: stage1_block1, stage1_block2, ...
 
     Args:
-      variables: one collection of one replicate, such as its params.
+      collection: stacked.
+      unstack: takes an array apart along the axis of blocks, by default the first.
     """
-    taken_apart: dict[str, Any] = {}
-    for name, node in variables.items():
+    apart: dict[str, Any] = {}
+    for name, node in collection.items():
         if not is_stacked(name):
-            taken_apart[name] = node
+            apart[name] = node
             continue
-        blocks = jax.tree.leaves(node)[0].shape[0]
-        for i in range(blocks):
-            key = f"{name.removesuffix(_REST)}_block{i + 2}"
-            taken_apart[key] = jax.tree.map(lambda a, i=i: a[i], node)
-    return taken_apart
+        leaves, structure = jax.tree.flatten(node)
+        for number, of_block in enumerate(zip(*map(unstack, leaves), strict=True), start=2):
+            key = f"{name.removesuffix(_REST)}_block{number}"
+            apart[key] = jax.tree.unflatten(structure, of_block)
+    return apart
 
 
-def stacked(blocks: dict[str, Any]) -> dict[str, Any]:
-    """Undoes `by_block`."""
+def stacked(
+    collection: dict[str, Any], stack: Callable[[Sequence[Any]], Any] = jnp.stack
+) -> dict[str, Any]:
+    """Undoes `by_block`; `stack` makes the axis of blocks, by default the first."""
     together: dict[str, Any] = {}
     alike: dict[str, list[Any]] = {}
-    for name, node in blocks.items():
+    for name, node in collection.items():
         stage, _, number = name.partition("_block")
         if number in ("", "1"):
             together[name] = node
@@ -60,5 +69,16 @@ def stacked(blocks: dict[str, Any]) -> dict[str, Any]:
             alike.setdefault(stage + _REST, []).append((int(number), node))
     for name, numbered in alike.items():
         nodes = [node for _, node in sorted(numbered, key=lambda pair: pair[0])]
-        together[name] = jax.tree.map(lambda *arrays: jnp.stack(arrays), *nodes)
+        together[name] = jax.tree.map(lambda *arrays: stack(arrays), *nodes)
     return together
+
+
+def convert(tree: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Changes, by `by_block` or `stacked`, all collections that a state or the like contains."""
+    return jax.tree.map(
+        lambda node: change(node) if _is_collection(node) else node, tree, is_leaf=_is_collection
+    )
+
+
+def _is_collection(node: Any) -> bool:
+    return isinstance(node, dict) and block(1, 1) in node

@@ -67,11 +67,12 @@ class BatchNorm(nn.Module):
             raise ValueError(f"a BatchNorm group of {group} does not divide a batch of {batch}")
         x_GgHWC = x_BHWC.astype(jnp.float32).reshape(batch // group, group, *x_BHWC.shape[1:])
         within = tuple(range(1, x_GgHWC.ndim - 1))
-        # One pass for both moments, of differences to a guess of the mean, the first example's:
-        # E[x^2] - E[x]^2 itself loses the variance where |mean| >> std (Chan et al. 1983,
+        # One pass for both moments, of differences to a guess of the mean, the first value there
+        # is: E[x^2] - E[x]^2 itself loses the variance where |mean| >> std (Chan et al. 1983,
         # section 3). The moments depend on the guess by rounding alone, so it has no gradient.
-        guess_G1C = jnp.mean(x_GgHWC[:, :1], axis=within, keepdims=True)
-        guess_G1C = jax.lax.stop_gradient(guess_G1C)
+        # More values would guess better, but devices that share a group would have to send them.
+        first = (slice(None), *[slice(1)] * len(within))
+        guess_G1C = jax.lax.stop_gradient(x_GgHWC[first])
         off_GgHWC = x_GgHWC - guess_G1C
         off_mean_G1C = jnp.mean(off_GgHWC, axis=within, keepdims=True)
         square_G1C = jnp.mean(jnp.square(off_GgHWC), axis=within, keepdims=True)

@@ -1,15 +1,16 @@
 """From a resolved config to the network and the compiled programs that work on it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax import layout, replicates, resnet
 from resnet_jax import mesh as meshes
-from resnet_jax import replicates, resnet
 from resnet_jax import step as steps
 from resnet_jax.data import sources
 from resnet_jax.data.augment import Augmentation, Normalization
@@ -25,6 +26,7 @@ class Programs:
     model: resnet.ResNet
     initialize: Initializer
     state: TrainState  # the shapes, and where on the mesh each array lies
+    saved_state: TrainState  # the same as checkpoints have it
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     moments_step: Callable[..., Any]
     eval_steps: dict[bool, Callable[..., dict[str, jax.Array]]]  # by whether views are mirrored
@@ -32,12 +34,41 @@ class Programs:
 
     def start(self, seeds_R: np.ndarray) -> TrainState:
         """Returns the state before the first step, on its devices."""
-        return put(self.initialize(seeds_R), self.state_shardings)
+        state = self.initialize(seeds_R)
+        return put(self._in_memory(state, lambda a: np.moveaxis(a, 1, 0)), self.state_shardings)
+
+    def to_saved(self, tree: Any) -> Any:
+        """Turns a state, or variables of one, into what checkpoints have of it: see layout.py."""
+        if self.model.scan:
+            return tree
+        return layout.convert(tree, lambda collection: layout.stacked(collection, _stack))
+
+    def from_saved(self, state: TrainState) -> TrainState:
+        """Turns a state that a checkpoint had, of the shapes `saved_state`, into the run's."""
+        return jax.device_put(self._in_memory(state, _unstack), self.state_shardings)
+
+    def _in_memory(self, state: TrainState, unstack: Any) -> TrainState:
+        if self.model.scan:
+            return state
+        return layout.convert(state, lambda collection: layout.by_block(collection, unstack))
 
     @property
     def state_shardings(self) -> Any:
         """Where on the mesh each array of the state lies."""
         return jax.tree.map(lambda a: a.sharding, self.state)
+
+
+# The axis of blocks follows that of replicates. Compiled once for each shape: blocks share theirs.
+
+
+@jax.jit
+def _stack(arrays: Sequence[jax.Array]) -> jax.Array:
+    return jnp.stack(arrays, axis=1)
+
+
+@jax.jit
+def _unstack(array: jax.Array) -> list[jax.Array]:
+    return [array[:, i] for i in range(array.shape[1])]
 
 
 def initializer(config: ConfigDict) -> Initializer:
@@ -73,12 +104,19 @@ def build(
     augmentation = Augmentation(
         config.data.pad, config.data.flip == "on", config.data.color, normalization.std
     )
-    state = meshes.place(initialize.shapes(config.replicates), mesh)
+    saved_state = initialize.shapes(config.replicates)
+    state = saved_state
+    if not model.scan:
+        state = jax.eval_shape(
+            lambda state: layout.convert(state, lambda c: layout.by_block(c, _unstack)), state
+        )
+    state = meshes.place(state, mesh)
     shardings = jax.tree.map(lambda a: a.sharding, state)
     return Programs(
         model=model,
         initialize=initialize,
         state=state,
+        saved_state=meshes.place(saved_state, mesh),
         train_step=steps.make_train_step(
             model,
             initialize.optimizer,

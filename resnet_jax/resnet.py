@@ -1,7 +1,4 @@
-"""One module for every network: stem -> stages -> head.
-
-The blocks of a stage but the first are alike, and their variables are stacked: layout.py.
-"""
+"""One module for every network: stem -> stages -> head."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -44,8 +41,8 @@ class ResNet(nn.Module):
       zero_init_last_gamma: each block's last BatchNorm scale starts at 0, for both block types.
       dtype: of activations; parameters, statistics and logits are float32.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
-      scan: the like blocks of a stage run in a loop, which is compiled once whatever the depth,
-        rather than one after another. The variables are the same.
+      scan: the blocks of a stage but the first, which are alike, run in a loop that is compiled
+        once whatever the depth, and their variables are stacked: see layout.py.
       space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
       remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
         so that only their inputs are kept.
@@ -107,24 +104,25 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
         for stage, blocks in enumerate(self.arch.stage_sizes, start=1):
-            block: dict[str, Any] = {
-                "kind": self.arch.block,
-                "filters": filters[stage - 1],
-                "shortcut_kind": self.shortcut,
-                "bottleneck_stride": self.bottleneck_stride,
-                "preactivation": self.preactivation,
-                "conv": conv,
-                "norm": norm,
-                "last_scale_init": last_scale_init,
-            }
-            first = self._block_class(stage, looped=False)(
-                stride=2 if stage > 1 else 1, name=layout.first(stage), **block
+            make = functools.partial(
+                self._block,
+                stage=stage,
+                kind=self.arch.block,
+                filters=filters[stage - 1],
+                shortcut_kind=self.shortcut,
+                bottleneck_stride=self.bottleneck_stride,
+                preactivation=self.preactivation,
+                conv=conv,
+                norm=norm,
+                last_scale_init=last_scale_init,
             )
-            x = first(x)
-            if blocks > 1:
-                looped = self.scan and blocks > 2
-                rest = self._block_class(stage, looped)(stride=1, name=layout.rest(stage), **block)
-                x, _ = _in_turn(blocks - 1, looped)(rest, x, None)
+            x = make(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x)
+            if self.scan and blocks > 1:
+                rest = make(stride=1, name=layout.rest(stage), looped=True)
+                x, _ = _loop(blocks - 1)(rest, x, None)
+            else:
+                for number in range(2, blocks + 1):
+                    x = make(stride=1, name=layout.block(stage, number))(x)
 
         if self.preactivation:
             x = nn.relu(norm(name="head_norm")(x))
@@ -132,21 +130,21 @@ class ResNet(nn.Module):
         # float32, so that bfloat16's 8 bits never reach the loss.
         return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="logits")(pooled_BC)
 
-    def _block_class(self, stage: int, looped: bool) -> type[Block]:
+    def _block(self, *, stage: int, looped: bool = False, **attributes: Any) -> Block:
         if stage not in self.remat:
-            return Block
+            return Block(**attributes)
         # Inside a loop the compiler cannot merge the two computations; elsewhere it would.
-        return nn.remat(Block, prevent_cse=not looped)
+        return nn.remat(Block, prevent_cse=not looped)(**attributes)
 
 
-def _in_turn(blocks: int, loop: bool) -> Any:
+def _loop(blocks: int) -> Any:
     """Returns f(block, x, None) -> (x, None), which puts x through `blocks` blocks like `block`."""
     return nn.scan(
         lambda block, x, _: (block(x), None),
         variable_axes={True: 0},  # of all that a block keeps there is one for each
         split_rngs={"params": True},  # else all would begin with the same weights
         length=blocks,
-        unroll=1 if loop else 0,  # 0: no loop
+        unroll=0 if blocks == 1 else 1,  # 0: no loop
     )
 
 

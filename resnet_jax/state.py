@@ -72,7 +72,14 @@ def empty_window() -> Window:
 
 @dataclasses.dataclass(frozen=True)
 class Initializer:
-    """Makes the state before the first step, of images of `image_shape` (H, W, C)."""
+    """Makes the state before the first step, as checkpoints have it: stacked, see layout.py.
+
+    Attributes:
+      model: with `scan`.
+      optimizer, schedule: of the run.
+      image_shape: (H, W, C).
+      use_ema: whether weights are averaged.
+    """
 
     model: ResNet
     optimizer: optax.GradientTransformation

@@ -74,7 +74,7 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
         module = context.module
         if context.method_name != "__call__" or not module.path:
             return call(*args, **kwargs)
-        if isinstance(module, Block) and module.path[0] == layout.first(1):
+        if isinstance(module, Block) and module.path[0] == layout.block(1, 1):
             shapes["stem"] = args[0].shape[1:]  # after the max pool, if any
         out = call(*args, **kwargs)
         row = _row(module.path[0])

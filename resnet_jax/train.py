@@ -93,9 +93,9 @@ def _train(
     ###################################################################################### state
 
     checkpoints = at_end.enter_context(open_checkpoints(folder.checkpoints, config.checkpoint.keep))
-    state = checkpoints.restore(programs.state)
-    if state is None:
-        state = programs.start(seeds)
+    saved = checkpoints.restore(programs.saved_state)
+    state = programs.start(seeds) if saved is None else programs.from_saved(saved)
+    del saved
     start = int(fetch(state.step)[0])
     folder.rewind(start)
     folder.record_launch(environment.describe(config, programs.model, data, mesh) | {"step": start})
@@ -145,7 +145,7 @@ def _train(
             log.note_diverged(metrics["diverged_at"])
             if log.all_diverged:
                 break
-            checkpoints.save(done, state, tested)
+            checkpoints.save(done, programs.to_saved(state), programs.to_saved(tested))
             log.status("running", done)
         if stopping:
             break
@@ -154,17 +154,17 @@ def _train(
 
     log.flush()
     checkpoints.wait()
-    saved = checkpoints.steps()
+    steps = checkpoints.steps()
     checkpoints.close()
     log.close()
     if log.all_diverged:
         at = max(log.diverged.values())
-        good = f"the last good checkpoint is step {saved[-1]}" if saved else "no checkpoint was due"
+        good = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint was due"
         log.status(
             status := "diverged", at, f"loss or weights were not finite at step {at}; {good}"
         )
-    elif saved[-1] < config.steps:
-        log.status(status := "preempted", saved[-1], f"{stop.received} came; everything is saved")
+    elif steps[-1] < config.steps:
+        log.status(status := "preempted", steps[-1], f"{stop.received} came; everything is saved")
     else:
         log.status(status := "completed", config.steps)
     logging.info("%s: %s.", folder.path, runs.describe_status(from_primary(folder.status)))

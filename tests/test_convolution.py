@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from resnet_jax import layout
 from resnet_jax.architectures import Architecture
 from resnet_jax.convolution import by_patches, one_by_one
 from resnet_jax.resnet import ResNet
@@ -148,13 +149,21 @@ def test_the_network_is_the_same(convolution, how):
         return (logits**2).mean()
 
     def variables_of(params):
-        return {"params": params, "batch_stats": jax.tree.map(lambda a: a[0], statistics)}
+        of_one = jax.tree.map(lambda a: a[0], statistics)
+        is_stacked = any(map(layout.is_stacked, params))
+        return {"params": params, "batch_stats": layout.stacked(of_one) if is_stacked else of_one}
+
+    def as_in_loops(params):
+        return layout.stacked(params, lambda arrays: jnp.stack(arrays, axis=1))
 
     params, statistics = variables["params"], variables["batch_stats"]
     (a, of_a), (b, of_b) = (
-        jax.jit(jax.vmap(jax.value_and_grad(functools.partial(loss, model))))(params, x)
+        jax.jit(jax.vmap(jax.value_and_grad(functools.partial(loss, model))))(
+            as_in_loops(params) if model.scan else params, x
+        )
         for model in (xla, ours)
     )
+    of_b = layout.by_block(of_b, lambda stack: jnp.unstack(stack, axis=1))
     np.testing.assert_allclose(a, b, rtol=1e-5)
     for one, other in zip(jax.tree.leaves(of_a), jax.tree.leaves(of_b), strict=True):
         assert difference(one, other) < 1e-4

@@ -105,7 +105,7 @@ def test_every_mesh_makes_the_run_of_one_device(one_device, groups, fsdp, shape)
 
 
 def test_stacked_blocks_lie_on_every_axis_as_on_one_device():
-    options = OPTIONS | {"model__depth": 20, "optimizer__name": "lars"}
+    options = OPTIONS | {"model__depth": 20, "model__scan": "on", "optimizer__name": "lars"}
     one, eight = (Setup(*shape, **options).train(1) for shape in ((1, 1, 1), (8, 2, 2)))
     stack = eight.params["stage3_rest"]["conv1"]["kernel"]
     assert stack.shape[:2] == (4, 2)  # replicates, blocks
@@ -166,19 +166,39 @@ def test_two_groups_talk_within_themselves_alone():
 
 @pytest.mark.parametrize(("devices", "groups", "fsdp"), [(4, 2, 2), (1, 1, 1), (8, 4, 1)])
 def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
-    there = Setup(8, 1, 8, **OPTIONS)
+    options = OPTIONS | {"model__depth": 20}  # deep enough that checkpoints stack blocks
+    there = Setup(8, 1, 8, **options)
     state = there.train(2)
     saved = jax.device_get(state)
     checkpoints = DiskCheckpoints(tmp_path / "checkpoints", keep=1)
-    checkpoints.save(2, state)
+    checkpoints.save(2, there.programs.to_saved(state))
     checkpoints.wait()
-    here = Setup(devices, groups, fsdp, **OPTIONS)
-    restored = checkpoints.restore(here.programs.state)
+    here = Setup(devices, groups, fsdp, **options)
+    restored = here.programs.from_saved(checkpoints.restore(here.programs.saved_state))
     checkpoints.close()
     tiny.assert_bit_equal(saved, jax.device_get(restored))
     assert jax.tree.map(lambda a: a.sharding, restored) == here.programs.state_shardings
     assert here.programs.state_shardings != there.programs.state_shardings
     here.programs.train_step(restored, *here.arguments(2))
+
+
+@pytest.mark.parametrize("devices", [(1, 1, 1), (8, 2, 2)])
+def test_a_run_in_a_loop_and_one_without_are_saved_alike(devices):
+    options = OPTIONS | {"model__depth": 20, "ema_decay": 0.9}
+    looped, unrolled = (Setup(*devices, model__scan=scan, **options) for scan in ("on", "off"))
+    setups = (looped, unrolled)
+    states = [setup.programs.start(SEEDS) for setup in setups]
+    assert "stage1_rest" in states[0].params
+    assert "stage1_block3" in states[1].params
+    saved = [
+        s.programs.to_saved(state) for s, state in zip((looped, unrolled), states, strict=True)
+    ]
+    tiny.assert_bit_equal(*jax.device_get(saved))
+    shapes = jax.tree.map(lambda a: (a.shape, a.dtype), unrolled.programs.saved_state)
+    assert shapes == jax.tree.map(lambda a: (a.shape, a.dtype), saved[1])
+    again = unrolled.programs.from_saved(saved[0])
+    tiny.assert_bit_equal(*jax.device_get((again, states[1])))
+    assert jax.tree.map(lambda a: a.sharding, again) == unrolled.programs.state_shardings
 
 
 def test_a_run_may_go_on_with_another_mesh(tmp_path):
