@@ -129,7 +129,12 @@ def test_one_by_one_shares_what_is_common():
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"scan": True, "remat": (2,)}, {"space_to_depth": True}], ids=str
+    "how",
+    [
+        {"scan": True, "remat": (2,), "space_to_depth": True},
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("convolution", ["patches", "one_by_one"])
 def test_the_network_is_the_same(convolution, how):

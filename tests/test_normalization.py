@@ -109,7 +109,7 @@ def test_the_first_value_may_be_far_out():
     x[0, 0, 0] = 100  # by it the others' variance has to be found
     y, _ = normalize(x)
     expected, _, _ = by_numpy(x, 64)
-    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_moving_averages_after_two_updates():
