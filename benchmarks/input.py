@@ -11,8 +11,6 @@ figures are medians over the rounds, with the lowest and highest.
 
 import importlib.util
 import itertools
-import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,17 +21,15 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from benchmarks import input_peers, machine
+from benchmarks import input_peers, table
 from configs import imagenet
 from experiments import command_line, ledger
 from resnet_jax import mesh as meshes
 from resnet_jax.cores import usable_cores
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.crops import TRAIN
-from resnet_jax.storage import write_bytes, write_json
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")
-_OUT = flags.DEFINE_string("out", None, "A folder for table.txt and table.json; none: print only.")
 _PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round.", lower_bound=64)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
 
@@ -64,24 +60,13 @@ def main(argv: Sequence[str]) -> int:
             rows.append({"augmentation": preset, "pictures": kind})
             rows[-1] |= _measure(preset, folder, has_tensorflow)
             logging.info("%s", ledger.aligned([_HEADINGS, _show(rows[-1], rows)]))
-    text = ledger.aligned([_HEADINGS, *(_show(row, rows) for row in rows)])
     about = {
         "unit": "pictures a second and core, median [lowest, highest]",
         "rounds": _ROUNDS.value,
         "pictures_a_round": _PICTURES.value,
-        "cores": len(usable_cores()),
-        "processor": machine.processor(),
-        "platform": platform.platform(),
         "prepared": note,
-        "versions": machine.versions(_PACKAGES),
-    }
-    lines = [text, "", *(f"{key}: {value}" for key, value in about.items())]
-    print("\n".join(lines))
-    if _OUT.value:
-        out = pathlib.Path(_OUT.value)
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "table.json", about | {"rows": rows})
-        write_bytes(out / "table.txt", ("\n".join(lines) + "\n").encode())
+    } | table.surroundings(_PACKAGES)
+    table.publish([_HEADINGS, *(_show(row, rows) for row in rows)], about, rows)
     return 0
 
 

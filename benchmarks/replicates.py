@@ -11,9 +11,6 @@ lowest and highest; a ratio is that of one round's times. To measure one core of
 """
 
 import contextlib
-import datetime
-import pathlib
-import platform
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -21,15 +18,13 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from benchmarks import machine
+from benchmarks import table
 from benchmarks.replicates_group import Group, GroupFailedError
 from configs import cifar10
 from experiments import command_line, ledger
 from resnet_jax import settings
-from resnet_jax.cores import usable_cores
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.replicates import BY
-from resnet_jax.storage import write_bytes, write_json
 
 PROCESSES = "processes"
 HOW = (*BY[1:], PROCESSES)
@@ -42,7 +37,6 @@ _IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Pixels a side.", lower_bou
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of activations, as config.model.dtype.")
 _STEPS = flags.DEFINE_integer("steps", 20, "In a round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "A folder for table.txt and table.json; none: print only.")
 
 _HEADINGS = ["seeds", "computed by", "seconds a step", "over one seed", "seconds to compile"]
 
@@ -52,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     command_line.no_arguments(argv)
     for how in _HOW.value:
         check_choice("how", how, HOW)
-    numbers = [_number(text) for text in _REPLICATES.value]
+    numbers = table.numbers("replicates", _REPLICATES.value)
     one = _config(1, BY[1])
     rows: list[dict[str, Any]] = []
     for number in numbers:
@@ -65,27 +59,10 @@ def main(argv: Sequence[str]) -> int:
         "rounds": _ROUNDS.value,
         "steps_a_round": _STEPS.value,
         "device": next((row["device"] for row in rows if "device" in row), "unknown"),
-        "cores": len(usable_cores()),
-        "processor": machine.processor(),
-        "platform": platform.platform(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": machine.versions(("jax", "jaxlib", "flax")),
     }
-    text = ledger.aligned([_HEADINGS, *map(_show, rows)])
-    lines = [text, "", *(f"{key}: {value}" for key, value in about.items())]
-    print("\n".join(lines))
-    if _OUT.value:
-        out = pathlib.Path(_OUT.value)
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "table.json", about | {"rows": rows})
-        write_bytes(out / "table.txt", ("\n".join(lines) + "\n").encode())
+    about |= table.surroundings(("jax", "jaxlib", "flax"))
+    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
     return 1 if any("failed" in row for row in rows) else 0
-
-
-def _number(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise UserError(f"--replicates has {text!r}; allowed are whole numbers from 1 up.")
-    return int(text)
 
 
 def _config(replicates: int, by: str) -> ConfigDict:

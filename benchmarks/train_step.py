@@ -20,23 +20,19 @@ mult-adds of the network's convolutions and classifier, x 3 for the two products
 pass. What the share of the memory bound is counts bound.py.
 """
 
-import datetime
 import importlib.util
 import os
-import pathlib
-import platform
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from absl import flags, logging
 
-from benchmarks import machine, train_step_ours
+from benchmarks import machine, table, train_step_ours
 from benchmarks import train_step_turns as turns
 from experiments import command_line, ledger
 from resnet_jax.blocks import SHORTCUTS
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.storage import write_bytes, write_json
 
 _FAMILY = flags.DEFINE_enum("family", "imagenet", ["imagenet", "cifar"], "Of the networks.")
 _DEPTHS = flags.DEFINE_list("depths", None, "Of the networks; 50 or 20 by default.")
@@ -67,7 +63,6 @@ _BANDWIDTH = flags.DEFINE_float(
 _PEAK = flags.DEFINE_float(
     "peak", 0.0, "TFLOP/s that the device can do; 0: as known.", lower_bound=0.0
 )
-_OUT = flags.DEFINE_string("out", None, "A folder for table.txt and table.json; none: print only.")
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
 
@@ -92,13 +87,9 @@ def main(argv: Sequence[str]) -> int:
         "bottleneck_stride": _STRIDE.value,
         "bn_group": configs[0].model.bn_group,
         "device": f"{device.platform}: {device.device_kind}",
-        "processor": machine.processor(),
         "bandwidth": f"{bandwidth:,.0f} GB/s ({bandwidth_from})",
         "peak": f"{peak[0]:,.0f} TFLOP/s ({peak[1]})" if peak else "unknown",
-        "platform": platform.platform(),
-        "versions": {"python": platform.python_version(), **machine.versions(_PACKAGES)},
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    } | table.surroundings(_PACKAGES)
     torch_mode = "none"
     if {"torch", "torch_loop"} & set(peers):
         from benchmarks import train_step_torch
@@ -117,14 +108,7 @@ def main(argv: Sequence[str]) -> int:
         )
         rows.append(row)
         logging.info("%s", ledger.aligned([turns.HEADINGS, turns.show(row)]))
-    text = ledger.aligned([turns.HEADINGS, *map(turns.show, rows)])
-    lines = [text, "", *(f"{key}: {value}" for key, value in about.items())]
-    print("\n".join(lines))
-    if _OUT.value:
-        out = pathlib.Path(_OUT.value)
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "table.json", about | {"rows": rows})
-        write_bytes(out / "table.txt", ("\n".join(lines) + "\n").encode())
+    table.publish([turns.HEADINGS, *map(turns.show, rows)], about, rows)
     return 0
 
 
@@ -149,11 +133,8 @@ def _configs() -> list[Any]:
             "CIFAR's pictures in memory; allowed is cifar."
         )
     default = "50" if _FAMILY.value == "imagenet" else "20"
-    depths = _DEPTHS.value or [default]
-    for depth in depths:
-        if not depth.isdecimal():
-            raise UserError(f"--depths has {depth!r}; allowed are whole numbers, as in 18,50.")
-    return [train_step_ours.resolve(_FAMILY.value, int(depth), **given) for depth in depths]
+    depths = table.numbers("depths", _DEPTHS.value or [default])
+    return [train_step_ours.resolve(_FAMILY.value, depth, **given) for depth in depths]
 
 
 def _installed(peers: Sequence[str]) -> list[str]:

@@ -64,9 +64,9 @@ def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
     Args:
       family: "imagenet" or "cifar".
       depth: of the network.
-      **changes: `shortcut`, `bottleneck_stride`, `dtype` and `bn_group` of the model, `batch_size`
-        and `image_size`; None: as the recipe has it. Where the recipe's groups of BatchNorm do not
-        divide the batch, the whole batch is one.
+      **changes: `shortcut`, `bottleneck_stride`, `dtype`, `bn_group`, `scan` and `remat` of the
+        model, `batch_size` and `image_size`; None: as the recipe has it. Where the recipe's groups
+        of BatchNorm do not divide the batch, the whole batch is one.
 
     Raises:
       UserError: there is no such depth, or a change is not allowed.

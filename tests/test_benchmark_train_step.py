@@ -236,7 +236,7 @@ def benchmark(*flags):
 
 
 MISTAKES = {
-    "--depths=18,x": "error: --depths has 'x'; allowed are whole numbers, as in 18,50.",
+    "--depths=18,x": "error: --depths has 'x'; allowed are whole numbers from 1 up.",
     "--depths=19": "error: model.depth=19 is not in the imagenet family, whose depths are 18, 34, "
     "50, 101 and 152 (nearest: 18 and 34).",
     "--peers=flx": "error: --peers='flx' is not known; allowed are flax, torch or torch_loop "

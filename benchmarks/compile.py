@@ -1,0 +1,150 @@
+"""Seconds until the training step of a network is ready to run: traced and compiled.
+
+    python -m benchmarks.compile [--out=results/compile]
+    python -m benchmarks.compile --family=imagenet --depths=18,34,50,101,152
+
+Each network is measured with its blocks in a loop (model.scan=on) and one after another (off), by
+turns. Compiling means XLA's work on a program that it has not seen. "From the cache" is the same
+when JAX's persistent compilation cache has it, as for the second seed or launch of a study. Nothing
+is trained: memory is that which the compiled program asks for beside its arguments.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags, logging
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+
+from benchmarks import table, train_step_ours
+from experiments import command_line
+from experiments.calibrate import on_noise
+from resnet_jax import mesh as meshes
+
+DEPTHS = {"cifar": ["20", "56", "110", "1202"], "imagenet": ["18", "34", "50", "101", "152"]}
+HOW = {"loop": "on", "unrolled": "off"}  # values of model.scan
+
+_FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Of the networks.")
+_DEPTHS = flags.DEFINE_list("depths", None, "Of the networks; all that the paper has by default.")
+_HOW = flags.DEFINE_multi_enum("how", list(HOW), list(HOW), "Ways to lay out the blocks.")
+_BATCH = flags.DEFINE_integer(
+    "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
+)
+_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often they take turns.", lower_bound=1)
+
+_SECONDS = ("trace", "compile", "from_cache")
+_HEADINGS = ["network", "blocks", "trace s", "compile s", "from the cache s", "over the first",
+             "operations", "memory GB"]  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    depths = table.numbers("depths", _DEPTHS.value or DEPTHS[_FAMILY.value])
+    configs = [_config(depth, how) for depth in depths for how in _HOW.value]
+    rows = [_row(config, how) for config, how in configs]
+    for number in range(_ROUNDS.value):
+        for (config, _), row in zip(configs, rows, strict=True):
+            _measure(config, row)
+        logging.info("round %d of %d is done", number + 1, _ROUNDS.value)
+    for row in rows:
+        first = next(r for r in rows if r["blocks"] == row["blocks"])
+        row["over_the_first"] = _ready(row) / _ready(first)
+    device = jax.devices()[0]
+    about = {
+        "unit": "seconds, median [lowest, highest]",
+        "rounds": _ROUNDS.value,
+        "batch_size": configs[0][0].batch_size,
+        "image_size": configs[0][0].data.image_size,
+        "dtype": _DTYPE.value,
+        "over the first": "trace + compile over those of the table's first network",
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+    about |= table.surroundings(("jax", "jaxlib", "flax"))
+    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    return 0
+
+
+def _config(depth: int, how: str) -> tuple[ConfigDict, str]:
+    config = train_step_ours.resolve(
+        _FAMILY.value, depth, dtype=_DTYPE.value, batch_size=_BATCH.value, scan=HOW[how]
+    )
+    return config, how
+
+
+def _row(config: ConfigDict, how: str) -> dict[str, Any]:
+    return {
+        "family": config.model.family,
+        "depth": config.model.depth,
+        "blocks": how,
+        **{name: [] for name in _SECONDS},
+    }
+
+
+def _measure(config: ConfigDict, row: dict[str, Any]) -> None:
+    """Traces and compiles a resolved config's training step, and again from a cache."""
+    programs, arguments = on_noise(config, meshes.make_mesh(devices=jax.devices()[:1]))
+    before = {name: getattr(jax.config, name) for name in _CACHE}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _use_cache(_CACHE | {"jax_compilation_cache_dir": folder})
+            jax.clear_caches()  # of what was traced before
+            began = time.perf_counter()
+            lowered = programs.train_step.lower(programs.state, *arguments)  # type: ignore[attr-defined]  # jit
+            traced = time.perf_counter()
+            compiled = lowered.compile()
+            done = time.perf_counter()
+            jax.clear_caches()
+            lowered = programs.train_step.lower(programs.state, *arguments)  # type: ignore[attr-defined]  # jit
+            again = time.perf_counter()
+            lowered.compile()
+            row["from_cache"].append(time.perf_counter() - again)
+        finally:
+            _use_cache(before)
+    row["trace"].append(traced - began)
+    row["compile"].append(done - traced)
+    row["operations"] = lowered.as_text().count(" = ")
+    row["memory_bytes"] = compiled.memory_analysis().temp_size_in_bytes
+
+
+_CACHE: dict[str, Any] = {
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+def _use_cache(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def _ready(row: dict[str, Any]) -> float:
+    """Returns the median seconds of tracing and compiling."""
+    pairs = zip(row["trace"], row["compile"], strict=True)
+    return statistics.median(trace + compiling for trace, compiling in pairs)
+
+
+def _show(row: dict[str, Any]) -> list[str]:
+    def spread(name: str) -> str:
+        values = row[name]
+        return f"{statistics.median(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
+
+    return [
+        f"{row['family']} {row['depth']}",
+        row["blocks"],
+        *map(spread, _SECONDS),
+        f"{row['over_the_first']:.2f}",
+        f"{row['operations']:,}",
+        f"{row['memory_bytes'] / 1e9:.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,54 @@
+"""The benchmark of compile times runs, and its table says what it measured."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+
+
+def launch(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.compile", *flags],
+        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_it_measures_every_network_both_ways(tmp_path):
+    done = launch("--depths=20,32", "--batch_size=4", "--rounds=1", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert (table["rounds"], table["batch_size"], table["image_size"]) == (1, 4, 32)
+    assert table["device"] == "cpu: cpu"
+    rows = {(row["depth"], row["blocks"]): row for row in table["rows"]}
+    assert list(rows) == [(20, "loop"), (20, "unrolled"), (32, "loop"), (32, "unrolled")]
+    for row in rows.values():
+        seconds = [row[name] for name in ("trace", "compile", "from_cache")]
+        assert all(len(each) == 1 and each[0] > 0 for each in seconds)
+        assert row["from_cache"][0] < row["compile"][0]
+        assert row["memory_bytes"] > 1e6
+    # What the compiler is given does not grow with depth in a loop, and does without.
+    assert rows[32, "loop"]["operations"] == rows[20, "loop"]["operations"]
+    assert rows[32, "unrolled"]["operations"] > 1.3 * rows[20, "unrolled"]["operations"]
+    assert rows[32, "unrolled"]["over_the_first"] > 1.1
+    assert rows[20, "loop"]["over_the_first"] == rows[20, "unrolled"]["over_the_first"] == 1
+    assert (tmp_path / "table.txt").read_text() == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--depths=20,x", "error: --depths has 'x'; allowed are whole numbers from 1 up."),
+        ("--depths=21", "model.depth=21 is not in the cifar family"),
+        ("--how=lop", "--how=lop: value should be one of <loop|unrolled>"),
+    ],
+)
+def test_mistakes_are_one_sentence(flag, words):
+    done = launch(flag)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
