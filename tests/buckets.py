@@ -6,8 +6,10 @@ import http.server
 import json
 import os
 import threading
+import urllib.request
 
 import boto3
+import fsspec
 import gcp_storage_emulator as google
 import gcp_storage_emulator.server
 import gcp_storage_emulator.storage
@@ -28,10 +30,13 @@ def served(kind):
       The URL of a folder in the bucket.
     """
     before = dict(os.environ)
+    client = fsspec.get_filesystem_class(kind)
+    client.clear_instance_cache()  # or it goes on asking the server of an earlier test
     try:
         with (_s3 if kind == "s3" else _gs)():
             yield f"{kind}://{BUCKET}/runs"
     finally:
+        client.clear_instance_cache()
         os.environ.clear()
         os.environ.update(before)
 
@@ -41,8 +46,11 @@ def _s3():
     server = moto.server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    # It keeps its buckets in this process, so those of a server before it.
+    urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST"))
     os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "nobody",
         "AWS_SECRET_ACCESS_KEY": "nothing",
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -9,6 +9,7 @@ from upath import UPath
 
 from resnet_jax import lock, run_folder, runs, storage
 from resnet_jax.errors import RunError, UserError
+from tests import buckets
 from tests.test_run_folder import CONFIG, with_depth
 
 
@@ -222,3 +223,13 @@ def test_one_who_was_taken_for_dead_writes_no_more(bucket, quick):
     folder.close()
     assert runs.read(folder.path).metrics == [{"step": 1}]
     assert storage.read_bytes(folder.path / lock.NAME) == its
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_the_bucket_of_one_test_is_not_that_of_the_next(kind):
+    for content in (b"first", b"second"):
+        with buckets.served(kind) as folder:
+            path = storage.locate(f"{folder}/file")
+            assert storage.read_bytes(path) is None
+            storage.write_bytes(path, content)
+            assert storage.read_bytes(path) == content
