@@ -1,8 +1,6 @@
 """The benchmark of compile times runs, and its table says what it measured."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -10,11 +8,7 @@ from tests import tiny
 
 
 def launch(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.compile", *flags],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    return tiny.program("benchmarks.compile", *flags)
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,11 +14,9 @@ HAS_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
 @pytest.mark.slow
 def test_it_measures_every_program_on_both_sets(tmp_path):
     pictures.prepare(tmp_path / "tfds")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.input", f"--data_dir={tmp_path / 'tfds'}",
-         f"--out={tmp_path / 'out'}", "--pictures=128", "--rounds=2"],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True,
+    done = tiny.program(
+        "benchmarks.input", f"--data_dir={tmp_path / 'tfds'}", f"--out={tmp_path / 'out'}",
+        "--pictures=128", "--rounds=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = json.loads((tmp_path / "out" / "table.json").read_text())

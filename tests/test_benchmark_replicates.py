@@ -2,8 +2,6 @@
 
 import json
 import statistics
-import subprocess
-import sys
 
 import pytest
 
@@ -12,11 +10,7 @@ from tests import tiny
 
 
 def launch(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.replicates", *flags],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    return tiny.program("benchmarks.replicates", *flags)
 
 
 @pytest.mark.slow

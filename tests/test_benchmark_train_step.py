@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -228,11 +226,7 @@ def test_limits_are_the_users_before_the_makers_before_the_measured():
 
 
 def benchmark(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.train_step", *flags],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    return tiny.program("benchmarks.train_step", *flags)
 
 
 MISTAKES = {

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -49,11 +48,7 @@ def state():
 
 
 def program(name, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    return tiny.program(f"experiments.{name}", *arguments)
 
 
 def until(condition, seconds=120):

@@ -1,8 +1,6 @@
 """The description agrees with the paper and says so."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
@@ -11,13 +9,11 @@ import pytest
 from configs import cifar10, digits, imagenet
 from experiments import describe, paper_networks
 from resnet_jax import settings
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import tiny
 
 
 def program(*flags):
-    command = [sys.executable, "-m", "experiments.describe", *flags]
-    return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    return tiny.program("experiments.describe", *flags)
 
 
 def network(module, **model):
@@ -146,7 +142,9 @@ def test_no_device_is_touched():
         "atexit.register(lambda: print(list(b._backends), file=sys.stderr)); "
         "from experiments import command_line, describe; command_line.run(describe.main)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tiny.ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["depth"] == 20
     assert done.stderr.strip() == "[]"

@@ -1,8 +1,6 @@
 """The ImageNet studies as they are, on the few real pictures that lie beside the project."""
 
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -34,12 +32,10 @@ def test_cells_are_those_of_the_paper(module, preset, no_data):
 
 def test_what_a_study_costs(tmp_path):
     """By hand: 600k batches of 256 at eight times 1,000 images/s of ResNet-50."""
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", "--config=configs/depth_imagenet.py",
-         f"--workdir={tmp_path / 'study'}", f"--config.base.data.dir={tmp_path}", "--dry_run",
-         "--only=resnet-50-B", "--rate=1000", "--devices=8", "--jobs=1"],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True,
+    done = tiny.program(
+        "experiments.sweep", "--config=configs/depth_imagenet.py",
+        f"--workdir={tmp_path / 'study'}", f"--config.base.data.dir={tmp_path}", "--dry_run",
+        "--only=resnet-50-B", "--rate=1000", "--devices=8", "--jobs=1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     seconds = 600_000 * 256 / 8000 * 3_857_973_248 / 3.8e9
@@ -68,13 +64,11 @@ def test_a_study_of_real_pictures_runs(preset, tmp_path):
         "schedule.warmup": "none", "model.width": 0.25,
     }  # fmt: skip
     folder = tmp_path / "study"
-    command = [
-        sys.executable, "-m", "experiments.sweep",
-        f"--config=configs/degradation_imagenet.py:{preset}", f"--workdir={folder}",
-        "--only=*-18*", *(f"--config.base.{key}={value}" for key, value in small.items()),
-    ]  # fmt: skip
-    environment = tiny.environment() | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=tiny.ROOT, env=environment, capture_output=True, text=True)
+    done = tiny.program(
+        "experiments.sweep", f"--config=configs/degradation_imagenet.py:{preset}",
+        f"--workdir={folder}", "--only=*-18*",
+        *(f"--config.base.{key}={value}" for key, value in small.items()),
+    )  # fmt: skip
     logs = {path: path.read_text() for path in folder.glob("*/log.txt")}
     assert done.returncode == 0, (done.stderr, logs)
     for name in ("plain-18", "resnet-18-A"):
@@ -88,10 +82,7 @@ def test_a_study_of_real_pictures_runs(preset, tmp_path):
             assert 0 <= last[f"test/error{suffix}"] <= 100
             assert last[f"test/top5_error{suffix}"] <= last[f"test/error{suffix}"]
         assert "cannot be decoded" not in logs[folder / name / "log.txt"]
-    report = subprocess.run(
-        [sys.executable, "-m", "experiments.compare", str(folder), f"--out={tmp_path / 'report'}"],
-        cwd=tiny.ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    report = tiny.program("experiments.compare", folder, f"--out={tmp_path / 'report'}")
     assert report.returncode == 0, report.stderr
     text = (tmp_path / "report" / "table.md").read_text()
     assert "| plain-18 |" in text

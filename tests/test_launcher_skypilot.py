@@ -247,11 +247,10 @@ def test_a_study_is_submitted_followed_and_cancelled(sky):
     with buckets.served("s3") as url:
 
         def sweep(*more):
-            return subprocess.run(
-                [sys.executable, "-m", "experiments.sweep", f"--workdir={url}/study",
-                 "--config=configs/degradation_digits.py", "--launcher=skypilot",
-                 *(flag for flag in flags if "model.depth" not in flag), *more],
-                cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True,
+            return tiny.program(
+                "experiments.sweep", f"--workdir={url}/study",
+                "--config=configs/degradation_digits.py", "--launcher=skypilot",
+                *(flag for flag in flags if "model.depth" not in flag), *more,
             )  # fmt: skip
 
         planned = sweep("--dry_run", "--only=*-20*", "--rate=100", "--devices=4")

@@ -4,7 +4,6 @@ import json
 import pathlib
 import stat
 import subprocess
-import sys
 
 import pytest
 
@@ -209,10 +208,9 @@ def test_the_table_has_a_column_for_jobs():
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, flags, words):
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", "--config=configs/degradation_digits.py",
-         f"--workdir={tmp_path / 'study'}", *flags],
-        cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True,
+    done = tiny.program(
+        "experiments.sweep", "--config=configs/degradation_digits.py",
+        f"--workdir={tmp_path / 'study'}", *flags,
     )  # fmt: skip
     assert done.returncode == 2
     assert words in done.stderr
@@ -221,12 +219,10 @@ def test_a_mistake_is_one_sentence(tmp_path, flags, words):
 
 
 def test_a_dry_run_prints_the_script_and_writes_nothing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", "--config=configs/degradation_digits.py",
-         f"--workdir={tmp_path / 'study'}", "--launcher=slurm", "--dry_run", "--only=plain-*",
-         "--config.base.model.width=0.25", "--config.base.replicates=1", "--nodes=2"],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True,
+    done = tiny.program(
+        "experiments.sweep", "--config=configs/degradation_digits.py",
+        f"--workdir={tmp_path / 'study'}", "--launcher=slurm", "--dry_run", "--only=plain-*",
+        "--config.base.model.width=0.25", "--config.base.replicates=1", "--nodes=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Nothing was started or written." in done.stdout

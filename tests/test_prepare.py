@@ -3,8 +3,6 @@
 import io
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,13 +14,8 @@ from tests import pictures, tiny
 
 
 def prepare(root, out, *flags):
-    program = [sys.executable, "-m", "experiments.prepare", f"--data_dir={root}", f"--out={out}"]
-    return subprocess.run(
-        [*program, "--short_side=60", *flags],
-        cwd=tiny.ROOT,
-        env=tiny.environment(),
-        capture_output=True,
-        text=True,
+    return tiny.program(
+        "experiments.prepare", f"--data_dir={root}", f"--out={out}", "--short_side=60", *flags
     )
 
 

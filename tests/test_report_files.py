@@ -17,8 +17,8 @@ from PIL import Image
 from experiments import compare
 from experiments.report import curves, paper
 from tests import report_fixture as fixture
+from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
 NOTE = "JPEG-coded copies of the images: errors run above those on the original pixels"
 
 
@@ -301,7 +301,7 @@ def test_program_ends_with_the_path_of_the_page(tmp_path):
 
 def test_the_report_needs_no_jax():
     code = "import sys, experiments.compare; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -329,10 +329,4 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, wor
 
 
 def program(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.compare", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return tiny.program("experiments.compare", *arguments)

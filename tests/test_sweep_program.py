@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -24,11 +22,7 @@ SMALL = (
 
 
 def sweep(workdir, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", f"--workdir={workdir}", *flags],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return tiny.program("experiments.sweep", f"--workdir={workdir}", *flags)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +81,11 @@ def test_a_study_fails_in_one_cell_and_goes_on(tmp_path):
     # A user may train a cell again from its folder, and gets the same run.
     shutil.rmtree(tmp_path / "plain-8" / "checkpoints")
     config = json.loads((tmp_path / "plain-8" / "config.json").read_text())
-    retrained = subprocess.run(
-        [sys.executable, "-m", "experiments.train", f"--workdir={tmp_path / 'again'}",
-         f"--config=configs/saved.py:{tmp_path / 'plain-8'}"],
-        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"}, check=False,
+    retrained = tiny.program(
+        "experiments.train", f"--workdir={tmp_path / 'again'}",
+        f"--config=configs/saved.py:{tmp_path / 'plain-8'}",
     )  # fmt: skip
-    assert retrained.returncode == 0
+    assert retrained.returncode == 0, retrained.stderr
     copy = runs.read(tmp_path / "again")
     assert runs.identity(copy.config) == runs.identity(config)
     assert tiny.lines(copy.path)[-1]["step"] == tiny.lines(again["plain-8"].path)[-1]["step"]

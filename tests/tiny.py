@@ -71,6 +71,14 @@ def launch(workdir: pathlib.Path, **overrides: Any) -> subprocess.CompletedProce
     )
 
 
+def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs ``python -m NAME ARGUMENTS`` on one CPU device to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", name, *map(str, arguments)],
+        cwd=ROOT, env=environment() | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
 def final_state(workdir: pathlib.Path) -> Any:
     """Restores the newest checkpoint of a run folder, whatever its config."""
     c = settings.resolve(saved.get_config(str(workdir)))
