@@ -29,23 +29,24 @@ def get_config() -> ConfigDict:
     m = c.model = ConfigDict()
     m.family = "cifar"  # imagenet: depths 18, 34, 50, 101, 152 | cifar: depths 6n+2
     m.depth = 20  # weighted layers, as the paper counts them
-    m.shortcut = (
-        "A"  # none (the plain net) | A identity, zero-padded | B projection where the shape
-    )
-    # changes | C projection everywhere
+    # none (the plain net) | A identity, zero-padded | B projection where the shape changes | C
+    # projection everywhere
+    m.shortcut = "A"
     m.bottleneck_stride = "v1"  # v1: on the first 1x1 (the paper) | v1.5: on the 3x3
     m.activation = "post"  # post: after the addition (2015) | pre: before each convolution (2016)
     m.stem = "cifar"  # cifar: 3x3 | imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2
-    # The 7x7 stem as a 4x4 convolution of 2x2 pixels side by side: the same function, whose twelve
-    m.space_to_depth = False  # channels suit matrix units better than three
+    # The imagenet stem as a 4x4 convolution of 2x2 pixels side by side: the same function, whose
+    # twelve input channels suit matrix units better than three
+    m.space_to_depth = False
     m.width = 1.0  # factor on the filters of every layer
     m.zero_init_last_gamma = False  # each block's last BatchNorm scale starts at 0 instead of 1
     m.dtype = "float32"  # float32 | bfloat16: of activations; parameters, statistics, loss: float32
     # Blocks of a stage that are alike run in a loop, so that compiling takes as long at any depth:
     # on | off | auto: not on CPU, where convolutions in a loop are over ten times slower
     m.scan = "auto"
-    m.remat = ()  # stages, (1, 2) say, whose blocks are computed again in the backward pass: that
-    # saves memory (on CPU only where scan is on)
+    # Stages, (1, 2) say, whose blocks are computed again in the backward pass, which saves memory
+    # (on CPU only where scan is on)
+    m.remat = ()
     m.num_classes = 0  # 0: as many as the data set has
     m.bn_group = 0  # examples over which BatchNorm takes its statistics; 0: the whole batch
     m.bn_momentum = 0.9  # share that the moving averages keep at each step
@@ -54,18 +55,16 @@ def get_config() -> ConfigDict:
     d = c.data = ConfigDict()
     d.name = "digits"  # digits | cifar10 | cifar100 | mnist | fashion_mnist | svhn_cropped; these
     # live on the devices whole. imagenet2012 is streamed from full-size pictures
-    d.dir = (
-        ""  # the TFDS data_dir; empty: the environment's TFDS_DATA_DIR, then ~/tensorflow_datasets
-    )
+    # The TFDS data_dir; empty: the environment's TFDS_DATA_DIR, then ~/tensorflow_datasets
+    d.dir = ""
     d.validation = 180  # examples held out of the training split, by `split_seed`
     d.split_seed = 0  # the same for every seed, so that all runs of a study are validated alike
     d.mean = "pixel"  # subtracted, from the training split: pixel (H x W x C; not of a streamed
     # set) | channel (C) | none
     d.std = True  # divide by the training split's standard deviation of each channel
     d.pad = 0  # random crops from images padded by this many zero pixels a side; 0: no crops
-    d.flip = (
-        "auto"  # random horizontal flips: on | off | auto: where a mirrored image keeps its class
-    )
+    # Random horizontal flips: on | off | auto: where a mirrored image keeps its class
+    d.flip = "auto"
     d.color = False  # shifts along the principal axes of colour (Krizhevsky et al. 2012)
     d.image_size = 0  # pixels a side, as the network sees them; 0: the set's own (224 of ImageNet)
     # Of a streamed set:
@@ -79,10 +78,9 @@ def get_config() -> ConfigDict:
     d.workers = 0  # threads that decode pictures in each process; 0: one a core
 
     o = c.optimizer = ConfigDict()
-    o.name = (
-        "sgd"  # sgd: with momentum, as the paper | adam: decay in the gradient | adamw: decoupled
-        # lars: sgd whose rate follows each kernel's norm, for batches of thousands (You 2017)
-    )
+    # sgd: with momentum, as the paper | adam: decay in the gradient | adamw: decoupled | lars: sgd
+    # whose rate follows each kernel's norm, for batches of thousands (You 2017)
+    o.name = "sgd"
     o.momentum = 0.9  # sgd, lars
     o.nesterov = False  # sgd, lars
     o.trust = 0.001  # lars: the rate of a kernel is multiplied by trust * |weights| / |gradient|

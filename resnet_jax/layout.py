@@ -16,12 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_REST = "_rest"
+_BLOCK, _REST = "_block", "_rest"
 
 
 def block(stage: int, number: int) -> str:
     """Returns the name of a block alone; the first stage is 1, and so is its first block."""
-    return f"stage{stage}_block{number}"
+    return _block_of(f"stage{stage}", number)
+
+
+def _block_of(stage: str, number: int) -> str:
+    return f"{stage}{_BLOCK}{number}"
 
 
 def rest(stage: int) -> str:
@@ -50,8 +54,9 @@ def by_block(
             continue
         leaves, structure = jax.tree.flatten(node)
         for number, of_block in enumerate(zip(*map(unstack, leaves), strict=True), start=2):
-            key = f"{name.removesuffix(_REST)}_block{number}"
-            apart[key] = jax.tree.unflatten(structure, of_block)
+            apart[_block_of(name.removesuffix(_REST), number)] = jax.tree.unflatten(
+                structure, of_block
+            )
     return apart
 
 
@@ -62,7 +67,7 @@ def stacked(
     together: dict[str, Any] = {}
     alike: dict[str, list[Any]] = {}
     for name, node in collection.items():
-        stage, _, number = name.partition("_block")
+        stage, _, number = name.partition(_BLOCK)
         if number in ("", "1"):
             together[name] = node
         else:

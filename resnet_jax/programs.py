@@ -35,7 +35,8 @@ class Programs:
     def start(self, seeds_R: np.ndarray) -> TrainState:
         """Returns the state before the first step, on its devices."""
         state = self.initialize(seeds_R)
-        return put(self._in_memory(state, lambda a: np.moveaxis(a, 1, 0)), self.state_shardings)
+        of_blocks = _in_memory(self.model, state, lambda a: np.moveaxis(a, 1, 0))
+        return put(of_blocks, self.state_shardings)
 
     def to_saved(self, tree: Any) -> Any:
         """Turns a state, or variables of one, into what checkpoints have of it: see layout.py."""
@@ -45,17 +46,21 @@ class Programs:
 
     def from_saved(self, state: TrainState) -> TrainState:
         """Turns a state that a checkpoint had, of the shapes `saved_state`, into the run's."""
-        return jax.device_put(self._in_memory(state, _unstack), self.state_shardings)
-
-    def _in_memory(self, state: TrainState, unstack: Any) -> TrainState:
-        if self.model.scan:
-            return state
-        return layout.convert(state, lambda collection: layout.by_block(collection, unstack))
+        return jax.device_put(_in_memory(self.model, state, _unstack), self.state_shardings)
 
     @property
     def state_shardings(self) -> Any:
         """Where on the mesh each array of the state lies."""
         return jax.tree.map(lambda a: a.sharding, self.state)
+
+
+def _in_memory(
+    model: resnet.ResNet, state: TrainState, unstack: Callable[[Any], Sequence[Any]]
+) -> TrainState:
+    """Turns a state that is stacked, as checkpoints have it, into what `model` computes with."""
+    if model.scan:
+        return state
+    return layout.convert(state, lambda collection: layout.by_block(collection, unstack))
 
 
 # The axis of blocks follows that of replicates. Compiled once for each shape: blocks share theirs.
@@ -105,12 +110,8 @@ def build(
         config.data.pad, config.data.flip == "on", config.data.color, normalization.std
     )
     saved_state = initialize.shapes(config.replicates)
-    state = saved_state
-    if not model.scan:
-        state = jax.eval_shape(
-            lambda state: layout.convert(state, lambda c: layout.by_block(c, _unstack)), state
-        )
-    state = meshes.place(state, mesh)
+    in_memory = jax.eval_shape(lambda saved: _in_memory(model, saved, _unstack), saved_state)
+    state = meshes.place(in_memory, mesh)
     shardings = jax.tree.map(lambda a: a.sharding, state)
     return Programs(
         model=model,
