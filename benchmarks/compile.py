@@ -95,12 +95,12 @@ def _measure(config: ConfigDict, row: dict[str, Any]) -> None:
             _use_cache(_CACHE | {"jax_compilation_cache_dir": folder})
             jax.clear_caches()  # of what was traced before
             began = time.perf_counter()
-            lowered = programs.train_step.lower(programs.state, *arguments)  # type: ignore[attr-defined]  # jit
+            lowered = programs.train_steps.lower(programs.state, *arguments)  # type: ignore[attr-defined]  # jit
             traced = time.perf_counter()
             compiled = lowered.compile()
             done = time.perf_counter()
             jax.clear_caches()
-            lowered = programs.train_step.lower(programs.state, *arguments)  # type: ignore[attr-defined]  # jit
+            lowered = programs.train_steps.lower(programs.state, *arguments)  # type: ignore[attr-defined]  # jit
             again = time.perf_counter()
             lowered.compile()
             row["from_cache"].append(time.perf_counter() - again)

@@ -28,6 +28,7 @@ from resnet_jax import mesh as meshes
 from resnet_jax.cores import usable_cores
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.crops import TRAIN
+from resnet_jax.dispatch import spans
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")
 _PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round.", lower_bound=64)
@@ -77,7 +78,7 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
     mesh = meshes.make_mesh()
     data = datasets.load(config, mesh)
     records = data.train.records  # type: ignore[attr-defined]  # a streamed split has them
-    steps = range(10**6)
+    steps = spans(range(10**6))
     batches = data.train.batches(np.zeros(1, np.int32), steps, BATCH, 1, TRAIN)
     programs: dict[str, Iterator[Any]] = {"resnet_jax": batches}
     with tempfile.TemporaryDirectory() as scratch:

@@ -48,7 +48,7 @@ class Group:
         return max(answers, key=lambda answer: answer["compile_seconds"])
 
     def run(self, steps: int) -> float:
-        """Has all run so many steps at the same time; returns seconds until the last is done.
+        """Has all run so many steps at the same time; returns seconds a step, to the last's end.
 
         Raises:
           GroupFailedError: a process has ended.
@@ -61,8 +61,8 @@ class Group:
                 worker.stdin.flush()
             except BrokenPipeError:
                 pass  # that it has ended, its answer says
-        self._answers()
-        return time.perf_counter() - began
+        steps = self._answers()[0]["steps"]
+        return (time.perf_counter() - began) / steps
 
     def _answers(self) -> list[dict[str, Any]]:
         found = []

@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import cifar10, imagenet
+from resnet_jax import dispatch, settings
 from resnet_jax import mesh as meshes
-from resnet_jax import settings
 from resnet_jax.data import sources
 from resnet_jax.data.augment import Normalization, fit_normalization
 from resnet_jax.data.crops import TRAIN
@@ -29,10 +29,16 @@ class Program:
     Attributes:
       run: takes so many training steps, waits until they are done and returns the last loss.
       ahead: steps that it may have prepared while another had its turn.
+      at_once: it takes multiples of so many steps, the next from what it is asked for.
     """
 
     run: Callable[[int], float]
     ahead: int = 1
+    at_once: int = 1
+
+    def steps(self, asked: int) -> int:
+        """Returns how many steps it takes where it is asked for `asked`."""
+        return -(-asked // self.at_once) * self.at_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +113,17 @@ def make(work: Work) -> Program:
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     seeds = np.array([config.seed], np.int32)
     seeds_R = put(seeds, meshes.by_replicate(mesh))
+    at_once = dispatch.steps_at_once(config, mesh)
+    spans = dispatch.spans(range(at_once * STEPS), at_once)
     arrays: Any = ()
     if sources.KNOWN[config.data.name].resident:
         split = ResidentSplit.place(work.images, work.labels, mesh)
         arrays, select = split.arrays, split.select
-        batches = split.batches(seeds, range(STEPS), config.batch_size, 1, TRAIN)
+        batches = split.batches(seeds, spans, config.batch_size, 1, TRAIN)
     else:
-        batch = put((work.images[None, None], work.labels[None, None]), meshes.split_batches(mesh))
-        batches = (batch for _ in range(STEPS))
+        one = (work.images[None, None, None], work.labels[None, None, None])
+        batch = put(one, meshes.split_batches(mesh))
+        batches = (batch for _ in spans)
 
         def select(arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
             return part
@@ -124,9 +133,9 @@ def make(work: Work) -> Program:
 
     def run(steps: int) -> float:
         nonlocal state
-        for _ in range(steps):
-            state, metrics = programs.train_step(state, seeds_R, arrays, next(batches))
+        for _ in range(-(-steps // at_once)):
+            state, metrics = programs.train_steps(state, seeds_R, arrays, next(batches))
         jax.block_until_ready(state)
         return float(metrics["train/loss"][0])
 
-    return Program(run)
+    return Program(run, at_once=at_once)

@@ -106,7 +106,8 @@ def _take_turns(
             program.run(program.ahead)
             began = time.perf_counter()
             losses[name] = program.run(steps)
-            rates[name].append(steps * config.batch_size / (time.perf_counter() - began))
+            images = program.steps(steps) * config.batch_size
+            rates[name].append(images / (time.perf_counter() - began))
     for name, loss in losses.items():
         if not math.isfinite(loss):
             logging.warning("%s: the loss is %s after the last round", name, loss)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data import sources
 from resnet_jax.data.datasets import DataSet
+from resnet_jax.dispatch import steps_at_once
 from resnet_jax.distributed import of_all
 from resnet_jax.replicates import choose
 from resnet_jax.resnet import ResNet
@@ -37,6 +38,7 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
         "mesh": dict(mesh.shape),
         "replicates_by": choose(config, mesh),
+        "steps_per_dispatch": steps_at_once(config, mesh),
         "hosts": of_all(socket.gethostname()),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "network": {

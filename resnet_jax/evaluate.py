@@ -13,6 +13,7 @@ from resnet_jax import mesh as meshes
 from resnet_jax.data.crops import POPULATION
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import Views
+from resnet_jax.dispatch import spans
 from resnet_jax.distributed import put
 from resnet_jax.normalization import add_moments
 
@@ -68,7 +69,8 @@ def population_statistics(
     steps = range(max(1, (examples or len(train)) // batch_size))
     seeds_R = put(seeds, meshes.by_replicate(mesh))
     total: Any = None
-    with contextlib.closing(train.batches(seeds, steps, batch_size, parts, POPULATION)) as batches:
+    found = train.batches(seeds, spans(steps), batch_size, parts, POPULATION)
+    with contextlib.closing(found) as batches:
         for number, batch in zip(steps, batches, strict=True):
             moments = moments_step(variables, seeds_R, number, train.arrays, batch)
             meshes.settle(moments, mesh)

@@ -108,8 +108,8 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 
 
 def split_batches(mesh: Mesh) -> NamedSharding:
-    """Of (R, parts, b, ...): each part of a replicate's batch split over its devices."""
-    return NamedSharding(mesh, P(REPLICATES, None, BATCH))
+    """Of (R, steps, parts, b, ...): each part of a replicate's batch split over its devices."""
+    return NamedSharding(mesh, P(REPLICATES, None, None, BATCH))
 
 
 def place(shapes: Any, mesh: Mesh) -> Any:

@@ -27,7 +27,7 @@ class Programs:
     initialize: Initializer
     state: TrainState  # the shapes, and where on the mesh each array lies
     saved_state: TrainState  # the same as checkpoints have it
-    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    train_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     moments_step: Callable[..., Any]
     eval_steps: dict[bool, Callable[..., dict[str, jax.Array]]]  # by whether views are mirrored
     after_validation: Callable[[TrainState, jax.Array], TrainState]
@@ -118,7 +118,7 @@ def build(
         initialize=initialize,
         state=state,
         saved_state=meshes.place(saved_state, mesh),
-        train_step=steps.make_train_step(
+        train_steps=steps.make_train_steps(
             model,
             initialize.optimizer,
             schedule,

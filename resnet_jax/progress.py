@@ -41,10 +41,10 @@ class Progress:
                 total=steps, initial=start, desc=label, unit="step", dynamic_ncols=True
             )
 
-    def advance(self) -> None:
-        """Counts one step that has been handed to the device."""
+    def advance(self, steps: int) -> None:
+        """Counts steps that have been handed to the device."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(steps)
 
     def report(self, row: dict[str, Any]) -> float:
         """Shows a line of metrics; returns the images a second since the last one."""

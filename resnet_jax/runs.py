@@ -41,6 +41,7 @@ NOT_IDENTITY = frozenset(
         "model.scan",
         "model.space_to_depth",
         "replicates_by",
+        "train.steps_per_dispatch",
     }
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from resnet_jax import dispatch
 from resnet_jax.architectures import FAMILIES, architecture
 from resnet_jax.blocks import SHORTCUTS
 from resnet_jax.data import sources
@@ -114,6 +115,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
             bounds = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
             raise UserError(f"{key}={value} is out of range; allowed is {bounds}.")
     _check_remat(config.model)
+    dispatch.check(config)
 
     config = ConfigDict(config.copy_and_resolve_references())
     known = sources.facts(config.data.name, config.data.dir)

@@ -1,7 +1,8 @@
 """Being asked to stop.
 
 With several processes a signal may reach only one of them, and all must stop after the same step.
-JAX's preemption service sees to that: it takes SIGTERM, tells the others, and names a step.
+JAX's preemption service sees to that: it takes SIGTERM, tells the others, and names the question
+to answer with yes.
 """
 
 import os
@@ -28,6 +29,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.received = ""  # the signal's name, once there was one
         self._at = 0.0
+        self._asked = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -39,9 +41,12 @@ class StopRequest:
             self._before[number] = signal.signal(number, handler)
         return self
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after `step`; every process must ask after every step."""
-        if is_distributed() and multihost_utils.reached_preemption_sync_point(step):
+    def reached(self) -> bool:
+        """Whether to stop here; every process must ask equally often."""
+        # Not the steps taken: JAX names the one after the last that it was asked about, which
+        # must not lie between two steps that are handed over together.
+        self._asked += 1
+        if is_distributed() and multihost_utils.reached_preemption_sync_point(self._asked):
             self.received = self.received or "SIGTERM"
         return bool(self.received)
 

@@ -33,7 +33,7 @@ Select = Callable[[Any, Any], tuple[jax.Array, jax.Array]]  # see data.splits.Sp
 MANY_CLASSES = 100  # from so many on, the error of the best five guesses is told too
 
 
-def make_train_step(
+def make_train_steps(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
@@ -44,12 +44,13 @@ def make_train_step(
     state_shardings: Any,
     mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns step(state, seeds_R, arrays, batch_R) -> (state, metrics_R).
+    """Returns steps(state, seeds_R, arrays, batches_R) -> (state, metrics_R).
 
-    `select` finds images and labels in `arrays` and a part of the batch; see data.splits.Split.
+    It takes as many steps, one after another, as the second axis of `batches_R` is long.
+    `select` finds images and labels in `arrays` and a part of a batch; see data.splits.Split.
     `state` is donated. A batch is computed in its parts, one after another; each moves the
     statistics of BatchNorm as the whole would, and their means are those of the whole. The metrics
-    are means over the steps since the last line of metrics, but for the rate of this step and
+    are means over the steps since the last line of metrics, but for the rate of the last step and
     `diverged_at` (see TrainState).
     """
     # Convolutions in a loop are over ten times slower on CPU.
@@ -124,10 +125,26 @@ def make_train_step(
         }
         return state, metrics
 
+    def train_steps(
+        state: TrainState, seed: jax.Array, arrays: Any, batches: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        count = jax.tree.leaves(batches)[0].shape[0]
+        if count == 1:
+            return train_step(state, seed, arrays, _first(batches))
+        state, metrics = jax.lax.scan(
+            lambda state, batch: train_step(state, seed, arrays, batch),
+            state,
+            batches,
+            unroll=count if on_cpu else 1,
+        )
+        return state, jax.tree.map(lambda of_steps: of_steps[-1], metrics)
+
     whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
     batches = meshes.split_batches(mesh)
     return jax.jit(
-        over_replicates(train_step, config.replicates, (0, 0, None, 0), mesh, config.replicates_by),
+        over_replicates(
+            train_steps, config.replicates, (0, 0, None, 0), mesh, config.replicates_by
+        ),
         in_shardings=(state_shardings, by_replicate, whole, batches),
         out_shardings=(state_shardings, by_replicate),
         donate_argnums=0,
@@ -136,7 +153,7 @@ def make_train_step(
 
 def _mean_over_parts(f: Callable[[Any], Any], batch: Any, parts: int, unroll: bool) -> Any:
     """Returns the mean of f(part) over the parts of a batch, which its leading axis counts."""
-    first = jax.tree.map(lambda a: a[0], batch)
+    first = _first(batch)
     if parts == 1:
         return f(first)
     shapes = jax.eval_shape(f, first)
@@ -147,6 +164,10 @@ def _mean_over_parts(f: Callable[[Any], Any], batch: Any, parts: int, unroll: bo
         unroll=parts if unroll else 1,
     )
     return jax.tree.map(lambda a: a / parts, total)
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a[0], tree)
 
 
 def _average(ema: Any, new: Any, step: jax.Array, decay: float) -> Any:
@@ -166,7 +187,8 @@ def make_moments_step(
     """Returns step(variables_R, seeds_R, number, arrays, batch_R) -> moments_R.
 
     The moments are the exact mean and variance of each BatchNorm's input over the batch, with the
-    network as in training; `number` counts the batches. Parts are computed one after another.
+    network as in training; `number` counts the batches. `batch_R` is a span of one step; its parts
+    are computed one after another.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
 
@@ -192,7 +214,7 @@ def make_moments_step(
         _, of_parts = jax.lax.scan(
             lambda _, part: (None, of_part(part)),
             None,
-            (batch, draws),
+            (_first(batch), draws),
             unroll=True if on_cpu else 1,
         )
         return pool_moments(of_parts)

@@ -1,6 +1,7 @@
 """The loop: one resolved config in, one run folder out."""
 
 import contextlib
+import itertools
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from resnet_jax import environment, runs, settings
+from resnet_jax import dispatch, environment, runs, settings
 from resnet_jax import mesh as meshes
 from resnet_jax.checkpoint import open_checkpoints
 from resnet_jax.data import datasets, sources
@@ -105,15 +106,16 @@ def _train(
 
     log = at_end.enter_context(contextlib.closing(RunLog(config, folder, clock, start)))
     pending: dict[str, Any] = {}  # a line of metrics, still on the device
-    batches = data.train.batches(
-        seeds, range(start, config.steps), config.batch_size, config.accumulate, TRAIN
-    )
+    at_once = dispatch.steps_at_once(config, mesh)
+    spans, again = itertools.tee(dispatch.spans(range(start, config.steps), at_once))
+    batches = data.train.batches(seeds, spans, config.batch_size, config.accumulate, TRAIN)
     at_end.callback(batches.close)
-    for done, batch in enumerate(batches, start=start + 1):
-        state, metrics = programs.train_step(state, seeds_R, data.train.arrays, batch)
+    for span, batch in zip(again, batches, strict=True):
+        done = span.stop
+        state, metrics = programs.train_steps(state, seeds_R, data.train.arrays, batch)
         del batch  # its memory, before the next one takes more
         meshes.settle(metrics, mesh)
-        # The line of the step before is fetched now that this one keeps the device busy.
+        # The line of the span before is fetched now that this one keeps the device busy.
         log.write(pending)
         pending = {}
         if log.all_diverged:
@@ -133,9 +135,9 @@ def _train(
                 config, state, data, seeds, programs.moments_step, evaluation, mesh
             )
             pending |= result
-        log.progress.advance()
+        log.progress.advance(len(span))
 
-        stopping = stop.reached(done)
+        stopping = stop.reached()
         if done % config.checkpoint.every == 0 or is_last or stopping:
             # The lines up to here reach the disk before the checkpoint that makes them final: a
             # resumed run drops the lines after its checkpoint, and writes them again.

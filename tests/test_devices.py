@@ -11,6 +11,7 @@ from resnet_jax import mesh as meshes
 from resnet_jax import settings
 from resnet_jax.data import datasets
 from resnet_jax.data.crops import TRAIN
+from resnet_jax.dispatch import spans
 from resnet_jax.programs import build
 from tests import tiny
 
@@ -19,8 +20,8 @@ def mesh_of(devices, replicates=1, groups=1, fsdp=1):
     return meshes.make_mesh(replicates, groups, fsdp, jax.devices()[:devices])
 
 
-def train(devices, steps, seeds=(0,), groups=1, fsdp=1, **overrides):
-    """Takes `steps` steps; returns the state and each step's metrics, on the host."""
+def train(devices, steps, seeds=(0,), groups=1, fsdp=1, at_once=1, **overrides):
+    """Takes `steps` steps; returns the state and each span's metrics, on the host."""
     c = settings.resolve(tiny.config(replicates=len(seeds), log__every=1, **overrides))
     mesh = mesh_of(devices, len(seeds), groups, fsdp)
     data = datasets.load(c.data, mesh)
@@ -28,8 +29,9 @@ def train(devices, steps, seeds=(0,), groups=1, fsdp=1, **overrides):
     seeds = np.asarray(seeds, np.int32)
     state = programs.start(seeds)
     history = []
-    for batch in data.train.batches(seeds, range(steps), c.batch_size, c.accumulate, TRAIN):
-        state, metrics = programs.train_step(state, seeds, data.train.arrays, batch)
+    together = spans(range(steps), at_once)
+    for batch in data.train.batches(seeds, together, c.batch_size, c.accumulate, TRAIN):
+        state, metrics = programs.train_steps(state, seeds, data.train.arrays, batch)
         assert len(state.params["logits"]["kernel"].sharding.device_set) == devices
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
@@ -115,8 +117,8 @@ def test_no_layer_sees_more_than_a_part(parts, rows):
     data = datasets.load(c.data, mesh)
     programs = build(c, data.normalization, data.train.select, mesh)
     seeds = np.zeros(1, np.int32)
-    batch = next(data.train.batches(seeds, range(1), c.batch_size, c.accumulate, TRAIN))
-    lowered = programs.train_step.lower(programs.start(seeds), seeds, data.train.arrays, batch)
+    batch = next(data.train.batches(seeds, spans(range(1)), c.batch_size, c.accumulate, TRAIN))
+    lowered = programs.train_steps.lower(programs.start(seeds), seeds, data.train.arrays, batch)
     moments = programs.moments_step.lower(
         programs.start(seeds).evaluated, seeds, 0, data.train.arrays, batch
     )

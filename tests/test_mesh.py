@@ -13,6 +13,7 @@ from resnet_jax.data import datasets
 from resnet_jax.data.crops import TRAIN
 from resnet_jax.data.views import make_views
 from resnet_jax.disk_checkpoints import DiskCheckpoints
+from resnet_jax.dispatch import spans
 from resnet_jax.errors import UserError
 from resnet_jax.evaluate import evaluate, population_statistics
 from resnet_jax.programs import build
@@ -35,7 +36,7 @@ class Setup:
         self.config = c
 
     def arguments(self, number):
-        train, steps = self.data.train, range(number, number + 1)
+        train, steps = self.data.train, spans(range(number, number + 1))
         parts = self.config.accumulate
         (batch,) = train.batches(SEEDS, steps, self.config.batch_size, parts, TRAIN)
         return SEEDS, train.arrays, batch
@@ -43,7 +44,7 @@ class Setup:
     def train(self, steps):
         state = self.programs.start(SEEDS)
         for number in range(steps):
-            state, _ = self.programs.train_step(state, *self.arguments(number))
+            state, _ = self.programs.train_steps(state, *self.arguments(number))
         return state
 
     def evaluate(self, state):
@@ -133,7 +134,7 @@ def test_fsdp_shares_out_parameters_and_optimiser_state():
 def compiled(setup):
     state = setup.programs.start(SEEDS)
     return {
-        "train_step": setup.programs.train_step.lower(state, *setup.arguments(0)),
+        "train_steps": setup.programs.train_steps.lower(state, *setup.arguments(0)),
         "after_validation": setup.programs.after_validation.lower(
             state, jax.device_put(np.zeros(4, np.float32), meshes.by_replicate(setup.mesh))
         ),
@@ -157,7 +158,7 @@ def test_seeds_on_devices_of_their_own_never_communicate():
 
 
 def test_two_groups_talk_within_themselves_alone():
-    text = compiled(Setup(8, 4, 1, **OPTIONS))["train_step"].compile().as_text()
+    text = compiled(Setup(8, 4, 1, **OPTIONS))["train_steps"].compile().as_text()
     groups = re.findall(r"replica_groups=(\S+?),? ", text)
     assert groups
     for spelled in groups:
@@ -180,7 +181,7 @@ def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
     tiny.assert_bit_equal(saved, jax.device_get(restored))
     assert jax.tree.map(lambda a: a.sharding, restored) == here.programs.state_shardings
     assert here.programs.state_shardings != there.programs.state_shardings
-    here.programs.train_step(restored, *here.arguments(2))
+    here.programs.train_steps(restored, *here.arguments(2))
 
 
 @pytest.mark.parametrize("devices", [(1, 1, 1), (8, 2, 2)])

@@ -12,6 +12,7 @@ from resnet_jax import environment, runs, settings
 from resnet_jax import mesh as meshes
 from resnet_jax.data.crops import TRAIN
 from resnet_jax.disk_checkpoints import DiskCheckpoints
+from resnet_jax.dispatch import spans
 from resnet_jax.replicates import BY, choose
 from tests import tiny
 from tests.test_devices import relative_difference
@@ -29,7 +30,7 @@ def one_device(way, **overrides):
 def program(setup):
     """Returns the text of the training step, not yet compiled."""
     state = setup.programs.start(SEEDS)
-    return setup.programs.train_step.lower(state, *setup.arguments(0)).as_text()
+    return setup.programs.train_steps.lower(state, *setup.arguments(0)).as_text()
 
 
 def features(text):
@@ -71,8 +72,9 @@ def alone(steps):
     for seed in SEEDS:
         only = np.array([seed], np.int32)
         state = setup.programs.start(only)
-        for batch in train.batches(only, range(steps), setup.config.batch_size, 1, TRAIN):
-            state, metrics = setup.programs.train_step(state, only, train.arrays, batch)
+        found = train.batches(only, spans(range(steps)), setup.config.batch_size, 1, TRAIN)
+        for batch in found:
+            state, metrics = setup.programs.train_steps(state, only, train.arrays, batch)
         states.append(jax.device_get((state, metrics)))
     return states
 
@@ -82,7 +84,7 @@ def test_every_way_is_the_seed_trained_alone(way):
     setup = one_device(way)
     state = setup.programs.start(SEEDS)
     for number in range(4):
-        state, metrics = setup.programs.train_step(state, *setup.arguments(number))
+        state, metrics = setup.programs.train_steps(state, *setup.arguments(number))
     together = jax.device_get((state, metrics))
     for r, theirs in enumerate(alone(4)):
         ours = jax.tree.map(lambda a, r=r: a[r], together)
@@ -118,8 +120,8 @@ def test_a_run_may_go_on_another_way(tmp_path, way):
     restored = here.programs.from_saved(checkpoints.restore(here.programs.saved_state))
     checkpoints.close()
     tiny.assert_bit_equal(jax.device_get(state), jax.device_get(restored))
-    ours, _ = here.programs.train_step(restored, *here.arguments(2))
-    theirs, _ = there.programs.train_step(state, *there.arguments(2))
+    ours, _ = here.programs.train_steps(restored, *here.arguments(2))
+    theirs, _ = there.programs.train_steps(state, *there.arguments(2))
     assert relative_difference(theirs.params, ours.params) < 1e-4
 
 

@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 ELSEWHERE = {
     "model.depth": "the depth table",
     "model.remat": "the stages there are, below",
+    "train.steps_per_dispatch": "test_dispatch.py",
     "schedule.boundaries": "their order, below",
     "steps": "exactly one length, below",
     "epochs": "exactly one length, below",

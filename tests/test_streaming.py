@@ -14,6 +14,7 @@ from resnet_jax import objective, runs, settings, step, train
 from resnet_jax.data import crops, datasets, jpeg, views
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.data.order import batch_indices
+from resnet_jax.dispatch import spans
 from resnet_jax.errors import RunError, UserError
 from tests import pictures, tiny
 
@@ -37,7 +38,7 @@ def opened(root, devices=8, replicates=1, preset="paper", **overrides):
 
 def batches(data, steps, seeds=SEEDS, parts=1, purpose=crops.TRAIN):
     """Returns batches of 8 on the host."""
-    with contextlib.closing(data.train.batches(seeds, steps, 8, parts, purpose)) as found:
+    with contextlib.closing(data.train.batches(seeds, spans(steps), 8, parts, purpose)) as found:
         return [jax.device_get(batch) for batch in found]
 
 
@@ -54,13 +55,13 @@ def test_a_batch_is_the_order_cropped_and_resized(root, preset):
         assert not set(members) & set(held_out)
         records, crop = pictures.records(root), crops.make_crop(config)
         for number, batch in enumerate(batches(data, range(5))):
-            assert batch["images"].shape == (2, 1, 8, 32, 32, 3)
+            assert batch["images"].shape == (2, 1, 1, 8, 32, 32, 3)
             assert batch["images"].dtype == np.uint8
             for r, seed in enumerate(SEEDS):
                 order = members[batch_indices(int(seed), number, 8, 26)]
-                assert batch["labels"][r, 0].tolist() == [pictures.label_of(n) for n in order]
+                assert batch["labels"][r, 0, 0].tolist() == [pictures.label_of(n) for n in order]
                 draws = crops.draw(int(seed), crops.TRAIN, number, 8, crop.draws)
-                for image, n, row in zip(batch["images"][r, 0], order, draws, strict=True):
+                for image, n, row in zip(batch["images"][r, 0, 0], order, draws, strict=True):
                     whole = jpeg.decode(records[int(n)].image)
                     box = crop.box(*whole.shape[:2], row.tolist())
                     cut = whole[box.top : box.top + box.height, box.left : box.left + box.width]
@@ -75,11 +76,22 @@ def test_any_step_can_be_the_first(root):
     assert len({batch["images"].tobytes() for batch in whole}) == 6
 
 
+def test_steps_that_are_handed_over_together_see_what_each_would_alone(root):
+    with opened(root, 4) as (_, data):
+        alone = batches(data, range(4), parts=2)
+        found = data.train.batches(SEEDS, spans(range(4), 2), 8, 2, crops.TRAIN)
+        with contextlib.closing(found) as pairs:
+            together = [jax.device_get(pair) for pair in pairs]
+    assert [pair["labels"].shape for pair in together] == [(2, 2, 2, 4)] * 2
+    of_steps = [jax.tree.map(lambda a, s=s: a[:, [s]], pair) for pair in together for s in (0, 1)]
+    tiny.assert_bit_equal(alone, of_steps)
+
+
 def test_devices_and_parts_change_no_batch(root):
     with opened(root, 1) as (_, one):
         alone = batches(one, range(3))
         in_parts = batches(one, range(3), parts=2)
-        assert in_parts[0]["images"].shape == (2, 2, 4, 32, 32, 3)
+        assert in_parts[0]["images"].shape == (2, 1, 2, 4, 32, 32, 3)
         for a, b in zip(alone, in_parts, strict=True):
             assert a["images"].tobytes() == b["images"].tobytes()
             assert a["labels"].tobytes() == b["labels"].tobytes()
@@ -109,7 +121,7 @@ def test_a_process_reads_only_what_its_devices_compute(root, monkeypatch):
         monkeypatch.setattr(meshes, "split_batches", lambda mesh: OfTwo())
         records = data.train.records
         before = records.read
-        filling = data.train._begin_step(0, SEEDS, (2, 1, 8), crops.TRAIN)
+        filling = data.train._begin_span(range(1), SEEDS, 8, 1, crops.TRAIN)
         for task in filling.tasks:
             task.result()
         assert records.read - before == 8  # half of two batches of eight
@@ -118,13 +130,13 @@ def test_a_process_reads_only_what_its_devices_compute(root, monkeypatch):
 def test_batches_are_filled_ahead_and_dropped_when_nobody_wants_them(root):
     with opened(root) as (_, data):
         read = data.train.records
-        stream = data.train.batches(SEEDS, range(100), 8, 1, crops.TRAIN)
+        stream = data.train.batches(SEEDS, spans(range(100)), 8, 1, crops.TRAIN)
         next(stream)
         stream.close()
         after = read.read
         # The one taken and those ahead of it, of 16 pictures each; not one of the other 96.
         assert 16 <= after <= 16 * 5
-        with contextlib.closing(data.train.batches(SEEDS, range(1), 8, 1, 0)) as one:
+        with contextlib.closing(data.train.batches(SEEDS, spans(range(1)), 8, 1, 0)) as one:
             assert len(list(one)) == 1
 
 
@@ -267,8 +279,7 @@ def test_a_run_has_every_number(root, tmp_path):
 def test_a_stopped_run_goes_on_with_the_same_pictures(root, tmp_path, monkeypatch):
     run(tmp_path / "whole", root)
     with monkeypatch.context() as patch:
-        patch.setattr(train.StopRequest, "reached", lambda self, number: number == 3)
-        patch.setattr(train.StopRequest, "received", "SIGTERM", raising=False)
+        tiny.stop_when_asked(patch, 3)
         assert run(tmp_path / "parts", root)[0] == "preempted"
     assert runs.read(tmp_path / "parts").status["step"] == 3
     assert run(tmp_path / "parts", root)[0] == "completed"
@@ -319,8 +330,7 @@ def test_too_many_damaged_pictures_do(tmp_path, monkeypatch):
 
 
 def test_another_copy_of_the_data_is_refused(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.StopRequest, "reached", lambda self, number: number == 2)
-    monkeypatch.setattr(train.StopRequest, "received", "SIGTERM", raising=False)
+    tiny.stop_when_asked(monkeypatch, 2)
     run(tmp_path / "run", root)
     folder = pictures.prepare(tmp_path / "small")
     (folder / "prepared.json").write_text('{"note": "smaller copies"}')

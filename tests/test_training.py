@@ -168,20 +168,20 @@ def poison(monkeypatch, replicate, at):
     """Makes one replicate's loss NaN at a step, through its data: what it sees turns to NaN."""
     from resnet_jax import step
 
-    real = step.make_train_step
+    real = step.make_train_steps
 
     def make(*args, **kwargs):
-        train_step = real(*args, **kwargs)
+        train_steps = real(*args, **kwargs)
 
         def poisoned(s, *rest):
             if int(s.step[0]) == at - 1:
                 kernel = s.params["logits"]["kernel"].at[replicate].set(jnp.nan)
                 s = s.replace(params=s.params | {"logits": s.params["logits"] | {"kernel": kernel}})
-            return train_step(s, *rest)
+            return train_steps(s, *rest)
 
         return poisoned
 
-    monkeypatch.setattr(step, "make_train_step", make)
+    monkeypatch.setattr(step, "make_train_steps", make)
 
 
 def test_the_last_good_checkpoint_is_named(tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_nothing_is_compiled_twice(tmp_path, caplog):
     with jax.log_compiles(True), caplog.at_level(logging.WARNING):
         run(tmp_path / "run", steps=20)
     compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text)
-    programs = ("train_step", "eval_step", "moments_step", "after_validation")
+    programs = ("train_steps", "eval_step", "moments_step", "after_validation")
     assert {name: compiled.count(name) for name in programs} == dict.fromkeys(programs, 1)
 
 

@@ -1,5 +1,6 @@
 """The smallest run that has everything: an 8-layer net of few filters on digits."""
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -8,12 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from configs import digits, saved
 from resnet_jax import runs, settings
 from resnet_jax.checkpoint import open_checkpoints
 from resnet_jax.programs import initializer
+from resnet_jax.signals import StopRequest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -77,6 +80,18 @@ def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", name, *map(str, arguments)],
         cwd=ROOT, env=environment() | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def stop_when_asked(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Has runs in this process stop as by SIGTERM, when they look for the `times`-th time."""
+    asked = itertools.count(1)
+
+    def reached(self: StopRequest) -> bool:
+        if next(asked) == times:
+            self.received = "SIGTERM"
+        return bool(self.received)
+
+    monkeypatch.setattr(StopRequest, "reached", reached)
 
 
 def final_state(workdir: pathlib.Path) -> Any:

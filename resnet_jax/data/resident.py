@@ -1,7 +1,7 @@
 """Small sets live on the device whole, as uint8; a batch is a gather inside the step."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import jax
@@ -46,13 +46,21 @@ class ResidentSplit:
         return meshes.constrain((images[part], labels[part]), P(meshes.BATCH), self.mesh)
 
     def batches(
-        self, seeds: np.ndarray, steps: range, batch_size: int, parts: int, purpose: int
+        self,
+        seeds: np.ndarray,
+        spans: Iterable[range],
+        batch_size: int,
+        parts: int,
+        purpose: int,
     ) -> Generator[Any, None, None]:
-        """See Split.batches: int32 (R, parts, B / parts); crops are drawn on the device."""
-        for step in steps:
-            indices = [batch_indices(int(seed), step, batch_size, len(self)) for seed in seeds]
-            indices_RAB = np.stack(indices).reshape(len(seeds), parts, -1)
-            yield put(indices_RAB, meshes.split_batches(self.mesh))
+        """See Split.batches: int32 (R, steps, parts, B / parts); the device draws the crops."""
+        for span in spans:
+            indices = [
+                [batch_indices(int(seed), step, batch_size, len(self)) for step in span]
+                for seed in seeds
+            ]
+            indices_RSAB = np.reshape(indices, (len(seeds), len(span), parts, -1))
+            yield put(indices_RSAB, meshes.split_batches(self.mesh))
 
     def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:
         """See Split.views: the one view is the image as it is."""

@@ -1,6 +1,6 @@
 """What the loop asks of a split, whether it lives on the devices or is streamed to them."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -36,17 +36,22 @@ class Split(Protocol):
     def select(self, arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
         """Returns images uint8 (B, H, W, C) and labels int32 (B,) of a part of a batch.
 
-        Part of a compiled step, where `part` has lost the leading axes of replicates and parts.
+        In a compiled step, where `part` has lost the axes of replicates, steps and parts.
         """
 
     def batches(
-        self, seeds: np.ndarray, steps: range, batch_size: int, parts: int, purpose: int
+        self,
+        seeds: np.ndarray,
+        spans: Iterable[range],
+        batch_size: int,
+        parts: int,
+        purpose: int,
     ) -> Generator[Any, None, None]:
-        """Yields each step's batch: a pytree of (R, parts, B / parts, ...) on the devices.
+        """Yields each span's batches: a pytree of (R, steps, parts, B / parts, ...) on the devices.
 
         Args:
           seeds: of the replicates, each with its own order and crops.
-          steps: consecutive ones.
+          spans: consecutive steps, those together that are handed over together (dispatch.spans).
           batch_size: examples a step and replicate.
           parts: that the batch is computed in, one after another.
           purpose: crops.TRAIN or crops.POPULATION.

@@ -119,28 +119,35 @@ class StreamedSplit:
         return part["images"], part["labels"]
 
     def batches(
-        self, seeds: np.ndarray, steps: range, batch_size: int, parts: int, purpose: int
+        self,
+        seeds: np.ndarray,
+        spans: Iterable[range],
+        batch_size: int,
+        parts: int,
+        purpose: int,
     ) -> Generator[Any, None, None]:
-        """See Split.batches: {"images": uint8 (R, A, b, H, W, 3), "labels": int32 (R, A, b)}."""
-        begin = functools.partial(
-            self._begin_step,
-            seeds=seeds,
-            shape=(len(seeds), parts, batch_size // parts),
-            purpose=purpose,
-        )
-        return self.workers.ahead(map(begin, steps))
+        """See Split.batches.
 
-    def _begin_step(
-        self, step: int, seeds: np.ndarray, shape: tuple[int, int, int], purpose: int
+        {"images": uint8 (R, steps, A, b, H, W, 3), "labels": int32 (R, steps, A, b)}.
+        """
+        begin = functools.partial(
+            self._begin_span, seeds=seeds, batch_size=batch_size, parts=parts, purpose=purpose
+        )
+        return self.workers.ahead(map(begin, spans))
+
+    def _begin_span(
+        self, span: range, seeds: np.ndarray, batch_size: int, parts: int, purpose: int
     ) -> Filling:
-        batch_size = shape[1] * shape[2]
-        draws = {}
+        of_step = (parts, batch_size // parts)
+        shape = (len(seeds), len(span), *of_step)
         members = np.empty(shape, np.int64)
+        draws = np.empty((*shape, self.crop.draws))
         for r, seed in enumerate(seeds):
-            order = batch_indices(int(seed), step, batch_size, len(self))
-            members[r] = self.members[order].reshape(shape[1:])
-            draws[r] = crops.draw(int(seed), purpose, step, batch_size, self.crop.draws)
-            draws[r] = draws[r].reshape(*shape[1:], self.crop.draws)
+            for s, step in enumerate(span):
+                order = batch_indices(int(seed), step, batch_size, len(self))
+                members[r, s] = self.members[order].reshape(of_step)
+                drawn = crops.draw(int(seed), purpose, step, batch_size, self.crop.draws)
+                draws[r, s] = drawn.reshape(*of_step, self.crop.draws)
 
         batch = _Shares(meshes.split_batches(self.mesh), shape, [(self.size, self.size, 3)])
         tasks = []
@@ -154,11 +161,10 @@ class StreamedSplit:
                 where: tuple[slice, ...] = where,
                 rows: list[Any] = rows,
             ) -> None:
-                its_members = members[where]
+                its_members, its_draws = members[where], draws[where]
                 for number in numbers:
                     at = rows[number]
-                    r, *rest = (s.start + i for s, i in zip(where, at, strict=True))
-                    labels[at] = self._crop_into(its_members[at], draws[r][tuple(rest)], images[at])
+                    labels[at] = self._crop_into(its_members[at], its_draws[at], images[at])
 
             tasks += self.workers.run(fill, len(rows))
         return Filling(tasks, lambda: dict(zip(("images", "labels"), batch.place(), strict=True)))
