@@ -142,4 +142,8 @@ def get_config() -> ConfigDict:
     c.log = ConfigDict()
     c.log.every = 100  # steps between lines of metrics, each the mean over the steps since the last
     c.log.tensorboard = True
+
+    # The first and the last of some steps that are traced, (101, 120) say; the run folder's
+    # profile/ then says how busy the device was. The first steps of a run or launch compile.
+    c.profile = ()
     return c

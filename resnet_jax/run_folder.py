@@ -58,6 +58,11 @@ class RunFolder:
         """Where TensorBoard events go."""
         return self.path / "tensorboard"
 
+    @property
+    def profile(self) -> storage.Path:
+        """Where a trace goes."""
+        return self.path / "profile"
+
     def status(self) -> dict[str, Any]:
         """Returns the last status written, empty for a new folder."""
         return runs.read_json(self.path / "status.json")

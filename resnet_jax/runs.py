@@ -5,6 +5,7 @@
     metrics.jsonl      one object a logged step, append-only, never two lines for one step
     checkpoints/       Orbax
     tensorboard/       the same scalars
+    profile/           a trace of some steps, where config.profile asks for one
     status.json        queued | running | preempted | completed | diverged | failed
 
 Errors are in percent, lengths in steps, whatever is a timing is named ``time/...``. A run of
@@ -40,6 +41,7 @@ NOT_IDENTITY = frozenset(
         "model.remat",
         "model.scan",
         "model.space_to_depth",
+        "profile",
         "replicates_by",
         "train.steps_per_dispatch",
     }

@@ -130,6 +130,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         config.data.dir = str(sources.root_of(config.data.dir))
 
     config.steps = _total_steps(config, examples)
+    _check_profile(config)
     config.epochs = config.examples = None
     schedule = config.schedule
     if schedule.rate_for_batch:
@@ -163,6 +164,19 @@ def _check_remat(model: ConfigDict) -> None:
         raise UserError(
             f"model.remat={model.remat} names no stage of this network; allowed are {stages}, some "
             "of them, and none."
+        )
+
+
+def _check_profile(config: ConfigDict) -> None:
+    steps = tuple(config.profile)
+    if steps and not (
+        len(steps) == 2
+        and all(isinstance(step, int) for step in steps)
+        and 1 <= steps[0] <= steps[1] <= config.steps
+    ):
+        raise UserError(
+            f"profile={steps} is out of range; allowed are the first and the last of some steps "
+            f"from 1 to {config.steps}, or () for none."
         )
 
 

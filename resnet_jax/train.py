@@ -19,6 +19,7 @@ from resnet_jax.data.views import make_views
 from resnet_jax.distributed import fetch, from_primary, put
 from resnet_jax.errors import RunError
 from resnet_jax.evaluate import evaluate, population_statistics
+from resnet_jax.profiling import Profiler
 from resnet_jax.programs import build
 from resnet_jax.run_folder import Onlooker, RunFolder
 from resnet_jax.run_log import Clock, RunLog
@@ -105,6 +106,8 @@ def _train(
     ################################################################################### the loop
 
     log = at_end.enter_context(contextlib.closing(RunLog(config, folder, clock, start)))
+    profiler = Profiler(config.profile, folder.profile)
+    at_end.callback(profiler.close)
     pending: dict[str, Any] = {}  # a line of metrics, still on the device
     at_once = dispatch.steps_at_once(config, mesh)
     spans, again = itertools.tee(dispatch.spans(range(start, config.steps), at_once))
@@ -112,9 +115,11 @@ def _train(
     at_end.callback(batches.close)
     for span, batch in zip(again, batches, strict=True):
         done = span.stop
+        profiler.before(span, state)
         state, metrics = programs.train_steps(state, seeds_R, data.train.arrays, batch)
         del batch  # its memory, before the next one takes more
         meshes.settle(metrics, mesh)
+        profiler.after(span, metrics)
         # The line of the span before is fetched now that this one keeps the device busy.
         log.write(pending)
         pending = {}

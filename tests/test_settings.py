@@ -19,6 +19,7 @@ ELSEWHERE = {
     "model.depth": "the depth table",
     "model.remat": "the stages there are, below",
     "train.steps_per_dispatch": "test_dispatch.py",
+    "profile": "test_profiling.py",
     "schedule.boundaries": "their order, below",
     "steps": "exactly one length, below",
     "epochs": "exactly one length, below",
