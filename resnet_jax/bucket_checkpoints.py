@@ -18,7 +18,7 @@ from absl import logging
 from upath import UPath
 
 from resnet_jax import storage
-from resnet_jax.disk_checkpoints import INVENTORY, DiskCheckpoints, all_damaged
+from resnet_jax.disk_checkpoints import INVENTORY, DiskCheckpoints, OtherStateError, all_damaged
 from resnet_jax.distributed import fetch, from_primary, is_primary, of_all
 from resnet_jax.errors import RunError
 from resnet_jax.state import TrainState
@@ -99,8 +99,12 @@ class BucketCheckpoints:
                 [(there / name).path for name in names], [str(here / name) for name in names]
             )
         state = None
-        with contextlib.suppress(RunError):  # it has said what is damaged
+        try:
             state = self._local.restore(like)
+        except OtherStateError as e:
+            raise OtherStateError(step, self._folder, e.array) from e
+        except RunError:
+            pass  # it has said what is damaged
         shutil.rmtree(here, ignore_errors=True)
         return None if "damaged" in of_all("damaged" if state is None else "") else state
 

@@ -44,7 +44,8 @@ class Checkpoints(Protocol):
           like: a state of the same shapes and shardings, arrays or ShapeDtypeStructs.
 
         Raises:
-          RunError: there are checkpoints, and every one of them is damaged.
+          RunError: there are checkpoints, and every one of them is damaged, or the newest was
+            written by another version of the code (OtherStateError).
         """
 
     def steps(self) -> list[int]:

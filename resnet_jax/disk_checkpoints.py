@@ -32,6 +32,19 @@ _PATIENCE = 10.0  # seconds to wait for that
 _CHUNK = 1 << 24  # bytes read at a time
 
 
+class OtherStateError(RunError):
+    """A checkpoint is whole, and of a state that this version of the code does not make."""
+
+    def __init__(self, step: int, folder: object, array: str):
+        """Names the checkpoint, and an array that only it has, or only the run."""
+        super().__init__(
+            f"Checkpoint {step} in {folder} is whole, but another version of resnet_jax wrote it: "
+            f"{array} differs. Go on with that version, whose commit is in environment.json, or "
+            "start over in an empty folder."
+        )
+        self.step, self.array = step, array
+
+
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager that leaves it to `signals` to ask whether the run is to stop."""
 
@@ -126,6 +139,7 @@ class DiskCheckpoints:
         for step in steps:
             damage = self._from_primary(functools.partial(_damage, self._folder / str(step)))
             if not damage:
+                self._refuse_other(step, like)
                 try:
                     return self._restore(step, like)
                 except Exception as e:
@@ -162,6 +176,21 @@ class DiskCheckpoints:
             ),
         )
         return restored["state"].replace(best=restored["best"])
+
+    def _refuse_other(self, step: int, like: TrainState) -> None:
+        """Raises OtherStateError where a checkpoint that is whole has other arrays than `like`."""
+        for item, tree in _items(like).items():
+            try:
+                saved = ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / item)
+                there = _shapes(saved.tree)
+            except Exception as e:
+                # Orbax's own files about the checkpoint, which the inventory leaves out.
+                logging.warning("What checkpoint %d holds cannot be listed: %s.", step, e)
+                return
+            here = _shapes(tree)
+            for name in sorted(there.keys() | here.keys()):
+                if there.get(name) != here.get(name):
+                    raise OtherStateError(step, self._folder, f"{item}/{name}")
 
     def _check_space(self, items: dict[str, Any]) -> None:
         """Raises RunError where the disk is known to be too small: no half a save is begun."""
@@ -208,6 +237,12 @@ def _call(f: Callable[[], Any]) -> Any:
 def _items(state: TrainState) -> dict[str, Any]:
     # "best" is an item of its own, so that one who wants its weights need not know the optimiser.
     return {"state": state.replace(best=None), "best": state.best}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(array.shape) for name, array in ocp.tree.to_flat_dict(tree, sep="/").items()
+    }
 
 
 def _damage(checkpoint: pathlib.Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from resnet_jax import lock, runs, settings, storage
 from resnet_jax.checkpoint import open_checkpoints
+from resnet_jax.disk_checkpoints import OtherStateError
 from resnet_jax.errors import RunError
 from resnet_jax.programs import initializer
 from tests import buckets, test_processes, tiny
@@ -251,6 +252,13 @@ def test_a_damaged_one_falls_back_loudly(folder, state, damage, caplog):
     damage(folder / "2")
     with pytest.raises(RunError, match=r"None of the checkpoints \[2\] in .* can be read"):
         tiny.restore(folder, state)
+
+
+def test_another_versions_is_no_damage_and_stays(folder, state):
+    other = state.replace(params={k: v for k, v in state.params.items() if k != "logits"})
+    with pytest.raises(OtherStateError, match=rf"Checkpoint 3 in {folder} is whole, but"):
+        tiny.restore(folder, other)
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
 def test_half_an_upload_is_no_checkpoint_and_the_next_one_clears_it_away(folder, state):

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from resnet_jax import settings
 from resnet_jax.checkpoint import open_checkpoints
+from resnet_jax.disk_checkpoints import OtherStateError
 from resnet_jax.errors import RunError
 from resnet_jax.programs import initializer
 from tests import tiny
@@ -111,6 +112,23 @@ def test_all_damaged_is_an_error_not_a_fresh_start(folder, state):
         flip_bytes(folder / step)
     with pytest.raises(RunError, match=r"None of the checkpoints \[2, 3\]"):
         tiny.restore(folder, state)
+
+
+def without_an_array(state):
+    return state.replace(params={k: v for k, v in state.params.items() if k != "logits"})
+
+
+def with_a_shorter_array(state):
+    of_logits = state.params["logits"] | {"bias": state.params["logits"]["bias"][:, :-1]}
+    return state.replace(params=state.params | {"logits": of_logits})
+
+
+@pytest.mark.parametrize("other", [without_an_array, with_a_shorter_array])
+def test_another_versions_is_no_damage_and_stays(folder, state, other, caplog):
+    with pytest.raises(OtherStateError, match=r"Checkpoint 3 in .* state/params/logits/bias diff"):
+        tiny.restore(folder, other(state))
+    assert "DAMAGED" not in caplog.text
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
 def test_half_a_save_is_cleaned_away(folder, state):
