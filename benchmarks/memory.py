@@ -1,0 +1,135 @@
+"""What a training step takes of a device's memory, by which stages are computed again (remat).
+
+    python -m benchmarks.memory [--out=results/memory]
+    python -m benchmarks.memory --family=cifar --depths=56,110,1202 --batch_size=1024
+
+The step is compiled for this machine's first device, with blocks in a loop (model.scan=on), and
+never run. What its compiler says holds there alone: a CPU's, for one, keeps as float32 much of what
+is bfloat16. "Kept" is counted from shapes: what the forward pass leaves for the backward pass on
+every platform, see kept.py.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from benchmarks import table, train_step_ours
+from benchmarks.kept import kept_bytes
+from experiments import command_line
+from experiments.calibrate import on_noise
+from resnet_jax import mesh as meshes
+from resnet_jax.architectures import architecture
+from resnet_jax.data import sources
+from resnet_jax.errors import UserError
+
+DEPTHS = {"cifar": ["1202"], "imagenet": ["152"]}
+
+_FAMILY = flags.DEFINE_enum("family", None, list(DEPTHS), "Of the networks; both by default.")
+_DEPTHS = flags.DEFINE_list("depths", None, "Of one --family; its deepest by default.")
+_BATCH = flags.DEFINE_integer(
+    "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
+)
+_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_DEVICE_GB = flags.DEFINE_float(
+    "device_gb", 80.0, "Memory that a step shall fit, in 1e9 bytes.", lower_bound=0.0
+)
+
+_PARTS = ("temporaries", "arguments", "output", "aliased")
+_HEADINGS = ["network", "batch", "remat", "kept", *_PARTS, "peak", "fits"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    device = jax.devices()[0]
+    rows = []
+    for config in _configs():
+        rows.append(_row(config))
+        logging.info(
+            "%s %s, remat %s: done", *(rows[-1][key] for key in ("family", "depth", "remat"))
+        )
+    about = {
+        "unit": "GB of 1e9 bytes",
+        "remat": "stages whose blocks are computed again in the backward pass (model.remat)",
+        "kept": "by the forward pass for the backward pass, from shapes alone: on every platform",
+        "peak": "arguments + output - aliased + temporaries",
+        "fits": f"whether the peak is at most {_DEVICE_GB.value:g} GB",
+        "compiled for": f"{device.platform}; another compiler lays memory out otherwise",
+        "beside it": f"a data set that lives on the device; CIFAR-10: {_cifar10() / 1e9:.2f} GB",
+        "dtype": _DTYPE.value,
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+    about |= table.surroundings(("jax", "jaxlib", "flax"))
+    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    return 0
+
+
+def _configs() -> list[ConfigDict]:
+    """Returns a resolved config for each line of the table."""
+    if _DEPTHS.value and not _FAMILY.value:
+        raise UserError(f"--depths needs --family, whose they are: {' or '.join(DEPTHS)}.")
+    configs = []
+    for family in [_FAMILY.value] if _FAMILY.value else DEPTHS:
+        for depth in table.numbers("depths", _DEPTHS.value or DEPTHS[family]):
+            stages = range(1, 1 + len(architecture(family, depth).stage_sizes))
+            for remat in ((), stages[:1], stages[:2], stages):
+                changes = {"dtype": _DTYPE.value, "batch_size": _BATCH.value}
+                configs.append(
+                    train_step_ours.resolve(family, depth, scan="on", remat=tuple(remat), **changes)
+                )
+    return configs
+
+
+def _row(config: ConfigDict) -> dict[str, Any]:
+    programs, arguments = on_noise(config, meshes.make_mesh(devices=jax.devices()[:1]))
+    one = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
+        {"params": programs.state.params, "batch_stats": programs.state.batch_stats},
+    )
+    image_shape = sources.image_shape(config.data)
+    compiled = programs.train_step.lower(programs.state, *arguments).compile()  # type: ignore[attr-defined]  # jit
+    said = compiled.memory_analysis()
+    held = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
+    peak = held + said.temp_size_in_bytes
+    return {
+        "family": config.model.family,
+        "depth": config.model.depth,
+        "batch_size": config.batch_size,
+        "image_size": config.data.image_size,
+        "remat": list(config.model.remat),
+        "kept_bytes": kept_bytes(programs.model, one, config.batch_size, image_shape),
+        "temporaries_bytes": said.temp_size_in_bytes,
+        "arguments_bytes": said.argument_size_in_bytes,
+        "output_bytes": said.output_size_in_bytes,
+        "aliased_bytes": said.alias_size_in_bytes,
+        "peak_bytes": peak,
+        # Not the table's peak: of a CPU's program it leaves the temporaries out.
+        "compilers_peak_bytes": said.peak_memory_in_bytes,
+        "fits": peak <= _DEVICE_GB.value * 1e9,
+    }
+
+
+def _cifar10() -> int:
+    """Returns the bytes of CIFAR-10's splits on a device: uint8 images, int32 labels."""
+    facts = sources.KNOWN["cifar10"]
+    example = int(np.prod(facts.image_shape)) + np.dtype(np.int32).itemsize
+    return (facts.train + facts.test) * example
+
+
+def _show(row: dict[str, Any]) -> list[str]:
+    gigabytes = [f"{row[f'{name}_bytes'] / 1e9:.2f}" for name in ("kept", *_PARTS, "peak")]
+    return [
+        f"{row['family']} {row['depth']}",
+        str(row["batch_size"]),
+        ",".join(map(str, row["remat"])) or "none",
+        *gigabytes,
+        "yes" if row["fits"] else "no",
+    ]
+
+
+if __name__ == "__main__":
+    command_line.run(main)
