@@ -167,3 +167,12 @@ def test_layout_is_taken_apart_and_put_together():
     again = layout.stacked(blocks)
     assert jax.tree.structure(again) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_blocks_are_stacked_in_the_order_of_their_numbers():
+    blocks = {layout.block(1, number): np.full(2, number) for number in range(1, 13)}
+    walked = jax.tree.map(lambda a: a, blocks)  # as every update leaves them: by name
+    assert list(walked)[:3] == ["stage1_block1", "stage1_block10", "stage1_block11"]
+    together = layout.stacked(walked)
+    assert together["stage1_rest"].tolist() == [[number] * 2 for number in range(2, 13)]
+    assert together["stage1_block1"].tolist() == [1, 1]

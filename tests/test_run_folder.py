@@ -1,6 +1,7 @@
 """The run folder: whole files, one line a step, one writer, one config."""
 
 import contextlib
+import copy
 import json
 import os
 import pathlib
@@ -9,8 +10,10 @@ import sys
 
 import pytest
 
+from configs import base
 from resnet_jax import run_folder, runs, storage
 from resnet_jax.errors import UserError
+from tests import tiny
 
 CONFIG = {"seed": 0, "model": {"depth": 20, "widths": (1, 2)}, "data": {"dir": "/here"}}
 
@@ -93,6 +96,20 @@ def test_where_the_data_lie_is_no_part_of_the_identity(tmp_path):
     assert runs.identity(with_depth(56)) != runs.identity(CONFIG)
     run_folder.RunFolder(tmp_path, CONFIG).close()
     run_folder.RunFolder(tmp_path, moved).close()
+
+
+def test_the_identity_has_all_settings_but_those_that_change_no_result():
+    config = base.get_config().to_dict()
+
+    def changed(key):
+        other = copy.deepcopy(config)
+        tiny.override(other, {key.replace(".", "__"): "another"})
+        return runs.identity(other) != runs.identity(config)
+
+    assert {key for key in runs.flatten(config) if not changed(key)} == {
+        "accumulate", "data.dir", "data.workers", "mesh.fsdp", "mesh.replicates", "model.remat",
+        "model.scan", "model.space_to_depth", "replicates_by",
+    }  # fmt: skip
 
 
 def test_a_folder_has_one_writer(tmp_path, open_folder):
