@@ -91,7 +91,7 @@ def _row(config: ConfigDict) -> dict[str, Any]:
         {"params": programs.state.params, "batch_stats": programs.state.batch_stats},
     )
     image_shape = sources.image_shape(config.data)
-    compiled = programs.train_step.lower(programs.state, *arguments).compile()  # type: ignore[attr-defined]  # jit
+    compiled = programs.train_steps.lower(programs.state, *arguments).compile()  # type: ignore[attr-defined]  # jit
     said = compiled.memory_analysis()
     held = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
     peak = held + said.temp_size_in_bytes

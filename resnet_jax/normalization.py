@@ -5,14 +5,17 @@ the group grows with the devices. Here a batch is reshaped to (groups, examples 
 paper's "64 a GPU" gives the same numbers on 1 device and on 8.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
-# Exact moments of one batch, asked for with mutable=["moments"]: see population.py.
+# Exact moments of one batch, asked for with mutable=["moments"]: see step.make_moments_step.
 MOMENTS = "moments"
+_GROUP_MOMENTS = "group_moments"  # what the backward pass is left beside the input
 
 
 class BatchNorm(nn.Module):
@@ -65,26 +68,17 @@ class BatchNorm(nn.Module):
             group = batch
         if batch % group:
             raise ValueError(f"a BatchNorm group of {group} does not divide a batch of {batch}")
-        x_GgHWC = x_BHWC.astype(jnp.float32).reshape(batch // group, group, *x_BHWC.shape[1:])
-        within = tuple(range(1, x_GgHWC.ndim - 1))
-        # One pass for both moments, of differences to a guess of the mean, the first value there
-        # is: E[x^2] - E[x]^2 itself loses the variance where |mean| >> std (Chan et al. 1983,
-        # section 3). The moments depend on the guess by rounding alone, so it has no gradient.
-        # More values would guess better, but devices that share a group would have to send them.
-        first = (slice(None), *[slice(1)] * len(within))
-        guess_G1C = jax.lax.stop_gradient(x_GgHWC[first])
-        off_GgHWC = x_GgHWC - guess_G1C
-        off_mean_G1C = jnp.mean(off_GgHWC, axis=within, keepdims=True)
-        square_G1C = jnp.mean(jnp.square(off_GgHWC), axis=within, keepdims=True)
-        mean_G1C = guess_G1C + off_mean_G1C
-        var_G1C = jnp.maximum(square_G1C - jnp.square(off_mean_G1C), 0)
-        channel = (1,) * (x_GgHWC.ndim - 1) + (channels,)
-        factor_G1C = jax.lax.rsqrt(var_G1C + self.epsilon) * scale.reshape(channel)
-        y = (x_GgHWC - mean_G1C) * factor_G1C + bias.reshape(channel)
-
-        means_GC = mean_G1C.reshape(-1, channels)
+        # What the backward pass needs is computed again from x, which the convolution has left
+        # anyway, and the moments: activations in float32 are not kept for it. The compiler may
+        # keep them after all where that is cheaper; in a loop over blocks it could not drop them.
+        normalize = jax.checkpoint(
+            functools.partial(_normalize, group=group, epsilon=self.epsilon, dtype=self.dtype),
+            policy=jax.checkpoint_policies.save_only_these_names(_GROUP_MOMENTS),
+            prevent_cse=False,
+        )
+        y_BHWC, means_GC, vars_GC = normalize(x_BHWC, scale, bias)
         batch_mean = means_GC.mean(axis=0)
-        within_var = var_G1C.reshape(-1, channels).mean(axis=0)
+        within_var = vars_GC.mean(axis=0)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
             keep = self.momentum
             mean.value = keep * mean.value + (1 - keep) * batch_mean
@@ -94,7 +88,37 @@ class BatchNorm(nn.Module):
             between_var = jnp.mean(jnp.square(means_GC - batch_mean[None]), axis=0)
             self.put_variable(MOMENTS, "mean", batch_mean)
             self.put_variable(MOMENTS, "var", within_var + between_var)
-        return y.reshape(x_BHWC.shape).astype(self.dtype)
+        return y_BHWC
+
+
+def _normalize(
+    x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, group: int, epsilon: float, dtype: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the normalised batch in `dtype`, and float32 means and variances (G, C)."""
+    batch, channels = x_BHWC.shape[0], x_BHWC.shape[-1]
+    x_GgHWC = x_BHWC.astype(jnp.float32).reshape(batch // group, group, *x_BHWC.shape[1:])
+    within = tuple(range(1, x_GgHWC.ndim - 1))
+    # One pass for both moments, of differences to a guess of the mean, the first value there is:
+    # E[x^2] - E[x]^2 itself loses the variance where |mean| >> std (Chan et al. 1983, section 3).
+    # The moments depend on the guess by rounding alone, so it has no gradient. More values would
+    # guess better, but devices that share a group would have to send them.
+    first = (slice(None), *[slice(1)] * len(within))
+    guess_G1C = jax.lax.stop_gradient(x_GgHWC[first])
+    off_GgHWC = x_GgHWC - guess_G1C
+    off_mean_G1C, square_G1C = checkpoint_name(
+        (
+            jnp.mean(off_GgHWC, axis=within, keepdims=True),
+            jnp.mean(jnp.square(off_GgHWC), axis=within, keepdims=True),
+        ),
+        _GROUP_MOMENTS,
+    )
+    mean_G1C = guess_G1C + off_mean_G1C
+    var_G1C = jnp.maximum(square_G1C - jnp.square(off_mean_G1C), 0)
+    channel = (1,) * (x_GgHWC.ndim - 1) + (channels,)
+    factor_G1C = jax.lax.rsqrt(var_G1C + epsilon) * scale.reshape(channel)
+    y_GgHWC = (x_GgHWC - mean_G1C) * factor_G1C + bias.reshape(channel)
+    y_BHWC = y_GgHWC.reshape(x_BHWC.shape).astype(dtype)
+    return y_BHWC, mean_G1C.reshape(-1, channels), var_G1C.reshape(-1, channels)
 
 
 def pool_moments(moments: Any) -> Any:

@@ -64,8 +64,15 @@ def test_of_a_block_computed_again_the_input_is_kept():
     inputs = B * (32 * 32 * 16 + 16 * 16 * 32 + 8 * 8 * 64) * 2  # bfloat16
     assert cifar(26, EVERY[-1]) - cifar(20, EVERY[-1]) == inputs
     assert cifar(1202, EVERY[-1]) - cifar(20, EVERY[-1]) == (200 - 3) * inputs
-    # Else the inputs of both convolutions, at least.
-    assert cifar(26, ()) - cifar(20, ()) > 2 * inputs
+
+
+def test_of_activations_in_bfloat16_nothing_is_kept_in_float32():
+    filters, positions = (16, 32, 64), (32 * 32, 16 * 16, 8 * 8)
+    # The inputs of two convolutions and two BatchNorms, bfloat16; where two ReLUs are above 0.
+    activations = sum(B * p * c * (4 * 2 + 2) for p, c in zip(positions, filters, strict=True))
+    # Two kernels in bfloat16, and two moments of each BatchNorm in float32.
+    others = sum(2 * 9 * c * c * 2 + 2 * 2 * c * 4 for c in filters)
+    assert cifar(26, ()) - cifar(20, ()) == activations + others
 
 
 def test_the_more_stages_are_computed_again_the_less_is_kept():
@@ -76,7 +83,7 @@ def test_the_more_stages_are_computed_again_the_less_is_kept():
 @pytest.mark.slow
 def test_it_measures_every_choice_of_remat(tmp_path):
     done = launch(
-        "--family=cifar", "--depths=20", "--batch_size=64", "--device_gb=0.15", f"--out={tmp_path}"
+        "--family=cifar", "--depths=20", "--batch_size=64", "--device_gb=0.125", f"--out={tmp_path}"
     )
     assert done.returncode == 0, done.stderr
     table = json.loads((tmp_path / "table.json").read_text())
@@ -89,7 +96,7 @@ def test_it_measures_every_choice_of_remat(tmp_path):
         held = row["arguments_bytes"] + row["output_bytes"] - row["aliased_bytes"]
         assert row["peak_bytes"] == held + row["temporaries_bytes"]
         assert row["kept_bytes"] < row["temporaries_bytes"]
-        assert row["fits"] == (row["peak_bytes"] <= 0.15e9)
+        assert row["fits"] == (row["peak_bytes"] <= 0.125e9)
     assert {row["fits"] for row in rows} == {True, False}
     for name in ("kept_bytes", "temporaries_bytes"):
         values = [row[name] for row in rows]
