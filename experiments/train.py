@@ -9,14 +9,19 @@ Several processes train one run together, each with its share of the devices, an
 --workdir. In Slurm's srun, on Cloud TPU and in a Kubernetes Job they find each other. By hand, give
 each the same command with --coordinator=HOST:PORT (of process 0), --processes=N and --process=0
 ... N-1.
+
+Compiled programs are kept for the next run in --compilation_cache: a folder of this machine, or
+none. By default it is JAX_COMPILATION_CACHE_DIR, or a folder in ~/.cache; several processes keep
+none by default.
 """
 
+import os
 from collections.abc import Sequence
 
 from absl import flags
 
 from experiments import command_line
-from resnet_jax import distributed
+from resnet_jax import compilation_cache, distributed
 from resnet_jax.errors import UserError
 from resnet_jax.train import train
 
@@ -28,13 +33,24 @@ _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.
 _CLUSTER = flags.DEFINE_enum(
     "cluster", "auto", ["auto", "none"], "Whether to join the processes that a cluster has started."
 )
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache", "auto", "Where compiled programs are kept for the next run: a folder of "
+    "this machine, which several processes must share; auto; or none.",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     config, workdir = command_line.required(_CONFIG), command_line.required(_WORKDIR)
+    cache = compilation_cache.locate(_COMPILATION_CACHE.value, os.environ)
     _join_processes()
+    if _COMPILATION_CACHE.value == "auto" and distributed.is_several():
+        # On GPUs they try out kernels together while they compile: one that found its program,
+        # while another did not, would leave it waiting. JAX writes in process 0 only, so each must
+        # see the folder of process 0, and that a user must say.
+        cache = None
+    compilation_cache.use(cache)
     status = train(config, workdir)
     return command_line.PREEMPTED if status == "preempted" else 0
 

@@ -107,6 +107,11 @@ def is_distributed() -> bool:
     return jax.distributed.is_initialized()
 
 
+def is_several() -> bool:
+    """Whether more than one process was joined; asks for no device where none was."""
+    return is_distributed() and jax.process_count() > 1
+
+
 def from_primary(f: Callable[[], Any]) -> Any:
     """Returns what f() returns in process 0, where alone it is called; a JSON value.
 

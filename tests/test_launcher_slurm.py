@@ -172,8 +172,9 @@ def test_cells_that_differ_in_more_than_their_folder_are_no_array(tmp_path):
 
 
 def test_a_job_that_submits_hands_nothing_of_its_own_on():
-    given = {"SLURM_JOB_ID": "1", "SBATCH_X": "2", "SLURM_CONF": "c", "PATH": "p"}
-    assert slurm._environment(given) == {"SLURM_CONF": "c", "PATH": "p"}
+    kept = {"SLURM_CONF": "c", "PATH": "p", "JAX_COMPILATION_CACHE_DIR": "d"}
+    given = {"SLURM_JOB_ID": "1", "SBATCH_X": "2", **kept}
+    assert slurm._environment(given) == kept
 
 
 def test_the_table_has_a_column_for_jobs():
