@@ -23,6 +23,16 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory):
+    """Where the programs that tests start keep what they compile: once for all tests, not in ~."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # each worker has its own in there
+    # JAX has read its variables: what is compiled in this process is not kept.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+
+
 @pytest.fixture(scope="session")
 def tfds_dir():
     """A TFDS root that holds CIFAR-10."""

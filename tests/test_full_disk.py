@@ -1,6 +1,7 @@
 """A full disk stops a run with one sentence, and costs it nothing but time."""
 
 import subprocess
+import zlib
 
 import pytest
 
@@ -66,6 +67,21 @@ def test_it_is_one_sentence_and_the_run_goes_on(small_disk, undisturbed, options
     tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(undisturbed))
     assert tiny.lines(folder) == tiny.lines(undisturbed)
     assert read(folder).status["status"] == "completed"
+
+
+def test_where_compiled_programs_find_no_room_it_is_one_line(small_disk, undisturbed, tmp_path):
+    disk, folder = small_disk("size=200k"), tmp_path / "run"  # enough for some of them
+    done = tiny.launch(folder, f"--compilation_cache={disk}", **WIDE)
+    assert done.returncode == 0
+    assert done.stderr.count(" could not be written to ") == 1
+    assert f"{disk}/jax-" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "UserWarning" not in done.stderr
+    tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(undisturbed))
+    assert tiny.lines(folder) == tiny.lines(undisturbed)
+    for path in disk.glob("*/*-cache"):
+        zlib.decompress(path.read_bytes())  # none that is cut off
 
 
 @pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 24, 32])

@@ -75,8 +75,10 @@ def test_two_processes_train_the_run_of_one(tmp_path, overrides):
     assert codes == [0, 0], said
     assert "training error" in said[0]
     assert said[1] == ""  # process 0 speaks for all
+    assert "Compiled programs" not in said[0]  # several keep none unless told where
     codes, said = finish(start(tmp_path / "one", 1, 4, **overrides))
     assert codes == [0], said
+    assert "Compiled programs are kept in" in said[0]
     two, one = runs.read(tmp_path / "two"), runs.read(tmp_path / "one")
     assert two.environment["mesh"] == one.environment["mesh"]
     assert (len(two.environment["hosts"]), len(one.environment["hosts"])) == (2, 1)

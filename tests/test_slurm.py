@@ -1,6 +1,7 @@
 """The launcher on a real Slurm: two nodes, preemption, a lost node, a cancelled job."""
 
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -111,6 +112,9 @@ def undisturbed(cluster, tmp_path_factory):
     said = sweep(cluster, folder)
     assert "Slurm has them as job" in said
     until(lambda: all_completed(folder), "the undisturbed study is done")
+    for cell in CELLS:  # the variable has come through Slurm
+        log = (folder / cell / "log.txt").read_text()
+        assert f"Compiled programs are kept in {os.environ['JAX_COMPILATION_CACHE_DIR']}/" in log
     return folder
 
 

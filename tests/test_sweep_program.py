@@ -1,6 +1,7 @@
 """The whole program as a user runs it, on real cells of eight layers."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -67,6 +68,8 @@ def test_a_study_fails_in_one_cell_and_goes_on(tmp_path):
     assert found["plain-8"].status["reason"]
     assert found["plain-8"].status["reason"] in result.stdout
     assert "plain-8: FAILED" in result.stderr
+    log = (tmp_path / "resnet-8-A" / "log.txt").read_text()
+    assert f"Compiled programs are kept in {os.environ['JAX_COMPILATION_CACHE_DIR']}/" in log
 
     broken.unlink()
     result = sweep(tmp_path, STUDY, *SMALL)

@@ -67,11 +67,14 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
-def launch(workdir: pathlib.Path, **overrides: Any) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
+def launch(
+    workdir: pathlib.Path, *flags: str, **overrides: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command, with more flags, to its end."""
     return subprocess.run(
-        command(workdir, **overrides), cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
+        [*command(workdir, **overrides), *flags],
+        cwd=ROOT, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
 
 
 def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
