@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from resnet_jax import layout
+from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture
 from resnet_jax.convolution import by_patches, one_by_one
 from resnet_jax.resnet import ResNet
@@ -105,6 +105,19 @@ def test_patches_are_not_kept_for_the_gradient():
 
     assert kept(without_checkpoint) == 9 * x.size  # the measure sees what is kept
     assert kept(by_patches) == x.size
+
+
+@pytest.mark.parametrize("ours", [by_patches, one_by_one, space_to_depth.convolution])
+def test_the_precision_asked_for_is_that_of_the_product(ours):
+    x = jnp.ones((1, 8, 8, 3))
+
+    def program(precision):
+        conv = layer(3, 2, "float32", conv_general_dilated=ours, precision=precision)
+        variables = conv.init(jax.random.key(0), x)
+        return jax.jit(conv.apply).lower(variables, x).as_text()
+
+    assert "HIGHEST" in program("highest")
+    assert "HIGHEST" not in program(None)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,8 @@ def mesh_of(platform, places):
         ("auto", "cpu", 1, 32, "separate"),
         ("auto", "gpu", 1, 32, "matmul"),
         ("auto", "tpu", 2, 32, "matmul"),
+        ("auto", "gpu", 1, 64, "matmul"),
+        ("auto", "gpu", 1, 65, "loop"),
         ("auto", "gpu", 1, 224, "loop"),
         ("auto", "gpu", 4, 32, "unroll"),
         ("vmap", "gpu", 4, 32, "unroll"),
