@@ -22,7 +22,8 @@ def mesh_of(devices, replicates=1, groups=1, fsdp=1):
 
 def train(devices, steps, seeds=(0,), groups=1, fsdp=1, at_once=1, **overrides):
     """Takes `steps` steps; returns the state and each span's metrics, on the host."""
-    c = settings.resolve(tiny.config(replicates=len(seeds), log__every=1, **overrides))
+    overrides = {"log__every": 1} | overrides
+    c = settings.resolve(tiny.config(replicates=len(seeds), **overrides))
     mesh = mesh_of(devices, len(seeds), groups, fsdp)
     data = datasets.load(c.data, mesh)
     programs = build(c, data.normalization, data.train.select, mesh)
@@ -162,23 +163,58 @@ def test_bfloat16_trains_and_keeps_its_state_in_float32(plain_run):
     assert np.isfinite(lines[-1]["train/loss"]).all()
 
 
-def test_ema_is_the_average_of_the_weights():
-    states = [train(1, n, ema_decay=0.5)[0] for n in (0, 1, 2, 3)]
-    kernels = [s.params["logits"]["kernel"] for s in states]
-    average = kernels[0]
-    for number, kernel in enumerate(kernels[1:]):
-        decay = min(0.5, (1 + number) / (10 + number))
-        average = decay * average + (1 - decay) * kernel
-    ours = states[-1].ema["params"]["logits"]["kernel"]
-    assert np.abs(ours - kernels[-1]).max() > 1e-6
-    np.testing.assert_allclose(ours, average, rtol=1e-5, atol=1e-7)
+def test_ema_is_the_average_of_weights_and_statistics():
+    # The ramp is 1/10, 2/11, 3/12: a decay of 0.2 cuts the third.
+    states = [train(1, n, ema_decay=0.2)[0] for n in (0, 1, 2, 3)]
+    averaged = [{"params": s.params, "batch_stats": s.batch_stats} for s in states]
+    average = averaged[0]
+    for decay, now in zip((1 / 10, 2 / 11, 0.2), averaged[1:], strict=True):
+        average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, average, now)
+    for part in ("params", "batch_stats"):
+        assert relative_difference(averaged[-1][part], average[part]) > 1e-4
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        states[-1].ema,
+        average,
+    )
     assert states[-1].evaluated is states[-1].ema
+
+
+def test_metrics_are_means_over_the_steps_since_the_last_line():
+    (_, each), (_, means) = (train(1, 5, log__every=every) for every in (1, 3))
+    for name in ("train/loss", "train/error"):
+        of_step = [float(line[name][0]) for line in each]
+        assert len(set(of_step)) > 1
+        # The last line is of steps 1 to 3.
+        wanted = [np.mean(of_step[first:last]) for first, last in
+                  ((0, 1), (0, 2), (0, 3), (3, 4), (3, 5))]  # fmt: skip
+        np.testing.assert_allclose([line[name][0] for line in means], wanted, rtol=1e-5)
 
 
 def test_weights_that_are_not_finite_count_as_diverged_while_the_loss_still_is():
     _, (line,) = train(1, 1, schedule__rate=3e38, optimizer__weight_decay=1e6)
     assert np.isfinite(line["train/loss"]).all()
     assert line["diverged_at"].tolist() == [1]
+
+
+def test_a_loss_that_is_not_finite_counts_as_diverged_while_the_weights_still_are():
+    c = settings.resolve(tiny.config(log__every=1))
+    mesh = mesh_of(1)
+    data = datasets.load(c.data, mesh)
+    programs = build(c, data.normalization, data.train.select, mesh)
+    seeds = np.zeros(1, np.int32)
+    state, found = programs.start(seeds), []
+    for number, batch in enumerate(data.train.batches(seeds, range(4), c.batch_size, 1, TRAIN)):
+        bias = np.zeros((1, 10), np.float32)
+        if number in (1, 2):  # twice: the first is told
+            bias[0, ::2], bias[0, 1::2] = 3e38, -3e38  # further apart than float32 goes
+        logits = state.params["logits"] | {"bias": jnp.asarray(bias)}
+        state = state.replace(params=state.params | {"logits": logits})
+        state, line = programs.train_step(state, seeds, data.train.arrays, batch)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+        assert bool(np.isfinite(line["train/loss"][0])) == (number not in (1, 2))
+        found += line["diverged_at"].tolist()
+    assert found == [-1, 2, 2, 2]
 
 
 def test_images_keep_their_labels():
