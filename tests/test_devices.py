@@ -204,13 +204,15 @@ def test_a_loss_that_is_not_finite_counts_as_diverged_while_the_weights_still_ar
     programs = build(c, data.normalization, data.train.select, mesh)
     seeds = np.zeros(1, np.int32)
     state, found = programs.start(seeds), []
-    for number, batch in enumerate(data.train.batches(seeds, range(4), c.batch_size, 1, TRAIN)):
+    for number, batch in enumerate(
+        data.train.batches(seeds, spans(range(4)), c.batch_size, 1, TRAIN)
+    ):
         bias = np.zeros((1, 10), np.float32)
         if number in (1, 2):  # twice: the first is told
             bias[0, ::2], bias[0, 1::2] = 3e38, -3e38  # further apart than float32 goes
         logits = state.params["logits"] | {"bias": jnp.asarray(bias)}
         state = state.replace(params=state.params | {"logits": logits})
-        state, line = programs.train_step(state, seeds, data.train.arrays, batch)
+        state, line = programs.train_steps(state, seeds, data.train.arrays, batch)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
         assert bool(np.isfinite(line["train/loss"][0])) == (number not in (1, 2))
         found += line["diverged_at"].tolist()
