@@ -16,7 +16,7 @@ from resnet_jax.progress import Progress
 progress = Progress(start=0, steps=4, images_per_step=128, label="plain-20", bar=True)
 for step in range(1, 5):
     time.sleep(0.2)
-    progress.advance()
+    progress.advance(1)
     progress.report({"step": step, "train/error": 12.345})
 progress.close()
 """
@@ -50,7 +50,7 @@ def test_a_terminal_shows_a_bar_with_eta_error_and_rate():
 def test_elsewhere_there_are_plain_lines(caplog):
     caplog.set_level(logging.INFO)
     progress = Progress(start=10, steps=20, images_per_step=128, label="plain-20", bar=True)
-    progress.advance()
+    progress.advance(1)
     rate = progress.report({"step": 15, "train/error": 50.0, "validation/error": 60.0})
     progress.close()
     (line,) = caplog.messages

@@ -108,7 +108,8 @@ def test_the_identity_has_all_settings_but_those_that_change_no_result():
 
     assert {key for key in runs.flatten(config) if not changed(key)} == {
         "accumulate", "data.dir", "data.workers", "mesh.fsdp", "mesh.replicates", "model.remat",
-        "model.scan", "model.space_to_depth", "replicates_by",
+        "model.scan", "model.space_to_depth", "profile", "replicates_by",
+        "train.steps_per_dispatch",
     }  # fmt: skip
 
 

@@ -210,3 +210,15 @@ def test_saved_refuses_what_is_no_config(tmp_path):
     assert "lacks seed" in saved_refusal(file)
     file.write_text(json.dumps(content | {"seed": "x"}))
     assert "seed='x'" in saved_refusal(file)
+
+
+def test_a_saved_config_may_be_older_than_what_changes_no_result(tmp_path):
+    content = settings.resolve(digits.get_config()).to_dict()
+    older = {k: v for k, v in content.items() if k not in ("train", "profile", "mesh")}
+    older["seed"] = 7
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    found = saved.get_config(str(tmp_path))
+    assert found.seed == 7
+    assert found.train.steps_per_dispatch == "auto"
+    assert found.mesh.fsdp == 1
+    assert runs.identity(found.to_dict()) == runs.identity(older)
