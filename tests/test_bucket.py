@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import tempfile
 import time
 
 import jax
@@ -66,14 +67,15 @@ def inventories(place):
 
 def stop(place, number):
     """Starts a run, sends it a signal after its first checkpoints, returns its exit code."""
-    process = subprocess.Popen(
-        tiny.command(place, **LONG), cwd=tiny.ROOT, env=tiny.environment(),
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until(lambda: inventories(place))
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said
+    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would fill up
+        process = subprocess.Popen(
+            tiny.command(place, **LONG), cwd=tiny.ROOT, env=tiny.environment(), stderr=said
+        )
+        until(lambda: inventories(place) or process.poll() is not None)
+        process.send_signal(number)
+        process.wait(timeout=60)
+        said.seek(0)
+        assert "Traceback" not in said.read()
     return process.returncode
 
 
