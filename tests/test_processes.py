@@ -93,7 +93,7 @@ def test_two_processes_train_the_run_of_one(tmp_path, overrides):
 
 @pytest.mark.slow
 def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(tmp_path):
-    long = SEEDS | {"steps": 800, "log__every": 20, "eval__every": 400, "checkpoint__every": 1000}
+    long = SEEDS | {"steps": 400, "log__every": 20, "eval__every": 200, "checkpoint__every": 1000}
     long |= {"train__steps_per_dispatch": "2"}
     stopped = start(tmp_path / "run", 2, 2, **long)
     until(lambda: at_step(tmp_path / "run", 20))
@@ -102,7 +102,7 @@ def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(
     assert codes == [42, 42], said
     status = runs.read(tmp_path / "run").status
     assert status["status"] == "preempted"
-    assert 20 <= status["step"] < 800
+    assert 20 <= status["step"] < 400
     assert status["step"] % 2 == 0
     codes, said = finish(start(tmp_path / "run", 2, 2, **long))
     assert codes == [0, 0], said
