@@ -48,7 +48,7 @@ class Group:
         return max(answers, key=lambda answer: answer["compile_seconds"])
 
     def run(self, steps: int) -> float:
-        """Has all run so many steps at the same time; returns seconds a step, to the last's end.
+        """Has all take so many steps, or a few more, together; returns seconds a step.
 
         Raises:
           GroupFailedError: a process has ended.

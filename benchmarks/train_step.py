@@ -56,7 +56,7 @@ _COMPILE = flags.DEFINE_enum(
     "there is a compiler.",
 )  # fmt: skip
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 20, "That each takes in a round.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 20, "That each takes in a round, at least.", lower_bound=1)
 _BANDWIDTH = flags.DEFINE_float(
     "bandwidth", 0.0, "GB/s of the device's memory; 0: as known or measured.", lower_bound=0.0
 )
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     about: dict[str, Any] = {
         "unit": "images a second, median [lowest, highest]",
         "rounds": _ROUNDS.value,
-        "steps_a_round": _STEPS.value,
+        "steps_a_round_at_least": _STEPS.value,
         "batch_size": configs[0].batch_size,
         "image_size": configs[0].data.image_size,
         "dtype": _DTYPE.value,

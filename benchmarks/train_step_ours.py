@@ -27,18 +27,15 @@ class Program:
     """One of those that take turns.
 
     Attributes:
-      run: takes so many training steps, waits until they are done and returns the last loss.
-      ahead: steps that it may have prepared while another had its turn.
-      at_once: it takes multiples of so many steps, the next from what it is asked for.
+      run: takes `at_once` training steps so many times, waits until they are done and returns the
+        last loss.
+      at_once: training steps that it takes as one.
+      ahead: times that it may have prepared while another had its turn.
     """
 
     run: Callable[[int], float]
-    ahead: int = 1
     at_once: int = 1
-
-    def steps(self, asked: int) -> int:
-        """Returns how many steps it takes where it is asked for `asked`."""
-        return -(-asked // self.at_once) * self.at_once
+    ahead: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +128,9 @@ def make(work: Work) -> Program:
     programs = build(config, work.normalization, select, mesh)
     state = programs.start(seeds)
 
-    def run(steps: int) -> float:
+    def run(times: int) -> float:
         nonlocal state
-        for _ in range(-(-steps // at_once)):
+        for _ in range(times):
             state, metrics = programs.train_steps(state, seeds_R, arrays, next(batches))
         jax.block_until_ready(state)
         return float(metrics["train/loss"][0])

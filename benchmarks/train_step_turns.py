@@ -54,7 +54,7 @@ def measure(
       config: resolved; its network is measured.
       made_by: see makers().
       rounds: how often the programs take turns.
-      steps: that each takes in a round.
+      steps: that each takes in a round, at least.
       bandwidth: GB/s of the device's memory.
       peak: TFLOP/s of the device, where it is known.
     """
@@ -105,8 +105,8 @@ def _take_turns(
         for name, program in programs.items():
             program.run(program.ahead)
             began = time.perf_counter()
-            losses[name] = program.run(steps)
-            images = program.steps(steps) * config.batch_size
+            losses[name] = program.run(times := -(-steps // program.at_once))
+            images = times * program.at_once * config.batch_size
             rates[name].append(images / (time.perf_counter() - began))
     for name, loss in losses.items():
         if not math.isfinite(loss):

@@ -33,6 +33,10 @@ SMALL = [
 ]
 SIDE = {"cifar": 32, "imagenet": 64}
 BATCH = 4
+# Of a gradient's length. Rounding may flip a ReLU or a maximum here and there: a few examples have
+# few positions late in a network, where one such flip is felt in all gradients before it.
+GRADIENTS = 0.1
+STATISTICS = 1e-3  # of a moving average's length; no flip is magnified on the way forward
 
 
 def network(family, depth, shortcut, stride="v1"):
@@ -116,15 +120,12 @@ def ours_on_noise(config):
     return variables, images, labels, float(value), stats, grads
 
 
-def assert_close(theirs, ours):
-    """Equal up to rounding, which may flip a ReLU or a maximum here and there: a few examples have
-    few positions late in a network, where one such flip is felt in all gradients before it.
-    """
+def assert_close(theirs, ours, within):
     assert theirs.keys() == ours.keys()
     for name, expected in ours.items():
         length = np.linalg.norm(expected)
         assert length > 0, f"{name} is zero, which proves nothing"
-        assert np.linalg.norm(np.asarray(theirs[name]) - expected) < 0.1 * length, name
+        assert np.linalg.norm(np.asarray(theirs[name]) - expected) < within * length, name
 
 
 def flatten(tree):
@@ -145,8 +146,9 @@ def test_flaxs_step_computes_what_ours_does(family, depth, shortcut, stride):
         theirs["params"]
     )
     assert float(value) == pytest.approx(loss, rel=1e-5)
-    assert_close(flatten(new_stats), flatten(to_flax({"batch_stats": stats})["batch_stats"]))
-    assert_close(flatten(gradients), flatten(to_flax({"params": grads})["params"]))
+    expected = flatten(to_flax({"batch_stats": stats})["batch_stats"])
+    assert_close(flatten(new_stats), expected, STATISTICS)
+    assert_close(flatten(gradients), flatten(to_flax({"params": grads})["params"]), GRADIENTS)
 
 
 @pytest.mark.parametrize(("family", "depth", "shortcut", "stride"), SMALL)
@@ -164,7 +166,8 @@ def test_pytorchs_step_computes_what_ours_does(family, depth, shortcut, stride):
     value = torch.nn.functional.cross_entropy(out, torch.tensor(labels).long())
     value.backward()
     assert float(value.detach()) == pytest.approx(loss, rel=1e-5)
-    assert_close({name: p.grad.numpy() for name, p in net.named_parameters()}, to_torch(grads))
+    theirs = {name: p.grad.numpy() for name, p in net.named_parameters()}
+    assert_close(theirs, to_torch(grads), GRADIENTS)
 
 
 @pytest.mark.parametrize("name", ["resnet_jax", "flax", "torch"])
@@ -264,7 +267,7 @@ def test_it_measures_every_program(tmp_path):
     assert done.returncode == 0, done.stderr
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["unit"] == "images a second, median [lowest, highest]"
-    assert (table["rounds"], table["steps_a_round"], table["batch_size"]) == (2, 2, 16)
+    assert (table["rounds"], table["steps_a_round_at_least"], table["batch_size"]) == (2, 2, 16)
     assert (table["dtype"], table["image_size"], table["bn_group"]) == ("bfloat16", 32, 0)
     assert table["device"] == "cpu: cpu"
     assert table["peak"] == "1 TFLOP/s (--peak)"

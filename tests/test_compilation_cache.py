@@ -16,7 +16,7 @@ from tests import tiny
 from tests.test_resume import wait_for_step
 
 LONG = {"steps": 40, "replicates": 2, "ema_decay": 0.9, "checkpoint__every": 3, "log__every": 1}
-PROGRAMS = ("jit_train_step", "jit_eval_step", "jit_moments_step")
+PROGRAMS = ("jit_train_steps", "jit_eval_step", "jit_moments_step")
 
 
 def start(workdir, cache, stderr=subprocess.PIPE, **variables):
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_goes_on_exactly_with_programs_found(tmp_path, wit
     process.wait(60)
     said = train(folder, kept)
     assert re.search(r"going on from step \d", said)
-    assert [name for name in found(said) if name.startswith("jit_train_step")]
+    assert [name for name in found(said) if name.startswith("jit_train_steps")]
     assert_same_run(folder, without)
 
 
