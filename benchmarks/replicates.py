@@ -11,17 +11,18 @@ lowest and highest; a ratio is that of one round's times. To measure one core of
 """
 
 import contextlib
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict
 
 from benchmarks import table
-from benchmarks.replicates_group import Group, GroupFailedError
 from configs import cifar10
 from experiments import command_line, ledger
+from experiments.side_by_side import Group, GroupFailedError
 from resnet_jax import settings
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.replicates import BY
@@ -88,7 +89,8 @@ def _measure(one: ConfigDict, number: int) -> list[dict[str, Any]]:
             how, seeds = row["how"], row["replicates"]
             in_one = how != PROCESSES
             config = _config(seeds, how) if in_one and seeds > 1 else one
-            groups.append(stack.enter_context(Group(config, processes=1 if in_one else seeds)))
+            group = Group(config, 1 if in_one else seeds, _anywhere, devices=1)
+            groups.append(stack.enter_context(group))
             try:
                 row |= groups[-1].wait_until_ready()
                 row["seconds_a_step"] = []
@@ -113,6 +115,14 @@ def _measure(one: ConfigDict, number: int) -> list[dict[str, Any]]:
             times = zip(row["seconds_a_step"], alone["seconds_a_step"], strict=True)
             row["over_one"] = [ours / theirs for ours, theirs in times]
     return rows if number == 1 else rows[1:]
+
+
+@contextlib.contextmanager
+def _anywhere(number: int) -> Iterator[dict[str, str]]:
+    """Yields a process's environment; it may use all cores, and of the devices the first."""
+    # Processes share a GPU with all others that wait for their turn. By default each would take
+    # three quarters of its memory; fixed shares would have to be guessed.
+    yield {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
 
 
 def _show(row: dict[str, Any]) -> list[str]:

@@ -1,9 +1,12 @@
-"""Times one cell's training step on this machine, on images of noise; a sweep's plan asks for it.
+"""A process that trains one cell's network on images of noise, when it is told to.
 
-    python -m experiments.calibrate "$(cat runs/plain-20/config.json)"
+    python -m experiments.calibrate CONFIG [DEVICES]
 
-Prints {"devices", "seconds_a_step", "seconds_before"}: the last for compiling and initialising. A
-program of its own: it holds the devices only while it runs, on the cores that a cell will have.
+CONFIG is that of a run, as JSON; side_by_side.py starts such processes and talks to them. It writes
+{"start_seconds", "compile_seconds", "device", "devices"} to stdout when it is ready: what
+initialising took, and the training step's compilation. Then it writes {"steps"} after each line of
+stdin, which says how many to take: it takes as many as that at least, by as many as are handed over
+together. DEVICES says how many it may use; by default it is all.
 """
 
 import json
@@ -25,33 +28,32 @@ from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.dispatch import steps_at_once
 from resnet_jax.programs import Programs, build
 
-_TIMED_SECONDS = 1.0
 
-
-def calibrate(content: dict[str, Any]) -> dict[str, Any]:
-    """Trains a saved config for about a second and returns what was measured."""
-    config = saved.from_dict(content, "The config")
-    mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
+def main(argv: list[str]) -> None:
+    """Runs until stdin ends."""
+    config = saved.from_dict(json.loads(argv[1]), "The config")
+    devices = jax.devices()[: int(argv[2])] if len(argv) > 2 else jax.devices()
+    mesh = meshes.make_mesh(
+        config.replicates, config.mesh.replicates, config.mesh.fsdp, devices=devices
+    )
     programs, arguments = on_noise(config, mesh)
     at_once = steps_at_once(config, mesh)
-
-    def train_steps(state: Any) -> Any:
-        return jax.block_until_ready(programs.train_steps(state, *arguments))
-
-    began = time.monotonic()
-    state = programs.start(arguments[0])
-    state, _ = train_steps(state)
-    compiled = time.monotonic()
-    done, seconds = 0, 0.0
-    while seconds < _TIMED_SECONDS:
-        state, _ = train_steps(state)
-        done, seconds = done + at_once, time.monotonic() - compiled
-    seconds_a_step = seconds / done
-    return {
-        "devices": jax.device_count(),
-        "seconds_a_step": seconds_a_step,
-        "seconds_before": compiled - began - seconds_a_step * at_once,
-    }
+    began = time.perf_counter()
+    state = jax.block_until_ready(programs.start(arguments[0]))
+    started = time.perf_counter()
+    step = programs.train_steps.lower(state, *arguments).compile()  # type: ignore[attr-defined]  # jit
+    _say(
+        start_seconds=started - began,
+        compile_seconds=time.perf_counter() - started,
+        device=devices[0].device_kind,
+        devices=len(devices),
+    )
+    for line in sys.stdin:
+        calls = -(-int(line) // at_once)
+        for _ in range(calls):
+            state, _ = step(state, *arguments)
+        jax.block_until_ready(state)
+        _say(steps=calls * at_once)
 
 
 def on_noise(config: ConfigDict, mesh: Mesh) -> tuple[Programs, tuple[Any, ...]]:
@@ -70,5 +72,9 @@ def on_noise(config: ConfigDict, mesh: Mesh) -> tuple[Programs, tuple[Any, ...]]
     return build(config, normalization, split.select, mesh), (seeds, split.arrays, batches)
 
 
+def _say(**what: float | str) -> None:
+    print(json.dumps(what), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(calibrate(json.loads(sys.argv[1]))))
+    main(sys.argv)

@@ -1,9 +1,7 @@
 """What a sweep would do and how long that would take; nothing is started or written."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from absl import logging
 from tqdm import tqdm
@@ -11,6 +9,8 @@ from tqdm import tqdm
 from experiments import cell_folders, estimate, ledger
 from experiments.estimate import Rate, Size
 from experiments.launchers import local
+from experiments.launchers.local import Machine
+from experiments.side_by_side import Group, GroupFailedError
 from experiments.study import Cell
 from resnet_jax import runs, storage
 from resnet_jax.errors import RunError, UserError
@@ -23,7 +23,7 @@ _CALIBRATION_SECONDS = 300  # a step that takes minutes is not worth waiting for
 
 def table(
     cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: storage.Path, at_once: int,
-    platform: str, require_data: Callable[[str, str], None], rate: Rate | None = None,
+    on: Machine, require_data: Callable[[str, str], None], rate: Rate | None = None,
 ) -> str:  # fmt: skip
     """Returns the plan for people, cells in the order in which they would start.
 
@@ -32,17 +32,17 @@ def table(
       sizes: of each, by name.
       workdir: the study's folder, which need not exist.
       at_once: cells at a time.
-      platform: "cpu", "gpu" or "tpu" where cells run here, else the scheduler's name.
+      on: what they run on.
       require_data: raises UserError where cells would not find their data.
       rate: what is to be reckoned with; none for one that is measured.
     """
     statuses = {cell.name: cell_folders.status(workdir / cell.name) for cell in cells}
     missing = [cell for cell in cells if statuses[cell.name].get("status") not in runs.ENDED]
     words = [f"It is an estimate, by mult-adds, from {rate.source}."] if rate else []
-    if rate is None and platform not in HERE:
+    if rate is None and on.platform not in HERE:
         words = ["There is no estimate, for it runs elsewhere: --rate and --devices give one."]
     elif rate is None:
-        rate, words = _rate(cells, missing, sizes, workdir, at_once, platform)
+        rate, words = _rate(cells, missing, sizes, workdir, at_once, on)
 
     rows = [_HEADINGS]
     durations = []
@@ -66,10 +66,10 @@ def table(
     ]
     lines += _absent_data(missing, require_data)
     side_by_side = f"{at_once} at a time" if at_once > 1 else "one at a time"
-    if platform not in HERE:
+    if on.platform not in HERE:
         side_by_side = f"at most {side_by_side}"
     lines.append(
-        f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on {platform}."
+        f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on {on.platform}."
     )
     if durations and rate:
         total = tqdm.format_interval(estimate.makespan(durations, at_once))
@@ -107,7 +107,7 @@ def _rate(
     sizes: Mapping[str, Size],
     workdir: storage.Path,
     at_once: int,
-    platform: str,
+    on: Machine,
 ) -> tuple[Rate | None, list[str]]:
     """Returns a rate, from what has finished or else timed now, and words on where it is from."""
     if not missing:
@@ -117,47 +117,34 @@ def _rate(
     if rate is None:
         cheapest = min(missing, key=lambda cell: sizes[cell.name].work)
         try:
-            rate = _calibrated(cheapest, sizes[cheapest.name], at_once, platform)
+            rate = _calibrated(cheapest, sizes[cheapest.name], at_once, on)
         except RunError as e:
             return None, [f"There is no estimate: {e}"]
     return rate, [f"It is an estimate, by mult-adds, from {rate.source}."]
 
 
-def _calibrated(cell: Cell, size: Size, at_once: int, platform: str) -> Rate:
+def _calibrated(cell: Cell, size: Size, at_once: int, on: Machine) -> Rate:
     """Times the step of a cell, in as many processes side by side as the sweep will have.
 
     Raises:
       RunError: that cannot be done.
     """
     logging.info("Timing a training step of %s on this machine ...", cell.name)
-    command = [sys.executable, "-m", "experiments.calibrate", json.dumps(cell.config.to_dict())]
-    children = []
-    for share in range(at_once):
-        with local.pinned(platform, share, at_once):
-            pipe = subprocess.PIPE
-            children.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
-    measured = []
+
+    def placed(number: int) -> AbstractContextManager[dict[str, str]]:
+        return local.placed(on, number, at_once)
+
     try:
-        for child in children:
-            out, said = child.communicate(timeout=_CALIBRATION_SECONDS)
-            if child.returncode:
-                last = (said.strip().splitlines() or ["no word why"])[-1]
-                raise RunError(f"the step of {cell.name} could not be timed here ({last}).")
-            measured.append(json.loads(out))
-    except subprocess.TimeoutExpired as e:
-        raise RunError(
-            f"{cell.name} took more than {_CALIBRATION_SECONDS} s for its first steps here."
-        ) from e
-    finally:
-        for child in children:
-            child.kill()
-    step, before = (
-        sum(m[key] for m in measured) / at_once for key in ("seconds_a_step", "seconds_before")
-    )
+        with Group(cell.config, at_once, placed, limit=_CALIBRATION_SECONDS) as group:
+            found = group.wait_until_ready()
+            step = group.seconds_a_step()
+    except GroupFailedError as e:
+        raise RunError(f"the step of {cell.name} could not be timed here ({e}).") from e
+    before = found["start_seconds"] + found["compile_seconds"]
     return Rate(
         mult_adds=size.work / cell.config.steps / step,
         seconds_a_layer=before / cell.config.model.depth,
         source=f"training steps of {cell.name} timed on this machine just now ({step:.3g} s a step "
         f"after {before:.0f} s of compiling); evaluations and checkpoints come on top",
-        devices=measured[0]["devices"],
+        devices=found["devices"],
     )

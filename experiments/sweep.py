@@ -19,10 +19,20 @@ from collections.abc import Mapping, Sequence
 import jax
 from absl import flags, logging
 
-from experiments import cell_folders, command_line, estimate, ledger, plan, scheduling, study
+from experiments import (
+    cell_folders,
+    command_line,
+    estimate,
+    ledger,
+    packing,
+    plan,
+    scheduling,
+    study,
+)
 from experiments.estimate import Size
 from experiments.launchers import choice, local
 from experiments.launchers.interface import Job, Queue
+from experiments.launchers.local import Machine
 from experiments.overview import Overview
 from experiments.study import Cell
 from resnet_jax import runs, storage
@@ -68,24 +78,26 @@ def main(argv: Sequence[str]) -> int:
     # The longest first, so that none is left running alone at the end.
     for some in (cells, missing):
         some.sort(key=lambda cell: -sizes[cell.name].work)
-    platform = queue.name if queue else local.platform()
-    # By the study's size, not by what is left of it: the cores of a cell decide its threads, and
-    # these the last digits of its results. A cell that goes on should go on as it began.
-    default = len(all_cells) if queue else local.default_jobs(platform, len(all_cells))
-    at_once = min(jobs_at_once or default, len(all_cells))
+    on = Machine(queue.name) if queue else local.machine()
+    at_once = jobs_at_once
+    if not at_once:
+        # Where a rate is given nothing is timed.
+        timed = [] if _RATE.value else missing
+        at_once = len(all_cells) if queue else packing.default_jobs(on, all_cells, timed)
+    at_once = min(at_once, len(all_cells))
     jobs = [
         cell_folders.job(workdir / cell.name, with_cluster=queue is not None) for cell in missing
     ]
     if _DRY_RUN.value:
         given = estimate.given_rate(_RATE.value, _DEVICES.value or 1) if _RATE.value else None
-        print(plan.table(cells, sizes, workdir, at_once, platform, require_data, given))
+        print(plan.table(cells, sizes, workdir, at_once, on, require_data, given))
         if queue and jobs:
             print(f"\n{queue.script(jobs)}", end="")
         return 0
     if queue:
         return _submit(queue, workdir, missing, jobs)
 
-    signals = _run(missing, jobs, sizes, workdir, at_once, platform)
+    signals = _run(missing, jobs, sizes, workdir, at_once, on)
     found = [runs.read(workdir / cell.name) for cell in cells]
     print(ledger.table(found))
     return exit_code(found, signals)
@@ -108,16 +120,16 @@ def _run(
     sizes: Mapping[str, Size],
     workdir: storage.Path,
     at_once: int,
-    platform: str,
+    on: Machine,
 ) -> int:
     """Runs cells to their ends and returns how many signals came."""
     for cell in missing:
         cell_folders.queue(workdir / cell.name, cell)
     logging.info("%s: %d cells to run, %d at a time on %s.",
-                 workdir, len(missing), at_once, platform)  # fmt: skip
+                 workdir, len(missing), at_once, on.platform)  # fmt: skip
     overview = Overview(missing, sizes, workdir, at_once)
     try:
-        return scheduling.run(jobs, at_once, local.Local(platform, at_once), overview)
+        return scheduling.run(jobs, at_once, local.Local(on, at_once), overview)
     finally:
         overview.close()
 

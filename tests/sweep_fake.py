@@ -4,6 +4,7 @@
     python -m tests.sweep_fake cell FOLDER          what it starts in place of experiments.train
 
 FAKE_CELLS={"plain-20": "fail", ...} says how a cell ends; one that is not named completes.
+FAKE_GPUS=2 has the sweep find so many GPUs.
 """
 
 import json
@@ -21,7 +22,7 @@ SECONDS = 0.5  # that a cell takes
 
 
 def started(study: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns {"cell", "start", "end", "cores"} of each process that was not killed."""
+    """Returns {"cell", "start", "end", "cores", "gpus", "memory"} of each that was not killed."""
     lines = (study / "launches").read_text().splitlines() if (study / "launches").exists() else []
     return [json.loads(line) for line in lines]
 
@@ -62,6 +63,8 @@ def train(path: pathlib.Path) -> int:
     word, step, reason, code = ends[behaviour]
     status(word, step, reason)
     line = {"cell": path.name, "start": start, "end": time.time(), "cores": usable_cores()}
+    line["gpus"] = os.environ.get("JAX_CUDA_VISIBLE_DEVICES")
+    line["memory"] = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
     with open(path.parent / "launches", "a") as f:
         f.write(json.dumps(line) + "\n")
     return code
@@ -71,7 +74,10 @@ def main() -> None:
     if sys.argv[1] == "cell":
         sys.exit(train(pathlib.Path(sys.argv[2])))
     from experiments import cell_folders, command_line, sweep
+    from experiments.launchers import local
 
+    if gpus := os.environ.get("FAKE_GPUS"):
+        local.machine = lambda: local.Machine("gpu", int(gpus))
     cell_folders.command = lambda folder, _: (
         sys.executable,
         "-m",

@@ -11,6 +11,7 @@ import pytest
 from configs import degradation_cifar10, degradation_digits
 from experiments import estimate, ledger, plan, study
 from experiments.estimate import Rate, Size
+from experiments.launchers.local import Machine
 from resnet_jax import run_folder, runs
 from resnet_jax.data import sources
 from resnet_jax.errors import RunError
@@ -103,7 +104,7 @@ def test_sizes_are_the_papers(cifar):
 def make_plan(monkeypatch, cells, sizes, workdir, at_once=2, rate=None):
     rate = rate or Rate(mult_adds=1e9, seconds_a_layer=1.0, source="a test")
     monkeypatch.setattr(plan, "_calibrated", lambda *_: rate)
-    return plan.table(cells, sizes, workdir, at_once, "cpu", sources.require)
+    return plan.table(cells, sizes, workdir, at_once, Machine("cpu"), sources.require)
 
 
 def test_the_plan_without_data_prints_and_writes_nothing(cifar, monkeypatch, tmp_path):
@@ -161,7 +162,7 @@ def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
         raise RunError("no device.")
 
     monkeypatch.setattr(plan, "_calibrated", broken)
-    text = plan.table(cells, sizes, tmp_path, 1, "cpu", sources.require)
+    text = plan.table(cells, sizes, tmp_path, 1, Machine("cpu"), sources.require)
     assert "There is no estimate: no device." in text
     assert "one at a time on cpu" in text
 
@@ -179,7 +180,7 @@ def test_the_rate_is_timed_on_this_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.chdir(tiny.ROOT)
     size = estimate.size_of(cell)
-    rate = plan._calibrated(cell, size, at_once=1, platform="cpu")
+    rate = plan._calibrated(cell, size, at_once=1, on=Machine("cpu"))
     assert 0 < rate.seconds_a_layer < 60
     seconds = estimate.seconds(cell, size, rate, step=0)
     assert seconds == pytest.approx(size.work / rate.mult_adds + 8 * rate.seconds_a_layer)

@@ -14,7 +14,7 @@ _LAUNCHER = flags.DEFINE_string(
     "launcher", "local", f"What starts the cells: {listing(LAUNCHERS)}."
 )
 _JOBS = flags.DEFINE_integer(
-    "jobs", 0, "Cells at a time; 0: as many as there are cores, or one on GPU and TPU."
+    "jobs", 0, "Cells at a time; 0: one a core, on GPUs as many as train most, on TPU one."
 )
 _NODES = flags.DEFINE_integer("nodes", 1, "Slurm, SkyPilot: nodes a cell.", lower_bound=1)
 

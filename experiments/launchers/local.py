@@ -21,65 +21,87 @@ from resnet_jax.cores import usable_cores
 
 # JAX's own share of a GPU's memory, taken when a process starts.
 _GPU_MEMORY = 0.75
-_ASKS_PLATFORM = "import jax; print(jax.default_backend())"
+_VISIBLE = ("JAX_CUDA_VISIBLE_DEVICES", "JAX_ROCM_VISIBLE_DEVICES")
+_ASKS = "import jax; print(jax.default_backend(), jax.device_count())"
 
 
-def platform() -> str:
-    """Returns what a cell's process will run on: ``cpu``, ``gpu`` or ``tpu``.
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What cells run on.
 
-    A process of its own asks: whoever asks JAX holds the device until he ends, and would take
+    Attributes:
+      platform: "cpu", "gpu" or "tpu"; the scheduler's name where it has other machines for them.
+      devices: how many there are here.
+    """
+
+    platform: str
+    devices: int = 1
+
+
+def machine() -> Machine:
+    """Returns what a cell's process will find here.
+
+    A process of its own asks: whoever asks JAX holds the devices until he ends, and would take
     from the cells the memory they need.
     """
     if os.environ.get("JAX_PLATFORMS", "").lower() == "cpu":
-        return "cpu"
+        return Machine("cpu")
     answer = subprocess.run(
-        [sys.executable, "-c", _ASKS_PLATFORM], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _ASKS], capture_output=True, text=True, check=False
     )
-    # Where JAX finds no device at all, each cell says so in its log.
-    return answer.stdout.strip() or "cpu"
-
-
-def default_jobs(platform: str, cells: int) -> int:
-    """Returns how many cells to run at a time where nobody says.
-
-    On CPU one a core: compilation and small convolutions hardly use a second thread. Elsewhere
-    one: a cell takes every device and most of their memory.
-    """
-    return min(cells, len(usable_cores())) if platform == "cpu" else 1
+    if answer.returncode:
+        return Machine("cpu")  # where JAX finds no device at all, each cell says so in its log
+    platform, devices = answer.stdout.split()[-2:]
+    return Machine(platform, int(devices))
 
 
 def share_of(number: int, at_once: int, among: list[int]) -> list[int]:
-    """Returns the cores of one of `at_once` shares: neighbours, at least one."""
+    """Returns the cores, or GPUs, of one of `at_once` shares: neighbours, at least one."""
+    if at_once > len(among):
+        return [among[number % len(among)]]
     start, end = (n * len(among) // at_once for n in (number, number + 1))
-    return among[start:end] or [among[number % len(among)]]
+    return among[start:end]
 
 
 @contextlib.contextmanager
-def pinned(platform: str, share: int, at_once: int) -> Iterator[None]:
-    """Lets processes that are started inside run on one share of the cores, where on CPU.
+def placed(on: Machine, share: int, at_once: int) -> Iterator[dict[str, str]]:
+    """Yields the environment for a process that is started inside, one of `at_once` side by side.
 
-    XLA makes as many threads as its process may use cores: cells that share all of them would
-    fight. How sums are split over threads shows in the last digits of float32, so a run repeats
-    bit by bit only on as many cores. A child inherits the affinity; to set it in the child would
-    take a preexec_fn, which may deadlock where JAX has threads.
+    On GPUs it says which of them to see, and how much of their memory to take where several
+    processes share one. What the user's own environment says of that memory stays.
+
+    On CPU the process gets its share of the cores. XLA makes as many threads as its process may
+    use cores: cells that share all of them would fight. How sums are split over threads shows in
+    the last digits of float32, so a run repeats bit by bit only on as many cores. A child inherits
+    the affinity; to set it in the child would take a preexec_fn, which may deadlock where JAX has
+    threads.
     """
-    if platform != "cpu" or not hasattr(os, "sched_setaffinity"):
-        yield
+    environment = dict(os.environ)
+    if on.platform == "gpu" and at_once > 1:
+        for name in _VISIBLE:
+            given = environment.get(name, "all")
+            every = [*range(on.devices)] if given == "all" else [*map(int, given.split(","))]
+            environment[name] = ",".join(map(str, share_of(share, at_once, every)))
+        on_one = -(-at_once // on.devices)
+        if on_one > 1:
+            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{_GPU_MEMORY / on_one:.3f}")
+    if on.platform != "cpu" or not hasattr(os, "sched_setaffinity"):
+        yield environment
         return
     before = usable_cores()
     os.sched_setaffinity(0, share_of(share, at_once, before))
     try:
-        yield
+        yield environment
     finally:
         os.sched_setaffinity(0, before)
 
 
 class Local:
-    """Runs jobs as child processes, on CPU each on its own share of the cores."""
+    """Runs jobs as child processes, each on its own share of the cores or GPUs."""
 
-    def __init__(self, platform: str, at_once: int):
-        """Prepares for `at_once` jobs at a time on a `platform`."""
-        self._platform, self._at_once = platform, at_once
+    def __init__(self, on: Machine, at_once: int):
+        """Prepares for `at_once` jobs at a time."""
+        self._on, self._at_once = on, at_once
         self._free = list(range(at_once))  # the shares that nobody has
         self._children: dict[str, _Child] = {}
 
@@ -95,11 +117,7 @@ class Local:
         self._children[job.name] = _Child(process, share, job.log, pathlib.Path(log.name))
 
     def _spawn(self, job: Job, log: IO[bytes], share: int) -> subprocess.Popen[bytes]:
-        environment = dict(os.environ)
-        if self._platform == "gpu" and self._at_once > 1:
-            fraction = f"{_GPU_MEMORY / self._at_once:.3f}"
-            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", fraction)
-        with pinned(self._platform, share, self._at_once):
+        with placed(self._on, share, self._at_once) as environment:
             return subprocess.Popen(
                 job.command,
                 stdin=subprocess.DEVNULL,
