@@ -93,16 +93,16 @@ def test_two_processes_train_the_run_of_one(tmp_path, overrides):
 
 @pytest.mark.slow
 def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(tmp_path):
-    long = SEEDS | {"steps": 400, "log__every": 20, "eval__every": 200, "checkpoint__every": 1000}
+    long = SEEDS | {"steps": 150, "log__every": 10, "eval__every": 50, "checkpoint__every": 1000}
     long |= {"train__steps_per_dispatch": "2"}
     stopped = start(tmp_path / "run", 2, 2, **long)
-    until(lambda: at_step(tmp_path / "run", 20))
+    until(lambda: at_step(tmp_path / "run", 10))
     stopped[1].send_signal(signal.SIGTERM)
     codes, said = finish(stopped)
     assert codes == [42, 42], said
     status = runs.read(tmp_path / "run").status
     assert status["status"] == "preempted"
-    assert 20 <= status["step"] < 400
+    assert 10 <= status["step"] < 150
     assert status["step"] % 2 == 0
     codes, said = finish(start(tmp_path / "run", 2, 2, **long))
     assert codes == [0, 0], said
@@ -117,7 +117,7 @@ def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
-    long = SEEDS | {"steps": 400, "log__every": 50, "checkpoint__every": 50, "eval__every": 200}
+    long = SEEDS | {"steps": 200, "log__every": 20, "checkpoint__every": 20, "eval__every": 100}
     killed = start(tmp_path / "run", 2, 2, **long)
     # Any: old ones go again.
     until(lambda: any(p.name.isdigit() for p in (tmp_path / "run").glob("checkpoints/*")))
@@ -131,7 +131,7 @@ def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
     assert run.status["status"] == "completed"
     steps = [row["step"] for row in run.metrics]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 400
+    assert steps[-1] == 200
 
 
 @pytest.mark.slow
