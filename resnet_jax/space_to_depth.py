@@ -42,32 +42,29 @@ def convolution(
     batch, height, width, channels = x_BHWC.shape
     size, _, _, filters = kernel.shape
     pad = size // 2
-    # What an odd side lacks lies in the padding. In front, so much that a kernel begins at an even
-    # pixel: where `pad` is odd one row and column more, which its first weights, zeros, ignore.
+    # A kernel begins at an even pixel: where `pad` is odd one row and column more are in front,
+    # which its first weights, zeros, ignore.
     shift = pad % _SIDE
-    x_BHWC = jnp.pad(
-        x_BHWC,
-        ((0, 0), (pad + shift, pad + height % _SIDE), (pad + shift, pad + width % _SIDE), (0, 0)),
-    )
-    weights = -(-(size + shift) // _SIDE) * _SIDE
-    after = weights - size - shift
-    kernel = jnp.pad(kernel, ((shift, after), (shift, after), (0, 0), (0, 0)))
+    taps = -(-(size + shift) // _SIDE)
+    rows, columns = (-(-length // _SIDE) + taps - 1 for length in (height, width))
 
-    rows, columns = (-(-length // _SIDE) * _SIDE for length in x_BHWC.shape[1:3])
-    fill = ((0, 0), (0, rows - x_BHWC.shape[1]), (0, columns - x_BHWC.shape[2]), (0, 0))
+    def fill(blocks: int, length: int) -> tuple[int, int]:
+        return pad + shift, _SIDE * blocks - length - pad - shift
+
     blocks_BHWC = (
-        jnp.pad(x_BHWC, fill)
-        .reshape(batch, rows // _SIDE, _SIDE, columns // _SIDE, _SIDE, channels)
+        jnp.pad(x_BHWC, ((0, 0), fill(rows, height), fill(columns, width), (0, 0)))
+        .reshape(batch, rows, _SIDE, columns, _SIDE, channels)
         .transpose(0, 1, 3, 2, 4, 5)
-        .reshape(batch, rows // _SIDE, columns // _SIDE, _SIDE * _SIDE * channels)
+        .reshape(batch, rows, columns, _SIDE * _SIDE * channels)
     )
-    taps = weights // _SIDE
+    ends = (shift, _SIDE * taps - size - shift)
     kernel = (
-        kernel.reshape(taps, _SIDE, taps, _SIDE, channels, filters)
+        jnp.pad(kernel, (ends, ends, (0, 0), (0, 0)))
+        .reshape(taps, _SIDE, taps, _SIDE, channels, filters)
         .transpose(0, 2, 1, 3, 4, 5)
         .reshape(taps, taps, _SIDE * _SIDE * channels, filters)
     )
-    y_BHWC = convolve(
+    return convolve(
         blocks_BHWC,
         kernel,
         (1, 1),
@@ -75,4 +72,3 @@ def convolution(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )
-    return y_BHWC[:, : -(-height // _SIDE), : -(-width // _SIDE)]
