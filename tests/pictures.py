@@ -1,16 +1,20 @@
 """A small ImageNet as TFDS prepares it: a few pictures of many sizes."""
 
+import contextlib
 import io
 import json
 import pathlib
 
+import jax
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from configs import imagenet
-from resnet_jax.data import sources
+from resnet_jax import mesh as meshes
+from resnet_jax import settings
+from resnet_jax.data import datasets, sources
 from tests import tiny
 
 SIZES = {"train": 30, "validation": 11}
@@ -124,3 +128,12 @@ def records(root, split="train"):
     """Opens a split."""
     train, test, _ = sources.open_records("imagenet2012", str(root))
     return train if split == "train" else test
+
+
+@contextlib.contextmanager
+def opened(root, devices=8, replicates=1, preset="paper", **overrides):
+    """Opens the pictures under `root`; yields the resolved config's data, and the splits."""
+    c = settings.resolve(config(root, preset, **overrides))
+    mesh = meshes.make_mesh(replicates, 0, 1, jax.devices()[:devices])
+    with contextlib.closing(datasets.load(c.data, mesh)) as data:
+        yield c.data, data

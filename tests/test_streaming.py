@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from resnet_jax import mesh as meshes
-from resnet_jax import objective, runs, settings, step, train
-from resnet_jax.data import crops, datasets, jpeg, views
+from resnet_jax import runs, train
+from resnet_jax.data import crops, datasets, jpeg
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.data.order import batch_indices
 from resnet_jax.dispatch import spans
 from resnet_jax.errors import RunError, UserError
 from tests import pictures, tiny
+from tests.pictures import opened
 
 SEEDS = np.array([3, 4], np.int32)
 
@@ -26,14 +27,6 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     pictures.prepare(folder)
     return folder
-
-
-@contextlib.contextmanager
-def opened(root, devices=8, replicates=1, preset="paper", **overrides):
-    c = settings.resolve(pictures.config(root, preset, **overrides))
-    mesh = meshes.make_mesh(replicates, 0, 1, jax.devices()[:devices])
-    with contextlib.closing(datasets.load(c.data, mesh)) as data:
-        yield c.data, data
 
 
 def batches(data, steps, seeds=SEEDS, parts=1, purpose=crops.TRAIN):
@@ -138,118 +131,6 @@ def test_batches_are_filled_ahead_and_dropped_when_nobody_wants_them(root):
         assert 16 <= after <= 16 * 5
         with contextlib.closing(data.train.batches(SEEDS, spans(range(1)), 8, 1, 0)) as one:
             assert len(list(one)) == 1
-
-
-# ------------------------------------------------------------------------------ evaluation
-
-
-def view_of(name, config):
-    return views.make_views(name, config, pictures.config("").eval)
-
-
-@pytest.mark.parametrize("name", settings.VIEWS)
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_every_picture_is_evaluated_exactly_once(root, name, batch_size):
-    seen = collections.Counter()
-    with opened(root) as (config, data):
-        for batch in data.test.views(view_of(name, config), batch_size):
-            assert {len(group) for group in batch.groups} == {len(batch.mask)}
-            assert len(batch.mask) % 8 == 0
-            seen.update(np.asarray(batch.labels)[np.asarray(batch.mask)].tolist())
-    assert seen == {pictures.label_of(1000 + n): 1 for n in range(11)}
-
-
-def test_devices_of_several_seeds_share_one_reading(root):
-    with opened(root, 8, replicates=2) as (config, data):
-        assert data.test.mesh.shape["replicates"] == 2
-        (_,) = data.test.views(view_of("center", config), 64)
-        assert data.test.records.read == 11
-
-
-def test_the_centre_and_ten_crops_by_hand(root):
-    with opened(root) as (config, data):
-        (ten,) = data.test.views(view_of("ten_crop", config), 64)
-        (centre,) = data.test.views(view_of("center", config), 64)
-    assert (view_of("ten_crop", config).mirrored, view_of("center", config).mirrored) == (1, 0)
-    records = pictures.records(root, "validation")
-    for n in range(11):
-        image = jpeg.decode(records[n].image)
-        height, width = image.shape[:2]
-        scale = 36 / min(height, width)
-        resized = jpeg.resize(image, round(height * scale), round(width * scale), "bilinear")
-        bottom, right = resized.shape[0] - 32, resized.shape[1] - 32
-        assert min(bottom, right) == 4
-        places = [(round(bottom / 2), round(right / 2)), (0, 0), (0, right), (bottom, 0),
-                  (bottom, right)]  # fmt: skip
-        wanted = [resized[top : top + 32, left : left + 32] for top, left in places]
-        np.testing.assert_array_equal(ten.groups[0][n], wanted)
-        np.testing.assert_array_equal(centre.groups[0][n], wanted[:1])
-
-
-def test_whole_pictures_at_every_scale():
-    whole = views.Whole((32, 48), "bilinear")
-    for (height, width), shapes in {
-        (100, 100): [(1, 32, 32), (1, 48, 48)],
-        (100, 133): [(1, 32, 32), (1, 48, 48)],  # 14/12 of 48 is less than 64
-        (100, 134): [(1, 32, 32), (1, 48, 64)],
-        (134, 100): [(1, 32, 32), (1, 64, 48)],
-        (100, 900): [(1, 32, 64), (1, 48, 96)],
-        (900, 100): [(1, 64, 32), (1, 96, 48)],
-    }.items():
-        bucket = whole.bucket(height, width)
-        assert whole.shapes(bucket) == shapes
-        cut = whole.cut(pictures.paint(5, height, width), bucket)
-        assert [view.shape for view in cut] == [(*shape, 3) for shape in shapes]
-    # Of a long picture, what is cut off is cut off at both ends alike.
-    long = np.arange(900, dtype=np.uint16)[None, :, None] * np.ones((100, 1, 3)) / 4
-    (small, _) = whole.cut(long.astype(np.uint8), whole.bucket(100, 900))
-    assert abs(small[0, 16, 0, 0] + float(small[0, 16, -1, 0]) - 224) <= 2
-
-
-def test_predictions_of_all_views_are_averaged():
-    """A network that is the sum of its left half against its right: mirrored, it swaps them."""
-
-    class Halves:
-        def apply(self, variables, images, train):
-            left, right = (half.sum((1, 2, 3)) for half in jnp.split(images, 2, axis=2))
-            return jnp.stack([left, right, jnp.zeros_like(left)], axis=1)
-
-    def normalization(images):
-        return images.astype(jnp.float32) / 1000
-
-    c = pictures.config("", model__num_classes=100, replicates_by="vmap")
-    mesh = meshes.make_mesh(1, 0, 1, jax.devices()[:1])
-    images = np.random.default_rng(0).integers(0, 256, (5, 2, 4, 4, 3)).astype(np.uint8)
-    small = images[:, :1, :2, :2]
-    labels, mask = np.array([0, 1, 2, 0, 1], np.int32), np.array([True] * 4 + [False])
-
-    def probabilities(batch):
-        x = batch.astype(np.float64) / 1000
-        logits = np.stack([h.sum((2, 3, 4)) for h in np.split(x, 2, axis=3)], axis=-1)
-        logits = np.concatenate([logits, 0 * logits[..., :1]], axis=-1)
-        return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-
-    for mirrored in (False, True):
-        eval_step = step.make_eval_step(Halves(), normalization, mirrored, c, mesh)
-        found = eval_step({"params": np.zeros(1)}, (images, small), labels, mask)
-        each = np.concatenate([probabilities(images), probabilities(small)], axis=1)
-        if mirrored:
-            each = np.concatenate([each, each[..., [1, 0, 2]]], axis=1)
-        mean = each.mean(axis=1)
-        wanted = -np.log(mean[range(5), labels])[mask].sum()
-        np.testing.assert_allclose(found["loss"], [wanted], rtol=1e-5)
-        error = 100.0 * (mean.argmax(1) != labels)[mask].sum()
-        np.testing.assert_allclose(found["error"], [error])
-        assert set(found) == {"loss", "error", "top5_error"}
-
-
-def test_the_best_five():
-    logits = jnp.array([[9.0, 8, 7, 6, 5, 4, 3], [9, 8, 7, 6, 5, 4, jnp.nan], [1] * 7])
-    for label, errors in ((4, [0, 100, 0]), (5, [100, 100, 0]), (0, [0, 0, 0])):
-        found = objective.top5_error(logits, jnp.full(3, label))
-        assert found.tolist() == errors, label
-    all_nan = jnp.full((1, 7), jnp.nan)
-    assert objective.top5_error(all_nan, jnp.zeros(1, jnp.int32)).tolist() == [100.0]
 
 
 # ------------------------------------------------------------------------------ whole runs
