@@ -92,7 +92,7 @@ def _measure(one: ConfigDict, number: int) -> list[dict[str, Any]]:
             group = Group(config, 1 if in_one else seeds, _anywhere, devices=1)
             groups.append(stack.enter_context(group))
             try:
-                row |= groups[-1].wait_until_ready()
+                row |= group.wait_until_ready()
                 row["seconds_a_step"] = []
             except GroupFailedError as e:
                 row["failed"] = str(e)
