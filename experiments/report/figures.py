@@ -229,6 +229,7 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
             marker=MARKERS[line.shortcut],
             ls=DASHES[line.shortcut],
             capsize=3,
+            clip_on=False,  # a marker on the axis, at 0 %, is seen whole
             label=f"{kind_name(line.shortcut, group)}, mean ± std",
         )
     points = published_points(group, name)
