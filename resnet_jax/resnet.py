@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture, architecture
-from resnet_jax.blocks import Block
+from resnet_jax.blocks import Block, relu
 from resnet_jax.convolution import by_patches, one_by_one
 from resnet_jax.normalization import BatchNorm
 
@@ -99,7 +99,7 @@ class ResNet(nn.Module):
         else:
             x = conv(filters[0], (3, 3), (1, 1), name="stem_conv")(x)
         if not self.preactivation:
-            x = nn.relu(norm(name="stem_norm")(x))
+            x = relu(norm(name="stem_norm")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
@@ -125,7 +125,7 @@ class ResNet(nn.Module):
                     x = make(stride=1, name=layout.block(stage, number))(x)
 
         if self.preactivation:
-            x = nn.relu(norm(name="head_norm")(x))
+            x = relu(norm(name="head_norm")(x))
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         # float32, so that bfloat16's 8 bits never reach the loss.
         return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="logits")(pooled_BC)
