@@ -1,13 +1,19 @@
 """What the pinned compiler would get wrong by itself."""
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
+from resnet_jax import blocks
+from resnet_jax.architectures import Architecture
+from resnet_jax.resnet import ResNet
 from tests import tiny
 
 
@@ -36,3 +42,28 @@ def test_flags_of_the_user_stay():
     assert flags(theirs) == [theirs, ours]
     assert flags(f"{ours}dot") == [f"{ours}dot"]
     assert flags(ours) == [ours]
+
+
+def most_fused(depth):
+    """Returns how many instructions the largest fusion has of a stage of so many blocks."""
+    net = ResNet(Architecture("basic", (depth,), (4,)), num_classes=2, stem="cifar")
+    images = jnp.zeros((2, 4, 4, 3))
+    variables = net.init(jax.random.key(0), images, train=True)
+
+    def loss(params):
+        given = {"params": params, "batch_stats": variables["batch_stats"]}
+        return net.apply(given, images, train=True, mutable=["batch_stats"])[0].sum()
+
+    text = jax.jit(jax.grad(loss)).lower(variables["params"]).compile().as_text()
+    fused = re.findall(r"^%?fused_computation[^\n]*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    assert len(fused) > 10 * depth
+    return max(body.count("\n") for body in fused)
+
+
+def test_a_blocks_output_is_computed_once(monkeypatch):
+    """See blocks.relu(): each block would compute all that come before it in its stage again."""
+    sizes = [most_fused(depth) for depth in (2, 4, 6)]
+    assert sizes[1] == sizes[2]
+    monkeypatch.setattr(blocks, "relu", nn.relu)
+    # Else the compiler has learnt it, and nn.relu will do.
+    assert all(many > few + 20 for few, many in itertools.pairwise(map(most_fused, (2, 4, 6))))
