@@ -70,6 +70,7 @@ def _gs():
         _Server(("127.0.0.1", 0), handler) as server,
     ):
         patched.setattr(google.server, "_read_data", _read_data)
+        patched.setattr(google.server.Router, "handle", _handle_in_turn)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{server.server_port}"
         yield
@@ -87,6 +88,15 @@ class _Handler(google.server.RequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+_handle, _turn = google.server.Router.handle, threading.Lock()
+
+
+def _handle_in_turn(router, method):
+    """Answers a request. Many connections are open, but its dictionaries are not for threads."""
+    with _turn:
+        _handle(router, method)
 
 
 _read_any_data = google.server._read_data
