@@ -1,9 +1,9 @@
 """How many cells of a study run at a time where nobody says."""
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 from absl import logging
 
@@ -14,7 +14,7 @@ from experiments.study import Cell
 from resnet_jax.cores import usable_cores
 from resnet_jax.data import sources
 
-_MOST_ON_ONE_GPU = 4
+_ON_ONE_GPU = (1, 2, 4)  # what is tried
 _ROUNDS, _SECONDS = 3, 1.0  # of the most side by side, in which fewer take no longer
 _WORTH_IT = 1.1  # cells that share a GPU also share its memory: less is not worth that
 
@@ -42,7 +42,7 @@ def default_jobs(on: Machine, cells: Sequence[Cell], missing: Sequence[Cell]) ->
         return 1
     if len(missing) <= on.devices:
         return min(len(cells), on.devices)
-    return on.devices * _on_one_gpu(missing[0], min(_MOST_ON_ONE_GPU, len(missing) // on.devices))
+    return on.devices * _on_one_gpu(missing[0], len(missing) // on.devices)
 
 
 def _needs_all(cell: Cell) -> bool:
@@ -57,15 +57,12 @@ def _on_one_gpu(cell: Cell, most: int) -> int:
     All are there while some train, with the memory that each of as many has. Of a study's cells
     the longest is taken: the others are smaller and leave more of the device to each other.
     """
-    counts = [count for count in (1, 2, 4) if count <= most]
+    counts = [count for count in _ON_ONE_GPU if count <= most]
     if len(counts) == 1:
         return 1
     logging.info("Timing %s alone and up to %d side by side on one device ...",
                  cell.name, counts[-1])  # fmt: skip
-
-    def placed(number: int) -> AbstractContextManager[dict[str, str]]:
-        return local.placed(Machine("gpu"), number, counts[-1])
-
+    placed = functools.partial(local.placed, Machine("gpu"), at_once=counts[-1])
     rates: dict[int, list[float]] = {count: [] for count in counts}
     try:
         with Group(cell.config, counts[-1], placed, devices=1) as group:

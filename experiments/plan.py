@@ -1,7 +1,7 @@
 """What a sweep would do and how long that would take; nothing is started or written."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 
 from absl import logging
 from tqdm import tqdm
@@ -130,10 +130,7 @@ def _calibrated(cell: Cell, size: Size, at_once: int, on: Machine) -> Rate:
       RunError: that cannot be done.
     """
     logging.info("Timing a training step of %s on this machine ...", cell.name)
-
-    def placed(number: int) -> AbstractContextManager[dict[str, str]]:
-        return local.placed(on, number, at_once)
-
+    placed = functools.partial(local.placed, on, at_once=at_once)
     try:
         with Group(cell.config, at_once, placed, limit=_CALIBRATION_SECONDS) as group:
             found = group.wait_until_ready()

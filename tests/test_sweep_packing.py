@@ -227,7 +227,7 @@ def test_a_group_takes_steps_and_says_what_they_took(monkeypatch):
         assert (found["device"], found["devices"]) == ("cpu", 1)
         few = statistics.median(group.run(2) * 2 for _ in range(5))
         many = statistics.median(group.run(40, 1) * 40 for _ in range(5))
-        assert many > 3 * few
+        assert 3 * few < many < 100 * few
         # From enough steps: about half a second of them, where each takes milliseconds.
         asked = []
         monkeypatch.setattr(group, "run", lambda steps: asked.append(steps) or 0.01)
