@@ -41,15 +41,11 @@ def convolution(
     """
     batch, height, width, channels = x_BHWC.shape
     size, _, _, filters = kernel.shape
-    pad = size // 2
-    # A kernel begins at an even pixel: where `pad` is odd one row and column more are in front,
-    # which its first weights, zeros, ignore.
-    shift = pad % _SIDE
-    taps = -(-(size + shift) // _SIDE)
+    pad, taps = size // 2, -(-size // _SIDE)
     rows, columns = (-(-length // _SIDE) + taps - 1 for length in (height, width))
 
     def fill(blocks: int, length: int) -> tuple[int, int]:
-        return pad + shift, _SIDE * blocks - length - pad - shift
+        return pad, _SIDE * blocks - length - pad
 
     blocks_BHWC = (
         jnp.pad(x_BHWC, ((0, 0), fill(rows, height), fill(columns, width), (0, 0)))
@@ -57,9 +53,9 @@ def convolution(
         .transpose(0, 1, 3, 2, 4, 5)
         .reshape(batch, rows, columns, _SIDE * _SIDE * channels)
     )
-    ends = (shift, _SIDE * taps - size - shift)
+    end = (0, _SIDE * taps - size)
     kernel = (
-        jnp.pad(kernel, (ends, ends, (0, 0), (0, 0)))
+        jnp.pad(kernel, (end, end, (0, 0), (0, 0)))
         .reshape(taps, _SIDE, taps, _SIDE, channels, filters)
         .transpose(0, 2, 1, 3, 4, 5)
         .reshape(taps, taps, _SIDE * _SIDE * channels, filters)

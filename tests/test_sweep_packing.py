@@ -1,5 +1,6 @@
 """Cells side by side: how many, each on which cores or GPUs, with how much of their memory."""
 
+import contextlib
 import os
 import re
 import statistics
@@ -212,32 +213,57 @@ def small_cell():
     return study.cells(config)[0]
 
 
-def anywhere(monkeypatch):
-    """Lets processes be started here as the sweep's are."""
+def anywhere(monkeypatch, **variables):
+    """Lets processes be started here as the sweep's are, with these in their environment."""
     monkeypatch.chdir(tiny.ROOT)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    return lambda number: local.placed(Machine("cpu"), number, 2)
+
+    @contextlib.contextmanager
+    def placed(number):
+        with local.placed(Machine("cpu"), number, 2) as environment:
+            yield environment | variables
+
+    return placed
 
 
 @pytest.mark.slow
-def test_a_group_takes_steps_and_says_what_they_took(monkeypatch):
-    with Group(small_cell().config, 2, anywhere(monkeypatch), devices=1) as group:
+def test_a_group_takes_steps_and_says_what_they_took(monkeypatch, tmp_path):
+    config = small_cell().config
+    config.train.steps_per_dispatch = "5"
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    with Group(config, 2, anywhere(monkeypatch, **kept), devices=1) as group:
         found = group.wait_until_ready()
         assert found["compile_seconds"] > 0.1
         assert (found["device"], found["devices"]) == ("cpu", 1)
-        few = statistics.median(group.run(2) * 2 for _ in range(5))
-        many = statistics.median(group.run(40, 1) * 40 for _ in range(5))
+        assert not list(tmp_path.iterdir())
+        few = statistics.median(group.run(5) * 5 for _ in range(5))
+        many = statistics.median(group.run(100, 1) * 100 for _ in range(5))
         assert 3 * few < many < 100 * few
-        # From enough steps: about half a second of them, where each takes milliseconds.
-        asked = []
-        monkeypatch.setattr(group, "run", lambda steps: asked.append(steps) or 0.01)
-        assert group.seconds_a_step(0.5) == 0.01
-        assert asked == [1, 1, 50]
-        monkeypatch.undo()
+        answer, answers = group._answer, []
+        monkeypatch.setattr(group, "_answer", lambda n: answers.append(answer(n)) or answers[-1])
+        group.run(7)
+        assert answers == [{"steps": 10}] * 2
         group._workers[1].kill()
+        assert group.run(5, 1) > 0  # the second is not asked
         with pytest.raises(GroupFailedError, match="exit code -9"):
-            group.run(1)
+            group.run(5)
     assert all(worker.poll() is not None for worker in group._workers)
+
+
+def test_a_step_is_timed_by_enough_of_them(monkeypatch):
+    for once, asked in ((0.01, [1, 1, 50]), (0.6, [1, 1])):
+        group, found = object.__new__(Group), []
+
+        def run(steps, once=once, found=found):
+            found.append(steps)
+            return once
+
+        monkeypatch.setattr(group, "run", run)
+        assert group.seconds_a_step(0.5) == once
+        assert found == asked
 
 
 def test_a_group_that_takes_too_long_is_ended(monkeypatch):
@@ -249,12 +275,10 @@ def test_a_group_that_takes_too_long_is_ended(monkeypatch):
 
 
 def test_a_group_says_why_a_process_has_ended(monkeypatch):
-    config = small_cell().config
-    with config.unlocked():
-        config.model.depth = 9
+    placed = anywhere(monkeypatch, JAX_PLATFORMS="nonsense")
     with (
-        Group(config, 1, anywhere(monkeypatch)) as group,
-        pytest.raises(GroupFailedError, match=r"UserError: model\.depth=9"),
+        Group(small_cell().config, 1, placed) as group,
+        pytest.raises(GroupFailedError, match="nonsense"),
     ):
         group.wait_until_ready()
 
