@@ -2,11 +2,12 @@
 
     python -m benchmarks.memory [--out=results/memory]
     python -m benchmarks.memory --family=cifar --depths=56,110,1202 --batch_size=1024
+    python -m benchmarks.memory --target=H100
 
-The step is compiled for this machine's first device, with blocks in a loop (model.scan=on), and
-never run. What its compiler says holds there alone: a CPU's, for one, keeps as float32 much of what
-is bfloat16. "Kept" is counted from shapes: what the forward pass leaves for the backward pass on
-every platform, see kept.py.
+The step is compiled for this machine's first device or for --target, with blocks in a loop
+(model.scan=on), and never run. What its compiler says holds there alone: a CPU's, for one, keeps as
+float32 much of what is bfloat16. "Kept" is counted from shapes: what the forward pass leaves for
+the backward pass on every platform, see kept.py.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,9 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from benchmarks import table, train_step_ours
+from benchmarks import table, target, train_step_ours
 from benchmarks.kept import kept_bytes
 from experiments import command_line
-from experiments.calibrate import on_noise
-from resnet_jax import mesh as meshes
 from resnet_jax.architectures import architecture
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError
@@ -45,10 +44,10 @@ _HEADINGS = ["network", "batch", "remat", "kept", *_PARTS, "peak", "fits"]
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    device = jax.devices()[0]
+    device = target.device()
     rows = []
     for config in _configs():
-        rows.append(_row(config))
+        rows.append(_row(config, device))
         logging.info(
             "%s %s, remat %s: done", *(rows[-1][key] for key in ("family", "depth", "remat"))
         )
@@ -84,8 +83,8 @@ def _configs() -> list[ConfigDict]:
     return configs
 
 
-def _row(config: ConfigDict) -> dict[str, Any]:
-    programs, arguments = on_noise(config, meshes.make_mesh(devices=jax.devices()[:1]))
+def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
+    programs, arguments = train_step_ours.shapes(config, device)
     one = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
         {"params": programs.state.params, "batch_stats": programs.state.batch_stats},

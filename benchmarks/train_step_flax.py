@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.train_step_ours import Program, Work
 from resnet_jax.architectures import Architecture, architecture
+from resnet_jax.data import sources
 from resnet_jax.resnet import DTYPES
 
 Layer = Callable[..., Any]
@@ -147,40 +148,63 @@ def loss_of(
     return optax.softmax_cross_entropy(logits, targets).mean(), (updated["batch_stats"], logits)
 
 
+def shapes(config: ConfigDict, device: jax.Device) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Returns the training step, jitted, and the shapes of what it takes.
+
+    To be compiled and not run: the device need not be here, see target.py.
+    """
+    batch_size, shape = config.batch_size, sources.image_shape(config.data)
+    images = jax.ShapeDtypeStruct((batch_size, *shape), DTYPES[config.model.dtype])
+    labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    net = network(config.model)
+    arguments = (jax.eval_shape(lambda images: _start(net, config, images), images), images, labels)
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    return _make_step(net, config), jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments
+    )
+
+
 def make(work: Work) -> Program:
     """Returns the program that trains on one normalised batch, over and over."""
     config = work.config
-    net, optimizer = network(config.model), config.optimizer
+    net = network(config.model)
+    step = _make_step(net, config)
+    pixels, numbers = work.normalised_batch()
+    images = jnp.asarray(pixels, DTYPES[config.model.dtype])
+    labels = jnp.asarray(numbers)
+    state = jax.jit(lambda images: _start(net, config, images))(images)
 
+    def run(steps: int) -> float:
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = step(state, images, labels)
+        jax.block_until_ready(state)
+        return float(metrics["loss"])
+
+    return Program(run)
+
+
+def _start(net: ResNet, config: ConfigDict, images: jax.Array) -> TrainState:
+    variables = net.init(jax.random.key(config.seed), images[:1])
+    optimizer = config.optimizer
+    return TrainState.create(
+        apply_fn=net.apply,
+        params=variables["params"],
+        tx=optax.sgd(config.schedule.rate, optimizer.momentum, optimizer.nesterov),
+        batch_stats=variables["batch_stats"],
+    )
+
+
+def _make_step(net: ResNet, config: ConfigDict) -> Callable[..., Any]:
     def step(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
         def penalised(params: Any) -> Any:
             loss, rest = loss_of(net, params, state.batch_stats, images, labels)
             squares = sum(jnp.sum(p**2) for p in jax.tree.leaves(params) if p.ndim > 1)
-            return loss + 0.5 * optimizer.weight_decay * squares, (loss, *rest)
+            return loss + 0.5 * config.optimizer.weight_decay * squares, (loss, *rest)
 
         grads, (loss, batch_stats, logits) = jax.grad(penalised, has_aux=True)(state.params)
         accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
         state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
         return state, {"loss": loss, "accuracy": accuracy}
 
-    compiled = jax.jit(step, donate_argnums=0)
-    pixels, numbers = work.normalised_batch()
-    images = jnp.asarray(pixels, DTYPES[config.model.dtype])
-    labels = jnp.asarray(numbers)
-    variables = jax.jit(net.init)(jax.random.key(config.seed), images[:1])
-    sgd = optax.sgd(config.schedule.rate, optimizer.momentum, optimizer.nesterov)
-    state = TrainState.create(
-        apply_fn=net.apply,
-        params=variables["params"],
-        tx=sgd,
-        batch_stats=variables["batch_stats"],
-    )
-
-    def run(steps: int) -> float:
-        nonlocal state
-        for _ in range(steps):
-            state, metrics = compiled(state, images, labels)
-        jax.block_until_ready(state)
-        return float(metrics["loss"])
-
-    return Program(run)
+    return jax.jit(step, donate_argnums=0)

@@ -17,7 +17,7 @@ from resnet_jax.data.augment import Normalization, fit_normalization
 from resnet_jax.data.crops import TRAIN
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.distributed import put
-from resnet_jax.programs import build
+from resnet_jax.programs import Programs, build
 
 STEPS = 10**9  # more than any benchmark takes
 
@@ -98,6 +98,36 @@ def make_work(config: ConfigDict) -> Work:
     labels = random.integers(0, config.model.num_classes, count, dtype=np.int32)
     normalization = fit_normalization(images, config.data.mean, config.data.std)
     return Work(config, images, labels, normalization)
+
+
+def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any, ...]]:
+    """Returns a run's programs, and the shapes of what train_steps takes beside the state's.
+
+    To be compiled and not run: the device need not be here, see target.py. Images are gathered from
+    one batch of them.
+
+    Args:
+      config: resolved.
+      device: to compile for.
+    """
+    mesh = meshes.make_mesh(config.replicates, devices=[device])
+    shape = sources.image_shape(config.data)
+    mean, std = np.zeros((1, *shape), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
+
+    def of(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    everywhere = meshes.everywhere(mesh)
+    images = of((config.batch_size, *shape), jnp.uint8, everywhere)
+    split = ResidentSplit(images, of((config.batch_size,), jnp.int32, everywhere), mesh)
+    at_once = dispatch.steps_at_once(config, mesh)
+    part = config.batch_size // config.accumulate
+    batches = of(
+        (config.replicates, at_once, config.accumulate, part), jnp.int32, meshes.split_batches(mesh)
+    )
+    seeds = of((config.replicates,), jnp.int32, meshes.by_replicate(mesh))
+    programs = build(config, Normalization(mean, std), split.select, mesh)
+    return programs, (seeds, split.arrays, batches)
 
 
 def make(work: Work) -> Program:

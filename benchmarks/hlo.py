@@ -1,0 +1,205 @@
+"""What a compiled program runs, one kernel after another, and the bytes that each moves.
+
+Read off the text of XLA's optimised program, the same for every platform. A kernel is whatever
+touches memory: a fusion, a convolution, a copy. Its bytes are those of the arrays that it reads and
+writes, each once; of an array that it takes a slice of, or writes a slice into in place, those of
+the slice. Caches, and room that a library takes for itself, do not count.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel of a program.
+
+    Attributes:
+      name: in the program's text.
+      opcode: "fusion", "convolution", "copy" ...; of a library's the library's name for it.
+      size: bytes that it reads and writes each time.
+      times: how often it runs, by the loops that it is in.
+      source: the operation in JAX that it is from, as "jit(f)/conv_general_dilated".
+    """
+
+    name: str
+    opcode: str
+    size: int
+    times: int
+    source: str
+
+    @property
+    def total(self) -> int:
+        """Bytes that it moves in all."""
+        return self.size * self.times
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str  # what follows the operands
+    number: str  # of a parameter
+
+    @functools.cached_property
+    def size(self) -> int:
+        return _bytes(self.shape)
+
+
+_Computation = dict[str, _Instruction]  # in the order of the text, the root last
+
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)$")
+_NAME = re.compile(r"%([\w.\-]+)")
+_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
+# They name memory, or are what the kernels inside them do.
+_NO_KERNELS = {
+    "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id",
+    "replica-id", "copy-start", "copy-done", "optimization-barrier",
+}  # fmt: skip
+_SLICES = {"slice", "dynamic-slice"}
+_VIEWS = {"bitcast", "convert", "reshape"}
+
+
+def kernels(text: str) -> list[Kernel]:
+    """Returns the kernels of a compiled program in the order in which they are run.
+
+    Args:
+      text: of the program, from `compiled.as_text()`.
+
+    Raises:
+      ValueError: it has a loop and does not say how often it is run.
+    """
+    computations, entry = _parse(text)
+    return list(_kernels(computations, entry, 1))
+
+
+def _parse(text: str) -> tuple[dict[str, _Computation], str]:
+    computations: dict[str, _Computation] = {}
+    current: _Computation = {}
+    entry = ""
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            current = computations[head[2]] = {}
+            entry = head[2] if head[1] else entry
+        elif found := _LINE.match(line):
+            name, shape, opcode, rest = found.groups()
+            inside, attributes = _split_at_bracket(rest)
+            operands = tuple(_NAME.findall(inside))
+            current[name] = _Instruction(name, shape, opcode, operands, attributes, inside)
+    return computations, entry
+
+
+def _split_at_bracket(rest: str) -> tuple[str, str]:
+    """Splits what follows an opening bracket at the one that closes it."""
+    depth = 1
+    for i, character in enumerate(rest):
+        depth += (character == "(") - (character == ")")
+        if not depth:
+            return rest[:i], rest[i + 1 :]
+    return rest, ""
+
+
+def _kernels(computations: dict[str, _Computation], name: str, times: int) -> Iterator[Kernel]:
+    instructions = computations[name]
+    for each in instructions.values():
+        if each.opcode == "while":
+            body = _attribute(each, r"body=%?([\w.\-]+)")
+            count = _attribute(each, r'"known_trip_count":\{"n":"(\d+)"')
+            if not count:
+                raise ValueError(f"the loop {each.name} does not say how often it is run")
+            yield from _kernels(computations, body, times * int(count))
+        elif each.opcode in ("call", "async-start") and (
+            callee := _attribute(each, r"(?:to_apply|calls)=%?([\w.\-]+)")
+        ):
+            yield from _kernels(computations, callee, times)
+        elif each.opcode not in _NO_KERNELS and not each.opcode.endswith("-done"):
+            yield Kernel(
+                name=each.name,
+                opcode=_attribute(each, r'custom_call_target="([^"]+)"') or each.opcode,
+                size=_size(computations, instructions, each),
+                times=times,
+                source=_attribute(each, r'op_name="([^"]+)"'),
+            )
+
+
+def _attribute(instruction: _Instruction, pattern: str) -> str:
+    found = re.search(pattern, instruction.attributes)
+    return found[1] if found else ""
+
+
+def _bytes(shape: str) -> int:
+    """Returns the bytes of an array, or of all arrays of a tuple."""
+    return sum(
+        _item_size(dtype) * int(np.prod([int(n) for n in axes.split(",") if n]))
+        for dtype, axes in _ARRAY.findall(shape)
+    )
+
+
+def _item_size(dtype: str) -> int:
+    bits = re.search(r"\d+", dtype)
+    return max(1, int(bits[0]) // 8) if bits else int(dtype == "pred")
+
+
+def _size(
+    computations: dict[str, _Computation], instructions: _Computation, each: _Instruction
+) -> int:
+    operands = [instructions[name] for name in each.operands if name in instructions]
+    body = computations.get(_attribute(each, r"calls=%?([\w.\-]+)"), {})
+    if each.opcode == "fusion" and body:
+        read = sum(_read(body, i, operand) for i, operand in enumerate(operands))
+        return read + _written(body, each)
+    if each.opcode in _SLICES:
+        return 2 * each.size
+    if each.opcode == "dynamic-update-slice":
+        return 2 * operands[1].size
+    return each.size + sum(operand.size for operand in operands)
+
+
+def _read(body: _Computation, number: int, operand: _Instruction) -> int:
+    """Returns the bytes that a fusion reads of one of its operands."""
+    (parameter,) = (i for i in body.values() if i.opcode == "parameter" and i.number == str(number))
+    users = _users(body, parameter)
+    if users and all(user.opcode in _SLICES for user, _ in users):
+        return sum(user.size for user, _ in users)
+    if users and all(
+        user.opcode == "dynamic-update-slice" and user.operands[0] == source
+        for user, source in users
+    ):
+        return 0  # written in place
+    return operand.size
+
+
+def _users(body: _Computation, instruction: _Instruction) -> list[tuple[_Instruction, str]]:
+    """Returns who reads an array or a view of it, each with the name that it reads it by."""
+    found = []
+    for user in body.values():
+        if instruction.name in user.operands:
+            if user.opcode in _VIEWS:
+                found += _users(body, user)
+            else:
+                found.append((user, instruction.name))
+    return found
+
+
+def _written(body: _Computation, fusion: _Instruction) -> int:
+    root = list(body.values())[-1]
+    results = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    return sum(_result_size(body, result) for result in results)
+
+
+def _result_size(body: _Computation, result: _Instruction) -> int:
+    while result.opcode in _VIEWS and result.operands[0] in body:
+        source = body[result.operands[0]]
+        if source.opcode not in {"dynamic-update-slice", *_VIEWS}:
+            break
+        result = source
+    if result.opcode == "dynamic-update-slice":
+        return body[result.operands[1]].size
+    return result.size

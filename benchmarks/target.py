@@ -1,0 +1,114 @@
+"""The chip that programs are compiled for: this machine's, or one that need not be here.
+
+XLA's compilers for GPUs and TPUs run without the chip, so that the program which it would run can
+be read, and its compiling timed, on any machine:
+
+    pip install 'jax[cuda13]==0.10.2'    # for H100, H200
+    pip install 'jax[tpu]==0.10.2'       # for v4, v5e, v5p, v6e
+
+A GPU's compiler then takes the convolutions' algorithms that cuDNN recommends instead of timing
+them, and none has memory of its own; both take time and memory on a machine with the chip.
+"""
+
+import dataclasses
+import importlib.util
+import os
+
+import jax
+from absl import flags
+from jax.experimental import topologies
+
+from resnet_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """What sets GPUs of NVIDIA's Hopper family apart, as the maker publishes it.
+
+    Attributes:
+      name: JAX's device_kind.
+      memory: bytes.
+      bandwidth: of the memory, bytes a second.
+    """
+
+    name: str
+    memory: int
+    bandwidth: int
+
+    @property
+    def config(self) -> str:
+        """XLA's GpuTargetConfigProto, as text."""
+        return f"""
+            platform_name: "CUDA"
+            device_description_str: "{self.name}"
+            dnn_version_info {{ major: 9 minor: 10 }}
+            runtime_version {{ major: 13 }}
+            gpu_device_info {{
+              cuda_compute_capability {{ major: 9 }}
+              clock_rate_ghz: 1.98
+              core_count: 132
+              fpus_per_core: 128
+              threads_per_warp: 32
+              threads_per_block_limit: 1024
+              threads_per_core_limit: 2048
+              registers_per_block_limit: 65536
+              registers_per_core_limit: 65536
+              shared_memory_per_block: {48 << 10}
+              shared_memory_per_block_optin: {227 << 10}
+              shared_memory_per_core: {228 << 10}
+              l2_cache_size: {50 << 20}
+              block_dim_limit_x: {2**31 - 1}
+              block_dim_limit_y: {2**16 - 1}
+              block_dim_limit_z: {2**16 - 1}
+              device_memory_size: {self.memory}
+              memory_bandwidth: {self.bandwidth}
+            }}"""
+
+
+_GPUS = {
+    "H100": Gpu("NVIDIA H100 80GB HBM3", 80 << 30, 3_350_000_000_000),
+    "H200": Gpu("NVIDIA H200", 141 << 30, 4_800_000_000_000),
+}
+# Hosts of four chips each, of which one chip is used.
+_TPUS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+
+TARGET = flags.DEFINE_enum(
+    "target",
+    None,
+    [*_GPUS, *_TPUS],
+    "Compile for this chip, which need not be here; none: this machine's first device.",
+)
+
+
+def device() -> jax.Device:
+    """Returns the device to compile for; where it is not this machine's, nothing can run on it.
+
+    Raises:
+      UserError: the chip's compiler is not installed.
+    """
+    if TARGET.value is None:
+        return jax.devices()[0]
+    # Nothing runs, and a GPU that is not here shall not be looked for.
+    jax.config.update("jax_platforms", "cpu")
+    if TARGET.value in _GPUS:
+        _need("jax_cuda13_plugin", "cuda13")
+        gpu = _GPUS[TARGET.value]
+        return topologies.get_topology_desc(
+            gpu.name, "cuda", target_config=gpu.config, topology="1x1x1"
+        ).devices[0]
+    _need("libtpu", "tpu")
+    for key, value in _NO_HOST.items():
+        os.environ.setdefault(key, value)
+    return topologies.get_topology_desc(_TPUS[TARGET.value], "tpu").devices[0]
+
+
+# Without them libtpu asks the network for minutes which TPU this machine is.
+_NO_HOST = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+
+
+def _need(package: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"--target={TARGET.value} needs that chip's compiler, which is not installed: "
+            f"pip install 'jax[{extra}]=={jax.__version__}'."
+        )

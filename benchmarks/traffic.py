@@ -1,0 +1,126 @@
+"""The bytes that the compiled training step moves, and the kernels it is, beside plain Flax.
+
+    python -m benchmarks.traffic --target=H200 [--out=results/traffic]
+    python -m benchmarks.traffic --target=H200 --family=imagenet --depths=50
+
+Small convolutional networks wait for memory, and the smallest for kernels to start, far more than
+for arithmetic. Both can be read off the program that XLA's compiler makes (hlo.py), without the
+chip: see --target. "Bound" is the time that the bytes take at the memory's full speed; no program
+is faster, and every one is slower. Nothing runs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from benchmarks import hlo, machine, table, target, train_step_flax, train_step_ours
+from experiments import command_line
+from resnet_jax import dispatch
+from resnet_jax import mesh as meshes
+from resnet_jax.errors import UserError
+
+DEPTHS = {"cifar": ["20", "56", "110"], "imagenet": ["50"]}
+PROGRAMS = ("loop", "unrolled", "flax")
+_SCAN = {"loop": "on", "unrolled": "off", "flax": "off"}
+
+_FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Of the networks.")
+_DEPTHS = flags.DEFINE_list("depths", None, "Of the networks.")
+_PROGRAMS = flags.DEFINE_multi_enum(
+    "program", list(PROGRAMS), list(PROGRAMS), "Ours with its blocks in a loop or not, and Flax's."
+)
+_BATCH = flags.DEFINE_integer(
+    "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
+)
+_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_KERNELS = flags.DEFINE_integer(
+    "kernels", 0, "Print so many kernels of each program, those that move most.", lower_bound=0
+)
+
+_HEADINGS = ["network", "program", "kernels a step", "convolutions GB", "others GB", "in all GB",
+             "bound ms", "over the last"]  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    depths = table.numbers("depths", _DEPTHS.value or DEPTHS[_FAMILY.value])
+    configs = {
+        (depth, program): train_step_ours.resolve(
+            _FAMILY.value,
+            depth,
+            dtype=_DTYPE.value,
+            batch_size=_BATCH.value,
+            scan=_SCAN[program],
+        )
+        for depth in depths
+        for program in _PROGRAMS.value
+    }
+    device = target.device()
+    if device.platform == "tpu":
+        raise UserError("--target is a TPU, whose programs this cannot read; allowed is a GPU.")
+    bandwidth, said_by = machine.bandwidth(device, 0)
+    rows = []
+    for (depth, program), config in configs.items():
+        rows.append(_row(config, program, device, bandwidth))
+        logging.info("%s %d, %s: done", _FAMILY.value, depth, program)
+    for row in rows:
+        last = [r for r in rows if r["depth"] == row["depth"]][-1]
+        row["over_the_last"] = row["bytes_a_step"] / last["bytes_a_step"]
+    first = next(iter(configs.values()))
+    about = {
+        "unit": "GB of 1e9 bytes that kernels read and write, a step",
+        "bound": f"at {bandwidth:g} GB/s, from {said_by}",
+        "over the last": "bytes over those of the network's last program",
+        "batch_size": first.batch_size,
+        "image_size": first.data.image_size,
+        "dtype": _DTYPE.value,
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+    about |= table.surroundings(("jax", "jaxlib", "flax"))
+    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    return 0
+
+
+def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float) -> dict[str, Any]:
+    step: Any  # jitted
+    if program == "flax":
+        steps, (step, arguments) = 1, train_step_flax.shapes(config, device)
+    else:
+        steps = dispatch.steps_at_once(config, meshes.make_mesh(devices=[device]))
+        programs, rest = train_step_ours.shapes(config, device)
+        step, arguments = programs.train_steps, (programs.state, *rest)
+    found = hlo.kernels(step.lower(*arguments).compile().as_text())
+    for kernel in sorted(found, key=lambda kernel: -kernel.total)[: _KERNELS.value]:
+        print(f"{kernel.total / 1e6:10.2f} MB {kernel.times:4} x {kernel.opcode} {kernel.name} "
+              f"{kernel.source}")  # fmt: skip
+    convolutions = sum(kernel.total for kernel in found if "conv" in kernel.opcode.lower())
+    moved = sum(kernel.total for kernel in found)
+    return {
+        "family": config.model.family,
+        "depth": config.model.depth,
+        "program": program,
+        "steps_at_once": steps,
+        "kernels_a_step": sum(kernel.times for kernel in found) / steps,
+        "convolutions_bytes_a_step": convolutions / steps,
+        "bytes_a_step": moved / steps,
+        "bound_seconds": moved / steps / (bandwidth * 1e9),
+    }
+
+
+def _show(row: dict[str, Any]) -> list[str]:
+    convolutions, moved = row["convolutions_bytes_a_step"], row["bytes_a_step"]
+    return [
+        f"{row['family']} {row['depth']}",
+        row["program"],
+        f"{row['kernels_a_step']:.0f}",
+        *(f"{each / 1e9:.3f}" for each in (convolutions, moved - convolutions, moved)),
+        f"{1e3 * row['bound_seconds']:.2f}",
+        f"{row['over_the_last']:.2f}",
+    ]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

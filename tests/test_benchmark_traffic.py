@@ -1,0 +1,95 @@
+"""The benchmark of what steps move runs, here and for chips that are not here."""
+
+import importlib.util
+import json
+
+import pytest
+
+from tests import tiny
+
+
+def launch(*flags):
+    return tiny.program("benchmarks.traffic", *flags)
+
+
+def rows_of(folder):
+    return {row["program"]: row for row in json.loads((folder / "table.json").read_text())["rows"]}
+
+
+@pytest.mark.slow
+def test_it_reads_every_program(tmp_path):
+    done = launch(
+        "--depths=20", "--batch_size=4", "--dtype=float32", "--kernels=2", f"--out={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path)
+    assert list(rows) == ["loop", "unrolled", "flax"]
+    for row in rows.values():
+        assert (row["family"], row["depth"], row["steps_at_once"]) == ("cifar", 20, 1)
+        # 19 convolutions and their two gradients, but for the picture's; each moves something.
+        assert row["kernels_a_step"] > 3 * 19 - 1
+        assert 1e6 < row["convolutions_bytes_a_step"] < row["bytes_a_step"]
+        assert row["over_the_last"] == row["bytes_a_step"] / rows["flax"]["bytes_a_step"]
+        table = json.loads((tmp_path / "table.json").read_text())
+        bandwidth = float(table["bound"].split()[1])
+        assert row["bound_seconds"] == pytest.approx(row["bytes_a_step"] / bandwidth / 1e9, 1e-3)
+    # What a loop keeps for the backward pass it must stack.
+    assert rows["loop"]["bytes_a_step"] > 1.1 * rows["unrolled"]["bytes_a_step"]
+    assert (tmp_path / "table.txt").read_text() in done.stdout
+    assert done.stdout.count(" MB ") == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--depths=20,x", "error: --depths has 'x'; allowed are whole numbers from 1 up."),
+        ("--program=lop", "--program=lop: value should be one of <loop|unrolled|flax>"),
+        ("--target=h200", "--target=h200: value should be one of <H100|H200|v4|v5e|v5p|v6e>"),
+        ("--batch_size=0", "batch_size"),
+    ],
+)
+def test_mistakes_are_one_sentence(flag, words):
+    done = launch(flag)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def has(package):
+    return importlib.util.find_spec(package) is not None
+
+
+@pytest.mark.parametrize(
+    ("target", "package", "extra"),
+    [("H200", "jax_cuda13_plugin", "cuda13"), ("v5e", "libtpu", "tpu")],
+)
+def test_a_compiler_that_is_not_installed_is_one_sentence(target, package, extra):
+    if has(package):
+        pytest.skip(f"{package} is installed")
+    done = launch(f"--target={target}")
+    assert done.returncode == 2
+    assert f"error: --target={target} needs that chip's compiler" in done.stderr
+    assert f"pip install 'jax[{extra}]==" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has("jax_cuda13_plugin"), reason="jax[cuda13] is not installed")
+def test_of_a_gpu_that_is_not_here(tmp_path):
+    flags = ("--target=H200", "--depths=20", "--program=unrolled", f"--out={tmp_path}")
+    done = launch(*flags, "--kernels=1000")
+    assert done.returncode == 0, done.stderr
+    # Each is cuDNN's, in bfloat16 and with channels last, as it is given.
+    assert done.stdout.count(" __cudnn$conv") == 3 * 19 - 1
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["device"] == "gpu: NVIDIA H200"
+    assert table["bound"] == "at 4800 GB/s, from the maker"
+    assert rows_of(tmp_path)["unrolled"]["steps_at_once"] == 25
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has("libtpu"), reason="jax[tpu] is not installed")
+def test_a_tpus_program_is_not_read():
+    done = launch("--target=v5e", "--depths=20")
+    assert done.returncode == 2
+    assert "error: --target is a TPU" in done.stderr
