@@ -6,21 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from resnet_jax.rectifier import relu_of_sum
 
 SHORTCUTS = ("none", "A", "B", "C")  # section 3.3; "none" is the plain net
+CONVOLVED = "convolved"  # the output of a block's convolution, by jax.ad_checkpoint's name
 EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block over its 3x3's filters
 
 Layer = Callable[..., Callable[[jax.Array], jax.Array]]
-
-
-def relu(x: jax.Array) -> jax.Array:
-    """Returns max(x, 0) of any shape and dtype; NaN stays NaN.
-
-    Chosen, not a maximum: XLA for CPU computes a maximum again wherever it is read, and in a
-    residual net each block's output with it, from the first block of the stage on. Half of
-    ResNet-56's time went there.
-    """
-    return jnp.where(x <= 0, 0, x)
 
 
 def projects(kind: str, shape_changes: bool) -> bool:
@@ -51,6 +45,7 @@ def shortcut(
     shape_changes = stride != 1 or x_BHWC.shape[-1] != channels
     if projects(kind, shape_changes):
         x_BHWC = conv(channels, (1, 1), (stride, stride), name="shortcut_conv")(x_BHWC)
+        x_BHWC = checkpoint_name(x_BHWC, CONVOLVED)
         return norm(name="shortcut_norm")(x_BHWC) if norm else x_BHWC
     if not shape_changes:
         return x_BHWC
@@ -74,7 +69,7 @@ class Block(nn.Module):
       bottleneck_stride: "v1", on the first 1x1, or "v1.5", on the 3x3.
       preactivation: see above.
       conv: makes a convolution from (filters, kernel size, strides, name).
-      norm: makes a BatchNorm from (name, scale_init).
+      norm: makes a BatchNorm from (name, rectify, scale_init).
       last_scale_init: of the block's last BatchNorm, the same rule for both kinds of block.
     """
 
@@ -110,20 +105,19 @@ class Block(nn.Module):
             is_last = i == len(convolutions)
             scale_init = {"scale_init": self.last_scale_init} if is_last else {}
             if self.preactivation:
-                y = relu(self.norm(name=f"norm{i}", **scale_init)(y))
+                y = self.norm(name=f"norm{i}", rectify=True, **scale_init)(y)
                 if i == 1:
                     changes = self.stride != 1 or x_BHWC.shape[-1] != channels
                     start = y if projects(self.shortcut_kind, changes) else x_BHWC
                     skipped = self._shortcut(start, channels)
-                y = self.conv(filters, (size, size), (stride, stride), name=f"conv{i}")(y)
-            else:
-                y = self.conv(filters, (size, size), (stride, stride), name=f"conv{i}")(y)
-                y = self.norm(name=f"norm{i}", **scale_init)(y)
-                if not is_last:
-                    y = relu(y)
-        if skipped is not None:
-            y = y + skipped
-        return y if self.preactivation else relu(y)
+            y = self.conv(filters, (size, size), (stride, stride), name=f"conv{i}")(y)
+            y = checkpoint_name(y, CONVOLVED)
+            if not self.preactivation:
+                rectify = not is_last or skipped is None
+                y = self.norm(name=f"norm{i}", rectify=rectify, **scale_init)(y)
+        if skipped is None:
+            return y
+        return y + skipped if self.preactivation else relu_of_sum(y, skipped)
 
     def _shortcut(self, x_BHWC: jax.Array, channels: int) -> jax.Array | None:
         # v2 adds its projections bare: a BatchNorm there would touch the identity path.

@@ -6,6 +6,7 @@ paper's "64 a GPU" gives the same numbers on 1 device and on 8.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from resnet_jax.rectifier import relu
+
 # Exact moments of one batch, asked for with mutable=["moments"]: see step.make_moments_step.
 MOMENTS = "moments"
-_GROUP_MOMENTS = "group_moments"  # what the backward pass is left beside the input
+# What the backward pass is left beside the input, by jax.ad_checkpoint's name.
+MOMENTS_OF_GROUPS = "moments_of_groups"
 
 
 class BatchNorm(nn.Module):
@@ -31,6 +35,8 @@ class BatchNorm(nn.Module):
       momentum: share that the moving averages keep; PyTorch calls 1 - momentum momentum.
       epsilon: added to the variance.
       dtype: of the output; statistics are taken in float32 whatever it is.
+      rectify: a ReLU follows. It is computed here because its gradient costs nothing together with
+        the normalisation's.
       scale_init: initialiser of gamma.
     """
 
@@ -39,11 +45,12 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
+    rectify: bool = False
     scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-        """Normalises float `x_BHWC`; returns the same shape in `dtype`.
+        """Normalises float `x_BHWC`, and may rectify it; returns the same shape in `dtype`.
 
         Raises:
           ValueError: `group` does not divide the batch.
@@ -56,10 +63,10 @@ class BatchNorm(nn.Module):
 
         if not self.train:
             # Folded into x * a + b it would cancel where |mean| >> std.
-            channel = (1,) * (x_BHWC.ndim - 1) + (channels,)
             factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
-            y = (x_BHWC - mean.value.reshape(channel)) * factor.reshape(channel)
-            return (y + bias.reshape(channel)).astype(self.dtype)
+            y = (x_BHWC - _over_positions(mean.value, x_BHWC)) * _over_positions(factor, x_BHWC)
+            y = (y + _over_positions(bias, x_BHWC)).astype(self.dtype)
+            return relu(y) if self.rectify else y
 
         batch = x_BHWC.shape[0]
         group = self.group or batch
@@ -68,15 +75,10 @@ class BatchNorm(nn.Module):
             group = batch
         if batch % group:
             raise ValueError(f"a BatchNorm group of {group} does not divide a batch of {batch}")
-        # What the backward pass needs is computed again from x, which the convolution has left
-        # anyway, and the moments: activations in float32 are not kept for it. The compiler may
-        # keep them after all where that is cheaper; in a loop over blocks it could not drop them.
-        normalize = jax.checkpoint(
-            functools.partial(_normalize, group=group, epsilon=self.epsilon, dtype=self.dtype),
-            policy=jax.checkpoint_policies.save_only_these_names(_GROUP_MOMENTS),
-            prevent_cse=False,
+        y_BHWC, moments_G2C = _normalize(
+            x_BHWC, scale, bias, group, self.epsilon, self.dtype, self.rectify
         )
-        y_BHWC, means_GC, vars_GC = normalize(x_BHWC, scale, bias)
+        means_GC, vars_GC = jnp.moveaxis(jax.lax.stop_gradient(moments_G2C), 1, 0)
         batch_mean = means_GC.mean(axis=0)
         within_var = vars_GC.mean(axis=0)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
@@ -91,34 +93,141 @@ class BatchNorm(nn.Module):
         return y_BHWC
 
 
+# A custom gradient, so that it is two passes over x and the output's gradient, and so that nothing
+# but x and the moments is kept for it. Left to themselves, JAX keeps more and XLA makes it three.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def _normalize(
-    x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, group: int, epsilon: float, dtype: Any
+    x_BHWC: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    group: int,
+    epsilon: float,
+    dtype: Any,
+    rectify: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the normalised batch in `dtype`, and float32 means and variances (G, 2, C).
+
+    The moments have no gradient of their own. As with every custom gradient, forward-mode
+    derivatives (jax.jvp) are not to be had: a Hessian's products are gradients of gradients.
+    """
+    return _forward(x_BHWC, scale, bias, group, epsilon, dtype, rectify)[0]
+
+
+def _forward(
+    x_BHWC: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    group: int,
+    epsilon: float,
+    dtype: Any,
+    rectify: bool,
+) -> tuple[Any, Any]:
+    moments_G2C = checkpoint_name(_moments(_grouped(x_BHWC, group)), MOMENTS_OF_GROUPS)
+    centred_GgHWC, factor_G1C, _ = _centre(x_BHWC, moments_G2C, scale, group, epsilon)
+    y_BHWC = (
+        (centred_GgHWC * factor_G1C + _over_positions(bias, centred_GgHWC))
+        .reshape(x_BHWC.shape)
+        .astype(dtype)
+    )
+    if rectify:
+        y_BHWC = relu(y_BHWC)
+    return (y_BHWC, moments_G2C), (x_BHWC, moments_G2C, scale, bias)
+
+
+def _backward(
+    group: int, epsilon: float, dtype: Any, rectify: bool, kept: Any, gradients: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the normalised batch in `dtype`, and float32 means and variances (G, C)."""
-    batch, channels = x_BHWC.shape[0], x_BHWC.shape[-1]
-    x_GgHWC = x_BHWC.astype(jnp.float32).reshape(batch // group, group, *x_BHWC.shape[1:])
-    within = tuple(range(1, x_GgHWC.ndim - 1))
+    del dtype
+    x_BHWC, moments_G2C, scale, bias = kept
+    dy_BHWC, _ = gradients
+
+    def start(x_BHWC: jax.Array, dy_BHWC: jax.Array) -> tuple[jax.Array, ...]:
+        centred_GgHWC, factor_G1C, inverse_std_G1C = _centre(
+            x_BHWC, moments_G2C, scale, group, epsilon
+        )
+        dy_GgHWC = _grouped(dy_BHWC, group)
+        if rectify:
+            # Where y is at most 0, written otherwise than in the forward pass: else the compiler
+            # finds it to be the same, and keeps it.
+            dy_GgHWC = jnp.where(
+                centred_GgHWC * factor_G1C <= -_over_positions(bias, dy_GgHWC), 0, dy_GgHWC
+            )
+        return centred_GgHWC, factor_G1C, inverse_std_G1C, dy_GgHWC
+
+    centred_GgHWC, factor_G1C, inverse_std_G1C, dy_GgHWC = start(x_BHWC, dy_BHWC)
+    sum_G1C, product_G1C = _sums(dy_GgHWC, dy_GgHWC * centred_GgHWC)
+    all_but_channels = tuple(range(dy_GgHWC.ndim - 1))
+    dscale = (product_G1C * inverse_std_G1C).sum(all_but_channels)
+    dbias = sum_G1C.sum(all_but_channels)
+    # The second pass starts from what the first read, not from what it computed on the way, which
+    # would have to be written.
+    x_BHWC, dy_BHWC, sum_G1C, product_G1C = jax.lax.optimization_barrier(
+        (x_BHWC, dy_BHWC, sum_G1C, product_G1C)
+    )
+    centred_GgHWC, factor_G1C, inverse_std_G1C, dy_GgHWC = start(x_BHWC, dy_BHWC)
+    count = math.prod(dy_GgHWC.shape[1:-1])
+    slope_G1C = product_G1C / count * jnp.square(inverse_std_G1C)
+    dx_GgHWC = (dy_GgHWC - sum_G1C / count - centred_GgHWC * slope_G1C) * factor_G1C
+    return dx_GgHWC.reshape(x_BHWC.shape).astype(x_BHWC.dtype), dscale, dbias
+
+
+_normalize.defvjp(_forward, _backward)
+
+
+def _grouped(x_BHWC: jax.Array, group: int) -> jax.Array:
+    batch, *rest = x_BHWC.shape
+    return x_BHWC.astype(jnp.float32).reshape(batch // group, group, *rest)
+
+
+def _moments(x_GgHWC: jax.Array) -> jax.Array:
+    """Returns each group's mean and variance of each channel, (G, 2, C)."""
     # One pass for both moments, of differences to a guess of the mean, the first value there is:
     # E[x^2] - E[x]^2 itself loses the variance where |mean| >> std (Chan et al. 1983, section 3).
-    # The moments depend on the guess by rounding alone, so it has no gradient. More values would
-    # guess better, but devices that share a group would have to send them.
-    first = (slice(None), *[slice(1)] * len(within))
-    guess_G1C = jax.lax.stop_gradient(x_GgHWC[first])
+    # More values would guess better, but devices that share a group would have to send them.
+    groups, channels = x_GgHWC.shape[0], x_GgHWC.shape[-1]
+    guess_G1C = x_GgHWC[(slice(None), *[slice(1)] * (x_GgHWC.ndim - 2))]
     off_GgHWC = x_GgHWC - guess_G1C
-    off_mean_G1C, square_G1C = checkpoint_name(
-        (
-            jnp.mean(off_GgHWC, axis=within, keepdims=True),
-            jnp.mean(jnp.square(off_GgHWC), axis=within, keepdims=True),
-        ),
-        _GROUP_MOMENTS,
-    )
+    count = math.prod(x_GgHWC.shape[1:-1])
+    off_mean_G1C, square_G1C = (total / count for total in _sums(off_GgHWC, jnp.square(off_GgHWC)))
     mean_G1C = guess_G1C + off_mean_G1C
     var_G1C = jnp.maximum(square_G1C - jnp.square(off_mean_G1C), 0)
-    channel = (1,) * (x_GgHWC.ndim - 1) + (channels,)
-    factor_G1C = jax.lax.rsqrt(var_G1C + epsilon) * scale.reshape(channel)
-    y_GgHWC = (x_GgHWC - mean_G1C) * factor_G1C + bias.reshape(channel)
-    y_BHWC = y_GgHWC.reshape(x_BHWC.shape).astype(dtype)
-    return y_BHWC, mean_G1C.reshape(-1, channels), var_G1C.reshape(-1, channels)
+    return jnp.stack([mean_G1C, var_G1C], axis=1).reshape(groups, 2, channels)
+
+
+def _centre(
+    x_BHWC: jax.Array, moments_G2C: jax.Array, scale: jax.Array, group: int, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns x less its mean (G, g, H, W, C), gamma / std, and 1 / std (G, 1, 1, 1, C)."""
+    x_GgHWC = _grouped(x_BHWC, group)
+    groups, _, channels = moments_G2C.shape
+    positions = (1,) * (x_GgHWC.ndim - 2)
+    mean_G1C, var_G1C = (moments_G2C[:, i].reshape(groups, *positions, channels) for i in range(2))
+    inverse_std_G1C = jax.lax.rsqrt(var_G1C + epsilon)
+    factor_G1C = inverse_std_G1C * _over_positions(scale, x_GgHWC)
+    return x_GgHWC - mean_G1C, factor_G1C, inverse_std_G1C
+
+
+def _over_positions(of_channels_C: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns what there is one of for each channel in a shape that is broadcast to x."""
+    return of_channels_C.reshape((1,) * (x.ndim - 1) + of_channels_C.shape)
+
+
+def _sums(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums of two arrays over each group and all positions, (G, 1, 1, 1, C) each."""
+    within = tuple(range(1, a_GgHWC.ndim - 1))
+
+    def together(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        zero = jnp.zeros((), a.dtype)
+        sums = jax.lax.reduce((a, b), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), within)
+        first, second = (jnp.expand_dims(total, within) for total in sums)
+        return first, second
+
+    def apart(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return a.sum(within, keepdims=True), b.sum(within, keepdims=True)
+
+    # As one reduction, XLA for GPUs reads what they are computed from once; that for CPUs does so
+    # anyway, and computes such reductions number by number.
+    return jax.lax.platform_dependent(a_GgHWC, b_GgHWC, cuda=together, default=apart)
 
 
 def pool_moments(moments: Any) -> Any:

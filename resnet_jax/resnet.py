@@ -10,9 +10,9 @@ from flax import linen as nn
 
 from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture, architecture
-from resnet_jax.blocks import Block, relu
+from resnet_jax.blocks import CONVOLVED, Block
 from resnet_jax.convolution import by_patches, one_by_one
-from resnet_jax.normalization import BatchNorm
+from resnet_jax.normalization import MOMENTS_OF_GROUPS, BatchNorm
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
 # Not variance_scaling's truncated normal, whose tails are cut.
@@ -99,7 +99,7 @@ class ResNet(nn.Module):
         else:
             x = conv(filters[0], (3, 3), (1, 1), name="stem_conv")(x)
         if not self.preactivation:
-            x = relu(norm(name="stem_norm")(x))
+            x = norm(name="stem_norm", rectify=True)(x)
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
@@ -125,16 +125,20 @@ class ResNet(nn.Module):
                     x = make(stride=1, name=layout.block(stage, number))(x)
 
         if self.preactivation:
-            x = relu(norm(name="head_norm")(x))
+            x = norm(name="head_norm", rectify=True)(x)
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         # float32, so that bfloat16's 8 bits never reach the loss.
         return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="logits")(pooled_BC)
 
     def _block(self, *, stage: int, looped: bool = False, **attributes: Any) -> Block:
-        if stage not in self.remat:
-            return Block(**attributes)
-        # Inside a loop the compiler cannot merge the two computations; elsewhere it would.
-        return nn.remat(Block, prevent_cse=not looped)(**attributes)
+        if stage in self.remat:
+            # Inside a loop the compiler cannot merge the two computations; elsewhere it would.
+            return nn.remat(Block, prevent_cse=not looped)(**attributes)
+        if looped:
+            # What a loop keeps it must copy, in and out; all but these is cheaper computed again.
+            kept = jax.checkpoint_policies.save_only_these_names(CONVOLVED, MOMENTS_OF_GROUPS)
+            return nn.remat(Block, prevent_cse=False, policy=kept)(**attributes)
+        return Block(**attributes)
 
 
 def _loop(blocks: int) -> Any:

@@ -68,10 +68,10 @@ def test_of_a_block_computed_again_the_input_is_kept():
 
 def test_of_activations_in_bfloat16_nothing_is_kept_in_float32():
     filters, positions = (16, 32, 64), (32 * 32, 16 * 16, 8 * 8)
-    # The inputs of two convolutions and two BatchNorms, bfloat16; where two ReLUs are above 0.
-    activations = sum(B * p * c * (4 * 2 + 2) for p, c in zip(positions, filters, strict=True))
-    # Two kernels in bfloat16, and two moments of each BatchNorm in float32.
-    others = sum(2 * 9 * c * c * 2 + 2 * 2 * c * 4 for c in filters)
+    # The block's input and the outputs of its two convolutions, bfloat16.
+    activations = sum(B * p * c * 3 * 2 for p, c in zip(positions, filters, strict=True))
+    # Two moments of each BatchNorm in float32.
+    others = sum(2 * 2 * c * 4 for c in filters)
     assert cifar(26, ()) - cifar(20, ()) == activations + others
 
 

@@ -159,6 +159,83 @@ def test_training_and_evaluation_agree_on_the_same_statistics():
     np.testing.assert_allclose(BatchNorm(train=False).apply(variables, x), trained, atol=1e-4)
 
 
+def plainly(x, scale, bias, group, rectify):
+    """Normalises as one would write it down, in float64, with JAX's own gradient."""
+    pieces = x.astype(jnp.float64).reshape(-1, group, *x.shape[1:])
+    axes = (1, 2, 3)
+    mean = pieces.mean(axes, keepdims=True)
+    var = ((pieces - mean) ** 2).mean(axes, keepdims=True)
+    y = ((pieces - mean) / jnp.sqrt(var + EPSILON)).reshape(x.shape)
+    y = y * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
+    return jnp.maximum(y, 0) if rectify else y
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize("group", [2, 8])
+def test_the_gradient_is_that_of_the_definition(group, rectify):
+    x = inputs(seed=3)
+    scale, bias = np.array([1.0, -2.0, 0.5], np.float32), np.array([0.2, 0.1, -0.3], np.float32)
+    upstream = np.random.default_rng(4).normal(size=x.shape).astype(np.float32)
+    norm = BatchNorm(train=True, group=group, rectify=rectify)
+
+    def ours(x, scale, bias):
+        return norm.apply({**fresh(), "params": {"scale": scale, "bias": bias}}, x)
+
+    y, pull_back = jax.vjp(ours, x, scale, bias)
+    with jax.enable_x64(True):
+        given = [jnp.asarray(a, jnp.float64) for a in (x, scale, bias)]
+        wanted_y, pull_back_wanted = jax.vjp(lambda *a: plainly(*a, group, rectify), *given)
+        wanted = pull_back_wanted(jnp.asarray(upstream, jnp.float64))
+    np.testing.assert_allclose(y, wanted_y, atol=1e-5)
+    assert (np.asarray(y) == 0).any() == rectify
+    for found, expected in zip(pull_back(upstream), wanted, strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_bfloat16_the_gradient_is_rounded_once():
+    x = jnp.asarray(inputs(seed=3), jnp.bfloat16)
+    upstream = jnp.asarray(np.random.default_rng(4).normal(size=x.shape), jnp.bfloat16)
+
+    def gradients(dtype):
+        norm = BatchNorm(train=True, group=4, dtype=dtype, rectify=True)
+        y, pull_back = jax.vjp(lambda x, v: norm.apply(v, x), x.astype(dtype), fresh())
+        return y, *pull_back(upstream.astype(dtype))
+
+    (y, dx, dv), (exact_y, exact_dx, exact_dv) = map(gradients, (jnp.bfloat16, jnp.float32))
+    assert (y.dtype, dx.dtype) == (jnp.bfloat16, jnp.bfloat16)
+    np.testing.assert_array_equal(y, exact_y.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(dx, exact_dx.astype(jnp.bfloat16))
+    for name in ("scale", "bias"):
+        assert dv["params"][name].dtype == jnp.float32
+        np.testing.assert_allclose(dv["params"][name], exact_dv["params"][name], rtol=1e-6)
+
+
+def test_of_a_channel_that_never_varies_the_gradient_is_finite():
+    x = np.full((4, 2, 2, 1), 3, np.float32)
+    norm = BatchNorm(train=True)
+    y, pull_back = jax.vjp(lambda x: norm.apply(fresh(1), x), x)
+    np.testing.assert_array_equal(y, 0)
+    (dx,) = pull_back(np.arange(16, dtype=np.float32).reshape(x.shape))
+    np.testing.assert_allclose(dx.ravel(), (np.arange(16) - 7.5) / np.sqrt(EPSILON), rtol=1e-5)
+
+
+def test_nothing_but_the_input_and_the_moments_is_kept():
+    norm = BatchNorm(train=True, group=4, rectify=True)
+    x = jnp.asarray(inputs())
+    _, pull_back = jax.vjp(lambda x: norm.apply(fresh(), x), x)
+    kept = jax.tree.leaves(pull_back)
+    assert sorted(a.shape for a in kept) == [(2, 2, 3), (3,), (3,), x.shape]
+
+
+def test_evaluation_rectifies_too():
+    variables = fresh()
+    y = BatchNorm(train=False, rectify=True).apply(variables, inputs() - 2)
+    plain = BatchNorm(train=False).apply(variables, inputs() - 2)
+    assert (np.asarray(plain) < 0).any()
+    np.testing.assert_array_equal(y, np.maximum(plain, 0))
+
+
 @pytest.mark.parametrize("group", [2, 4, 8])
 def test_moments_are_those_of_the_whole_batch(group):
     _, updated = normalize(inputs(), group=group)
