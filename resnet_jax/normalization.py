@@ -107,8 +107,8 @@ def _normalize(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the normalised batch in `dtype`, and float32 means and variances (G, 2, C).
 
-    The moments have no gradient of their own. As with every custom gradient, forward-mode
-    derivatives (jax.jvp) are not to be had: a Hessian's products are gradients of gradients.
+    The moments have no gradient of their own. As of every custom gradient there is no jax.jvp, but
+    jax.jvp of a gradient, a Hessian's product with a vector.
     """
     return _forward(x_BHWC, scale, bias, group, epsilon, dtype, rectify)[0]
 
@@ -212,22 +212,32 @@ def _over_positions(of_channels_C: jax.Array, x: jax.Array) -> jax.Array:
     return of_channels_C.reshape((1,) * (x.ndim - 1) + of_channels_C.shape)
 
 
+@jax.custom_jvp
 def _sums(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the sums of two arrays over each group and all positions, (G, 1, 1, 1, C) each."""
-    within = tuple(range(1, a_GgHWC.ndim - 1))
-
-    def together(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        zero = jnp.zeros((), a.dtype)
-        sums = jax.lax.reduce((a, b), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), within)
-        first, second = (jnp.expand_dims(total, within) for total in sums)
-        return first, second
-
-    def apart(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return a.sum(within, keepdims=True), b.sum(within, keepdims=True)
-
     # As one reduction, XLA for GPUs reads what they are computed from once; that for CPUs does so
     # anyway, and computes such reductions number by number.
-    return jax.lax.platform_dependent(a_GgHWC, b_GgHWC, cuda=together, default=apart)
+    return jax.lax.platform_dependent(a_GgHWC, b_GgHWC, cuda=_sums_together, default=_sums_apart)
+
+
+@_sums.defjvp
+def _sums_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    # A Hessian needs it: JAX does not differentiate a reduction of two arrays.
+    return _sums(*primals), _sums_apart(*tangents)
+
+
+def _sums_together(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    within = tuple(range(1, a_GgHWC.ndim - 1))
+    zero = jnp.zeros((), a_GgHWC.dtype)
+    a_GC, b_GC = jax.lax.reduce(
+        (a_GgHWC, b_GgHWC), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), within
+    )
+    return jnp.expand_dims(a_GC, within), jnp.expand_dims(b_GC, within)
+
+
+def _sums_apart(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    within = tuple(range(1, a_GgHWC.ndim - 1))
+    return a_GgHWC.sum(within, keepdims=True), b_GgHWC.sum(within, keepdims=True)
 
 
 def pool_moments(moments: Any) -> Any:

@@ -13,7 +13,7 @@ from resnet_jax.architectures import Architecture
 from resnet_jax.data.augment import Augmentation, Normalization
 from resnet_jax.data.order import batch_indices
 from resnet_jax.data.resident import ResidentSplit
-from resnet_jax.normalization import MOMENTS, BatchNorm
+from resnet_jax.normalization import MOMENTS, BatchNorm, _sums_apart, _sums_together
 from resnet_jax.resnet import ResNet
 
 EPSILON = 1e-5
@@ -191,6 +191,38 @@ def test_the_gradient_is_that_of_the_definition(group, rectify):
     for found, expected in zip(pull_back(upstream), wanted, strict=True):
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_hessians_are_to_be_had(reverse):
+    x = inputs(seed=3)
+    weights, along = np.random.default_rng(5).normal(size=(2, *x.shape)).astype(np.float32)
+    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
+    norm = BatchNorm(train=True, group=4, rectify=True)
+
+    def product(function, x, along, weights):
+        def gradient(x):
+            return jax.grad(lambda x: jnp.sum(weights * function(x) ** 2))(x)
+
+        if reverse:
+            return jax.grad(lambda x: jnp.vdot(gradient(x), along))(x)
+        return jax.jvp(gradient, (x,), (along,))[1]
+
+    found = product(lambda x: norm.apply(fresh(), x), x, along, weights)
+    with jax.enable_x64(True):
+        given = [jnp.asarray(a, jnp.float64) for a in (x, along, weights)]
+        wanted = product(lambda x: plainly(x, ones, zeros, 4, True), *given)
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("axes", [(5, 3, 2, 2, 4), (2, 8, 3)])
+def test_sums_together_are_the_sums_apart(axes):
+    """On a GPU they are computed together, here apart; see _sums()."""
+    a, b = np.random.default_rng(0).normal(size=(2, *axes)).astype(np.float32)
+    for one, other in zip(_sums_together(a, b), _sums_apart(a, b), strict=True):
+        assert one.shape == other.shape == (axes[0], *[1] * (len(axes) - 2), axes[-1])
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_in_bfloat16_the_gradient_is_rounded_once():
