@@ -83,7 +83,7 @@ def test_the_more_stages_are_computed_again_the_less_is_kept():
 @pytest.mark.slow
 def test_it_measures_every_choice_of_remat(tmp_path):
     done = launch(
-        "--family=cifar", "--depths=20", "--batch_size=64", "--device_gb=0.11", f"--out={tmp_path}"
+        "--family=cifar", "--depths=20", "--batch_size=64", "--device_gb=0.09", f"--out={tmp_path}"
     )
     assert done.returncode == 0, done.stderr
     table = json.loads((tmp_path / "table.json").read_text())
@@ -96,7 +96,7 @@ def test_it_measures_every_choice_of_remat(tmp_path):
         held = row["arguments_bytes"] + row["output_bytes"] - row["aliased_bytes"]
         assert row["peak_bytes"] == held + row["temporaries_bytes"]
         assert row["kept_bytes"] < row["temporaries_bytes"]
-        assert row["fits"] == (row["peak_bytes"] <= 0.11e9)
+        assert row["fits"] == (row["peak_bytes"] <= 0.09e9)
     assert {row["fits"] for row in rows} == {True, False}
     for name in ("kept_bytes", "temporaries_bytes"):
         values = [row[name] for row in rows]
