@@ -8,10 +8,9 @@ the slice. Caches, and room that a library takes for itself, do not count.
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterator
-
-import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
 # They name memory, or are what the kernels inside them do.
 _NO_KERNELS = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id",
-    "replica-id", "copy-start", "copy-done", "optimization-barrier",
+    "replica-id", "copy-start", "optimization-barrier",
 }  # fmt: skip
 _SLICES = {"slice", "dynamic-slice"}
 _VIEWS = {"bitcast", "convert", "reshape"}
@@ -137,7 +136,7 @@ def _attribute(instruction: _Instruction, pattern: str) -> str:
 def _bytes(shape: str) -> int:
     """Returns the bytes of an array, or of all arrays of a tuple."""
     return sum(
-        _item_size(dtype) * int(np.prod([int(n) for n in axes.split(",") if n]))
+        _item_size(dtype) * math.prod(int(n) for n in axes.split(",") if n)
         for dtype, axes in _ARRAY.findall(shape)
     )
 
@@ -154,7 +153,7 @@ def _size(
     body = computations.get(_attribute(each, r"calls=%?([\w.\-]+)"), {})
     if each.opcode == "fusion" and body:
         read = sum(_read(body, i, operand) for i, operand in enumerate(operands))
-        return read + _written(body, each)
+        return read + _written(body)
     if each.opcode in _SLICES:
         return 2 * each.size
     if each.opcode == "dynamic-update-slice":
@@ -188,18 +187,16 @@ def _users(body: _Computation, instruction: _Instruction) -> list[tuple[_Instruc
     return found
 
 
-def _written(body: _Computation, fusion: _Instruction) -> int:
+def _written(body: _Computation) -> int:
+    """Returns the bytes that a fusion writes."""
     root = list(body.values())[-1]
     results = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
     return sum(_result_size(body, result) for result in results)
 
 
 def _result_size(body: _Computation, result: _Instruction) -> int:
-    while result.opcode in _VIEWS and result.operands[0] in body:
-        source = body[result.operands[0]]
-        if source.opcode not in {"dynamic-update-slice", *_VIEWS}:
-            break
-        result = source
-    if result.opcode == "dynamic-update-slice":
-        return body[result.operands[1]].size
-    return result.size
+    source = result
+    while source.opcode in _VIEWS and source.operands[0] in body:
+        source = body[source.operands[0]]
+    written_in_place = source.opcode == "dynamic-update-slice"
+    return body[source.operands[1]].size if written_in_place else result.size

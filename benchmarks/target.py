@@ -6,8 +6,8 @@ be read, and its compiling timed, on any machine:
     pip install 'jax[cuda13]==0.10.2'    # for H100, H200
     pip install 'jax[tpu]==0.10.2'       # for v4, v5e, v5p, v6e
 
-A GPU's compiler then takes the convolutions' algorithms that cuDNN recommends instead of timing
-them, and none has memory of its own; both take time and memory on a machine with the chip.
+What a GPU's compiler would find out by running something is left out: it does not time cuDNN's
+algorithms, which takes longer on the GPU itself, and leaves them no memory to work in.
 """
 
 import dataclasses
@@ -18,26 +18,26 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
+from benchmarks import machine
 from resnet_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """What sets GPUs of NVIDIA's Hopper family apart, as the maker publishes it.
+    """A GPU of NVIDIA's Hopper family.
 
     Attributes:
       name: JAX's device_kind.
       memory: bytes.
-      bandwidth: of the memory, bytes a second.
     """
 
     name: str
     memory: int
-    bandwidth: int
 
     @property
     def config(self) -> str:
-        """XLA's GpuTargetConfigProto, as text."""
+        """XLA's GpuTargetConfigProto, as text: what the maker publishes."""
+        bandwidth = round(machine.KNOWN[self.name].bandwidth * 1e9)  # bytes a second
         return f"""
             platform_name: "CUDA"
             device_description_str: "{self.name}"
@@ -61,13 +61,13 @@ class Gpu:
               block_dim_limit_y: {2**16 - 1}
               block_dim_limit_z: {2**16 - 1}
               device_memory_size: {self.memory}
-              memory_bandwidth: {self.bandwidth}
+              memory_bandwidth: {bandwidth}
             }}"""
 
 
 _GPUS = {
-    "H100": Gpu("NVIDIA H100 80GB HBM3", 80 << 30, 3_350_000_000_000),
-    "H200": Gpu("NVIDIA H200", 141 << 30, 4_800_000_000_000),
+    "H100": Gpu("NVIDIA H100 80GB HBM3", 80 << 30),
+    "H200": Gpu("NVIDIA H200", 141 << 30),
 }
 # Hosts of four chips each, of which one chip is used.
 _TPUS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
@@ -102,7 +102,7 @@ def device() -> jax.Device:
     return topologies.get_topology_desc(_TPUS[TARGET.value], "tpu").devices[0]
 
 
-# Without them libtpu asks the network for minutes which TPU this machine is.
+# Without them libtpu asks the network which TPU this machine is.
 _NO_HOST = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 
 

@@ -7,7 +7,7 @@ paper's "64 a GPU" gives the same numbers on 1 device and on 8.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +75,8 @@ class BatchNorm(nn.Module):
             group = batch
         if batch % group:
             raise ValueError(f"a BatchNorm group of {group} does not divide a batch of {batch}")
-        y_BHWC, moments_G2C = _normalize(
-            x_BHWC, scale, bias, group, self.epsilon, self.dtype, self.rectify
-        )
+        how = _How(group, self.epsilon, self.dtype, self.rectify)
+        y_BHWC, moments_G2C = _normalize(x_BHWC, scale, bias, how)
         means_GC, vars_GC = jnp.moveaxis(jax.lax.stop_gradient(moments_G2C), 1, 0)
         batch_mean = means_GC.mean(axis=0)
         within_var = vars_GC.mean(axis=0)
@@ -93,68 +92,58 @@ class BatchNorm(nn.Module):
         return y_BHWC
 
 
+class _How(NamedTuple):
+    """The attributes of BatchNorm that its function depends on, of one call."""
+
+    group: int  # not 0
+    epsilon: float
+    dtype: Any
+    rectify: bool
+
+
 # A custom gradient, so that it is two passes over x and the output's gradient, and so that nothing
 # but x and the moments is kept for it. Left to themselves, JAX keeps more and XLA makes it three.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _normalize(
-    x_BHWC: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    group: int,
-    epsilon: float,
-    dtype: Any,
-    rectify: bool,
+    x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, how: _How
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the normalised batch in `dtype`, and float32 means and variances (G, 2, C).
+    """Returns the normalised batch, and float32 means and variances (G, 2, C).
 
     The moments have no gradient of their own. As of every custom gradient there is no jax.jvp, but
     jax.jvp of a gradient, a Hessian's product with a vector.
     """
-    return _forward(x_BHWC, scale, bias, group, epsilon, dtype, rectify)[0]
+    return _forward(x_BHWC, scale, bias, how)[0]
 
 
 def _forward(
-    x_BHWC: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    group: int,
-    epsilon: float,
-    dtype: Any,
-    rectify: bool,
-) -> tuple[Any, Any]:
-    moments_G2C = checkpoint_name(_moments(_grouped(x_BHWC, group)), MOMENTS_OF_GROUPS)
-    centred_GgHWC, factor_G1C, _ = _centre(x_BHWC, moments_G2C, scale, group, epsilon)
-    y_BHWC = (
-        (centred_GgHWC * factor_G1C + _over_positions(bias, centred_GgHWC))
-        .reshape(x_BHWC.shape)
-        .astype(dtype)
-    )
-    if rectify:
+    x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, how: _How
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    moments_G2C = checkpoint_name(_moments(_grouped(x_BHWC, how.group)), MOMENTS_OF_GROUPS)
+    centred_GgHWC, factor_G1C, _ = _centre(x_BHWC, moments_G2C, scale, how)
+    y_GgHWC = centred_GgHWC * factor_G1C + _over_positions(bias, centred_GgHWC)
+    y_BHWC = y_GgHWC.reshape(x_BHWC.shape).astype(how.dtype)
+    if how.rectify:
         y_BHWC = relu(y_BHWC)
     return (y_BHWC, moments_G2C), (x_BHWC, moments_G2C, scale, bias)
 
 
 def _backward(
-    group: int, epsilon: float, dtype: Any, rectify: bool, kept: Any, gradients: Any
+    how: _How, kept: Any, gradients: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    del dtype
     x_BHWC, moments_G2C, scale, bias = kept
     dy_BHWC, _ = gradients
 
     def start(x_BHWC: jax.Array, dy_BHWC: jax.Array) -> tuple[jax.Array, ...]:
-        centred_GgHWC, factor_G1C, inverse_std_G1C = _centre(
-            x_BHWC, moments_G2C, scale, group, epsilon
-        )
-        dy_GgHWC = _grouped(dy_BHWC, group)
-        if rectify:
+        centred_GgHWC, factor_G1C, inverse_std_G1C = _centre(x_BHWC, moments_G2C, scale, how)
+        dy_GgHWC = _grouped(dy_BHWC, how.group)
+        if how.rectify:
             # Where y is at most 0, written otherwise than in the forward pass: else the compiler
             # finds it to be the same, and keeps it.
-            dy_GgHWC = jnp.where(
-                centred_GgHWC * factor_G1C <= -_over_positions(bias, dy_GgHWC), 0, dy_GgHWC
-            )
+            is_off = centred_GgHWC * factor_G1C <= -_over_positions(bias, dy_GgHWC)
+            dy_GgHWC = jnp.where(is_off, 0, dy_GgHWC)
         return centred_GgHWC, factor_G1C, inverse_std_G1C, dy_GgHWC
 
-    centred_GgHWC, factor_G1C, inverse_std_G1C, dy_GgHWC = start(x_BHWC, dy_BHWC)
+    centred_GgHWC, _, inverse_std_G1C, dy_GgHWC = start(x_BHWC, dy_BHWC)
     sum_G1C, product_G1C = _sums(dy_GgHWC, dy_GgHWC * centred_GgHWC)
     all_but_channels = tuple(range(dy_GgHWC.ndim - 1))
     dscale = (product_G1C * inverse_std_G1C).sum(all_but_channels)
@@ -195,14 +184,14 @@ def _moments(x_GgHWC: jax.Array) -> jax.Array:
 
 
 def _centre(
-    x_BHWC: jax.Array, moments_G2C: jax.Array, scale: jax.Array, group: int, epsilon: float
+    x_BHWC: jax.Array, moments_G2C: jax.Array, scale: jax.Array, how: _How
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns x less its mean (G, g, H, W, C), gamma / std, and 1 / std (G, 1, 1, 1, C)."""
-    x_GgHWC = _grouped(x_BHWC, group)
+    x_GgHWC = _grouped(x_BHWC, how.group)
     groups, _, channels = moments_G2C.shape
     positions = (1,) * (x_GgHWC.ndim - 2)
     mean_G1C, var_G1C = (moments_G2C[:, i].reshape(groups, *positions, channels) for i in range(2))
-    inverse_std_G1C = jax.lax.rsqrt(var_G1C + epsilon)
+    inverse_std_G1C = jax.lax.rsqrt(var_G1C + how.epsilon)
     factor_G1C = inverse_std_G1C * _over_positions(scale, x_GgHWC)
     return x_GgHWC - mean_G1C, factor_G1C, inverse_std_G1C
 

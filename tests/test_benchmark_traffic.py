@@ -79,7 +79,7 @@ def test_of_a_gpu_that_is_not_here(tmp_path):
     flags = ("--target=H200", "--depths=20", "--program=unrolled", f"--out={tmp_path}")
     done = launch(*flags, "--kernels=1000")
     assert done.returncode == 0, done.stderr
-    # Each is cuDNN's, in bfloat16 and with channels last, as it is given.
+    # Each is a call of cuDNN's.
     assert done.stdout.count(" __cudnn$conv") == 3 * 19 - 1
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["device"] == "gpu: NVIDIA H200"
@@ -92,4 +92,4 @@ def test_of_a_gpu_that_is_not_here(tmp_path):
 def test_a_tpus_program_is_not_read():
     done = launch("--target=v5e", "--depths=20")
     assert done.returncode == 2
-    assert "error: --target is a TPU" in done.stderr
+    assert "error: --target=v5e is a TPU" in done.stderr
