@@ -2,11 +2,13 @@
 
     python -m benchmarks.traffic --target=H200 [--out=results/traffic]
     python -m benchmarks.traffic --target=H200 --family=imagenet --depths=50
+    python -m benchmarks.traffic --target=H200 --depths=20 --seeds=8 --program=unrolled
 
 Small convolutional networks wait for memory, and the smallest for kernels to start, far more than
 for arithmetic. Both can be read off the program that XLA's compiler makes (hlo.py), without the
 chip: see --target. "Bound" is the time that the bytes take at the memory's full speed; no program
-is faster, and every one is slower. Nothing runs.
+is faster, and every one is slower. Nothing runs. Several seeds are computed in each way that there
+is (config.replicates_by), beside one seed alone.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from ml_collections import ConfigDict
 from benchmarks import hlo, machine, table, target, train_step_flax, train_step_ours
 from experiments import command_line
 from resnet_jax.errors import UserError
+from resnet_jax.replicates import BY
 
 DEPTHS = {"cifar": ["20", "56", "110"], "imagenet": ["50"]}
 PROGRAMS = ("loop", "unrolled", "flax")
@@ -33,29 +36,20 @@ _BATCH = flags.DEFINE_integer(
     "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
 )
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Trained in one program.", lower_bound=1)
+_HOW = flags.DEFINE_multi_enum("how", list(BY[1:]), list(BY[1:]), "Ways to compute several seeds.")
 _KERNELS = flags.DEFINE_integer(
     "kernels", 0, "Print so many kernels of each program, those that move most.", lower_bound=0
 )
 
-_HEADINGS = ["network", "program", "kernels a step", "convolutions GB", "others GB", "in all GB",
-             "bound ms", "over the last"]  # fmt: skip
+_HEADINGS = ["network", "program", "seeds", "kernels a step", "convolutions GB", "others GB",
+             "in all GB", "bound ms", "over the last"]  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    depths = table.numbers("depths", _DEPTHS.value or DEPTHS[_FAMILY.value])
-    configs = {
-        (depth, program): train_step_ours.resolve(
-            _FAMILY.value,
-            depth,
-            dtype=_DTYPE.value,
-            batch_size=_BATCH.value,
-            scan=_SCAN[program],
-        )
-        for depth in depths
-        for program in _PROGRAMS.value
-    }
+    groups = _configs(table.numbers("depths", _DEPTHS.value or DEPTHS[_FAMILY.value]))
     device = target.device()
     if device.platform == "tpu":
         raise UserError(
@@ -64,17 +58,16 @@ def main(argv: Sequence[str]) -> int:
         )
     bandwidth, said_by = machine.bandwidth(device, 0)
     rows = []
-    for (depth, program), config in configs.items():
-        rows.append(_row(config, program, device, bandwidth))
-        logging.info("%s %d, %s: done", _FAMILY.value, depth, program)
-    for row in rows:
-        last = [r for r in rows if r["depth"] == row["depth"]][-1]
-        row["over_the_last"] = row["bytes_a_step"] / last["bytes_a_step"]
-    first = next(iter(configs.values()))
+    for group in groups:
+        compared = [_row(config, program, device, bandwidth) for program, config in group]
+        for row in compared:
+            row["over_the_last"] = row["bytes_a_step"] / compared[-1]["bytes_a_step"]
+        rows += compared
+    first = groups[0][0][1]
     about = {
         "unit": "GB of 1e9 bytes that kernels read and write, a step",
         "bound": f"at {bandwidth:g} GB/s, from {said_by}",
-        "over the last": "bytes over those of the network's last program",
+        "over the last": f"bytes over those of {_last()}",
         "batch_size": first.batch_size,
         "image_size": first.data.image_size,
         "dtype": _DTYPE.value,
@@ -83,6 +76,44 @@ def main(argv: Sequence[str]) -> int:
     about |= table.surroundings(("jax", "jaxlib", "flax"))
     table.publish([_HEADINGS, *map(_show, rows)], about, rows)
     return 0
+
+
+def _configs(depths: Sequence[int]) -> list[list[tuple[str, ConfigDict]]]:
+    """Returns the programs, by what they are compared with: the last of each list.
+
+    Raises:
+      UserError: there is no such depth, or no program of several seeds is asked for.
+    """
+    if _SEEDS.value > 1 and set(_PROGRAMS.value) == {"flax"}:
+        raise UserError(
+            f"--program=flax has one seed, not --seeds={_SEEDS.value}; "
+            "allowed with several are loop and unrolled."
+        )
+    if _SEEDS.value == 1:
+        return [
+            [(program, _config(depth, program)) for program in _PROGRAMS.value] for depth in depths
+        ]
+    return [
+        [
+            *((program, _config(depth, program, _SEEDS.value, by)) for by in _HOW.value),
+            (program, _config(depth, program)),
+        ]
+        for depth in depths
+        for program in _PROGRAMS.value
+        if program != "flax"
+    ]
+
+
+def _last() -> str:
+    return "one seed" if _SEEDS.value > 1 else "the network's last program"
+
+
+def _config(depth: int, program: str, seeds: int = 1, by: str = "auto") -> ConfigDict:
+    config = train_step_ours.resolve(
+        _FAMILY.value, depth, dtype=_DTYPE.value, batch_size=_BATCH.value, scan=_SCAN[program]
+    )
+    config.replicates, config.replicates_by = seeds, by
+    return config
 
 
 def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float) -> dict[str, Any]:
@@ -99,10 +130,15 @@ def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float)
               f"{kernel.source}")  # fmt: skip
     convolutions = sum(kernel.total for kernel in found if "conv" in kernel.opcode.lower())
     moved = sum(kernel.total for kernel in found)
+    by = config.replicates_by if config.replicates > 1 else "alone"
+    network = f"{config.model.family} {config.model.depth}"
+    logging.info("%s, %s, %d seeds %s: done", network, program, config.replicates, by)
     return {
         "family": config.model.family,
         "depth": config.model.depth,
         "program": program,
+        "seeds": config.replicates,
+        "computed_by": by,
         "steps_at_once": steps,
         "kernels_a_step": sum(kernel.times for kernel in found) / steps,
         "convolutions_bytes_a_step": convolutions / steps,
@@ -116,6 +152,7 @@ def _show(row: dict[str, Any]) -> list[str]:
     return [
         f"{row['family']} {row['depth']}",
         row["program"],
+        f"{row['seeds']} {row['computed_by']}",
         f"{row['kernels_a_step']:.0f}",
         *(f"{each / 1e9:.3f}" for each in (convolutions, moved - convolutions, moved)),
         f"{1e3 * row['bound_seconds']:.2f}",

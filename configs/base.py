@@ -14,10 +14,10 @@ def get_config() -> ConfigDict:
     c.replicates = 1  # seeds trained side by side in one run folder
     # How seeds that share a device are computed; it changes no result but for rounding, so a run
     # may go on with another value. auto: by the devices and the images, see replicates.py
-    # vmap: all together, as grouped convolutions | matmul: all together, as batched matrix products
-    # separate: all together but for the convolutions, each seed its own | unroll: one after
-    # another, compiled for each | loop: one after another, compiled once (over ten times slower on
-    # CPU)
+    # grouped: all together, with grouped convolutions | vmap: the same, as jax.vmap differentiates
+    # them | matmul: all together, as batched matrix products | separate: all together but for the
+    # convolutions, each seed its own | unroll: one after another, compiled for each | loop: one
+    # after another, compiled once (over ten times slower on CPU)
     c.replicates_by = "auto"
     c.batch_size = 128  # examples a step, over all devices
     c.accumulate = 1  # parts that a batch is computed in, one after another, to save memory

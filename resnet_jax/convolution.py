@@ -1,7 +1,7 @@
 """Convolutions for several seeds in one program.
 
-Under `vmap` over seeds a convolution becomes one with a group of channels a seed, which convolution
-libraries compute slowly where the groups are small. Here are two that do not.
+Under `vmap` over seeds a convolution becomes one with a group of channels a seed, and so does its
+gradient, which convolution libraries compute slowly. Here are three that become something else.
 """
 
 from collections.abc import Callable, Sequence
@@ -101,33 +101,79 @@ def one_by_one(
     def plain(x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x_BHWC, kernel, strides, padding, **rest)
 
-    def pull_back(x_BHWC: jax.Array, kernel: jax.Array, dy_BHWC: jax.Array) -> Any:
-        return jax.vjp(plain, x_BHWC, kernel)[1](dy_BHWC)
+    def of_all(x_RBHWC: jax.Array, kernels: jax.Array) -> jax.Array:
+        return jnp.stack(list(map(plain, jnp.unstack(x_RBHWC), jnp.unstack(kernels))))
 
+    return _mapped_by(plain, of_all)(x_BHWC, kernel)
+
+
+def grouped(
+    x_BHWC: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **rest: Any,
+) -> jax.Array:
+    """Is jax.lax.conv_general_dilated; under `vmap`, one convolution with a group a seed.
+
+    `vmap` itself makes grouped ones too, of the gradients as well: that of the kernels becomes a
+    convolution whose window is the whole image, for which cuDNN is not made. Here it is the
+    gradient of a grouped convolution, which cuDNN has.
+    """
+
+    def plain(x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x_BHWC, kernel, strides, padding, **rest)
+
+    def of_all(x_RBHWC: jax.Array, kernels: jax.Array) -> jax.Array:
+        seeds = x_RBHWC.shape[0]
+        y = jax.lax.conv_general_dilated(
+            _with_seeds_in_channels(x_RBHWC),
+            _with_seeds_in_channels(kernels),
+            strides,
+            padding,
+            **(rest | {"feature_group_count": seeds}),
+        )
+        return jnp.moveaxis(y.reshape(*y.shape[:-1], seeds, -1), -2, 0)
+
+    return _mapped_by(plain, of_all)(x_BHWC, kernel)
+
+
+def _with_seeds_in_channels(of_seeds: jax.Array) -> jax.Array:
+    """Maps (R, ..., C) to (..., R * C)."""
+    last = jnp.moveaxis(of_seeds, 0, -2)
+    return last.reshape(*last.shape[:-2], -1)
+
+
+def _mapped_by(
+    convolution: Callable[..., jax.Array], of_all: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+    """Returns convolution(x, kernel), of which and of whose gradient `of_all` is the `vmap`."""
+
+    def gradients(f: Callable[..., jax.Array]) -> Callable[..., Any]:
+        return lambda x, kernel, dy: jax.vjp(f, x, kernel)[1](dy)
+
+    forward = _with_rule(convolution, of_all)
+    backward = _with_rule(gradients(convolution), gradients(of_all))
     # custom_vmap alone has no gradient.
-    @jax.custom_vjp
-    def convolution(x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _unrolled_under_vmap(plain)(x_BHWC, kernel)
-
-    convolution.defvjp(
-        lambda x_BHWC, kernel: (convolution(x_BHWC, kernel), (x_BHWC, kernel)),
-        lambda kept, dy_BHWC: _unrolled_under_vmap(pull_back)(*kept, dy_BHWC),
+    mapped = jax.custom_vjp(forward)
+    mapped.defvjp(
+        lambda x, kernel: (forward(x, kernel), (x, kernel)),
+        lambda kept, dy: backward(*kept, dy),
     )
-    return convolution(x_BHWC, kernel)
+    return mapped
 
 
-def _unrolled_under_vmap(f: Callable[..., Any]) -> Callable[..., Any]:
-    unrolled = jax.custom_batching.custom_vmap(f)
+def _with_rule(f: Callable[..., Any], of_all: Callable[..., Any]) -> Callable[..., Any]:
+    mapped = jax.custom_batching.custom_vmap(f)
 
-    @unrolled.def_vmap
+    @mapped.def_vmap
     def rule(size: int, is_batched: list[bool], *args: jax.Array) -> Any:
-        results = [
-            unrolled(
-                *(a[i] if has_axis else a for a, has_axis in zip(args, is_batched, strict=True))
-            )
-            for i in range(size)
+        # In evaluation, say, all seeds see the same images.
+        stacked = [
+            a if has_axis else jnp.broadcast_to(a, (size, *a.shape))
+            for a, has_axis in zip(args, is_batched, strict=True)
         ]
-        stacked = jax.tree.map(lambda *each: jnp.stack(each), *results)
-        return stacked, jax.tree.map(lambda _: True, stacked)
+        results = of_all(*stacked)
+        return results, jax.tree.map(lambda _: True, results)
 
-    return unrolled
+    return mapped

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
 
-BY = ("auto", "vmap", "matmul", "separate", "unroll", "loop")  # see config.replicates_by
+# See config.replicates_by.
+BY = ("auto", "vmap", "grouped", "matmul", "separate", "unroll", "loop")
 _SMALL_IMAGE = 64  # pixels a side
 
 
@@ -29,17 +30,18 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
         return config.replicates_by
     if mesh.devices.flat[0].platform == "cpu":
         return "separate"  # as fast as "unroll", and compiled in half the time
-    # Not measured on any accelerator yet (benchmarks/replicates.py will): one seed's convolutions
-    # of small images are too little work for a GPU, so that those of all seeds should be one
-    # kernel, and batched products are a better one than grouped convolutions. One seed's
-    # convolutions of large images keep it busy, and patches would cost their memory; a loop is
+    # Not timed on any accelerator yet (benchmarks/replicates.py will). One seed's convolutions of
+    # small images are too little work for a GPU. All seeds' as one are the fewest kernels, hardly
+    # more than one seed's, and move the fewest bytes: benchmarks/traffic.py --seeds=8. One seed's
+    # convolutions of large images keep it busy, and all seeds' need their memory at once; a loop is
     # then compiled once, whatever the number of seeds.
-    return "matmul" if config.data.image_size <= _SMALL_IMAGE else "loop"
+    return "grouped" if config.data.image_size <= _SMALL_IMAGE else "loop"
 
 
 def convolution(by: str) -> str:
     """Returns the ResNet.convolution that goes with one of BY[1:]."""
-    return {"matmul": "patches", "separate": "one_by_one"}.get(by, "xla")
+    convolutions = {"grouped": "grouped", "matmul": "patches", "separate": "one_by_one"}
+    return convolutions.get(by, "xla")
 
 
 def over_replicates(
@@ -104,6 +106,7 @@ def _of_one(args: tuple[Any, ...], in_axes: tuple[int | None, ...], replicate: A
 
 _ON_ONE_DEVICE = {
     "vmap": _vmapped,
+    "grouped": _vmapped,
     "matmul": _vmapped,
     "separate": _vmapped,
     "unroll": _unrolled,

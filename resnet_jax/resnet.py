@@ -11,7 +11,7 @@ from flax import linen as nn
 from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture, architecture
 from resnet_jax.blocks import CONVOLVED, Block
-from resnet_jax.convolution import by_patches, one_by_one
+from resnet_jax.convolution import by_patches, grouped, one_by_one
 from resnet_jax.normalization import MOMENTS_OF_GROUPS, BatchNorm
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
@@ -24,6 +24,7 @@ CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "xla": jax.lax.conv_general_dilated,
     "patches": by_patches,
     "one_by_one": one_by_one,
+    "grouped": grouped,
 }
 
 
@@ -46,7 +47,7 @@ class ResNet(nn.Module):
       space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
       remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
         so that only their inputs are kept.
-      convolution: "xla" | "patches" | "one_by_one", see convolution.py; up to rounding the same.
+      convolution: one of CONVOLUTIONS, see convolution.py; up to rounding the same.
     """
 
     arch: Architecture

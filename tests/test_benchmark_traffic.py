@@ -39,6 +39,25 @@ def test_it_reads_every_program(tmp_path):
     assert done.stdout.count(" MB ") == 2 * 3
 
 
+@pytest.mark.slow
+def test_it_reads_several_seeds_beside_one(tmp_path):
+    flags = ("--depths=8", "--batch_size=4", "--dtype=float32", "--seeds=2", f"--out={tmp_path}")
+    ways = ("separate", "unroll", "loop")
+    done = launch(*flags, "--program=unrolled", "--program=flax", *(f"--how={way}" for way in ways))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [(row["program"], row["seeds"], row["computed_by"]) for row in rows] == [
+        *(("unrolled", 2, way) for way in ways), ("unrolled", 1, "alone")
+    ]  # fmt: skip
+    assert rows[-1]["over_the_last"] == 1
+    by_way = {row["computed_by"]: row for row in rows}
+    for way in ways:
+        # What each does alone, and copies of its state where it is one of a loop.
+        assert 1.8 < by_way[way]["over_the_last"] < 3
+    kernels = {how: row["kernels_a_step"] for how, row in by_way.items()}
+    assert kernels["separate"] < 1.8 * kernels["alone"] < kernels["unroll"]
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
@@ -46,10 +65,13 @@ def test_it_reads_every_program(tmp_path):
         ("--program=lop", "--program=lop: value should be one of <loop|unrolled|flax>"),
         ("--target=h200", "--target=h200: value should be one of <H100|H200|v4|v5e|v5p|v6e>"),
         ("--batch_size=0", "batch_size"),
+        ("--seeds=0", "seeds"),
+        ("--seeds=2 --program=flax", "error: --program=flax has one seed, not --seeds=2; allowed"),
+        ("--seeds=2 --how=vmp", "--how=vmp: value should be one of <vmap|grouped|"),
     ],
 )
 def test_mistakes_are_one_sentence(flag, words):
-    done = launch(flag)
+    done = launch(*flag.split())
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -88,6 +110,15 @@ def test_of_a_gpu_that_is_not_here(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not has("jax_cuda13_plugin"), reason="jax[cuda13] is not installed")
+def test_a_gpu_takes_the_gradients_of_grouped_convolutions_as_such():
+    flags = ("--target=H200", "--depths=8", "--program=unrolled", "--seeds=2", "--kernels=1000")
+    for how, as_such in (("grouped", 7), ("vmap", 0)):
+        done = launch(*flags, f"--how={how}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(" __cudnn$convBackwardFilter") == as_such + 7  # one seed's own
+
+
 @pytest.mark.skipif(not has("libtpu"), reason="jax[tpu] is not installed")
 def test_a_tpus_program_is_not_read():
     done = launch("--target=v5e", "--depths=20")

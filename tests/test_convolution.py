@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture
-from resnet_jax.convolution import by_patches, one_by_one
+from resnet_jax.convolution import by_patches, grouped, one_by_one
 from resnet_jax.resnet import ResNet
 from resnet_jax.summary import summarize
 from tests import tiny
@@ -49,9 +49,10 @@ def gradients(conv):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("ours", [by_patches, one_by_one])
+@pytest.mark.parametrize("ours", [by_patches, one_by_one, grouped])
 @pytest.mark.parametrize(("size", "stride", "side"), GEOMETRIES)
 def test_values_and_gradients_are_those_of_xla(ours, size, stride, side, dtype):
+    groups = {by_patches: (0, 0), one_by_one: (0, 0), grouped: (2, 1)}[ours]
     theirs = layer(size, stride, dtype)
     ours = layer(size, stride, dtype, conv_general_dilated=ours)
     x = jax.random.normal(jax.random.key(0), (SEEDS, 2, side, side + 3, 5))
@@ -60,12 +61,14 @@ def test_values_and_gradients_are_those_of_xla(ours, size, stride, side, dtype):
     weights = jax.random.normal(jax.random.key(2), (SEEDS, *outputs))
     arguments = ({"params": {"kernel": kernel}}, x, weights)
 
-    grouped, separate = (gradients(conv).lower(*arguments) for conv in (theirs, ours))
-    assert f"group_count = {SEEDS}" in grouped.as_text()
-    assert f"group_count = {SEEDS}" not in separate.as_text()
-    ((_, y), of_theirs), ((_, z), of_ours) = (
-        program.compile()(*arguments) for program in (grouped, separate)
-    )
+    programs = [gradients(conv).lower(*arguments) for conv in (theirs, ours)]
+    counts = [
+        tuple(text.count(f"{what}_group_count = {SEEDS}") for what in ("feature", "batch"))
+        for text in (program.as_text() for program in programs)
+    ]
+    # The gradient of a grouped convolution with regard to its kernel has groups of the batch.
+    assert counts == [(3, 0), groups]
+    ((_, y), of_theirs), ((_, z), of_ours) = (program.compile()(*arguments) for program in programs)
     assert y.shape == (SEEDS, *outputs)
     assert y.dtype == dtype
     assert jax.tree.structure(of_theirs) == jax.tree.structure(of_ours)
@@ -77,7 +80,7 @@ def test_values_and_gradients_are_those_of_xla(ours, size, stride, side, dtype):
 def test_the_parameters_are_those_of_xla():
     x = jnp.ones((1, 8, 8, 5))
     plain = layer(3, 1, "float32").init(jax.random.key(1), x)
-    for ours in (by_patches, one_by_one):
+    for ours in (by_patches, one_by_one, grouped):
         conv = layer(3, 1, "float32", conv_general_dilated=ours)
         tiny.assert_bit_equal(plain, conv.init(jax.random.key(1), x))
 
@@ -107,7 +110,7 @@ def test_patches_are_not_kept_for_the_gradient():
     assert kept(by_patches) == x.size
 
 
-@pytest.mark.parametrize("ours", [by_patches, one_by_one, space_to_depth.convolution])
+@pytest.mark.parametrize("ours", [by_patches, one_by_one, grouped, space_to_depth.convolution])
 def test_the_precision_asked_for_is_that_of_the_product(ours):
     x = jnp.ones((1, 8, 8, 3))
 
@@ -130,15 +133,15 @@ def test_what_it_cannot_compute_is_refused(wrong):
         by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), (1, 1), [(1, 1)] * 2, **wrong)
 
 
-def test_one_by_one_shares_what_is_common():
-    # In evaluation the images are the same for all seeds, and the products are not.
-    x, kernels = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 3, 2, 2))
+@pytest.mark.parametrize("ours", [one_by_one, grouped])
+def test_all_seeds_may_see_the_same_images(ours):
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
+    kernels = jax.random.normal(jax.random.key(1), (SEEDS, 3, 3, 2, 2))
     conv = functools.partial(
-        one_by_one, strides=(1, 1), padding=[(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ours, strides=(1, 1), padding=[(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    mapped = jax.jit(jax.vmap(conv, in_axes=(None, 0)))
-    assert mapped(x, kernels).shape == (3, 1, 4, 4, 2)
-    assert mapped.lower(x, kernels).as_text().count("stablehlo.convolution") == 3
+    mapped = jax.jit(jax.vmap(conv, in_axes=(None, 0)))(x, kernels)
+    np.testing.assert_allclose(mapped, [conv(x, kernel) for kernel in kernels], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_one_by_one_shares_what_is_common():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("convolution", ["patches", "one_by_one"])
+@pytest.mark.parametrize("convolution", ["patches", "one_by_one", "grouped"])
 def test_the_network_is_the_same(convolution, how):
     options = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}
     xla, ours = (

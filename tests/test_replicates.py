@@ -52,6 +52,8 @@ def test_each_way_is_another_program():
     assert alone["grouped"] == alone["batched products"] == 0
 
     assert found["vmap"]["grouped"] > 0.8 * alone["convolutions"]
+    assert found["grouped"]["grouped"] == found["grouped"]["convolutions"] == alone["convolutions"]
+    assert found["grouped"]["additions"] < 2 * alone["additions"]
     assert found["matmul"]["convolutions"] == 0
     assert found["matmul"]["batched products"] >= alone["convolutions"]
     for way in ("separate", "unroll", "loop"):
@@ -160,9 +162,9 @@ def mesh_of(platform, places):
     ("by", "platform", "places", "side", "chosen"),
     [
         ("auto", "cpu", 1, 32, "separate"),
-        ("auto", "gpu", 1, 32, "matmul"),
-        ("auto", "tpu", 2, 32, "matmul"),
-        ("auto", "gpu", 1, 64, "matmul"),
+        ("auto", "gpu", 1, 32, "grouped"),
+        ("auto", "tpu", 2, 32, "grouped"),
+        ("auto", "gpu", 1, 64, "grouped"),
         ("auto", "gpu", 1, 65, "loop"),
         ("auto", "gpu", 1, 224, "loop"),
         ("auto", "gpu", 4, 32, "unroll"),
