@@ -15,6 +15,7 @@ from resnet_jax import mesh as meshes
 # See config.replicates_by.
 BY = ("auto", "vmap", "grouped", "matmul", "separate", "unroll", "loop")
 _SMALL_IMAGE = 64  # pixels a side
+_MUCH_WORK = 64_000  # pixels an example, times steps: 1,000 of the digits'
 
 
 def choose(config: ConfigDict, mesh: Mesh) -> str:
@@ -29,10 +30,12 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
     if config.replicates_by != "auto":
         return config.replicates_by
     if mesh.devices.flat[0].platform == "cpu":
-        return "separate"  # as fast as "unroll", and compiled in half the time
+        # A sixth faster, but four seeds take twice as long to compile, eight four times.
+        is_long = config.steps * config.data.image_size**2 > _MUCH_WORK
+        return "unroll" if is_long else "separate"
     # Not timed on any accelerator yet (benchmarks/replicates.py will). One seed's convolutions of
-    # small images are too little work for a GPU. All seeds' as one are the fewest kernels, hardly
-    # more than one seed's, and move the fewest bytes: benchmarks/traffic.py --seeds=8. One seed's
+    # small images are too little work for a GPU. As grouped ones all seeds' are hardly more kernels
+    # than one seed's and read and write the least (benchmarks/traffic.py --seeds=8). One seed's
     # convolutions of large images keep it busy, and all seeds' need their memory at once; a loop is
     # then compiled once, whatever the number of seeds.
     return "grouped" if config.data.image_size <= _SMALL_IMAGE else "loop"

@@ -180,6 +180,18 @@ def test_what_is_chosen(by, platform, places, side, chosen):
     assert choose(c, mesh_of(platform, places)) == chosen
 
 
+@pytest.mark.parametrize(
+    ("steps", "side", "chosen"),
+    [(1000, 8, "separate"), (1001, 8, "unroll"), (62, 32, "separate"), (63, 32, "unroll")],
+)
+def test_a_cpu_compiles_longer_for_long_training(steps, side, chosen):
+    c = settings.resolve(tiny.config(replicates=4, steps=steps))
+    c.data.image_size = side
+    assert choose(c, mesh_of("cpu", 1)) == chosen
+    c.replicates_by = "separate"
+    assert choose(c, mesh_of("cpu", 1)) == "separate"
+
+
 def test_a_run_says_which_way_it_went():
     for way in ("matmul", "auto"):
         setup = one_device(way)
