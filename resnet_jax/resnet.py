@@ -13,6 +13,7 @@ from resnet_jax.architectures import Architecture, architecture
 from resnet_jax.blocks import CONVOLVED, Block
 from resnet_jax.convolution import by_patches, grouped, one_by_one
 from resnet_jax.normalization import MOMENTS_OF_GROUPS, BatchNorm
+from resnet_jax.pooling import max_pool
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
 # Not variance_scaling's truncated normal, whose tails are cut.
@@ -102,7 +103,7 @@ class ResNet(nn.Module):
         if not self.preactivation:
             x = norm(name="stem_norm", rectify=True)(x)
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
 
         for stage, blocks in enumerate(self.arch.stage_sizes, start=1):
             make = functools.partial(

@@ -1,0 +1,64 @@
+"""The max pool of the ImageNet stem (He et al. 2015, Table 1)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+_SIDE, _STRIDE, _PADDING = 3, 2, 1
+
+
+def max_pool(x_BHWC: jax.Array) -> jax.Array:
+    """Returns the maxima of 3x3 windows, stride 2, padding 1: float (B, ceil(H/2), ceil(W/2), C).
+
+    The gradient goes to the first of equal maxima, row by row, as Caffe's, PyTorch's and XLA's do.
+    XLA finds it by reading the input again and adding to places one by one; here the forward pass
+    leaves which of the nine was it, a byte each, and nothing else is kept.
+    """
+    return _max_pool(x_BHWC, x_BHWC.shape[1:3])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x_BHWC: jax.Array, size: tuple[int, int]) -> jax.Array:
+    return _forward(x_BHWC, size)[0]
+
+
+def _forward(x_BHWC: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    outside = jnp.array(-jnp.inf, x_BHWC.dtype)
+    around = (_PADDING, _PADDING, 0)
+    padded = jax.lax.pad(x_BHWC, outside, ((0, 0, 0), around, around, (0, 0, 0)))
+    batch, height, width, channels = padded.shape
+    y_BHWC = jnp.full((), outside)
+    which_BHWC = jnp.zeros((), jnp.int8)
+    for number in range(_SIDE**2):
+        row, column = divmod(number, _SIDE)
+        seen_BHWC = jax.lax.slice(
+            padded,
+            (0, row, column, 0),
+            (batch, height - _SIDE + 1 + row, width - _SIDE + 1 + column, channels),
+            (1, _STRIDE, _STRIDE, 1),
+        )
+        # NaN is the maximum of a window that has one.
+        is_more = (seen_BHWC > y_BHWC) | jnp.isnan(seen_BHWC)
+        y_BHWC = jnp.where(is_more, seen_BHWC, y_BHWC)
+        which_BHWC = jnp.where(is_more, jnp.int8(number), which_BHWC)
+    return y_BHWC, which_BHWC
+
+
+def _backward(size: tuple[int, int], which_BHWC: jax.Array, dy_BHWC: jax.Array) -> tuple[jax.Array]:
+    dx_BHWC = jnp.zeros((), jnp.float32)
+    for number in range(_SIDE**2):
+        taken_BHWC = jnp.where(which_BHWC == number, dy_BHWC.astype(jnp.float32), 0)
+        # The window of output i has its row r at input 2 i + r - 1.
+        places = [
+            (first - _PADDING, side - (first - _PADDING) - (_STRIDE * (windows - 1) + 1), 1)
+            for first, side, windows in zip(
+                divmod(number, _SIDE), size, dy_BHWC.shape[1:3], strict=True
+            )
+        ]
+        spread = jax.lax.pad(taken_BHWC, jnp.float32(0), ((0, 0, 0), *places, (0, 0, 0)))
+        dx_BHWC = dx_BHWC + spread
+    return (dx_BHWC.astype(dy_BHWC.dtype),)
+
+
+_max_pool.defvjp(_forward, _backward)
