@@ -193,6 +193,20 @@ def test_the_gradient_is_that_of_the_definition(group, rectify):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rectify", [False, True])
+def test_at_zero_the_rectifier_is_flat(rectify):
+    x = inputs(seed=3)
+    norm = BatchNorm(train=True, rectify=rectify)
+
+    def total(scale):
+        return norm.apply({**fresh(), "params": {"scale": scale, "bias": jnp.zeros(3)}}, x)
+
+    scale = jnp.asarray([0.0, 1.0, -1.0])
+    dscale = jax.grad(lambda scale: (total(scale) * np.abs(x)).sum())(scale)
+    assert (dscale[0] == 0) == rectify
+    assert (dscale[1:] != 0).all()
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_hessians_are_to_be_had(reverse):
     x = inputs(seed=3)
