@@ -17,7 +17,8 @@ HloModule jit_step, is_scheduled=true
   %p.2 = s32[] parameter(2)
   %zero = s32[] constant(0)
   %stacked = f32[3,10]{1,0} dynamic-update-slice(%p.0, %row, %p.2, %zero)
-  ROOT %both = (f32[10]{0}, f32[3,10]{1,0}) tuple(%sine, %stacked)
+  %again = f32[3,10]{1,0} bitcast(%stacked)
+  ROOT %both = (f32[10]{0}, f32[3,10]{1,0}) tuple(%sine, %again)
 }
 
 %first_row (p.3: f32[3,10]) -> bf16[1,10] {
