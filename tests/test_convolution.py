@@ -152,7 +152,10 @@ def test_all_seeds_may_see_the_same_images(ours):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("convolution", ["patches", "one_by_one", "grouped"])
+@pytest.mark.parametrize(
+    "convolution",
+    [pytest.param("patches", marks=pytest.mark.slow), "one_by_one", "grouped"],
+)
 def test_the_network_is_the_same(convolution, how):
     options = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}
     xla, ours = (

@@ -98,7 +98,10 @@ def test_each_replicate_is_the_seed_trained_alone():
     assert relative_difference(first[1], first[2]) > 0.5
 
 
-@pytest.mark.parametrize(("devices", "parts", "seeds"), [(1, 4, (0,)), (2, 2, (0, 1))])
+@pytest.mark.parametrize(
+    ("devices", "parts", "seeds"),
+    [pytest.param(1, 4, (0,), marks=pytest.mark.slow), (2, 2, (0, 1))],
+)
 def test_a_batch_in_parts_is_the_step_of_the_whole(devices, parts, seeds):
     settings_ = {"model__bn_group": 4, "data__pad": 1, "data__flip": "on", "ema_decay": 0.9}
     whole, lines_whole = train(1, 3, seeds, **settings_)

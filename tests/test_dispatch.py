@@ -143,6 +143,7 @@ def run(folder, **overrides):
     return trainer.train(tiny.config(**overrides), str(folder))
 
 
+@pytest.mark.slow
 def test_a_run_in_spans_is_the_run_step_by_step_and_stops_between_them(
     tmp_path, monkeypatch, handed_over
 ):

@@ -82,8 +82,8 @@ def one_device():
     ("groups", "fsdp", "shape"),
     [
         (1, 1, (1, 8, 1)),
-        (4, 1, (4, 2, 1)),
-        (1, 4, (1, 2, 4)),
+        pytest.param(4, 1, (4, 2, 1), marks=pytest.mark.slow),
+        pytest.param(1, 4, (1, 2, 4), marks=pytest.mark.slow),
         (2, 2, (2, 2, 2)),
         (4, 2, (4, 1, 2)),
     ],
@@ -166,7 +166,14 @@ def test_two_groups_talk_within_themselves_alone():
         assert spelled.rstrip(",") in ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]"), spelled
 
 
-@pytest.mark.parametrize(("devices", "groups", "fsdp"), [(4, 2, 2), (1, 1, 1), (8, 4, 1)])
+@pytest.mark.parametrize(
+    ("devices", "groups", "fsdp"),
+    [
+        (4, 2, 2),
+        pytest.param(1, 1, 1, marks=pytest.mark.slow),
+        pytest.param(8, 4, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
     options = OPTIONS | {"model__depth": 14}  # deep enough that checkpoints stack blocks
     there = Setup(8, 1, 8, **options)

@@ -135,7 +135,13 @@ def trained_whole():
     return jax.device_get(Setup(1, 1, 1, replicates_by="vmap", **SHARED).train(2))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=[] if way in ("grouped", "separate", "loop") else pytest.mark.slow)
+        for way in WAYS
+    ],
+)
 def test_every_way_shares_out_batches_and_parameters(way):
     # Two seeds a place; of each batch a half over the data axis, a half of that over fsdp, and
     # that in two parts.
