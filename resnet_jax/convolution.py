@@ -4,6 +4,7 @@ Under `vmap` over seeds a convolution becomes one with a group of channels a see
 gradient, which convolution libraries compute slowly. Here are three that become something else.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,9 +98,9 @@ def one_by_one(
 
     What lies between the convolutions stays one operation for all seeds.
     """
-
-    def plain(x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(x_BHWC, kernel, strides, padding, **rest)
+    plain = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **rest
+    )
 
     def of_all(x_RBHWC: jax.Array, kernels: jax.Array) -> jax.Array:
         return jnp.stack(list(map(plain, jnp.unstack(x_RBHWC), jnp.unstack(kernels))))
@@ -120,22 +121,20 @@ def grouped(
     convolution whose window is the whole image, for which cuDNN is not made. Here it is the
     gradient of a grouped convolution, which cuDNN has.
     """
-
-    def plain(x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(x_BHWC, kernel, strides, padding, **rest)
+    convolve = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding
+    )
 
     def of_all(x_RBHWC: jax.Array, kernels: jax.Array) -> jax.Array:
         seeds = x_RBHWC.shape[0]
-        y = jax.lax.conv_general_dilated(
+        y = convolve(
             _with_seeds_in_channels(x_RBHWC),
             _with_seeds_in_channels(kernels),
-            strides,
-            padding,
             **(rest | {"feature_group_count": seeds}),
         )
         return jnp.moveaxis(y.reshape(*y.shape[:-1], seeds, -1), -2, 0)
 
-    return _mapped_by(plain, of_all)(x_BHWC, kernel)
+    return _mapped_by(functools.partial(convolve, **rest), of_all)(x_BHWC, kernel)
 
 
 def _with_seeds_in_channels(of_seeds: jax.Array) -> jax.Array:

@@ -30,14 +30,14 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
     if config.replicates_by != "auto":
         return config.replicates_by
     if mesh.devices.flat[0].platform == "cpu":
-        # A sixth faster, but four seeds take twice as long to compile, eight four times.
+        # A sixth faster, but four seeds take twice as long to compile, and more seeds longer yet.
         is_long = config.steps * config.data.image_size**2 > _MUCH_WORK
         return "unroll" if is_long else "separate"
     # Not timed on any accelerator yet (benchmarks/replicates.py will). One seed's convolutions of
     # small images are too little work for a GPU. As grouped ones all seeds' are hardly more kernels
-    # than one seed's and read and write the least (benchmarks/traffic.py --seeds=8). One seed's
-    # convolutions of large images keep it busy, and all seeds' need their memory at once; a loop is
-    # then compiled once, whatever the number of seeds.
+    # than one seed's and move few bytes (benchmarks/traffic.py --seeds=8). One seed's convolutions
+    # of large images keep it busy, and all seeds' need their memory at once; a loop is then
+    # compiled once, whatever the number of seeds.
     return "grouped" if config.data.image_size <= _SMALL_IMAGE else "loop"
 
 
