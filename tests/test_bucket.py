@@ -147,6 +147,7 @@ def test_two_processes_train_into_a_bucket_and_go_on(place, undisturbed):
     tiny.assert_bit_equal(tiny.final_state(place), whole)
 
 
+@pytest.mark.slow
 def test_a_study_runs_in_a_bucket_and_its_logs_are_there(place):
     flags = [flag.replace("--config.", "--config.base.") for flag in tiny.flags_of()]
     study = [

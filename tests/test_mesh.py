@@ -208,6 +208,7 @@ def test_a_run_in_a_loop_and_one_without_are_saved_alike(devices):
     assert jax.tree.map(lambda a: a.sharding, again) == unrolled.programs.state_shardings
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_another_mesh(tmp_path):
     def run(folder, steps, **mesh):
         return trainer.train(tiny.config(replicates=2, steps=steps, **mesh), str(folder))

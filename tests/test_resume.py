@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -185,10 +186,12 @@ def test_a_run_goes_on_with_blocks_in_a_loop(tmp_path):
     assert process.wait(60) == 42
     again = tiny.launch(folder, model__scan="on", **changes)
     assert again.returncode == 0, again.stderr
-    assert "going on from step" in again.stderr
+    done = int(re.search(r"going on from step (\d+)", again.stderr)[1])
     losses, expected = (
         np.array([row["train/loss"] for row in tiny.lines(f) if "train/loss" in row])
         for f in (folder, undisturbed)
     )
     assert losses.shape == (12,)
-    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    np.testing.assert_allclose(losses[: done + 1], expected[: done + 1], rtol=1e-6)
+    # A loop rounds otherwise: sooner or later an activation is at one side of 0 and not the other.
+    np.testing.assert_allclose(losses, expected, rtol=0.02)
