@@ -13,7 +13,8 @@ def get_config() -> ConfigDict:
     c.seed = 0  # replicate r has seed + r: its own initialisation, data order and augmentation
     c.replicates = 1  # seeds trained side by side in one run folder
     # How seeds that share a device are computed; it changes no result but for rounding, so a run
-    # may go on with another value. auto: by the devices and the images, see replicates.py
+    # may go on with another value. auto: by the devices, the images and the steps, see
+    # replicates.py
     # grouped: all together, with grouped convolutions | vmap: the same, as jax.vmap differentiates
     # them | matmul: all together, as batched matrix products | separate: all together but for the
     # convolutions, each seed its own | unroll: one after another, compiled for each | loop: one

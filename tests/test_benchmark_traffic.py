@@ -119,6 +119,7 @@ def test_a_gpu_takes_the_gradients_of_grouped_convolutions_as_such():
         assert done.stdout.count(" __cudnn$convBackwardFilter") == as_such + 7  # one seed's own
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has("libtpu"), reason="jax[tpu] is not installed")
 def test_a_tpus_program_is_not_read():
     done = launch("--target=v5e", "--depths=20")

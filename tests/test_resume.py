@@ -192,6 +192,6 @@ def test_a_run_goes_on_with_blocks_in_a_loop(tmp_path):
         for f in (folder, undisturbed)
     )
     assert losses.shape == (12,)
-    np.testing.assert_allclose(losses[: done + 1], expected[: done + 1], rtol=1e-6)
+    np.testing.assert_allclose(losses[: done + 1], expected[: done + 1], rtol=1e-4)
     # A loop rounds otherwise: sooner or later an activation is at one side of 0 and not the other.
     np.testing.assert_allclose(losses, expected, rtol=0.02)
