@@ -27,7 +27,7 @@ from experiments import command_line, ledger
 from resnet_jax import mesh as meshes
 from resnet_jax.cores import usable_cores
 from resnet_jax.data import datasets, sources
-from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.order import TRAIN
 from resnet_jax.dispatch import spans
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")

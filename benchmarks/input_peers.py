@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from resnet_jax.data import crops
+from resnet_jax.data import crops, order
 from resnet_jax.data.records import Records
 
 _AHEAD = 3
@@ -103,7 +103,7 @@ def pillow(
 
         def begin(step: int) -> tuple[np.ndarray, Any]:
             images = np.empty((batch_size, size, size, 3), np.uint8)
-            draws = crops.draw(0, crops.TRAIN, step, batch_size, crop.draws)
+            draws = crops.draw(0, order.TRAIN, step, batch_size, crop.draws)
             numbers = range(step * batch_size, (step + 1) * batch_size)
             return images, pool.map(fill, numbers, draws, images)
 

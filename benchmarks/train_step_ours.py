@@ -14,7 +14,7 @@ from resnet_jax import dispatch, settings
 from resnet_jax import mesh as meshes
 from resnet_jax.data import sources
 from resnet_jax.data.augment import Normalization, fit_normalization
-from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.order import TRAIN
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.distributed import put
 from resnet_jax.programs import Programs, build

@@ -23,7 +23,7 @@ from configs import saved
 from resnet_jax import mesh as meshes
 from resnet_jax.data import sources
 from resnet_jax.data.augment import fit_normalization
-from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.order import TRAIN
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.dispatch import steps_at_once
 from resnet_jax.programs import Programs, build

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax import mesh as meshes
-from resnet_jax.data.crops import POPULATION
+from resnet_jax.data.order import POPULATION
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import Views
 from resnet_jax.dispatch import spans

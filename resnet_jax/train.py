@@ -13,7 +13,7 @@ from resnet_jax import dispatch, environment, runs, settings
 from resnet_jax import mesh as meshes
 from resnet_jax.checkpoint import open_checkpoints
 from resnet_jax.data import datasets, sources
-from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.order import TRAIN
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
 from resnet_jax.distributed import fetch, from_primary, put

@@ -10,7 +10,7 @@ import pytest
 from resnet_jax import mesh as meshes
 from resnet_jax import settings
 from resnet_jax.data import datasets
-from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.order import TRAIN
 from resnet_jax.dispatch import spans
 from resnet_jax.programs import build
 from tests import tiny

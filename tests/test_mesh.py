@@ -10,7 +10,7 @@ from resnet_jax import mesh as meshes
 from resnet_jax import runs, settings
 from resnet_jax import train as trainer
 from resnet_jax.data import datasets
-from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.order import TRAIN
 from resnet_jax.data.views import make_views
 from resnet_jax.disk_checkpoints import DiskCheckpoints
 from resnet_jax.dispatch import spans

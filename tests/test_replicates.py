@@ -10,7 +10,7 @@ import pytest
 
 from resnet_jax import environment, runs, settings
 from resnet_jax import mesh as meshes
-from resnet_jax.data.crops import TRAIN
+from resnet_jax.data.order import TRAIN
 from resnet_jax.disk_checkpoints import DiskCheckpoints
 from resnet_jax.dispatch import spans
 from resnet_jax.replicates import BY, choose

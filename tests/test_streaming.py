@@ -11,9 +11,8 @@ import pytest
 
 from resnet_jax import mesh as meshes
 from resnet_jax import runs, train
-from resnet_jax.data import crops, datasets, jpeg
+from resnet_jax.data import crops, datasets, jpeg, order
 from resnet_jax.data.augment import Augmentation
-from resnet_jax.data.order import batch_indices
 from resnet_jax.dispatch import spans
 from resnet_jax.errors import RunError, UserError
 from tests import pictures, tiny
@@ -29,7 +28,7 @@ def root(tmp_path_factory):
     return folder
 
 
-def batches(data, steps, seeds=SEEDS, parts=1, purpose=crops.TRAIN):
+def batches(data, steps, seeds=SEEDS, parts=1, purpose=order.TRAIN):
     """Returns batches of 8 on the host."""
     with contextlib.closing(data.train.batches(seeds, spans(steps), 8, parts, purpose)) as found:
         return [jax.device_get(batch) for batch in found]
@@ -51,10 +50,10 @@ def test_a_batch_is_the_order_cropped_and_resized(root, preset):
             assert batch["images"].shape == (2, 1, 1, 8, 32, 32, 3)
             assert batch["images"].dtype == np.uint8
             for r, seed in enumerate(SEEDS):
-                order = members[batch_indices(int(seed), number, 8, 26)]
-                assert batch["labels"][r, 0, 0].tolist() == [pictures.label_of(n) for n in order]
-                draws = crops.draw(int(seed), crops.TRAIN, number, 8, crop.draws)
-                for image, n, row in zip(batch["images"][r, 0, 0], order, draws, strict=True):
+                numbers = members[order.batch_indices(int(seed), number, 8, 26)]
+                assert batch["labels"][r, 0, 0].tolist() == [pictures.label_of(n) for n in numbers]
+                draws = crops.draw(int(seed), order.TRAIN, number, 8, crop.draws)
+                for image, n, row in zip(batch["images"][r, 0, 0], numbers, draws, strict=True):
                     whole = jpeg.decode(records[int(n)].image)
                     box = crop.box(*whole.shape[:2], row.tolist())
                     cut = whole[box.top : box.top + box.height, box.left : box.left + box.width]
@@ -72,7 +71,7 @@ def test_any_step_can_be_the_first(root):
 def test_steps_that_are_handed_over_together_see_what_each_would_alone(root):
     with opened(root, 4) as (_, data):
         alone = batches(data, range(4), parts=2)
-        found = data.train.batches(SEEDS, spans(range(4), 2), 8, 2, crops.TRAIN)
+        found = data.train.batches(SEEDS, spans(range(4), 2), 8, 2, order.TRAIN)
         with contextlib.closing(found) as pairs:
             together = [jax.device_get(pair) for pair in pairs]
     assert [pair["labels"].shape for pair in together] == [(2, 2, 2, 4)] * 2
@@ -95,7 +94,10 @@ def test_devices_and_parts_change_no_batch(root):
 
 def test_population_statistics_have_crops_of_their_own(root):
     with opened(root) as (_, data):
-        train_, population = batches(data, range(1)), batches(data, range(1), purpose=1)
+        train_, population = (
+            batches(data, range(1)),
+            batches(data, range(1), purpose=order.POPULATION),
+        )
     assert train_[0]["labels"].tolist() == population[0]["labels"].tolist()
     assert (train_[0]["images"] != population[0]["images"]).any()
 
@@ -114,7 +116,7 @@ def test_a_process_reads_only_what_its_devices_compute(root, monkeypatch):
         monkeypatch.setattr(meshes, "split_batches", lambda mesh: OfTwo())
         records = data.train.records
         before = records.read
-        filling = data.train._begin_span(range(1), SEEDS, 8, 1, crops.TRAIN)
+        filling = data.train._begin_span(range(1), SEEDS, 8, 1, order.TRAIN)
         for task in filling.tasks:
             task.result()
         assert records.read - before == 8  # half of two batches of eight
@@ -123,13 +125,15 @@ def test_a_process_reads_only_what_its_devices_compute(root, monkeypatch):
 def test_batches_are_filled_ahead_and_dropped_when_nobody_wants_them(root):
     with opened(root) as (_, data):
         read = data.train.records
-        stream = data.train.batches(SEEDS, spans(range(100)), 8, 1, crops.TRAIN)
+        stream = data.train.batches(SEEDS, spans(range(100)), 8, 1, order.TRAIN)
         next(stream)
         stream.close()
         after = read.read
         # The one taken and those ahead of it, of 16 pictures each; not one of the other 96.
         assert 16 <= after <= 16 * 5
-        with contextlib.closing(data.train.batches(SEEDS, spans(range(1)), 8, 1, 0)) as one:
+        with contextlib.closing(
+            data.train.batches(SEEDS, spans(range(1)), 8, 1, order.TRAIN)
+        ) as one:
             assert len(list(one)) == 1
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-TRAIN, POPULATION = range(2)  # what a batch is for: each has draws of its own
+from resnet_jax.data.order import stream
+
 _ATTEMPTS = 10  # at a random area and aspect that fit, as everybody's random resized crop
 _PER_ATTEMPT = 4
 
@@ -52,8 +53,16 @@ def make_crop(config: ConfigDict) -> Crop:
 
 
 def draw(seed: int, purpose: int, step: int, batch_size: int, draws: int) -> np.ndarray:
-    """Returns uniform draws for a replicate's batch, float64 (batch_size, draws)."""
-    return np.random.default_rng((seed, purpose, step)).random((batch_size, draws))
+    """Returns uniform draws for a replicate's batch, float64 (batch_size, draws).
+
+    Args:
+      seed: the replicate's seed.
+      purpose: order.TRAIN or order.POPULATION.
+      step: 0 for the first step.
+      batch_size: pictures per step.
+      draws: per picture; see Crop.draws.
+    """
+    return stream(purpose, seed, step).random((batch_size, draws))
 
 
 def _scaled(height: int, width: int, u: Sequence[float], size: int, low: int, high: int) -> Box:

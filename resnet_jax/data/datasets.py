@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from resnet_jax.data import sources
 from resnet_jax.data.augment import Normalization, fit_normalization
 from resnet_jax.data.crops import make_crop
+from resnet_jax.data.order import SPLIT, stream
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.data.splits import Split
 from resnet_jax.data.streaming import StreamedSplit, Workers
@@ -35,7 +36,7 @@ class DataSet:
 
 def split_indices(examples: int, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the training examples into (train, validation), both in increasing order."""
-    order = np.random.default_rng(seed).permutation(examples)
+    order = stream(SPLIT, seed).permutation(examples)
     return np.sort(order[validation:]), np.sort(order[:validation])
 
 

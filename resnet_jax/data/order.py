@@ -1,11 +1,30 @@
 """Which examples a step sees: a function of (seed, step) and nothing else.
 
-A resumed run needs the step to go on exactly, whatever the number of processes.
+So a resumed run sees the same ones, whatever the number of processes. Every random number about
+data comes from `stream`.
 """
 
 import functools
 
 import numpy as np
+
+# What random numbers are for; each has streams of its own. The first is zero because that is what
+# the test split of digits has always been drawn from.
+DIGITS_SPLIT, SPLIT, EPOCH, TRAIN, POPULATION = range(5)
+# Raise it when a seed draws other numbers than before: runs that began on those are then refused.
+STREAMS = 2
+
+
+def stream(purpose: int, seed: int, number: int = 0) -> np.random.Generator:
+    """Returns the random numbers of a purpose, a seed and a number (the epoch, or the step).
+
+    NumPy pads seeds with zeros, so that (0,) and (0, 0) are one stream, and takes an integer from
+    2**32 up for two. Hence three integers always, all below 2**32.
+    """
+    key = (purpose, seed, number)
+    if not all(0 <= part < 2**32 for part in key):
+        raise ValueError(f"(purpose, seed, number) = {key} must each be from 0 to 2**32 - 1")
+    return np.random.default_rng(key)
 
 
 def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
@@ -31,7 +50,7 @@ def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.nd
     return np.concatenate(pieces)
 
 
-# Two epochs meet in a batch; a dozen replicates go side by side.
+# Two epochs meet in a batch, and a dozen replicates train together.
 @functools.lru_cache(maxsize=64)
 def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(examples).astype(np.int32)
+    return stream(EPOCH, seed, epoch).permutation(examples).astype(np.int32)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.order import DIGITS_SPLIT, stream
 from resnet_jax.data.records import Records, data_source
 from resnet_jax.errors import UserError, check_choice
 
@@ -229,6 +230,6 @@ def _digits() -> Source:
     labels = digits.target.astype(np.int32)
     # The set comes in the writers' order. A split by writer would be another, harder task; this one
     # is random, and always the same.
-    order = np.random.default_rng(0).permutation(len(images))
+    order = stream(DIGITS_SPLIT, 0).permutation(len(images))
     test, train = order[:_DIGITS_TEST], order[_DIGITS_TEST:]
     return Source(images[train], labels[train], images[test], labels[test], note="")

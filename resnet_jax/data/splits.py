@@ -54,7 +54,7 @@ class Split(Protocol):
           spans: consecutive steps, those together that are handed over together (dispatch.spans).
           batch_size: examples a step and replicate.
           parts: that the batch is computed in, one after another.
-          purpose: crops.TRAIN or crops.POPULATION.
+          purpose: order.TRAIN or order.POPULATION.
         """
 
     def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:
