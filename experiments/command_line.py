@@ -1,27 +1,22 @@
-"""The one way into every program: flags are checked, mistakes are one sentence, exit codes mean it.
+"""The one way into every program with a config: flags are checked, mistakes are one sentence.
 
-Exit codes: 0 done (a diverged run too: it is a result); 1 the run could not go on; 2 the user's
-mistake; 42 stopped by a signal with everything saved, so that a scheduler starts it again; 130
-interrupted a second time, while it saved.
+program.py has the exit codes.
 """
 
 import importlib.util
 import itertools
-import logging as python_logging
 import pathlib
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from resnet_jax.errors import RunError, UserError, nearest, nearest_key
+from experiments import program
+from resnet_jax.errors import UserError, nearest, nearest_key
 from resnet_jax.runs import flatten
 from resnet_jax.settings import LENGTHS
-
-PREEMPTED = 42
 
 
 def define_config(help_text: str) -> flags.FlagHolder[ConfigDict]:
@@ -31,55 +26,7 @@ def define_config(help_text: str) -> flags.FlagHolder[ConfigDict]:
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a program's `main(argv)` and exits with its code (None is 0)."""
-    _plain_log_lines()
-    _say_a_failed_checkpoint_once()
-    try:
-        argv = _parse(sys.argv)
-        sys.exit(main(argv))
-    except UserError as e:
-        _fail(e, 2)
-    except RunError as e:
-        _fail(e, 1)
-    except KeyboardInterrupt:  # the second: after the first, programs save and say so themselves
-        _fail(KeyboardInterrupt("interrupted before everything was saved"), 130)
-
-
-def _plain_log_lines() -> None:
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    handler = logging.get_absl_handler()
-    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(_is_for_the_user)
-
-
-def _is_for_the_user(record: python_logging.LogRecord) -> bool:
-    """Whether a record is ours, or a library's warning."""
-    ours = str(pathlib.Path(__file__).parents[1])
-    if record.pathname.startswith(ours) and not record.pathname.startswith(f"{ours}/.venv"):
-        return True
-    # Orbax and JAX tell a page about each checkpoint and backend. What Orbax's threads raise, they
-    # also log, four times with a traceback; checkpoint.py says it in one sentence. That it is
-    # asked to stop, each thread says on its own.
-    is_repeated = "orbax" in record.pathname and (
-        record.exc_info is not None or "preemption sync point" in str(record.msg)
-    )
-    return record.levelno > python_logging.INFO and not is_repeated
-
-
-def _say_a_failed_checkpoint_once() -> None:
-    """Silences what other reads and writes say when one of a checkpoint's has failed.
-
-    Orbax then closes the event loop of all of them, and each complains on stderr in its own way.
-    The failure itself is raised, and reported.
-    """
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            sys.__unraisablehook__(unraisable)
-
-    sys.unraisablehook = hook
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
+    program.run(main, _parse)
 
 
 def required(flag: flags.FlagHolder[Any]) -> Any:
@@ -93,11 +40,6 @@ def no_arguments(argv: Sequence[str]) -> None:
     """Raises UserError where words stand beside the flags."""
     if argv[1:]:
         raise UserError(f"{argv[1]!r} is neither a flag nor a flag's value; see --help.")
-
-
-def _fail(error: BaseException, code: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(code)
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

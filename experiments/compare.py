@@ -10,10 +10,10 @@ import argparse
 import json
 import pathlib
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from experiments import program
 from experiments.report import claims, figures, groups, page, summary, table
 from resnet_jax import runs, storage
 from resnet_jax.errors import UserError
@@ -86,19 +86,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the program and returns its exit code."""
-    try:
-        parsed = _parse(arguments)
-        command = shlex.join(["python", "-m", "experiments.compare", *arguments])
-        window, margin = parsed.window, parsed.margin
-        shown = compare(parsed.folders, parsed.out, window=window, margin=margin, command=command)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    print(shown)
+    """Runs the program and returns its exit code; raises UserError."""
+    parsed = _parse(arguments)
+    command = shlex.join(["python", "-m", "experiments.compare", *arguments])
+    window, margin = parsed.window, parsed.margin
+    print(compare(parsed.folders, parsed.out, window=window, margin=margin, command=command))
     print(parsed.out / "index.html")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.run(main, parse=lambda argv: argv[1:])

@@ -1,9 +1,10 @@
 """What a person sees while a sweep runs: one overview on a terminal, plain lines elsewhere."""
 
+import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -13,10 +14,20 @@ from experiments import cell_folders, estimate, ledger
 from experiments.estimate import Size
 from experiments.study import Cell
 from resnet_jax import runs, storage
+from resnet_jax.errors import UserError
 from resnet_jax.progress import brief
 
 _TERMINAL_SECONDS = 1.0
 _LINES_SECONDS = 15.0
+
+
+@contextlib.contextmanager
+def _despite_unreadable(name: str) -> Iterator[None]:
+    """Logs that a cell's folder cannot be read now: a study does not stop for its overview."""
+    try:
+        yield
+    except (OSError, UserError) as e:
+        logging.warning("%s: %s", name, e)
 
 
 class Overview:
@@ -44,7 +55,9 @@ class Overview:
         """Says so."""
         self._waiting.remove(name)
         self._since[name] = time.monotonic()
-        self._before[name] = cell_folders.status(self._folder(name))
+        self._before[name] = {}
+        with _despite_unreadable(name):
+            self._before[name] = cell_folders.status(self._folder(name))
         at = self._before[name].get("step", 0)
         self._say(f"{name}: {f'goes on from step {at}' if at else 'started'}")
 
@@ -52,11 +65,12 @@ class Overview:
         """Settles the cell's status and says how it ended."""
         folder = self._folder(name)
         seconds = time.monotonic() - self._since.pop(name)
-        # Killed on request, or asked before it could listen: its folder says how far it came.
-        if not (stopped and code < 0):
-            cell_folders.settle(folder, self._cells[name], code, self._before[name])
-        self._work += self._trained(name, cell_folders.status(folder).get("step", 0))
-        self._seconds += seconds
+        with _despite_unreadable(name):
+            # Killed on request, or asked before it could listen: its folder says how far it came.
+            if not (stopped and code < 0):
+                cell_folders.settle(folder, self._cells[name], code, self._before[name])
+            self._work += self._trained(name, cell_folders.status(folder).get("step", 0))
+            self._seconds += seconds
         self._conclude(name)
 
     def not_started(self, name: str, reason: str) -> None:
@@ -75,11 +89,12 @@ class Overview:
         if time.monotonic() - self._shown_at < self._every:
             return
         self._shown_at = time.monotonic()
-        if sys.stderr.isatty():
-            self._draw()
-        else:
-            for line in [self._heading(), *map(self._line, self._since)]:
-                logging.info("%s", line)
+        with _despite_unreadable("overview"):
+            if sys.stderr.isatty():
+                self._draw()
+            else:
+                for line in [self._heading(), *map(self._line, self._since)]:
+                    logging.info("%s", line)
 
     def close(self) -> None:
         """Takes the overview off the terminal."""
@@ -89,6 +104,11 @@ class Overview:
         return self._workdir / name
 
     def _conclude(self, name: str) -> None:
+        self._ended[name] = "unknown"
+        with _despite_unreadable(name):
+            self._say_end(name)
+
+    def _say_end(self, name: str) -> None:
         run = runs.read(self._folder(name))
         self._ended[name] = status = run.status.get("status", "queued")
         remarks = ledger.remarks(run)

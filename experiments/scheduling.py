@@ -1,12 +1,11 @@
 """Runs jobs, so many at a time, until all have ended or somebody says stop."""
 
-import signal
 import time
-import types
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from experiments.launchers.interface import Job, Launcher
+from resnet_jax.signals import Requests
 
 _POLL_SECONDS = 0.2
 
@@ -30,42 +29,22 @@ class Observer(Protocol):
         """Some time has passed."""
 
 
-class Signals:
-    """Counts SIGTERM and Ctrl-C while it is entered."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
-        self.names.append(signal.Signals(number).name)
-
-
 def run(jobs: Sequence[Job], at_once: int, launcher: Launcher, observer: Observer) -> int:
     """Runs `jobs` in their order, `at_once` at a time.
 
-    The first signal asks the running jobs to end and waits for them; no other job starts. The
-    second kills them.
+    The first request to stop is handed on to the running jobs, which are waited for; no other job
+    starts. The second kills them.
 
     Returns:
-      How many signals came.
+      How many requests came.
     """
     waiting = list(jobs)
     running: set[str] = set()
     heard = 0
-    with Signals() as signals:
+    with Requests() as requests:
         try:
             while running or (waiting and not heard):
-                while waiting and len(running) < at_once and not signals.names:
+                while waiting and len(running) < at_once and not requests.count:
                     job = waiting.pop(0)
                     try:
                         launcher.start(job)
@@ -74,11 +53,11 @@ def run(jobs: Sequence[Job], at_once: int, launcher: Launcher, observer: Observe
                     else:
                         running.add(job.name)
                         observer.started(job.name)
-                while heard < min(2, len(signals.names)):
+                while heard < min(2, requests.count):
                     if heard:
                         launcher.kill()
                     else:
-                        observer.stopping(signals.names[0])
+                        observer.stopping(requests.received)
                         launcher.stop()
                     heard += 1
                 for name, code in launcher.ended().items():
@@ -90,4 +69,4 @@ def run(jobs: Sequence[Job], at_once: int, launcher: Launcher, observer: Observe
         except BaseException:
             launcher.kill()
             raise
-    return len(signals.names)
+    return requests.count

@@ -26,6 +26,7 @@ from experiments import (
     ledger,
     packing,
     plan,
+    program,
     scheduling,
     study,
 )
@@ -110,7 +111,7 @@ def exit_code(found: Sequence[runs.Run], signals: int) -> int:
     if unfinished and signals < 2:
         # Also where a cell failed: a scheduler that starts the sweep again tries that one, too.
         logging.info("Not all cells are done; the same command goes on with them.")
-        return command_line.PREEMPTED
+        return program.PREEMPTED
     return 0 if all(status in runs.ENDED for status in statuses) else 1
 
 

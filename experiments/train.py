@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, program
 from resnet_jax import compilation_cache, distributed
 from resnet_jax.errors import UserError
 from resnet_jax.train import train
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         cache = None
     compilation_cache.use(cache)
     status = train(config, workdir)
-    return command_line.PREEMPTED if status == "preempted" else 0
+    return program.PREEMPTED if status == "preempted" else 0
 
 
 def _join_processes() -> None:

@@ -12,6 +12,17 @@ class RunError(Exception):
     """A run that cannot go on (full disk, unreadable checkpoints); programs exit with 1."""
 
 
+def sentence(error: BaseException) -> str:
+    """Returns an error's first line; for one that nobody foresaw, that it is a bug, and its type.
+
+    UserError and RunError are foreseen, and whatever is no Exception, such as KeyboardInterrupt.
+    """
+    kind, said = type(error).__name__, str(error).split("\n")[0]
+    if isinstance(error, UserError | RunError) or not isinstance(error, Exception):
+        return said or kind
+    return f"this is a bug in resnet_jax: {kind}{f': {said}' if said else ''}".rstrip(".")
+
+
 def nearest(value: object, allowed: Iterable[object]) -> str:
     """Returns `` (nearest: X)`` for the allowed spelling closest to `value`, or nothing."""
     by_spelling = {str(a).lower(): str(a) for a in allowed}

@@ -36,7 +36,7 @@ class Progress:
         self._since = (start, time.monotonic())
         self._began = (start, time.monotonic())
         self._bar: tqdm | None = None
-        if bar and sys.stderr.isatty():
+        if bar and sys.stderr is not None and sys.stderr.isatty():
             self._bar = tqdm(
                 total=steps, initial=start, desc=label, unit="step", dynamic_ncols=True
             )

@@ -18,28 +18,65 @@ from resnet_jax.distributed import is_distributed
 _SAME_REQUEST_SECONDS = 1.0
 
 
-class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps.
+class Requests:
+    """Counts requests to stop while it is entered: SIGTERM, Ctrl-C, and a hang-up (SIGHUP).
 
-    A second one does what it always does: whoever presses Ctrl-C twice means it. But one that
-    follows at once is the same request on another way: schedulers signal a job's every process,
-    and a sweep hands its own signal on to its cells.
+    A signal that follows the first at once is the same request on another way: schedulers signal
+    every process of a job, a sweep hands its own signal on to its cells, and of a hang-up both the
+    kernel and the shell tell. A hang-up never counts as a second request, since no user sends it;
+    one that was ignored when the program started (nohup) stays ignored.
     """
 
     def __init__(self) -> None:
-        self.received = ""  # the signal's name, once there was one
+        self.received = ""  # the first signal's name, once there was one
+        self.count = 0
         self._at = 0.0
-        self._asked = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopRequest":
-        # SIGTERM is JAX's where there are processes to agree with; Ctrl-C is turned into it.
-        handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note}
-        if is_distributed():
-            handlers = {signal.SIGINT: _as_sigterm}
-        for number, handler in handlers.items():
+    def __enter__(self) -> "Requests":
+        for number, handler in self._handlers().items():
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, handler)
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _handlers(self) -> dict[int, Any]:
+        return dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._note)
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._at, self.count = signal.Signals(number).name, now, 1
+        elif number != signal.SIGHUP and now - self._at > _SAME_REQUEST_SECONDS:
+            self.count += 1
+            self._again(number)
+
+    def _again(self, number: int) -> None:
+        """Takes note of a further request."""
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class StopRequest(Requests):
+    """Turns a signal into a flag that the loop reads between steps.
+
+    A second request does what the signal always does: whoever presses Ctrl-C twice means it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = 0
+
+    def _handlers(self) -> dict[int, Any]:
+        if is_distributed():
+            # SIGTERM is JAX's if there are processes to agree with; the others are turned into it.
+            return dict.fromkeys((signal.SIGINT, signal.SIGHUP), _as_sigterm)
+        return super()._handlers()
 
     def reached(self) -> bool:
         """Whether to stop here; every process must ask equally often."""
@@ -50,20 +87,9 @@ class StopRequest:
             self.received = self.received or "SIGTERM"
         return bool(self.received)
 
-    def __exit__(self, *_: object) -> None:
+    def _again(self, number: int) -> None:
         self._restore()
-
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
-        now = time.monotonic()
-        if not self.received:
-            self.received, self._at = signal.Signals(number).name, now
-        elif now - self._at > _SAME_REQUEST_SECONDS:
-            self._restore()
-            os.kill(os.getpid(), number)
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        os.kill(os.getpid(), number)
 
 
 def _as_sigterm(number: int, frame: types.FrameType | None) -> None:

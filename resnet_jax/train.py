@@ -17,7 +17,7 @@ from resnet_jax.data.order import TRAIN
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
 from resnet_jax.distributed import fetch, from_primary, put
-from resnet_jax.errors import RunError
+from resnet_jax.errors import RunError, sentence
 from resnet_jax.evaluate import evaluate, population_statistics
 from resnet_jax.profiling import Profiler
 from resnet_jax.programs import build
@@ -220,7 +220,7 @@ def _open(workdir: str, config: ConfigDict) -> RunFolder:
 
 
 def _set_failed(folder: RunFolder, error: BaseException, steps: int, clock: Clock) -> None:
-    why = (str(error) or type(error).__name__).split("\n")[0]
+    why = reason(error) if isinstance(error, OSError) else sentence(error)
     at = folder.status().get("step", 0)
     try:
         folder.set_status(

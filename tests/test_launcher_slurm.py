@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from experiments import cell_folders, command_line, ledger
+from experiments import cell_folders, ledger, program
 from experiments.launchers import slurm
 from experiments.launchers.interface import Job
 from resnet_jax.errors import RunError, UserError
@@ -21,7 +21,7 @@ def jobs(workdir, cells=CELLS):
 
 
 def launcher(workdir, **options):
-    return slurm.Slurm(workdir, slurm.Options(**options), command_line.PREEMPTED)
+    return slurm.Slurm(workdir, slurm.Options(**options), program.PREEMPTED)
 
 
 @pytest.fixture

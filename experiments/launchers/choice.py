@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments import program
 from experiments.launchers import skypilot, slurm
 from experiments.launchers.interface import Queue
 from resnet_jax import storage
@@ -82,7 +82,7 @@ def queue(workdir: storage.Path) -> Queue | None:
             _PARTITION.value, _ACCOUNT.value, _TIME.value, _GRES.value, _NODES.value,
             _TASKS.value, _CPUS.value, jobs_at_once(), tuple(_SBATCH.value),
         )  # fmt: skip
-        return slurm.Slurm(workdir, options, command_line.PREEMPTED)
+        return slurm.Slurm(workdir, options, program.PREEMPTED)
     if launcher == "skypilot":
         return skypilot.SkyPilot(
             workdir,
