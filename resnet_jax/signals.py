@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import types
-from typing import Any
+from typing import Any, Self
 
 from jax.experimental import multihost_utils
 
@@ -33,7 +33,7 @@ class Requests:
         self._at = 0.0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "Requests":
+    def __enter__(self) -> Self:
         for number, handler in self._handlers().items():
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
