@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
 
     e = c.eval = ConfigDict()
     e.every = 1000  # steps between evaluations on the validation split; the last step always is one
-    e.batch_size = 512
+    e.batch_size = 512  # examples evaluated at a time; it changes no result but for rounding
     e.statistics = "population"  # of BatchNorm in the final test: population: exact averages over
     # training data, taken after training (the paper) | moving_average
     e.population_examples = 0  # training examples for the population statistics; 0: all of them
@@ -136,6 +136,7 @@ def get_config() -> ConfigDict:
     c.mesh.replicates = 0  # groups of devices that seeds are spread over; 0: as many as go
     c.mesh.fsdp = 1  # devices that share one copy of the parameters and the optimiser's state
 
+    # Neither of the two below changes a result: a run may be resumed with other values.
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 1000  # steps between checkpoints; the last step always has one
     c.checkpoint.keep = 2  # newest checkpoints kept; each holds the best weights so far too

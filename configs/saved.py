@@ -50,7 +50,7 @@ def from_dict(content: Mapping[str, Any], origin: str) -> ConfigDict:
         if key not in known:
             raise UserError(f"{origin} has {key}, which is not a setting{nearest(key, known)}.")
     # What changes no result may be newer than the run: it is then as by default.
-    lacking = [key for key in known if key not in given and key not in runs.NOT_IDENTITY]
+    lacking = [key for key in known if key not in given and not runs.changes_no_result(key)]
     if lacking:
         raise UserError(f"{origin} lacks {', '.join(lacking)}; it is of another version.")
     for key, value in given.items():

@@ -33,8 +33,7 @@ class RunFolder:
             self._lock = lock.take(self.path)
             try:
                 runs.refuse_other(self.path, config)
-                if not runs.read_json(self.path / "config.json"):
-                    storage.write_json(self.path / "config.json", config)
+                self._keep(config)
             except BaseException:
                 self._lock.release()
                 raise
@@ -62,6 +61,14 @@ class RunFolder:
     def profile(self) -> storage.Path:
         """Where a trace goes."""
         return self.path / "profile"
+
+    def _keep(self, config: Mapping[str, Any]) -> None:
+        """Writes config.json, also where a resumed run changes settings that change no result."""
+        if self.status().get("status") in runs.ENDED:
+            return
+        there = runs.read_json(self.path / "config.json")
+        if not there or runs.flatten(there) != runs.flatten(config):
+            storage.write_json(self.path / "config.json", config)
 
     def status(self) -> dict[str, Any]:
         """Returns the last status written, empty for a new folder."""

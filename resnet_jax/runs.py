@@ -29,22 +29,23 @@ from resnet_jax.errors import UserError
 
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
 ENDED = ("completed", "diverged")  # nothing is left to do
-# What changes no result but for rounding: a run may go on where its data lies elsewhere, on other
-# devices, and with other programs.
-NOT_IDENTITY = frozenset(
-    {
-        "accumulate",
-        "data.dir",
-        "data.workers",
-        "mesh.fsdp",
-        "mesh.replicates",
-        "model.remat",
-        "model.scan",
-        "model.space_to_depth",
-        "profile",
-        "replicates_by",
-        "train.steps_per_dispatch",
-    }
+# The settings that change no result but for rounding. You may change them when you resume a run,
+# and runs that differ in them are compared as if they did not. A name that ends in a dot stands for
+# every setting below it.
+CHANGE_NO_RESULT = (
+    "accumulate",
+    "checkpoint.",
+    "data.dir",
+    "data.workers",
+    "eval.batch_size",
+    "log.",
+    "mesh.",
+    "model.remat",
+    "model.scan",
+    "model.space_to_depth",
+    "profile",
+    "replicates_by",
+    "train.steps_per_dispatch",
 )
 
 
@@ -179,10 +180,21 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that can change a result, flat: all but `CHANGE_NO_RESULT`."""
+    return {k: v for k, v in flatten(config).items() if not changes_no_result(k)}
+
+
+def changes_no_result(key: str) -> bool:
+    """Whether a setting, by its dotted name, is one of `CHANGE_NO_RESULT`."""
+    return any(
+        key.startswith(name) if name.endswith(".") else key == name for name in CHANGE_NO_RESULT
+    )
+
+
 def identity(config: Mapping[str, Any]) -> str:
     """Returns the run's identity: 12 hex digits over all settings that can change a result."""
-    settings = {k: v for k, v in flatten(config).items() if k not in NOT_IDENTITY}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_json(path: storage.Path) -> dict[str, Any]:
@@ -209,11 +221,11 @@ def refuse_other(path: str | os.PathLike[str] | storage.Path, config: Mapping[st
     there = read_json(storage.locate(path) / "config.json")
     if not there or identity(there) == identity(config):
         return
-    old, new = flatten(there), json.loads(json.dumps(flatten(config)))
+    old, new = deciding(there), json.loads(json.dumps(deciding(config)))
     absent = object()
     differing = [
         f"{key} ({old.get(key, 'absent')} there, {new.get(key, 'absent')} here)"
-        for key in sorted((old.keys() | new.keys()) - NOT_IDENTITY)
+        for key in sorted(old.keys() | new.keys())
         if old.get(key, absent) != new.get(key, absent)
     ]
     raise UserError(

@@ -93,11 +93,13 @@ def make_train_steps(
         rate = schedule.rate(state.schedule, state.step)
         params, opt_state = descend(optimizer, rate, gradients, state.opt_state, state.params)
 
-        begins = state.step % config.log.every == 0
-        window = jax.tree.map(
-            lambda new, old: jnp.where(begins, new, old), empty_window(), state.window
+        window = Window(
+            state.window.loss + loss, state.window.error + error, state.window.steps + 1
         )
-        window = Window(window.loss + loss, window.error + error, window.steps + 1)
+        # Emptied once its row is due, not when the next one begins: a run that is resumed with
+        # another log.every must neither drop the steps since its last row nor count them twice.
+        done = state.step + 1
+        is_logged = (done % config.log.every == 0) | (done == config.steps)
         # The weights too: a finite loss with a gradient that is not leaves weights that no
         # checkpoint may hold, and only the next step's loss would tell.
         are_finite = jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]).all()
@@ -114,7 +116,9 @@ def make_train_steps(
             opt_state=opt_state,
             schedule=schedule.after_step(state.schedule, state.step, error),
             ema=ema,
-            window=window,
+            window=jax.tree.map(
+                lambda empty, sums: jnp.where(is_logged, empty, sums), empty_window(), window
+            ),
             diverged_at=jnp.where(diverges, state.step + 1, state.diverged_at),
         )
         metrics = {

@@ -8,22 +8,15 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from configs import base
 from tests import tiny
 
-BASE: dict[str, Any] = {
-    "seed": 0,
-    "replicates": 1,
+CHANGES: dict[str, Any] = {
     "batch_size": 100,
     "steps": 100,
-    "epochs": None,
-    "examples": None,
-    "model": {"family": "cifar", "depth": 20, "shortcut": "A", "width": 1.0},
-    "data": {"name": "digits", "dir": "", "validation": 180},
-    "optimizer": {"name": "sgd", "weight_decay": 1e-4},
-    "schedule": {"name": "step", "rate": 0.1, "warmup": "none", "warmup_length": 0.0},
-    "eval": {"every": 20, "weights": "last", "views": ["ten_crop"]},
-    "checkpoint": {"every": 1000, "keep": 2},
-    "log": {"every": 10, "tensorboard": True},
+    "eval__every": 20,
+    "eval__views": ["ten_crop"],
+    "log__every": 10,
 }
 ENVIRONMENT: dict[str, Any] = {
     "command": "python -m experiments.train --config=configs/digits.py",
@@ -48,10 +41,10 @@ ENVIRONMENT: dict[str, Any] = {
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """Returns the base config with changes such as ``model__depth=56``."""
-    changed = copy.deepcopy(BASE)
-    tiny.override(changed, changes)
-    return changed
+    """Returns the base config, as JSON has it, with changes such as ``model__depth=56``."""
+    changed = base.get_config().to_dict()
+    tiny.override(changed, CHANGES | changes)
+    return json.loads(json.dumps(changed))
 
 
 def lines(steps: Sequence[int], train: Any, **last: Any) -> list[dict[str, Any]]:

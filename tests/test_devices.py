@@ -1,5 +1,6 @@
 """One device and eight, one seed and three: the same gradients, the same run."""
 
+import functools
 import re
 
 import jax
@@ -20,17 +21,26 @@ def mesh_of(devices, replicates=1, groups=1, fsdp=1):
     return meshes.make_mesh(replicates, groups, fsdp, jax.devices()[:devices])
 
 
-def train(devices, steps, seeds=(0,), groups=1, fsdp=1, at_once=1, **overrides):
-    """Takes `steps` steps; returns the state and each span's metrics, on the host."""
-    overrides = {"log__every": 1} | overrides
-    c = settings.resolve(tiny.config(replicates=len(seeds), **overrides))
-    mesh = mesh_of(devices, len(seeds), groups, fsdp)
+@functools.lru_cache(maxsize=4)  # what is compiled for some steps is there for some more
+def made(devices, replicates, groups, fsdp, overrides):
+    c = settings.resolve(tiny.config(replicates=replicates, **dict(overrides)))
+    mesh = mesh_of(devices, replicates, groups, fsdp)
     data = datasets.load(c.data, mesh)
-    programs = build(c, data.normalization, data.train.select, mesh)
+    return c, data, build(c, data.normalization, data.train.select, mesh)
+
+
+def train(devices, steps, seeds=(0,), groups=1, fsdp=1, at_once=1, resumed=None, **overrides):
+    """Takes `steps` steps; returns the state and each span's metrics, on the host.
+
+    `resumed` is the state to begin with, in place of a new one.
+    """
+    overrides = tuple(({"log__every": 1} | overrides).items())
+    c, data, programs = made(devices, len(seeds), groups, fsdp, overrides)
     seeds = np.asarray(seeds, np.int32)
-    state = programs.start(seeds)
+    state = programs.start(seeds) if resumed is None else resumed
+    start = int(state.step[0])
     history = []
-    together = spans(range(steps), at_once)
+    together = spans(range(start, start + steps), at_once)
     for batch in data.train.batches(seeds, together, c.batch_size, c.accumulate, TRAIN):
         state, metrics = programs.train_steps(state, seeds, data.train.arrays, batch)
         assert len(state.params["logits"]["kernel"].sharding.device_set) == devices
@@ -183,15 +193,32 @@ def test_ema_is_the_average_of_weights_and_statistics():
     assert states[-1].evaluated is states[-1].ema
 
 
-def test_metrics_are_means_over_the_steps_since_the_last_line():
-    (_, each), (_, means) = (train(1, 5, log__every=every) for every in (1, 3))
-    for name in ("train/loss", "train/error"):
-        of_step = [float(line[name][0]) for line in each]
-        assert len(set(of_step)) > 1
-        # The last line is of steps 1 to 3.
-        wanted = [np.mean(of_step[first:last]) for first, last in
-                  ((0, 1), (0, 2), (0, 3), (3, 4), (3, 5))]  # fmt: skip
-        np.testing.assert_allclose([line[name][0] for line in means], wanted, rtol=1e-5)
+METRICS = ("train/loss", "train/error")
+
+
+def means(lines, *spans):
+    """Returns, per metric, the means of `lines` over half-open spans of steps."""
+    of_step = {name: [float(line[name][0]) for line in lines] for name in METRICS}
+    return {name: [np.mean(v[first:last]) for first, last in spans] for name, v in of_step.items()}
+
+
+def assert_metrics(lines, wanted):
+    for name in METRICS:
+        np.testing.assert_allclose([line[name][0] for line in lines], wanted[name], rtol=1e-5)
+
+
+def test_metrics_are_means_over_the_steps_since_the_last_line_also_if_log_every_changes():
+    _, each = train(1, 5)
+    assert all(len({float(line[name][0]) for line in each}) > 1 for name in METRICS)
+    at_2, lines = train(1, 2, log__every=2)
+    assert_metrics(lines, means(each, (0, 1), (0, 2)))
+    # A line was due at 2, so the next one is about the steps after it.
+    _, lines = train(1, 2, log__every=3, resumed=at_2)
+    assert_metrics(lines, means(each, (2, 3), (3, 4)))
+    # None was due at 3, so the next one is also about step 3.
+    at_3, _ = train(1, 1, log__every=2, resumed=at_2)
+    _, lines = train(1, 2, log__every=3, resumed=at_3)
+    assert_metrics(lines, means(each, (2, 4), (2, 5)))
 
 
 def test_weights_that_are_not_finite_count_as_diverged_while_the_loss_still_is():

@@ -145,6 +145,33 @@ def test_running_without_its_process_is_interrupted(tmp_path):
     assert status(os.getpid()) == "running"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulate": 2},
+        {"model__remat": [1, 2]},
+        {"mesh__fsdp": 4},
+        {"profile": [101, 120]},
+        {"checkpoint__keep": 9},
+        {"eval__batch_size": 64},
+        {"log__every": 2},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_that_change_no_result_leave_one_group_with_verdicts(tmp_path, changes):
+    for depth in (20, 56):
+        fixture.write(
+            tmp_path / str(depth),
+            fixture.flat([depth, depth + 1], [1, 1], [1, 1]),
+            replicates=2,
+            model__depth=depth,
+            model__shortcut="none",
+            **(changes if depth == 56 else {}),
+        )
+    (group,) = made(tmp_path)
+    assert claims.judge(group, margin=0.5)[0].verdict == "confirmed"
+
+
 def test_depth_shortcut_warm_up_and_neutral_settings_make_no_group(tmp_path):
     fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=20, model__shortcut="none")
     fixture.write(

@@ -130,6 +130,7 @@ def test_paper_numbers_stand_only_beside_their_own_data_and_network(tmp_path):
         return found and (found.error, found.split)
 
     imagenet = {"data__name": "imagenet2012", "model__family": "imagenet"}
+    imagenet |= {"data__image_size": 224}
     assert number(data__name="cifar10", model__depth=110) == (6.43, "test")
     assert number(data__name="cifar10", model__depth=110, model__shortcut="none") is None
     assert number(data__name="cifar10", model__depth=110, model__shortcut="B") is None
@@ -141,8 +142,8 @@ def test_paper_numbers_stand_only_beside_their_own_data_and_network(tmp_path):
     assert number(model__depth=34, model__shortcut="C", **imagenet) == (24.19, "test")
     assert number(model__depth=152, model__shortcut="B", **imagenet) == (21.43, "test")
     b_152 = imagenet | {"model__depth": 152, "model__shortcut": "B"}
-    assert number(data__image_size=224, **b_152) == (21.43, "test")
-    assert number(data__image_size=64, **b_152) is None
+    assert number(**b_152) == (21.43, "test")
+    assert number(**b_152 | {"data__image_size": 64}) is None
     assert number(model__width=0.25, **b_152) is None
     assert number(data__name="cifar10", model__depth=110, model__width=2.0) is None
 

@@ -107,10 +107,30 @@ def test_the_identity_has_all_settings_but_those_that_change_no_result():
         return runs.identity(other) != runs.identity(config)
 
     assert {key for key in runs.flatten(config) if not changed(key)} == {
-        "accumulate", "data.dir", "data.workers", "mesh.fsdp", "mesh.replicates", "model.remat",
-        "model.scan", "model.space_to_depth", "profile", "replicates_by",
+        "accumulate", "checkpoint.every", "checkpoint.keep", "data.dir", "data.workers",
+        "eval.batch_size", "log.every", "log.tensorboard", "mesh.fsdp", "mesh.replicates",
+        "model.remat", "model.scan", "model.space_to_depth", "profile", "replicates_by",
         "train.steps_per_dispatch",
     }  # fmt: skip
+
+
+def test_every_name_of_what_changes_no_result_is_a_setting():
+    known = runs.flatten(base.get_config().to_dict())
+    for name in runs.CHANGE_NO_RESULT:
+        assert any(key.startswith(name) if name.endswith(".") else key == name for key in known)
+
+
+def test_a_resumed_run_keeps_its_new_settings_and_an_ended_run_its_own(tmp_path, open_folder):
+    def evaluated_by(batch_size):
+        open_folder(tmp_path, CONFIG | {"eval": {"batch_size": batch_size}}).close()
+        return runs.read(tmp_path).config["eval"]["batch_size"]
+
+    assert evaluated_by(512) == 512
+    assert evaluated_by(64) == 64
+    folder = open_folder(tmp_path, CONFIG | {"eval": {"batch_size": 64}})
+    folder.set_status("completed", step=9, steps=9, device_seconds=1.0)
+    folder.close()
+    assert evaluated_by(512) == 64
 
 
 def test_a_folder_has_one_writer(tmp_path, open_folder):

@@ -9,9 +9,7 @@ from experiments.report import cells, replicates
 from experiments.report.cells import Cell
 from resnet_jax import runs
 
-# What the experiment varies, and what changes no result.
-VARIED = ("model.depth", "model.shortcut", "seed", "replicates")
-NEUTRAL = ("checkpoint.", "log.", "data.dir")
+VARIED = ("model.depth", "model.shortcut", "seed", "replicates")  # by the experiment
 # The deepest net has a warm-up of its own (section 4.2, ResNet-110) and still belongs to its study.
 WARM_UP = "schedule.warmup"
 NAMED_SETTINGS = 3  # a label with more differing settings than this counts the rest
@@ -78,7 +76,7 @@ def make(found: Iterable[runs.Run]) -> list[Group]:
 
 
 def _recipe(run: runs.Run) -> Settings:
-    flat = runs.flatten(run.config)
+    flat = runs.deciding(run.config)
     dropped = set(VARIED)
     if flat.get("steps") is not None:
         dropped |= {"epochs", "examples"}  # other ways to say the same length
@@ -87,7 +85,7 @@ def _recipe(run: runs.Run) -> Settings:
     return {
         key: value
         for key, value in flat.items()
-        if key not in dropped and not key.startswith((*NEUTRAL, WARM_UP))
+        if key not in dropped and not key.startswith(WARM_UP)
     }
 
 
