@@ -24,7 +24,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from resnet_jax import storage
+from resnet_jax import lock, storage
 from resnet_jax.errors import UserError
 
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
@@ -134,16 +134,23 @@ def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def is_alive(status: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote a ``running`` status may still be there.
+def is_alive(path: storage.Path, status: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote a run folder's ``running`` status may still be there.
 
-    A process on another host cannot be asked and counts as alive.
+    The folder's lock tells, since another process may have the same number by now. On a disk a
+    process on another host cannot be asked, and counts as alive.
     """
     if status.get("status") != "running":
         return False
-    if status["host"] != socket.gethostname():
+    is_here = status["host"] == socket.gethostname()
+    if not is_here and not storage.is_bucket(path):
         return True
-    try:
+    is_held = lock.is_held(path)
+    if is_held is False or not is_here:
+        return is_held is not False
+    if is_held and not storage.is_bucket(path):
+        return True
+    try:  # a lease outlives its process; without a lock that tells, the number has to do
         os.kill(status["pid"], 0)
     except ProcessLookupError:
         return False
@@ -155,7 +162,7 @@ def is_alive(status: Mapping[str, Any]) -> bool:
 def shown_status(run: Run) -> str:
     """Returns a run's status, or "interrupted" where it says running but its process is gone."""
     status = run.status.get("status", "queued")
-    if status == "running" and not is_alive(run.status):
+    if status == "running" and not is_alive(run.path, run.status):
         return "interrupted"
     return status
 

@@ -136,6 +136,30 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def modified(path: Path) -> float:
+    """Returns when a file was written, in seconds since 1970 by the storage's clock."""
+    with reaching(path):
+        return path.fs.modified(path.path).timestamp() if is_bucket(path) else path.stat().st_mtime
+
+
+def create_bytes(path: Path, content: bytes) -> bool:
+    """Writes a file unless there is one; returns whether it did. Of many at once, one succeeds.
+
+    Raises:
+      OSError: it cannot be written, or the bucket's server knows no such request.
+    """
+    try:
+        with reaching(path):
+            if is_bucket(path):
+                path.fs.pipe_file(path.path, content, mode="create")
+            else:
+                with open(path, "xb") as f:
+                    f.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all; raises OSError."""
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())

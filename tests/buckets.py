@@ -11,6 +11,8 @@ import urllib.request
 import boto3
 import fsspec
 import gcp_storage_emulator as google
+import gcp_storage_emulator.exceptions
+import gcp_storage_emulator.handlers.objects
 import gcp_storage_emulator.server
 import gcp_storage_emulator.storage
 import moto.server
@@ -71,6 +73,7 @@ def _gs():
     ):
         patched.setattr(google.server, "_read_data", _read_data)
         patched.setattr(google.server.Router, "handle", _handle_in_turn)
+        patched.setattr(google.handlers.objects, "_multipart_upload", _upload)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{server.server_port}"
         yield
@@ -97,6 +100,20 @@ def _handle_in_turn(router, method):
     """Answers a request. Many connections are open, but its dictionaries are not for threads."""
     with _turn:
         _handle(router, method)
+
+
+_upload_always = google.handlers.objects._multipart_upload
+
+
+def _upload(request, response, storage):
+    """Stores an object; the emulator ignores that it must not be there yet."""
+    if request.query.get("ifGenerationMatch") == ["0"]:
+        name = request.data["meta"]["name"]
+        with contextlib.suppress(google.exceptions.NotFound):
+            storage.get_file_obj(request.params["bucket_name"], name)
+            response.status = http.HTTPStatus.PRECONDITION_FAILED
+            return None
+    return _upload_always(request, response, storage)
 
 
 _read_any_data = google.server._read_data

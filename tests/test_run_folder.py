@@ -2,16 +2,18 @@
 
 import contextlib
 import copy
+import fcntl
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
 import pytest
 
 from configs import base
-from resnet_jax import run_folder, runs, storage
+from resnet_jax import lock, run_folder, runs, storage
 from resnet_jax.errors import UserError
 from tests import tiny
 
@@ -180,16 +182,40 @@ def test_find_takes_runs_and_studies_and_refuses_the_rest(tmp_path):
         runs.read(study)
 
 
-def test_running_whose_process_is_gone_is_not_alive(tmp_path, open_folder):
-    folder = open_folder(tmp_path)
+@pytest.fixture
+def gone():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_running_is_alive_as_long_as_its_process_holds_the_lock(tmp_path):
+    folder = run_folder.RunFolder(tmp_path, CONFIG)
     folder.set_status("running", step=0, steps=1, device_seconds=0)
     status = runs.read(tmp_path).status
-    assert runs.is_alive(status)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    assert not runs.is_alive(status | {"pid": gone.pid})
-    assert runs.is_alive(status | {"pid": gone.pid, "host": "elsewhere"})  # nobody can ask there
-    assert not runs.is_alive(status | {"status": "completed"})
+    assert runs.is_alive(tmp_path, status)
+    assert not runs.is_alive(tmp_path, status | {"status": "completed"})
+    folder.close()
+    # As after kill -9, when another process has got the number: it is that of this one.
+    assert status["pid"] == os.getpid()
+    assert not runs.is_alive(tmp_path, status)
+    assert runs.shown_status(runs.read(tmp_path)) == "interrupted"
+    assert runs.is_alive(tmp_path, status | {"host": "elsewhere"})  # nobody can ask there
+
+
+def test_without_locks_running_is_alive_as_long_as_there_is_a_process_of_the_number(tmp_path, gone):
+    status = {"status": "running", "host": socket.gethostname(), "pid": os.getpid()}
+    assert runs.is_alive(tmp_path, status)
+    assert not runs.is_alive(tmp_path, status | {"pid": gone})
+
+
+def test_a_run_starts_although_somebody_looks_whether_it_lives(tmp_path, open_folder, monkeypatch):
+    open_folder(tmp_path).close()
+    looker = open(tmp_path / lock.NAME)  # noqa: SIM115 - closed while the run waits
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: looker.close())
+    open_folder(tmp_path)
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

@@ -1,7 +1,11 @@
 """Where run folders live: names of places, whole files, growing files, one writer."""
 
+import contextlib
+import errno
 import json
+import os
 import pathlib
+import threading
 import time
 
 import pytest
@@ -223,6 +227,103 @@ def test_one_who_was_taken_for_dead_writes_no_more(bucket, quick):
     folder.close()
     assert runs.read(folder.path).metrics == [{"step": 1}]
     assert storage.read_bytes(folder.path / lock.NAME) == its
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_that_cannot_lock_files_is_held_by_a_lease(
+    tmp_path, quick, monkeypatch, caplog, code
+):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with caplog.at_level("INFO"):
+        first = lock.take(tmp_path)
+    assert f"files cannot be locked there ({os.strerror(code)})" in caplog.text
+    assert lock.is_held(tmp_path)
+    with pytest.raises(UserError, match="Another process is training in"):
+        lock.take(tmp_path)
+    first.check()
+    first.release()
+    assert lock.is_held(tmp_path) is False
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk", "s3", "gs"])
+def test_of_processes_that_start_together_one_holds_the_lease(kind, quick, tmp_path, request):
+    with contextlib.ExitStack() as stack:
+        if kind == "memory":
+            place = request.getfixturevalue("bucket")
+        elif kind == "disk":
+            place = tmp_path
+        else:
+            place = storage.locate(stack.enter_context(buckets.served(kind)))
+        together = threading.Barrier(4)
+        taken, refused = [], []
+
+        def start():
+            together.wait()
+            try:
+                taken.append(lock.Lease(place, place / lock.LEASE))
+            except UserError as e:
+                refused.append(str(e))
+
+        threads = [threading.Thread(target=start) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(taken), len(refused)) == (1, 3)
+        assert abs(storage.modified(place / lock.LEASE) - time.time()) < 30
+        taken[0].check()
+        taken[0].release()
+
+
+def test_of_processes_that_take_over_together_one_holds_the_lease(bucket, quick, monkeypatch):
+    storage.write_bytes(bucket / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
+    other = b'{"owner": "y", "host": "node7", "pid": 1, "renewed": 1}'
+    write = storage.write_bytes
+
+    def both(path, content):
+        write(path, content)
+        write(path, other)
+
+    monkeypatch.setattr(storage, "write_bytes", both)
+    with pytest.raises(UserError, match="Another process is training in"):
+        lock.take(bucket)
+
+
+def test_a_server_that_cannot_create_only_if_absent_is_written_to_and_looked_at(
+    bucket, quick, monkeypatch
+):
+    def unknown(*_, **__):
+        raise OSError(errno.ENOSYS, "A header you provided implies functionality not implemented")
+
+    monkeypatch.setattr(bucket.fs, "pipe_file", unknown)
+    first = lock.take(bucket)
+    with pytest.raises(UserError, match="Another process is training in"):
+        lock.take(bucket)
+    first.release()
+
+
+def test_a_bucket_is_held_until_its_lease_is_released_or_long_not_renewed(bucket, monkeypatch):
+    assert lock.is_held(bucket) is False
+    lease = lock.take(bucket)
+    status = {"status": "running", "host": "elsewhere", "pid": 1}
+    assert runs.is_alive(bucket, status)
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "_STALE_SECONDS", -1.0)
+        assert not runs.is_alive(bucket, status)
+    lease.release()
+    assert not runs.is_alive(bucket, status)
+
+
+def test_a_lease_that_is_not_whole_is_nobodys(bucket, quick):
+    lease = lock.take(bucket)
+    storage.write_bytes(bucket / lock.NAME, b'{"owner')
+    time.sleep(0.5)
+    lease.check()
+    assert lock._holder(storage.read_bytes(bucket / lock.NAME))["pid"] == os.getpid()
+    lease.release()
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs"])
