@@ -172,14 +172,12 @@ def test_settings_that_change_no_result_leave_one_group_with_verdicts(tmp_path, 
     assert claims.judge(group, margin=0.5)[0].verdict == "confirmed"
 
 
-def test_depth_shortcut_warm_up_and_neutral_settings_make_no_group(tmp_path):
+def test_depth_shortcut_and_neutral_settings_make_no_group(tmp_path):
     fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=20, model__shortcut="none")
     fixture.write(
         tmp_path / "b",
         fixture.flat(1.0),
         model__depth=110,
-        schedule__warmup="linear",
-        schedule__warmup_length=400.0,
         checkpoint__every=7,
         log__every=3,
         data__dir="/elsewhere",
@@ -189,6 +187,60 @@ def test_depth_shortcut_warm_up_and_neutral_settings_make_no_group(tmp_path):
     (group,) = made(tmp_path)
     assert (group.label, group.settings, group.note) == ("digits", {}, "")
     assert [cell.name for cell in group.cells] == ["plain-20", "resnet-110-A"]
+
+
+UNTIL_ERROR = {"schedule__warmup": "until_error"}
+
+
+def test_the_papers_warm_up_of_resnet_110_makes_no_group_and_is_named(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=20)
+    fixture.write(tmp_path / "b", fixture.flat(1.0), model__depth=110, model__shortcut="none")
+    fixture.write(tmp_path / "c", fixture.flat(1.0), model__depth=110, **UNTIL_ERROR)
+    (group,) = made(tmp_path)
+    assert (group.label, group.settings) == ("digits", {})
+    assert table.footnotes(group) == [
+        "resnet-110-A was warmed up at a rate of 0.01 until the training error fell below 80 %, "
+        "as in the paper (section 4.2); the others were not"
+    ]
+    # Alone it is no exception, and nothing is named.
+    (alone,) = groups.make(runs.find([tmp_path / "c"]))
+    assert table.footnotes(alone) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__depth": 56, "schedule__warmup": "until_error"},  # shallower than the paper's
+        {"model__depth": 110, "model__shortcut": "none", "schedule__warmup": "until_error"},
+        {"model__depth": 110, "schedule__warmup": "linear", "schedule__warmup_length": 400.0},
+        {"model__depth": 110, "schedule__warmup": "until_error", "schedule__warmup_rate": 0.05},
+        {"model__depth": 110, "schedule__warmup": "until_error", "schedule__warmup_error": 50.0},
+        {"model__depth": 110, "schedule__warmup": "until_error", "schedule__rate": 0.2},
+        {"model__family": "imagenet", "model__depth": 34, "schedule__warmup": "until_error"},
+    ],
+    ids=str,
+)
+def test_any_other_warm_up_is_another_recipe(tmp_path, changes):
+    family = changes.get("model__family", "cifar")
+    fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=18, model__family=family)
+    fixture.write(tmp_path / "b", fixture.flat(1.0), **changes)
+    found = made(tmp_path)
+    assert len(found) == 2
+    assert table.footnotes(found[0]) == []
+
+
+def test_plain_20_with_warm_up_is_not_compared_with_plain_56_without(tmp_path):
+    for depth, warm_up in ((20, "until_error"), (56, "none")):
+        fixture.write(
+            tmp_path / str(depth),
+            fixture.flat([depth, depth + 1], [1, 1], [1, 1]),
+            replicates=2,
+            model__depth=depth,
+            model__shortcut="none",
+            schedule__warmup=warm_up,
+        )
+    verdicts = [claims.judge(group, margin=0.5)[0].verdict for group in made(tmp_path)]
+    assert verdicts == ["undecided", "undecided"]
 
 
 def test_evaluations_that_decide_something_make_a_group(tmp_path):
@@ -222,12 +274,16 @@ def test_a_label_names_three_settings_and_counts_the_rest(tmp_path):
     assert second.settings["steps"] == 50
 
 
-def test_one_network_with_two_warm_ups_makes_two_groups(tmp_path):
+@pytest.mark.parametrize("other", ["A", "B"])
+def test_two_residual_nets_of_one_depth_with_two_warm_ups_make_two_groups(tmp_path, other):
+    fixture.write(tmp_path / "20", fixture.flat(1.0), model__depth=20)
     fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=110)
-    fixture.write(tmp_path / "b", fixture.flat(1.0), model__depth=110, schedule__warmup="linear")
-    assert [g.label for g in made(tmp_path)] == [
-        "digits, schedule.warmup=none",
-        "digits, schedule.warmup=linear",
+    fixture.write(
+        tmp_path / "b", fixture.flat(1.0), model__depth=110, model__shortcut=other, **UNTIL_ERROR
+    )
+    assert [(g.label, [c.name for c in g.cells]) for g in made(tmp_path)] == [
+        ("digits, schedule.warmup=none", ["resnet-20-A", "resnet-110-A"]),
+        ("digits, schedule.warmup=until_error", [f"resnet-110-{other}"]),
     ]
 
 

@@ -10,8 +10,14 @@ from experiments.report.cells import Cell
 from resnet_jax import runs
 
 VARIED = ("model.depth", "model.shortcut", "seed", "replicates")  # by the experiment
-# The deepest net has a warm-up of its own (section 4.2, ResNet-110) and still belongs to its study.
-WARM_UP = "schedule.warmup"
+# Section 4.2 warms ResNet-110 up and no shallower net, and trains ResNet-1202 "as described above":
+# so warmed up, these still belong to their study.
+PAPERS_WARM_UP = {
+    "schedule.warmup": "until_error",
+    "schedule.warmup_rate": 0.01,
+    "schedule.warmup_error": 80.0,
+}
+WARMED_UP_DEPTHS = (110, 1202)
 NAMED_SETTINGS = 3  # a label with more differing settings than this counts the rest
 
 Settings = dict[str, Any]
@@ -42,6 +48,12 @@ class Group:
         return sorted({cell.depth for cell in self.cells})
 
     @property
+    def warmed_up(self) -> list[str]:
+        """The cells that were warmed up as in the paper, if others of the group were not."""
+        names = [cell.name for cell in self.cells if _has_papers_warm_up(cell.runs[0])]
+        return names if len(names) < len(self.cells) else []
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What the first run that got to load its data wrote about them."""
         found = (run.environment.get("data") for cell in self.cells for run in cell.runs)
@@ -63,7 +75,7 @@ def make(found: Iterable[runs.Run]) -> list[Group]:
     for part in by_recipe:
         for same_data in _partition(part, _notes(part)):
             parts += _by_warm_up(same_data)
-    settings = [_recipe(p[0]) | _warm_up(p[0]) | {"data.note": _note(p) or ""} for p in parts]
+    settings = [_recipe(p[0]) | _warm_up(p) | {"data.note": _note(p) or ""} for p in parts]
     return [
         Group(
             label=label,
@@ -82,15 +94,24 @@ def _recipe(run: runs.Run) -> Settings:
         dropped |= {"epochs", "examples"}  # other ways to say the same length
     if flat.get("schedule.name") != "plateau" and flat.get("eval.weights") != "best":
         dropped.add("eval.every")  # else evaluations decide the rate, or which weights are tested
-    return {
-        key: value
-        for key, value in flat.items()
-        if key not in dropped and not key.startswith(WARM_UP)
-    }
+    recipe = {key: value for key, value in flat.items() if key not in dropped}
+    return recipe | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else recipe
 
 
-def _warm_up(run: runs.Run) -> Settings:
-    return {k: v for k, v in runs.flatten(run.config).items() if k.startswith(WARM_UP)}
+def _has_papers_warm_up(run: runs.Run) -> bool:
+    flat = runs.flatten(run.config)
+    return (
+        flat["model.family"] == "cifar"
+        and flat["model.depth"] in WARMED_UP_DEPTHS
+        and flat["model.shortcut"] != "none"
+        and all(flat.get(key) == value for key, value in PAPERS_WARM_UP.items())
+    )
+
+
+def _warm_up(part: Sequence[runs.Run]) -> Settings:
+    """Returns the warm-up of a group: that of the cells to which the paper's exception is none."""
+    usual = next((run for run in part if not _has_papers_warm_up(run)), part[0])
+    return {"schedule.warmup": runs.flatten(usual.config).get("schedule.warmup")}
 
 
 def _network(run: runs.Run) -> Settings:
@@ -103,10 +124,18 @@ def _by_network(part: Sequence[runs.Run]) -> list[list[runs.Run]]:
 
 
 def _by_warm_up(part: list[runs.Run]) -> list[list[runs.Run]]:
-    """Splits by warm-up only where one network has two: then warm-up is what is compared."""
-    for same_network in _by_network(part):
-        if len(_partition(same_network, [_warm_up(run) for run in same_network])) > 1:
-            return _partition(part, [_warm_up(run) for run in part])
+    """Takes the warmed-up nets out if a residual net as deep as one of them was not warmed up.
+
+    Warm-up is then what is compared.
+    """
+    warmed_up = [_has_papers_warm_up(run) for run in part]
+    there = {
+        (run.config["model"]["depth"], warm)
+        for run, warm in zip(part, warmed_up, strict=True)
+        if run.config["model"]["shortcut"] != "none"
+    }
+    if any((depth, False) in there for depth, warm in there if warm):
+        return _partition(part, [{"warmed up": warm} for warm in warmed_up])
     return [part]
 
 

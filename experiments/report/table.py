@@ -148,6 +148,12 @@ def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
 def footnotes(group: Group) -> list[str]:
     """Returns what a reader must know beside a group's numbers, each without a full stop."""
     notes = [group.note.rstrip(".")] if group.note else []
+    if group.warmed_up:
+        names, were = ", ".join(group.warmed_up), "was" if len(group.warmed_up) == 1 else "were"
+        notes.append(
+            f"{names} {were} warmed up at a rate of 0.01 until the training error fell below 80 %, "
+            "as in the paper (section 4.2); the others were not"
+        )
     for cell in group.cells:
         gone = [f"seed {r.seed} at step {r.diverged_at:,}" for r in cell.diverged]
         if gone:
