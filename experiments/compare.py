@@ -40,11 +40,13 @@ def compare(
     content = json.dumps(summary.make(found, verdicts, margin), indent=2, allow_nan=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "summary.json").write_text(content + "\n")
-        (out / "table.csv").write_text(table.as_csv(found))
-        (out / "table.md").write_text(table.as_markdown(found, verdicts))
+        (out / "summary.json").write_text(content + "\n", encoding="utf-8")
+        (out / "table.csv").write_text(table.as_csv(found), encoding="utf-8")
+        (out / "table.md").write_text(table.as_markdown(found, verdicts), encoding="utf-8")
         figures.write(found, window, out)
-        (out / "index.html").write_text(page.make(found, verdicts, margin, window, command))
+        (out / "index.html").write_text(
+            page.make(found, verdicts, margin, window, command), encoding="utf-8"
+        )
     except OSError as e:
         raise UserError(f"The report cannot be written to {out}: {e.strerror}.") from e
     return table.as_text(found, verdicts)

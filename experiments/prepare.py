@@ -112,9 +112,10 @@ def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -
     )
     target.mkdir(parents=True, exist_ok=True)
     began = target / sources.PREPARED
-    if began.is_file() and json.loads(began.read_text()) != settings | {"note": note}:
+    there = json.loads(began.read_text(encoding="utf-8")) if began.is_file() else None
+    if there is not None and there != settings | {"note": note}:
         raise UserError(
-            f"{target} holds a copy made with other settings ({json.loads(began.read_text())}); "
+            f"{target} holds a copy made with other settings ({there}); "
             "give another --out or the same settings."
         )
     write_json(began, settings | {"note": note})
@@ -149,7 +150,7 @@ def _shard(reader: Any, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
 
     done = path.with_name(_TALLY.format(path.name))
     if path.is_file() and done.is_file():
-        return Tally(**json.loads(done.read_text()))
+        return Tally(**json.loads(done.read_text(encoding="utf-8")))
     tally = Tally()
     half = path.with_name(f".{path.name}.tmp")
     # One record a group, for random access; JPEGs cannot be compressed further.

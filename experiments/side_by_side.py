@@ -49,12 +49,15 @@ class Group:
         command = [sys.executable, "-m", "experiments.calibrate", json.dumps(config.to_dict())]
         command += [str(devices)] if devices else []
         for number in range(processes):
-            with placed(number) as environment, self._log(number).open("w") as log:
+            with (
+                placed(number) as environment,
+                self._log(number).open("w", encoding="utf-8") as log,
+            ):
                 # A program taken from a cache would seem to be compiled in no time.
                 environment.pop("JAX_COMPILATION_CACHE_DIR", None)
                 worker = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                    env=environment,
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                    encoding="utf-8", env=environment,
                 )  # fmt: skip
             self._workers.append(worker)
         self._timer = threading.Timer(limit, self._out_of_time) if limit else None
@@ -99,7 +102,7 @@ class Group:
         self._end()  # the others would slow down whoever is measured next
         if self._is_late:
             raise GroupFailedError(f"it took more than {self._limit:g} s")
-        said = self._log(number).read_text().strip().splitlines()
+        said = self._log(number).read_text(encoding="utf-8").strip().splitlines()
         raise GroupFailedError(said[-1] if said else f"exit code {worker.wait()}")
 
     def _log(self, number: int) -> pathlib.Path:

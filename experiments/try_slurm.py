@@ -161,12 +161,12 @@ class Cluster:
             "ports": f"{first + 3}-{first + 4}",
         }
         accounting = all(shutil.which(name) for name in FOR_ACCOUNTING)
-        self.conf.write_text((_SLURM + _ACCOUNTING * accounting).format(**values))
+        self.conf.write_text((_SLURM + _ACCOUNTING * accounting).format(**values), encoding="utf-8")
         self._munge()
         if accounting:
             self._database(first + 2)
             conf = self.folder / "slurmdbd.conf"
-            conf.write_text(_SLURMDBD.format(**values))
+            conf.write_text(_SLURMDBD.format(**values), encoding="utf-8")
             conf.chmod(0o600)
             self._daemon("slurmdbd", "-D")
             self._until(lambda: _listens(first + 1), "slurmdbd")
@@ -203,7 +203,7 @@ class Cluster:
     def run(self, *command: str) -> str:
         """Returns what one of Slurm's commands prints; empty where it fails."""
         done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False
+            command, env=self.environment, capture_output=True, encoding="utf-8", errors="replace"
         )
         return done.stdout if done.returncode == 0 else ""
 
@@ -253,7 +253,8 @@ class Cluster:
         create.write_text(
             "CREATE DATABASE IF NOT EXISTS slurm;\n"
             "CREATE USER IF NOT EXISTS slurm@'127.0.0.1' IDENTIFIED BY 'slurm';\n"
-            "GRANT ALL ON slurm.* TO slurm@'127.0.0.1';\n"
+            "GRANT ALL ON slurm.* TO slurm@'127.0.0.1';\n",
+            encoding="utf-8",
         )
         self._daemon(
             "mariadbd", "--no-defaults", f"--datadir={data}", user, "--bind-address=127.0.0.1",
@@ -295,7 +296,8 @@ def _processes() -> Iterator[tuple[int, str]]:
     """Yields the number and name of every process that is not a zombie."""
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            name, rest = (folder / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
+            stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+            name, rest = stat.split("(", 1)[1].rsplit(")", 1)
             if rest.split()[0] != "Z":
                 yield int(folder.name), name
 

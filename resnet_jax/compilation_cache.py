@@ -105,7 +105,7 @@ def _processor(cpuinfo: pathlib.Path = _CPUINFO) -> str:
     """
     kind = [platform.machine()]
     with contextlib.suppress(OSError):  # other systems than Linux have no such file
-        first, *_ = cpuinfo.read_text().split("\n\n")
+        first, *_ = cpuinfo.read_text(encoding="utf-8").split("\n\n")
         fields = (line.partition(":")[::2] for line in first.splitlines())
         kind += [value.strip() for name, value in fields if name.strip() in _OF_PROCESSOR]
     return hashlib.sha256("\n".join(kind).encode()).hexdigest()[:8]

@@ -209,7 +209,7 @@ class DiskCheckpoints:
                 for path in sorted(half.rglob("*"))
                 if path.is_file() and path.parent != half  # Orbax goes on writing its own there
             }
-            (half / INVENTORY).write_text(json.dumps(inventory, indent=1))
+            (half / INVENTORY).write_text(json.dumps(inventory, indent=1), encoding="utf-8")
 
     def _set_aside(self, step: int) -> None:
         aside = self._folder / f"damaged-{step}"
@@ -248,7 +248,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def _damage(checkpoint: pathlib.Path) -> str:
     """Returns what is not as it was when the checkpoint was written; empty where all is."""
     try:
-        inventory = json.loads((checkpoint / INVENTORY).read_text())
+        inventory = json.loads((checkpoint / INVENTORY).read_text(encoding="utf-8"))
         for name, (size, crc) in inventory.items():
             path = checkpoint / name
             if not path.is_file():

@@ -62,7 +62,12 @@ def _git() -> dict[str, Any]:
     def git(*args: str) -> str:
         here = pathlib.Path(__file__).parent
         return subprocess.run(
-            ["git", *args], cwd=here, capture_output=True, text=True, check=True
+            ["git", *args],
+            cwd=here,
+            capture_output=True,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
         ).stdout.strip()
 
     try:

@@ -47,7 +47,7 @@ def machine() -> Machine:
     if os.environ.get("JAX_PLATFORMS", "").lower() == "cpu":
         return Machine("cpu")
     answer = subprocess.run(
-        [sys.executable, "-c", _ASKS], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _ASKS], capture_output=True, encoding="utf-8", errors="replace"
     )
     if answer.returncode:
         return Machine("cpu")  # where JAX finds no device at all, each cell says so in its log

@@ -131,7 +131,7 @@ class SkyPilot:
         with tempfile.TemporaryDirectory() as scratch:
             for job in jobs:
                 path = pathlib.Path(scratch) / f"{job.name}.yaml"
-                path.write_text(self._text(job))
+                path.write_text(self._text(job), encoding="utf-8")
                 _sky(*launch_command(self._job_name(job.name), path))
         return f"SkyPilot has them as {self._prefix}*; sky jobs logs --name NAME follows one."
 
@@ -235,7 +235,9 @@ def _plain(name: str) -> str:
 
 def _sky(*command: str) -> str:
     try:
-        done = subprocess.run(["sky", *command], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sky", *command], capture_output=True, encoding="utf-8", errors="replace"
+        )
     except FileNotFoundError:
         raise UserError(
             "sky cannot be found: --launcher=skypilot needs SkyPilot on the PATH, from an "

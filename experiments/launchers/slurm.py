@@ -128,10 +128,10 @@ class Slurm:
         folder.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC)
         path = folder / f"{now:%Y%m%dT%H%M%S%f}.sh"
-        path.write_text(self.script(jobs))
+        path.write_text(self.script(jobs), encoding="utf-8")
         number = _slurm("sbatch", "--parsable", str(path)).strip().split(";")[0]
         line = {"job": number, "cells": [job.name for job in jobs], "submitted": now.isoformat()}
-        with open(folder / "jobs.jsonl", "a") as f:
+        with open(folder / "jobs.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
         return f"Slurm has them as job {number}; its script is {path}."
 
@@ -157,7 +157,7 @@ class Slurm:
         """Returns {cell: job_index}, of the newest submission of each."""
         path = self._workdir / "slurm" / "jobs.jsonl"
         tasks: dict[str, str] = {}
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             job = json.loads(line)
             tasks |= {cell: f"{job['job']}_{i}" for i, cell in enumerate(job["cells"])}
         return tasks
@@ -228,7 +228,9 @@ def _slurm(*command: str) -> str:
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = _environment(os.environ)
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, env=environment, encoding="utf-8", errors="replace"
+    )
 
 
 def _environment(of_this: Mapping[str, str]) -> dict[str, str]:

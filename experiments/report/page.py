@@ -62,7 +62,7 @@ def make(
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<link rel="icon" href="data:,">',  # else browsers ask for /favicon.ico
             "<title>Plain and residual networks by depth</title>",
-            f"<style>{(HERE / 'page.css').read_text()}</style>",
+            f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
             "</head><body><main>",
             "<h1>Plain and residual networks by depth</h1>",
             f'<p class="lead">{networks} networks, {replicates} training runs; the degradation '
@@ -74,7 +74,7 @@ def make(
             provenance.section(groups, command),
             "</main>",
             f"<script>{plotly.offline.get_plotlyjs()}</script>",
-            f"<script>{(HERE / 'page.js').read_text()}</script>",
+            f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
             "</body></html>\n",
         ]
     )

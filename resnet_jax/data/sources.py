@@ -161,7 +161,7 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
 def describe(name: str, data_dir: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Returns the folder where a set lies, and its dataset_info.json; see require()."""
     folder = _required_folder(name, data_dir)
-    return folder, json.loads((folder / "dataset_info.json").read_text())
+    return folder, json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
 
 
 def splits_of(name: str) -> tuple[str, str]:
@@ -180,7 +180,7 @@ def shards(folder: pathlib.Path, split: str) -> list[tuple[pathlib.Path, Any]]:
 def _read_prepared(folder: pathlib.Path) -> dict[str, Any]:
     """Returns what experiments.prepare says of a copy; empty for a set as TFDS made it."""
     path = folder / PREPARED
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def root_of(data_dir: str) -> pathlib.Path:
