@@ -61,6 +61,8 @@ def _plain_log_lines() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
+    # A library that warned of something at its import has installed a handler for all records.
+    python_logging.root.handlers = [handler]
     handler.python_handler.stream = sys.stderr  # it took the one that was there at its import
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_for_the_user)

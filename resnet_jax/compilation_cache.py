@@ -51,7 +51,11 @@ def locate(flag: str, environment: Mapping[str, str]) -> pathlib.Path | None:
     if not caches.is_absolute():  # such are to be ignored, says the standard
         try:
             caches = pathlib.Path.home() / ".cache"
-        except RuntimeError:  # a user without a home, as in some containers
+        except RuntimeError:  # as in some containers
+            logging.info(
+                "Compiled programs are not kept: this user has no home; --compilation_cache=DIR or "
+                "%s=DIR keeps them.", _VARIABLE,
+            )  # fmt: skip
             return None
     return caches / "resnet_jax" / "xla"
 

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import jax
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -58,19 +59,23 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
     }
 
 
-def _git() -> dict[str, Any]:
+def _git(here: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, Any]:
+    """Returns {"commit", "clean"} of the checkout that holds `here`, or why there is none."""
+
     def git(*args: str) -> str:
-        here = pathlib.Path(__file__).parent
+        # Git refuses a checkout of another user, whose hooks it might run; we run its code anyway.
         return subprocess.run(
-            ["git", *args],
-            cwd=here,
-            capture_output=True,
-            check=True,
-            encoding="utf-8",
-            errors="replace",
-        ).stdout.strip()
+            ["git", "-c", "safe.directory=*", *args],
+            cwd=here, capture_output=True, check=True, encoding="utf-8", errors="replace",
+        ).stdout.strip()  # fmt: skip
 
     try:
+        # Else it may be the checkout of a project that has us installed inside.
+        git("ls-files", "--error-unmatch", "environment.py")
         return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
-    except (OSError, subprocess.CalledProcessError):  # no git here, or installed as a package
-        return {"commit": None, "clean": None}
+    except subprocess.CalledProcessError as e:
+        reason = (e.stderr.strip() or f"git ended with {e.returncode}").splitlines()[0]
+    except OSError as e:
+        reason = f"git: {e.strerror}"
+    logging.info("The commit is not recorded: %s.", reason.rstrip("."))
+    return {"commit": None, "clean": None, "reason": reason}

@@ -1,14 +1,13 @@
 """What surrounds a program does not leak in: locale, home, proxies, platform, owner of files."""
 
 import ast
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from resnet_jax import environment
+from resnet_jax import compilation_cache, environment
 from tests import report_fixture, tiny
 
 
@@ -55,3 +54,63 @@ def test_a_report_is_written_and_printed_in_any_locale(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"\xb1" in done.stdout  # the sign ± on an ASCII terminal
     assert "±" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of a package that has an environment.py."""
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "nobody")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "nobody@example.org")
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "environment.py").write_text("")
+    for command in (["init"], ["add", "."], ["commit", "--message=first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    return folder
+
+
+def test_the_commit_of_another_users_checkout_is_recorded(checkout, monkeypatch):
+    mine = environment._git(checkout)
+    assert mine["clean"] is True
+    assert len(mine["commit"]) == 40
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    refused = subprocess.run(["git", "status"], cwd=checkout, capture_output=True)
+    assert b"dubious ownership" in refused.stderr
+    assert environment._git(checkout) == mine
+
+
+def test_why_there_is_no_commit_is_recorded_and_said(checkout, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    installed = checkout / "site-packages" / "resnet_jax"  # in the checkout of another project
+    installed.mkdir(parents=True)
+    (installed / "environment.py").write_text("")
+    found = environment._git(installed)
+    assert found["commit"] is None
+    assert "did not match any file" in found["reason"]
+    assert f"The commit is not recorded: {found['reason']}" in caplog.text
+    monkeypatch.setenv("PATH", "")
+    assert environment._git(checkout) == {
+        "commit": None, "clean": None, "reason": "git: No such file or directory",
+    }  # fmt: skip
+
+
+def test_without_a_home_nothing_is_kept_and_one_line_says_so(monkeypatch, caplog):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(pathlib.Path, "home", nowhere)
+    assert compilation_cache.locate("auto", {}) is None
+    (line,) = caplog.messages
+    assert line.startswith("Compiled programs are not kept: this user has no home; ")
+
+
+def test_a_library_that_logs_at_its_import_does_not_double_the_log(tmp_path):
+    program = (
+        "import logging; logging.warning('at import'); from absl import logging as ours; "
+        "from experiments import program; "
+        "program.run(lambda argv: ours.info('once'), parse=lambda argv: argv)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tiny.ROOT, capture_output=True)
+    assert b"once" not in done.stderr  # a line of another's program, as -c is
