@@ -4,12 +4,14 @@ Every process runs the same program on its share of the devices. Process 0 alone
 folder; what it finds there, it tells the others.
 """
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,6 +28,7 @@ HEARTBEAT_SECONDS = 30
 _MESSAGE_BYTES = 1 << 16
 _PATIENCE_SECONDS = 3600  # for one who reads or writes much before he meets the others
 _meetings = itertools.count()
+_PROXY = re.compile("(grpc|https?|all)_proxy", re.IGNORECASE)
 
 
 def initialize_cluster() -> None:
@@ -84,17 +87,62 @@ def initialize(coordinator: str, processes: int, process: int) -> None:
 
 def _join(meeting: str, **arguments: Any) -> None:
     try:
-        jax.distributed.initialize(
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            # One that has failed waits so long for the others; then they hear that it is lost.
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
-            **arguments,
-        )
+        with _without_proxies():
+            jax.distributed.initialize(
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                # One that has failed waits so long for the others; then they hear that it is lost.
+                shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+                **arguments,
+            )
     except (RuntimeError, ValueError) as e:
         reason = str(e).split("\n")[0]
         raise RunError(f"The processes of {meeting} did not meet: {reason}") from e
+    devices()
     if not is_primary():
         logging.set_verbosity(logging.WARNING)  # process 0 says it
+
+
+@contextlib.contextmanager
+def _without_proxies() -> Iterator[None]:
+    """Hides the variables that name proxies: gRPC would look for the coordinator behind one.
+
+    They are meant for the world outside, such as buckets, and stay in force for it.
+    """
+    proxies = {name: os.environ.pop(name) for name in [*os.environ] if _PROXY.fullmatch(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(proxies)
+
+
+def devices() -> list[jax.Device]:
+    """Returns the devices of all processes.
+
+    Raises:
+      UserError: JAX_PLATFORMS allows none that this machine has.
+      RunError: there is none that can be used.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as e:  # the latter, without a word, if there is no CUDA
+        reason = str(e).split("\n")[0].split(" (set JAX_PLATFORMS")[0]
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]  # made at import
+        if not wanted:
+            raise RunError(f"JAX finds no device that it can use: {reason}.") from e
+        raise UserError(
+            f"JAX_PLATFORMS={wanted}, but JAX finds no such device here "
+            f"({reason or 'it is absent, or JAX is installed without it; see requirements.txt'}); "
+            f"without JAX_PLATFORMS it finds {_other_platform()}."
+        ) from e
+
+
+def _other_platform() -> str:
+    """Returns the platform that JAX would choose by itself."""
+    jax.config.update("jax_platforms", None)
+    try:
+        return jax.devices()[0].platform
+    except (RuntimeError, AssertionError):
+        return "none"
 
 
 def is_primary() -> bool:

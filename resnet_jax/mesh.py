@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from resnet_jax import distributed
 from resnet_jax.errors import UserError, listing
 
 REPLICATES, DATA, FSDP = "replicates", "data", "fsdp"
@@ -39,9 +40,9 @@ def make_mesh(
       devices: all of them by default.
 
     Raises:
-      UserError: the devices cannot be laid out so.
+      UserError: the devices cannot be laid out so, or JAX_PLATFORMS allows none.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = distributed.devices() if devices is None else devices
     count = len(devices)
     if count % fsdp:
         raise UserError(

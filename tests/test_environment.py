@@ -1,13 +1,17 @@
 """What surrounds a program does not leak in: locale, home, proxies, platform, owner of files."""
 
 import ast
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from resnet_jax import compilation_cache, environment
+from resnet_jax import compilation_cache, distributed, environment
+from resnet_jax.errors import RunError
 from tests import report_fixture, tiny
 
 
@@ -114,3 +118,44 @@ def test_a_library_that_logs_at_its_import_does_not_double_the_log(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tiny.ROOT, capture_output=True)
     assert b"once" not in done.stderr  # a line of another's program, as -c is
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nosuch", "cpu,nosuch"])
+def test_a_platform_that_is_not_here_is_one_sentence(platform):
+    if "cuda" in platform and shutil.which("nvidia-smi"):
+        pytest.skip("there may be a GPU here")
+    program = (
+        "from experiments import program; from resnet_jax import mesh; "
+        "program.run(lambda argv: mesh.make_mesh(), parse=lambda argv: argv)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tiny.ROOT, capture_output=True, text=True,
+        env=tiny.environment() | {"JAX_PLATFORMS": platform},
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: JAX_PLATFORMS={platform}, but JAX finds no such device here (")
+    assert line.endswith("; without JAX_PLATFORMS it finds cpu.") or shutil.which("nvidia-smi")
+
+
+def test_a_machine_without_devices_is_one_sentence(monkeypatch):
+    def none():
+        raise RuntimeError("no device\nand more")
+
+    monkeypatch.setattr(jax, "devices", none)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", None)
+    try:
+        with pytest.raises(RunError, match=r"^JAX finds no device that it can use: no device\.$"):
+            distributed.devices()
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
+def test_proxies_are_hidden_from_the_coordinator_only(monkeypatch):
+    given = {"http_proxy": "http://x:1", "HTTPS_PROXY": "http://y:1", "no_proxy": "z"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with distributed._without_proxies():
+        assert [name for name in given if name in os.environ] == ["no_proxy"]
+    assert {name: os.environ[name] for name in given} == given

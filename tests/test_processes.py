@@ -33,6 +33,8 @@ def start(folder, processes, devices, **overrides):
     environment = tiny.environment() | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
+        # Where nothing answers: the processes must not look for each other behind it.
+        "http_proxy": "http://127.0.0.1:9",
     }
     together = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
     return [
