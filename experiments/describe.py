@@ -28,7 +28,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     model, image_shape = config.model, sources.image_shape(config.data)
     network = resnet.from_config(model)
     found = summary.summarize(network, image_shape)
-    paper = paper_networks.published(model, image_shape, model.num_classes)
+    paper = paper_networks.published_size(config.to_dict(), image_shape)
     return {
         "family": model.family,
         "depth": model.depth,

@@ -8,7 +8,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from configs import base
+from configs import base, cifar10
+from resnet_jax import runs, settings
 from tests import tiny
 
 CHANGES: dict[str, Any] = {
@@ -17,6 +18,12 @@ CHANGES: dict[str, Any] = {
     "eval__every": 20,
     "eval__views": ["ten_crop"],
     "log__every": 10,
+}
+# The paper's recipe on CIFAR-10, but for its length and seeds; pass steps=64000.
+PAPER = {
+    key.replace(".", "__"): value
+    for key, value in runs.flatten(settings.resolve(cifar10.get_config()).to_dict()).items()
+    if key not in ("seed", "replicates", "steps", "model.depth", "model.shortcut")
 }
 ENVIRONMENT: dict[str, Any] = {
     "command": "python -m experiments.train --config=configs/digits.py",

@@ -77,7 +77,7 @@ def test_family_of_cifar(monkeypatch, no_data):
 @pytest.mark.parametrize(
     ("module", "model"),
     [
-        (imagenet, {"depth": 18, "bottleneck_stride": "v1.5"}),
+        (imagenet, {"depth": 50, "bottleneck_stride": "v1.5"}),
         (imagenet, {"depth": 18, "activation": "pre"}),
         (imagenet, {"depth": 18, "width": 0.5}),
         (imagenet, {"depth": 18, "stem": "cifar"}),

@@ -12,10 +12,20 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments import compare
-from experiments.report import curves, paper
+from configs import (
+    cifar10,
+    degradation_cifar10,
+    degradation_imagenet,
+    depth_imagenet,
+    imagenet,
+    shortcuts_imagenet,
+)
+from experiments import compare, study
+from experiments.report import curves, paper, table
+from resnet_jax import settings
 from tests import report_fixture as fixture
 from tests import tiny
 
@@ -27,17 +37,15 @@ def out(tmp_path_factory):
     """The report on two studies: digits, complete, and CIFAR-10 copies, with trouble."""
     folder = tmp_path_factory.mktemp("report")
     fixture.study(folder / "digits")
-    fixture.study(folder / "cifar", depths=(20, 56), replicates=3, data__name="cifar10", note=NOTE)
+    papers = {"steps": 64000, "replicates": 3, "note": NOTE, **fixture.PAPER}
+    fixture.study(folder / "cifar", depths=(20, 56), every=640, **papers)
     fixture.write(
         folder / "cifar" / "plain-110",
-        fixture.curve(110, "none", 1000, 10, 3)[:30],
+        fixture.curve(110, "none", 64000, 640, 3)[:30],
         "failed",
-        note=NOTE,
         model__depth=110,
         model__shortcut="none",
-        data__name="cifar10",
-        steps=1000,
-        replicates=3,
+        **papers,
         more={"reason": "the disk <is> full"},
     )
     arguments = [str(folder / "digits"), str(folder / "cifar"), f"--out={folder / 'out'}"]
@@ -118,34 +126,120 @@ def test_csv_and_markdown_hold_every_cell(out):
     assert rows["cifar10", "resnet-56-A"]["paper_error"] == "6.97"
     assert rows["digits", "resnet-20-A"]["paper_error"] == ""
     assert rows["cifar10", "plain-110"]["test_error_mean"] == ""
-    assert "failed at step 300 of 1,000" in (out / "table.md").read_text()
+    assert "failed at step 19,200 of 64,000" in (out / "table.md").read_text()
 
 
-def test_paper_numbers_stand_only_beside_their_own_data_and_network(tmp_path):
-    def number(**changes):
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        fixture.write(path, fixture.flat(1.0), **changes)
-        ((cell,),) = [g.cells for g in compare.groups.make(compare.runs.find([path]))]
-        found = paper.published(cell)
-        return found and (found.error, found.split)
+def cell_of(config, folder):
+    """Returns the cell of a completed run of a resolved config."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    (folder / "status.json").write_text(json.dumps({"status": "completed", "steps": config.steps}))
+    ((cell,),) = [g.cells for g in compare.groups.make(compare.runs.find([folder]))]
+    return cell
 
-    imagenet = {"data__name": "imagenet2012", "model__family": "imagenet"}
-    imagenet |= {"data__image_size": 224}
-    assert number(data__name="cifar10", model__depth=110) == (6.43, "test")
-    assert number(data__name="cifar10", model__depth=110, model__shortcut="none") is None
-    assert number(data__name="cifar10", model__depth=110, model__shortcut="B") is None
-    assert number(data__name="cifar100", model__depth=110) is None
-    assert number(model__depth=20) is None
-    plain_34 = number(model__depth=34, model__shortcut="none", **imagenet)
-    assert plain_34 == (28.54, "test")
-    assert number(model__depth=34, model__shortcut="A", **imagenet) == (25.03, "test")
-    assert number(model__depth=34, model__shortcut="C", **imagenet) == (24.19, "test")
-    assert number(model__depth=152, model__shortcut="B", **imagenet) == (21.43, "test")
-    b_152 = imagenet | {"model__depth": 152, "model__shortcut": "B"}
-    assert number(**b_152) == (21.43, "test")
-    assert number(**b_152 | {"data__image_size": 64}) is None
-    assert number(model__width=0.25, **b_152) is None
-    assert number(data__name="cifar10", model__depth=110, model__width=2.0) is None
+
+def test_the_papers_numbers_stand_beside_the_cells_of_our_studies_on_its_recipes(tmp_path):
+    numbers = {}
+    for module in (degradation_cifar10, degradation_imagenet, depth_imagenet, shortcuts_imagenet):
+        for cell in study.cells(module.get_config()):
+            folder = tmp_path / module.__name__ / cell.name
+            found = cell_of(cell.config, folder)
+            assert paper.withheld(found) == ""
+            if number := paper.published(found):
+                numbers[number.source.split(",")[0], found.name] = number.error
+    assert numbers == {
+        ("Table 6", "resnet-20-A"): 8.75, ("Table 6", "resnet-32-A"): 7.51,
+        ("Table 6", "resnet-44-A"): 7.17, ("Table 6", "resnet-56-A"): 6.97,
+        ("Table 6", "resnet-110-A"): 6.43,
+        ("Table 2", "plain-18"): 27.94, ("Table 2", "plain-34"): 28.54,
+        ("Table 2", "resnet-18-A"): 27.88, ("Table 2", "resnet-34-A"): 25.03,
+        ("Table 3", "resnet-34-B"): 24.52, ("Table 3", "resnet-34-C"): 24.19,
+        ("Table 3", "resnet-50-B"): 22.85, ("Table 3", "resnet-101-B"): 21.75,
+        ("Table 3", "resnet-152-B"): 21.43,
+    }  # fmt: skip
+
+
+def beside(module, folder, **changes):
+    """Returns the paper's number beside a run, and why it is left out."""
+    config = module.get_config()
+    tiny.override(config, changes)
+    cell = cell_of(settings.resolve(config), folder)
+    number = paper.published(cell)
+    return number and number.error, paper.withheld(cell)
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "words"),
+    [
+        (cifar10, {"steps": 500}, "steps=500 (the paper: 64,000)"),
+        (cifar10, {"model__depth": 110, "model__activation": "pre",
+                   "schedule__warmup": "until_error"},
+         "model.activation=pre (the paper: post)"),
+        (cifar10, {"model__depth": 110}, "schedule.warmup=none (the paper: until_error)"),
+        (cifar10, {"schedule__warmup": "until_error"},
+         "schedule.warmup=until_error (the paper: none)"),
+        (cifar10, {"model__width": 2.0}, "model.width=2.0 (the paper: 1.0)"),
+        (cifar10, {"optimizer__name": "adamw"}, "optimizer.name=adamw (the paper: sgd)"),
+        (cifar10, {"batch_size": 256}, "batch_size=256 (the paper: 128)"),
+        (cifar10, {"data__pad": 0}, "data.pad=0 (the paper: 4)"),
+        (cifar10, {"data__validation": 9000}, "data.validation=9,000 (the paper: 5,000)"),
+        (cifar10, {"model__dtype": "bfloat16"}, "model.dtype=bfloat16 (the paper: float32)"),
+        (imagenet, {"model__bottleneck_stride": "v1.5"},
+         "model.bottleneck_stride=v1.5 (the paper: v1)"),
+        (imagenet, {"data__image_size": 64}, "data.image_size=64 (the paper: 224)"),
+        (imagenet, {"steps": 1000}, "steps=1,000 (the paper: 600,000)"),
+        (imagenet, {"schedule__name": "step"}, "schedule.name=step (the paper: plateau)"),
+        (imagenet, {"eval__every": 500}, "eval.every=500 (the paper: 5,000)"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_papers_number_is_left_out_beside_other_networks_and_recipes(
+    tmp_path, module, changes, words
+):
+    assert beside(module, tmp_path / "run", **changes) == (None, words)
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "number"),
+    [
+        (cifar10, {"model__depth": 1202, "schedule__warmup": "until_error"}, 7.93),
+        (cifar10, {"model__depth": 1202}, 7.93),
+        (cifar10, {"data__validation": 0, "eval__every": 77, "seed": 5, "data__std": False}, 8.75),
+        (cifar10, {"accumulate": 2, "model__bottleneck_stride": "v1.5"}, 8.75),
+        (imagenet, {"model__depth": 34, "model__bottleneck_stride": "v1.5"}, 24.52),
+        (imagenet, {"data__validation": 5000, "eval__views": ("center",)}, 22.85),
+        # It has none for these, and nothing is said to be left out.
+        (cifar10, {"data__name": "cifar100"}, None),
+        (cifar10, {"model__depth": 26}, None),
+        (cifar10, {"model__shortcut": "B", "steps": 500}, None),
+    ],
+    ids=str,
+)
+def test_the_papers_number_needs_no_more_than_its_network_and_recipe(
+    tmp_path, module, changes, number
+):
+    assert beside(module, tmp_path / "run", **changes) == (number, "")
+
+
+def test_a_setting_that_a_run_does_not_record_is_not_taken_for_the_papers(tmp_path):
+    content = settings.resolve(cifar10.get_config()).to_dict()
+    del content["model"]["activation"]
+    config = ConfigDict(content)
+    assert paper.withheld(cell_of(config, tmp_path / "run")) == (
+        "model.activation=not recorded (the paper: post)"
+    )
+
+
+def test_departures_that_many_cells_share_are_one_footnote(tmp_path):
+    fixture.study(
+        tmp_path / "s", depths=(20, 56), **fixture.PAPER | {"batch_size": 64, "data__pad": 2}
+    )
+    (group,) = compare.groups.make(compare.runs.find([tmp_path / "s"]))
+    assert table.footnotes(group) == [
+        "the paper's number is left out, because of batch_size=64 (the paper: 128), "
+        "data.pad=2 (the paper: 4), steps=1,000 (the paper: 64,000): resnet-20-A, resnet-56-A"
+    ]
+    assert {table.COLUMNS[7].show(cell) for cell in group.cells} == {table.DASH}
 
 
 def test_an_axis_of_few_iterations_has_each_once(tmp_path):
@@ -174,7 +268,7 @@ def test_curves_svg_says_what_it_shows(out):
         "validation error",
         "depth 8",
         "depth 56",
-        "plain-110: failed at 300",
+        "plain-110: failed at 19,200",
         "±1 std over replicates",
     ):
         assert label in texts

@@ -5,19 +5,13 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from experiments import paper_networks
 from experiments.report import cells, replicates
 from experiments.report.cells import Cell
 from resnet_jax import runs
 
 VARIED = ("model.depth", "model.shortcut", "seed", "replicates")  # by the experiment
-# Section 4.2 warms ResNet-110 up and no shallower net, and trains ResNet-1202 "as described above":
-# so warmed up, these still belong to their study.
-PAPERS_WARM_UP = {
-    "schedule.warmup": "until_error",
-    "schedule.warmup_rate": 0.01,
-    "schedule.warmup_error": 80.0,
-}
-WARMED_UP_DEPTHS = (110, 1202)
+WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
 NAMED_SETTINGS = 3  # a label with more differing settings than this counts the rest
 
 Settings = dict[str, Any]
@@ -99,12 +93,15 @@ def _recipe(run: runs.Run) -> Settings:
 
 
 def _has_papers_warm_up(run: runs.Run) -> bool:
+    """Whether a run is the one that the paper warmed up alone, in the paper's way."""
     flat = runs.flatten(run.config)
+    papers = paper_networks.recipe("cifar")
     return (
         flat["model.family"] == "cifar"
-        and flat["model.depth"] in WARMED_UP_DEPTHS
+        and flat["model.depth"] in paper_networks.WARM_UPS
         and flat["model.shortcut"] != "none"
-        and all(flat.get(key) == value for key, value in PAPERS_WARM_UP.items())
+        and flat.get("schedule.warmup") == "until_error"
+        and all(flat.get(key) == papers[key] for key in WARM_UP_VALUES)
     )
 
 

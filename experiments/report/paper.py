@@ -1,7 +1,9 @@
 """What He et al. 2015 report (arXiv 1512.03385), to print beside our own numbers."""
 
 import dataclasses
+from typing import Any
 
+from experiments import paper_networks
 from experiments.report.cells import Cell
 
 
@@ -16,7 +18,8 @@ class Published:
 
 
 def _cifar(error: float, remark: str = "") -> Published:
-    return Published(error, "test", "Table 6", remark)
+    source = "Table 6, whose nets may have been trained on all 50,000 pictures"
+    return Published(error, "test", source, remark)
 
 
 def _imagenet(error: float, table: str) -> Published:
@@ -45,22 +48,46 @@ IMAGENET = {
     ("B", 101): _imagenet(21.75, "Table 3"),
     ("B", 152): _imagenet(21.43, "Table 3"),
 }
-IMAGENET_PIXELS = 224  # of a crop's side; smaller ones are another task
 RESULTS = {("cifar10", "cifar"): CIFAR10, ("imagenet2012", "imagenet"): IMAGENET}
 
 
+NAMED = 3  # departures that a sentence names; it counts the rest
+
+
 def published(cell: Cell) -> Published | None:
-    """Returns the paper's number for this network on this data set, where it gives one."""
-    config = cell.runs[0].config
-    results = RESULTS.get((config["data"]["name"], config["model"]["family"]), {})
-    number = results.get((cell.shortcut, cell.depth))
-    if number is None or config["model"]["width"] != 1:  # another network, of the same depth
-        return None
-    if results is not IMAGENET:
-        return number
-    if config["data"].get("image_size", IMAGENET_PIXELS) != IMAGENET_PIXELS:
+    """Returns the paper's number for this data set, if network and recipe are the paper's."""
+    number, config = _of_its_depth(cell), cell.runs[0].config
+    if number is None or paper_networks.departures(config):
         return None
     views = config["eval"]["views"][0]
     words = {"center": "one centre crop", "fully_convolutional": "whole pictures"}
-    remark = f"of ten crops, ours of {words[views]}" if views in words else ""
-    return dataclasses.replace(number, remark=remark)
+    if config["model"]["family"] == "imagenet" and views in words:
+        return dataclasses.replace(number, remark=f"of ten crops, ours of {words[views]}")
+    return number
+
+
+def withheld(cell: Cell) -> str:
+    """Returns why the paper's number for a net of this depth is left out, empty if it is not.
+
+    For example ``steps=500 (the paper: 64000)``.
+    """
+    if _of_its_depth(cell) is None:
+        return ""
+    departures = paper_networks.departures(cell.runs[0].config)
+    named = [
+        f"{key}={_show(ours)} (the paper: {_show(papers)})"
+        for key, (ours, papers) in departures.items()
+    ]
+    more = len(named) - NAMED
+    return ", ".join(named[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _show(value: Any) -> str:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if is_number else str(value)
+
+
+def _of_its_depth(cell: Cell) -> Published | None:
+    config = cell.runs[0].config
+    results = RESULTS.get((config["data"]["name"], config["model"]["family"]), {})
+    return results.get((cell.shortcut, cell.depth))

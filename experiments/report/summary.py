@@ -7,7 +7,7 @@ from typing import Any
 from experiments.report.cells import Cell
 from experiments.report.claims import Claim
 from experiments.report.groups import Group
-from experiments.report.paper import published
+from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate
 
 
@@ -44,6 +44,7 @@ def _cell(cell: Cell, group: Group) -> dict[str, Any]:
         "paper_error": number.error if number else None,
         "paper_split": number.split if number else None,
         "paper_source": number.source if number else None,
+        "paper_left_out": withheld(cell),  # why; empty if it is not
         "device_seconds": cell.device_seconds,
         "notes": list(cell.notes),
     }

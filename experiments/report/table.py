@@ -9,7 +9,7 @@ from experiments.report.cells import Cell
 from experiments.report.claims import NOT_TESTED, Claim
 from experiments.report.groups import Group
 from experiments.report.measures import Stat
-from experiments.report.paper import published
+from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate
 
 DASH = "\N{EN DASH}"
@@ -165,9 +165,12 @@ def footnotes(group: Group) -> list[str]:
     sources: dict[str, list[str]] = {}
     for cell in group.cells:
         if number := published(cell):
-            words = f"{number.split} error, He et al. 2015, {number.source}"
+            words = f"paper, {number.split} error, He et al. 2015, {number.source}"
             sources.setdefault(words, []).append(cell.name)
-    notes += [f"paper, {words}: {', '.join(names)}" for words, names in sources.items()]
+        elif reason := withheld(cell):
+            words = f"the paper's number is left out, because of {reason}"
+            sources.setdefault(words, []).append(cell.name)
+    notes += [f"{words}: {', '.join(names)}" for words, names in sources.items()]
     return notes
 
 
