@@ -65,8 +65,8 @@ def test_areas_and_aspects_are_spread_as_they_should():
     logs = np.array([math.log(b.width / b.height) for b in found])
     assert areas.min() >= 0.079
     assert areas.max() > 0.95
-    # Above 3/4 of the picture not every aspect fits: 0.67 + (1 - 3/4 (1 + log 4/3)) / log 4/3 of the
-    # range is left, and a quarter of that, 0.197, lies above the smallest area.
+    # Above 3/4 of the picture not every aspect fits: 0.67 + (1 - 3/4 (1 + log 4/3)) / log 4/3 of
+    # the range is left, and a quarter of that, 0.197, lies above the smallest area.
     assert abs(np.quantile(areas, 0.25) - (0.08 + 0.197)) < 0.025
     assert abs(logs).max() <= math.log(4 / 3) + 0.01
     assert abs(logs.mean()) < 0.02
