@@ -30,7 +30,9 @@ from tqdm import tqdm
 from experiments import command_line
 from resnet_jax.cores import usable_cores
 from resnet_jax.data import jpeg, sources
+from resnet_jax.data.records import Records, Shard
 from resnet_jax.errors import RunError, UserError, check_choice
+from resnet_jax.runs import read_json
 from resnet_jax.storage import write_bytes, write_json
 
 _NAME = flags.DEFINE_string("name", "imagenet2012", "Which set; see data.name.")
@@ -39,6 +41,7 @@ _OUT = flags.DEFINE_string("out", None, "The TFDS data_dir to write; made where 
 _SHORT_SIDE = flags.DEFINE_integer("short_side", 256, "Pixels, of pictures that are larger.")
 _QUALITY = flags.DEFINE_integer("quality", 90, "Of the JPEGs that are written, up to 95.")
 
+_LONGEST = 65500  # pixels a side, of a JPEG that libjpeg writes
 _TALLY = "{}.tally.json"  # beside a finished shard
 
 
@@ -110,29 +113,28 @@ def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -
         f"copies of the pictures reduced to a short side of {settings['short_side']} pixels, JPEG "
         f"quality {settings['quality']}"
     )
+    splits = sources.open_records(_NAME.value, _DATA_DIR.value)[:2]
     target.mkdir(parents=True, exist_ok=True)
     began = target / sources.PREPARED
-    there = json.loads(began.read_text(encoding="utf-8")) if began.is_file() else None
-    if there is not None and there != settings | {"note": note}:
+    there = read_json(began)
+    if there and there != settings | {"note": note}:
         raise UserError(
-            f"{target} holds a copy made with other settings ({there}); "
-            "give another --out or the same settings."
+            f"{target} holds a copy made with other settings ({there}); give another --out or the "
+            "same settings."
         )
     write_json(began, settings | {"note": note})
-    shards = {split: sources.shards(folder, split) for split in sources.splits_of(_NAME.value)}
-    total = sum(len(reader) for readers in shards.values() for _, reader in readers)
-    tallies = {split: Tally() for split in shards}
+    tallies = {records.split: Tally() for records in splits}
     with (
         ThreadPoolExecutor(len(usable_cores())) as pool,
-        tqdm(total=total, unit="picture", disable=not sys.stderr.isatty()) as bar,
+        tqdm(total=sum(map(len, splits)), unit="picture", disable=not sys.stderr.isatty()) as bar,
     ):
-        for split, readers in shards.items():
-            for number, (path, reader) in enumerate(readers, start=1):
-                tally = _shard(reader, target / path.name, pool)
-                tallies[split] += tally
+        for records in splits:
+            for number, shard in enumerate(records.shards, start=1):
+                tally = _shard(records, shard, target / shard.path.name, pool)
+                tallies[records.split] += tally
                 bar.update(tally.pictures)
                 if not sys.stderr.isatty():
-                    logging.info("%s: shard %d of %d.", split, number, len(readers))
+                    logging.info("%s: shard %d of %d.", records.split, number, len(records.shards))
     for file in folder.iterdir():
         if file.suffix in (".json", ".txt") and file.name != "dataset_info.json":
             shutil.copy(file, target / file.name)
@@ -144,22 +146,25 @@ def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -
     return tallies
 
 
-def _shard(reader: Any, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
+def _shard(records: Records, shard: Shard, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
     """Writes one file, unless it has been written whole; returns what became of its pictures."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     done = path.with_name(_TALLY.format(path.name))
-    if path.is_file() and done.is_file():
-        return Tally(**json.loads(done.read_text(encoding="utf-8")))
+    if path.is_file() and (finished := read_json(done)):
+        return Tally(**finished)
     tally = Tally()
     half = path.with_name(f".{path.name}.tmp")
     # One record a group, for random access; JPEGs cannot be compressed further.
     writer = ArrayRecordWriter(str(half), "group_size:1,uncompressed")
     try:
-        copy = functools.partial(_copy, short_side=_SHORT_SIDE.value, quality=_QUALITY.value)
-        for number, (record, one) in enumerate(pool.map(copy, _records(reader))):
+        copy = functools.partial(
+            _copy, records, short_side=_SHORT_SIDE.value, quality=_QUALITY.value
+        )
+        numbers = range(shard.first, shard.first + shard.length)
+        for number, (record, one) in zip(numbers, pool.map(copy, numbers), strict=True):
             for complaint in (*one.damaged, *one.doubtful):
-                logging.warning("%s: record %d: %s", path.name, number, complaint)
+                logging.warning("%s: record %d: %s", path.name, number - shard.first, complaint)
             tally += one
             writer.write(record)
     finally:
@@ -169,42 +174,39 @@ def _shard(reader: Any, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
     return tally
 
 
-def _records(reader: Any) -> Any:
-    return (reader[number] for number in range(len(reader)))
-
-
-def _copy(record: bytes, short_side: int, quality: int) -> tuple[bytes, Tally]:
+def _copy(records: Records, number: int, short_side: int, quality: int) -> tuple[bytes, Tally]:
     """Returns a TFDS example with its picture reduced, and what became of it."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    example = tf_example_pb2.Example.FromString(record)
-    values = example.features.feature["image"].bytes_list.value
-    before = values[0]
+    stored = records.stored(number)
+    before, _, name = records.parse(number, stored)
+    name = name or "a picture"
     tally = Tally(pictures=1, bytes_before=len(before), bytes_after=len(before))
-    names = example.features.feature["file_name"].bytes_list.value
-    name = names[0].decode() if names else "a picture"
     try:
         image = jpeg.decode(before)
     except jpeg.UnreadableError as e:
         tally.damaged = [f"{name} ({e})"]
-        return record, tally
+        return stored, tally
     if doubt := jpeg.doubt(before):
         tally.doubtful = [f"{name} ({doubt})"]
     shrink = short_side / min(image.shape[:2])
     is_rgb = jpeg.is_rgb(before)
     if shrink >= 1 and is_rgb:
-        return record, tally
+        return stored, tally
     if shrink < 1:
         height, width = (max(short_side, round(length * shrink)) for length in image.shape[:2])
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    if max(image.shape[:2]) > _LONGEST:
+        return stored, tally
     written = io.BytesIO()
     Image.fromarray(image).save(written, "JPEG", quality=quality, subsampling="4:2:0")
     after = written.getvalue()
-    values[0] = after
     tally.bytes_after = len(after)
     tally.reduced, tally.converted, tally.compressed = int(shrink < 1), int(not is_rgb), 1
     error = np.square(jpeg.decode(after).astype(np.float32) - image).mean()
     tally.squared_error = float(error)
+    example = tf_example_pb2.Example.FromString(stored)
+    example.features.feature["image"].bytes_list.value[0] = after
     return example.SerializeToString(), tally
 
 

@@ -2,12 +2,14 @@
 
 import datetime
 import importlib.metadata
+import json
 import pathlib
 import platform
 import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,10 +19,13 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data import sources
 from resnet_jax.data.datasets import DataSet
+from resnet_jax.data.order import STREAMS
 from resnet_jax.dispatch import steps_at_once
 from resnet_jax.distributed import of_all
+from resnet_jax.errors import UserError
 from resnet_jax.replicates import choose
 from resnet_jax.resnet import ResNet
+from resnet_jax.run_folder import differences
 from resnet_jax.summary import summarize
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -28,8 +33,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> dict[str, Any]:
     """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
-    image_shape = sources.image_shape(config.data)
-    network = summarize(model, image_shape)
+    network = summarize(model, sources.image_shape(config.data))
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
         "git": _git(),
@@ -47,16 +51,36 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
             "mult_adds": network.mult_adds,
             "projections": network.projections,
         },
-        "data": {
-            "name": config.data.name,
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "test": len(data.test),
-            "classes": config.model.num_classes,
-            "image_shape": list(image_shape),
-            "note": data.note,
-        },
+        "data": data_facts(config, data),
     }
+
+
+def data_facts(config: ConfigDict, data: DataSet) -> dict[str, Any]:
+    """Returns the facts of a run's data that a resumed run, and every process, must find again."""
+    return {
+        "name": config.data.name,
+        "version": data.version,
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+        "classes": config.model.num_classes,
+        "image_shape": list(sources.image_shape(config.data)),
+        "note": data.note,
+        "content": data.content,
+        "streams": STREAMS,
+    }
+
+
+def refuse_differing_data(facts: Mapping[str, Any]) -> None:
+    """Raises UserError, in every process, if one of them sees other data than process 0."""
+    first, *others = (json.loads(text) for text in of_all(json.dumps(facts)))
+    for process, its in enumerate(others, start=1):
+        if its != first:
+            differing = differences(first, its, "in process 0", f"in process {process}")
+            raise UserError(
+                f"Processes 0 and {process} see different data: {differing}; data.dir must lead "
+                "all processes to the same."
+            )
 
 
 def _git(here: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, Any]:

@@ -110,13 +110,26 @@ class RunFolder:
             there["resumed"] = [*there.get("resumed", []), dict(facts)]
         storage.write_json(self.path / "environment.json", there or facts)
 
-    def refuse_other_data(self, note: str) -> None:
-        """Raises UserError where the run began on another copy of its data than `note` tells of."""
-        began = runs.read_json(self.path / "environment.json").get("data", {}).get("note", note)
-        if began != note:
+    def refuse_other_data(self, facts: Mapping[str, Any]) -> None:
+        """Raises UserError if the run began on other data than those that `facts` describe.
+
+        Args:
+          facts: see environment.data_facts; what no launch of the run recorded is not compared.
+        """
+        there = runs.read_json(self.path / "environment.json")
+        began: dict[str, Any] = {}
+        for launch in (there, *there.get("resumed", [])):
+            began = launch.get("data", {}) | began
+        if began and began.get("streams", 1) != facts["streams"]:
             raise UserError(
-                f"{self.path} began on {began or 'data as TFDS prepares them'}; "
-                f"data.dir leads to {note or 'data as TFDS prepares them'}."
+                f"{self.path} began with a version of this program that splits and orders the data "
+                "differently for the same seed; resume it with that version, whose commit is in "
+                "environment.json, or give another --workdir."
+            )
+        if differing := differences(began, facts, "then", "now"):
+            raise UserError(
+                f"{self.path} began on other data than data.dir leads to: {differing}; give the "
+                "data.dir that it began on, or another --workdir."
             )
 
     def rewind(self, step: int) -> None:
@@ -178,6 +191,15 @@ class Onlooker(RunFolder):
 
     def close(self) -> None:
         """Has nothing to let go of."""
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], of_old: str, of_new: str) -> str:
+    """Returns ``train (26 then, 296 now), ...`` for the facts of both that differ; else nothing."""
+    return ", ".join(
+        f"{key} ({old[key]!r} {of_old}, {new[key]!r} {of_new})"
+        for key in new
+        if key in old and old[key] != new[key]
+    )
 
 
 def jsonable(value: Any) -> Any:

@@ -79,7 +79,9 @@ def _train(
 
     clock.devices = mesh.size
     data = at_end.enter_context(contextlib.closing(datasets.load(config.data, mesh)))
-    from_primary(lambda: folder.refuse_other_data(data.note))
+    facts = environment.data_facts(config, data)
+    environment.refuse_differing_data(facts)
+    from_primary(lambda: folder.refuse_other_data(facts))
     seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
     seeds_R = put(seeds, meshes.by_replicate(mesh))
 

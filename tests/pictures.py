@@ -52,18 +52,20 @@ def label_of(number):
     return number * 37 % 1000
 
 
-def prepare(root, replaced=None, shards=2):
+def prepare(root, replaced=None, shards=2, sizes=SIZES, stored=None):
     """Writes imagenet2012 under `root`.
 
     Args:
       root: a TFDS data_dir.
       replaced: {number: bytes} for training pictures that are to be something else.
-      shards: files a split.
+      shards: files per split.
+      sizes: records of each split.
+      stored: {number: bytes} for training records that are to be something else.
     """
     folder = pathlib.Path(root) / "imagenet2012" / "5.1.0"
     folder.mkdir(parents=True)
     infos = []
-    for split, count in SIZES.items():
+    for split, count in sizes.items():
         offset = 0 if split == "train" else 1000
         lengths = [len(part) for part in np.array_split(np.arange(count), shards)]
         number = 0
@@ -73,7 +75,9 @@ def prepare(root, replaced=None, shards=2):
             for _ in range(length):
                 image = (replaced or {}).get(number) if split == "train" else None
                 image = image or encode(paint(offset + number))
-                writer.write(example(image, label_of(offset + number), f"{split}_{number}.JPEG"))
+                record = example(image, label_of(offset + number), f"{split}_{number}.JPEG")
+                other = (stored or {}).get(number) if split == "train" else None
+                writer.write(record if other is None else other)
                 number += 1
             writer.close()
         infos.append(

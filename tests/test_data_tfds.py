@@ -31,25 +31,28 @@ def draw(name, split):
     return images, labels
 
 
-def encode(image, label):
+def encode(image, label, encoding="png"):
     """A tf.train.Example as TFDS writes it."""
-    png = io.BytesIO()
-    Image.fromarray(image.squeeze()).save(png, format="PNG")
+    encoded = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(encoded, format=encoding)
     example = tf_example_pb2.Example()
-    example.features.feature["image"].bytes_list.value.append(png.getvalue())
+    example.features.feature["image"].bytes_list.value.append(encoded.getvalue())
     example.features.feature["label"].int64_list.value.append(int(label))
     return example.SerializeToString()
 
 
-def prepare(root, name, version="3.0.2", encoding="png", file_format="array_record"):
-    """Writes a data set as TFDS's download_and_prepare leaves it."""
+def prepare(root, name, version="3.0.2", encoding="png", file_format="array_record", stored=None):
+    """Writes a data set as TFDS's download_and_prepare leaves it.
+
+    `stored` has {number: bytes} for training records that are to be something else.
+    """
     folder = pathlib.Path(root) / name / version
     folder.mkdir(parents=True)
     known = sources.KNOWN[name]
     features = "tensorflow_datasets.core.features"
     image = {
         "dtype": "uint8",
-        "encodingFormat": encoding,
+        "encodingFormat": "png",  # the images themselves count
         "shape": {"dimensions": [str(d) for d in known.image_shape]},
     }
     content = {
@@ -68,8 +71,9 @@ def prepare(root, name, version="3.0.2", encoding="png", file_format="array_reco
     for split, size in SIZES.items():
         path = folder / f"{name}-{split}.{file_format}-00000-of-00001"
         writer = ArrayRecordWriter(str(path), "group_size:1")
-        for one, label in zip(*draw(name, split), strict=True):
-            writer.write(encode(one, label))
+        for number, (one, label) in enumerate(zip(*draw(name, split), strict=True)):
+            other = (stored or {}).get(number) if split == "train" else None
+            writer.write(encode(one, label, encoding) if other is None else other)
         writer.close()
         splits.append(
             {
@@ -113,8 +117,13 @@ def test_root_comes_from_the_environment(tmp_path, monkeypatch):
 
 
 def test_jpeg_copies_are_noted(tmp_path):
-    prepare(tmp_path, "cifar10", encoding="jpeg")  # PNG inside, which decoders tell by themselves
+    prepare(tmp_path, "cifar10", encoding="jpeg")
     assert "JPEG copies of cifar10" in sources.load("cifar10", str(tmp_path)).note
+
+
+def test_an_encoding_that_is_not_known_is_said_to_be_unknown(tmp_path):
+    prepare(tmp_path, "cifar10", encoding="bmp")
+    assert "the original ones is unknown" in sources.load("cifar10", str(tmp_path)).note
 
 
 def test_newest_version_goes_by_numbers(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 from configs import base
 from resnet_jax import lock, run_folder, runs, storage
+from resnet_jax.data import order
 from resnet_jax.errors import UserError
 from tests import tiny
 
@@ -133,6 +134,36 @@ def test_a_resumed_run_keeps_its_new_settings_and_an_ended_run_its_own(tmp_path,
     folder.set_status("completed", step=9, steps=9, device_seconds=1.0)
     folder.close()
     assert evaluated_by(512) == 64
+
+
+DATA = {"name": "x", "version": "1.0.0", "train": 26, "content": "ab", "streams": order.STREAMS}
+
+
+def test_a_run_keeps_its_data(tmp_path, open_folder):
+    folder = open_folder(tmp_path)
+    folder.refuse_other_data(DATA)  # a new run
+    folder.record_launch({"data": DATA})
+    folder.refuse_other_data(DATA)
+    for key, value in {"train": 296, "version": "2.0.0", "content": "cd"}.items():
+        with pytest.raises(UserError) as refused:
+            folder.refuse_other_data(DATA | {key: value})
+        assert f": {key} ({DATA[key]!r} then, {value!r} now); give" in str(refused.value)
+
+
+def test_what_the_first_launch_did_not_record_a_later_one_does(tmp_path, open_folder):
+    folder = open_folder(tmp_path)
+    folder.record_launch({"data": {k: v for k, v in DATA.items() if k != "content"}})
+    folder.refuse_other_data(DATA)
+    folder.record_launch({"data": DATA})
+    with pytest.raises(UserError, match=r": content \('ab' then, 'cd' now\)"):
+        folder.refuse_other_data(DATA | {"content": "cd"})
+
+
+def test_a_run_that_began_with_another_order_of_data_is_refused(tmp_path, open_folder):
+    folder = open_folder(tmp_path)
+    folder.record_launch({"data": {"name": "x", "train": 26}})  # as before streams were numbered
+    with pytest.raises(UserError, match="splits and orders the data differently"):
+        folder.refuse_other_data(DATA)
 
 
 def test_a_folder_has_one_writer(tmp_path, open_folder):

@@ -214,14 +214,39 @@ def test_too_many_damaged_pictures_do(tmp_path, monkeypatch):
     assert runs.read(tmp_path / "run").status["status"] == "failed"
 
 
-def test_another_copy_of_the_data_is_refused(root, tmp_path, monkeypatch):
-    tiny.stop_when_asked(monkeypatch, 2)
-    run(tmp_path / "run", root)
-    folder = pictures.prepare(tmp_path / "small")
-    (folder / "prepared.json").write_text('{"note": "smaller copies"}')
-    there_and_here = r"began on data as TFDS prepares them; data\.dir leads to smaller copies"
-    with pytest.raises(UserError, match=there_and_here):
-        run(tmp_path / "run", tmp_path / "small")
+def test_a_run_does_not_go_on_with_other_data(root, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        tiny.stop_when_asked(patch, 2)
+        run(tmp_path / "run", root)
+
+    def refused(where):
+        with pytest.raises(UserError, match=r"began on other data than data\.dir leads to: ") as e:
+            run(tmp_path / "run", where)
+        return str(e.value)
+
+    copy = pictures.prepare(tmp_path / "small")
+    (copy / "prepared.json").write_text('{"note": "smaller copies"}')
+    assert "leads to: note ('' then, 'smaller copies' now); give" in refused(tmp_path / "small")
+    pictures.prepare(tmp_path / "more", sizes=pictures.SIZES | {"train": 45})
+    assert "leads to: train (26 then, 41 now), content ('" in refused(tmp_path / "more")
+    pictures.prepare(tmp_path / "other", {29: pictures.encode(pictures.paint(99))})
+    assert "leads to: content ('" in refused(tmp_path / "other")
+    (newer := tmp_path / "newer" / "imagenet2012").mkdir(parents=True)
+    info = (folder := pictures.prepare(tmp_path / "renamed")) / "dataset_info.json"
+    info.write_text(info.read_text().replace("5.1.0", "5.2.0"))
+    folder.rename(newer / "5.2.0")
+    assert "leads to: version ('5.1.0' then, '5.2.0' now); give" in refused(tmp_path / "newer")
+    assert runs.read(tmp_path / "run").status["step"] == 2
+
+
+def test_processes_that_see_different_data_are_refused(root, tmp_path, monkeypatch):
+    def of_two(text):
+        return [text, text.replace('"train": 26', '"train": 25')]
+
+    monkeypatch.setattr("resnet_jax.environment.of_all", of_two)
+    there = r"Processes 0 and 1 see different data: train \(26 in process 0, 25 in process 1\)"
+    with pytest.raises(UserError, match=there):
+        run(tmp_path / "run", root)
 
 
 # ---------------------------------------------------------------------------------- colour

@@ -30,6 +30,7 @@ RESAMPLING = {
     # Averages where it shrinks, which alone avoids aliasing; has no meaning where it enlarges.
     "area": (cv2.INTER_AREA, cv2.INTER_LINEAR),
 }
+_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 cv2.setNumThreads(1)  # whoever resizes has as many threads as there are cores already
 _START = threading.Lock()
 _local = threading.local()
@@ -48,6 +49,14 @@ def size(encoded: bytes) -> tuple[int, int]:
         return image.height, image.width
 
 
+def encoding(encoded: bytes) -> str:
+    """Returns "JPEG", "PNG" or "unknown", from a picture's first bytes."""
+    for name, magic in _MAGIC.items():
+        if encoded.startswith(magic):
+            return name
+    return "unknown"
+
+
 def is_rgb(encoded: bytes) -> bool:
     """Whether a picture is a JPEG of three channels, as most are."""
     stream = _stream(encoded)
@@ -60,7 +69,7 @@ def doubt(encoded: bytes) -> str:
     A bit that fell over in the middle shows so, or not at all. It takes a whole decoding, which
     only experiments.prepare pays for.
     """
-    if _stream(encoded) is None or not encoded.startswith(b"\xff\xd8"):
+    if _stream(encoded) is None or encoding(encoded) != "JPEG":
         return ""
     try:
         simplejpeg.decode_jpeg(encoded, strict=True)

@@ -4,15 +4,16 @@ To add a TFDS set, add a line to KNOWN; nothing else names a data set.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from resnet_jax import runs
+from resnet_jax.data import jpeg
 from resnet_jax.data.order import DIGITS_SPLIT, stream
-from resnet_jax.data.records import Records, data_source
+from resnet_jax.data.records import Records, examples, read_info
 from resnet_jax.errors import UserError, check_choice
 
 
@@ -76,24 +77,24 @@ class Source:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
-    note: str  # what a reader of its errors must know; empty where there is nothing
+    version: str  # TFDS's; empty for digits
+    note: str  # what a reader of its errors must know; empty if there is nothing
 
 
 def facts(name: str, data_dir: str) -> Facts:
-    """Returns what is known of a set, its sizes read from `data_dir` where it lies there.
+    """Returns what is known of a set, its sizes read from `data_dir` if it lies there.
 
     Raises:
-      UserError: no such data set.
+      UserError: there is no such data set, or what lies there is not whole.
     """
     check_choice("data.name", name, KNOWN)
     known = KNOWN[name]
     folder = None if name == "digits" else _folder(name, data_dir)
     if folder is None:
         return known
-    splits = _builder(folder).info.splits
-    names = {"train": "train", "test": known.test_split}
-    sizes = {key: splits[name].num_examples for key, name in names.items() if name in splits}
-    return dataclasses.replace(known, **sizes)
+    info = read_info(folder)
+    train, test = (examples(info, split) for split in splits_of(name))
+    return dataclasses.replace(known, train=train, test=test)
 
 
 def image_shape(config: Any) -> tuple[int, int, int]:
@@ -119,68 +120,68 @@ def load(name: str, data_dir: str) -> Source:
     """Reads a whole set into host memory; no TensorFlow is imported.
 
     Raises:
-      UserError: the set is absent, is not in array_record form, or is too large to be resident.
+      UserError: the set is absent, is not whole, or is too large to be resident.
+      RunError: a record of it is broken, or is none of this set.
     """
     require(name, data_dir)
     if name == "digits":
         return _digits()
-    if not KNOWN[name].resident:
+    known = KNOWN[name]
+    if not known.resident:
         raise UserError(f"data.name={name!r} is too large to be read whole.")
-    builder = _builder(_required_folder(name, data_dir))
+    folder = _required_folder(name, data_dir)
     arrays: dict[str, Any] = {}
-    for split in ("train", "test"):
-        records = data_source(builder, split)
-        # Filled in pieces: a list of 60,000 dictionaries would take several times as much.
-        images = np.empty((len(records), *KNOWN[name].image_shape), np.uint8)
+    encodings = set()
+    for key, split in zip(("train", "test"), splits_of(name), strict=True):
+        records = Records(folder, split, known.num_classes)
+        images = np.empty((len(records), *known.image_shape), np.uint8)
         labels = np.empty(len(records), np.int32)
-        piece = 1000
-        for start in range(0, len(records), piece):
-            stop = min(start + piece, len(records))
-            for i, record in enumerate(records.__getitems__(range(start, stop)), start=start):
-                images[i] = record["image"]
-                labels[i] = record["label"]
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    return Source(**arrays, note=_note(name, builder))
+        for number in range(len(records)):
+            record = records[number]
+            labels[number] = record.label
+            encodings.add(jpeg.encoding(record.image))
+            try:
+                images[number] = _pixels(record.image, known.image_shape)
+            except jpeg.UnreadableError as e:
+                raise records.error(number, f"its picture cannot be used ({e})") from e
+        arrays |= {f"{key}_images": images, f"{key}_labels": labels}
+    return Source(**arrays, version=records.version, note=_note(name, encodings))
+
+
+def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Decodes an image of a resident set; raises UnreadableError unless it is of `shape`."""
+    image = jpeg.decode(encoded)
+    if image.shape[:2] != shape[:2]:
+        height, width = image.shape[:2]
+        raise jpeg.UnreadableError(
+            f"it has {height} x {width} pixels; those of the set have {shape[0]} x {shape[1]}"
+        )
+    if shape[2] == 1 and (image != image[..., :1]).any():
+        raise jpeg.UnreadableError("it is in colour; those of the set are grey")
+    return image[..., : shape[2]]
 
 
 def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
     """Opens a streamed set's (training, test) records; and what a reader of its errors must know.
 
     Raises:
-      UserError: the set is absent or is not in array_record form.
+      UserError: the set is absent or is not whole.
     """
     folder = _required_folder(name, data_dir)
-    builder = _builder(folder)
-    return (
-        Records(builder, "train"),
-        Records(builder, KNOWN[name].test_split),
-        _read_prepared(folder).get("note", ""),
-    )
+    classes = KNOWN[name].num_classes
+    train, test = (Records(folder, split, classes) for split in splits_of(name))
+    return train, test, runs.read_json(folder / PREPARED).get("note", "")
 
 
 def describe(name: str, data_dir: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Returns the folder where a set lies, and its dataset_info.json; see require()."""
     folder = _required_folder(name, data_dir)
-    return folder, json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    return folder, runs.read_json(folder / "dataset_info.json")
 
 
 def splits_of(name: str) -> tuple[str, str]:
     """Returns what TFDS calls the splits that are trained and tested on."""
     return "train", KNOWN[name].test_split
-
-
-def shards(folder: pathlib.Path, split: str) -> list[tuple[pathlib.Path, Any]]:
-    """Returns each file of a split and what reads its records, encoded, by number."""
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-    paths = _builder(folder).info.splits[split].filepaths
-    return [(pathlib.Path(path), ArrayRecordDataSource([str(path)])) for path in paths]
-
-
-def _read_prepared(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns what experiments.prepare says of a copy; empty for a set as TFDS made it."""
-    path = folder / PREPARED
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def root_of(data_dir: str) -> pathlib.Path:
@@ -206,20 +207,19 @@ def _required_folder(name: str, data_dir: str) -> pathlib.Path:
     return folder
 
 
-def _builder(folder: pathlib.Path) -> Any:
-    import tensorflow_datasets as tfds  # here: half a second that digits need not pay
-
-    return tfds.builder_from_directory(folder)
-
-
-def _note(name: str, builder: Any) -> str:
-    encoding = getattr(builder.info.features["image"], "_encoding_format", None)
-    if name in _LOSSLESS and encoding == "jpeg":
+def _note(name: str, encodings: set[str]) -> str:
+    """Returns what the encodings of a set's images say about its pixels."""
+    if name not in _LOSSLESS or encodings == {"PNG"}:
+        return ""
+    if "JPEG" in encodings:
         return (
             f"JPEG copies of {name}'s images: errors run above those on the original pixels, "
             "which published numbers are for"
         )
-    return ""
+    return (
+        f"{name}'s images are neither PNG nor JPEG: whether their pixels are the original ones is "
+        "unknown"
+    )
 
 
 def _digits() -> Source:
@@ -232,4 +232,4 @@ def _digits() -> Source:
     # is random, and always the same.
     order = stream(DIGITS_SPLIT, 0).permutation(len(images))
     test, train = order[:_DIGITS_TEST], order[_DIGITS_TEST:]
-    return Source(images[train], labels[train], images[test], labels[test], note="")
+    return Source(images[train], labels[train], images[test], labels[test], version="", note="")
