@@ -1,7 +1,6 @@
 """What benchmarks have in common: numbers in flags, and a table on the screen and on disk."""
 
 import datetime
-import pathlib
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from absl import flags
 
 from benchmarks import machine
 from experiments import ledger
+from resnet_jax import storage
 from resnet_jax.cores import usable_cores
 from resnet_jax.errors import UserError
 from resnet_jax.storage import write_bytes, write_json
@@ -49,7 +49,7 @@ def publish(
     lines = [ledger.aligned(cells), "", *(f"{key}: {value}" for key, value in about.items())]
     print("\n".join(lines))
     if OUT.value:
-        out = pathlib.Path(OUT.value)
+        out = storage.on_disk(OUT.value, "--out")
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "table.json", dict(about) | {"rows": rows})
         write_bytes(out / "table.txt", ("\n".join(lines) + "\n").encode())

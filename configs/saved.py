@@ -24,7 +24,7 @@ def get_config(path: str = "") -> ConfigDict:
     """
     if not path:
         raise UserError("Which run? Name its folder: --config=configs/saved.py:runs/plain-56.")
-    file = storage.locate(path)
+    file = storage.locate(path, "The run folder in --config")
     file = file / "config.json" if storage.is_dir(file) else file
     content = runs.read_json(file)
     if content == {}:
@@ -54,13 +54,5 @@ def from_dict(content: Mapping[str, Any], origin: str) -> ConfigDict:
     if lacking:
         raise UserError(f"{origin} lacks {', '.join(lacking)}; it is of another version.")
     for key, value in given.items():
-        *groups, last = key.split(".")
-        group = settings.get(config, ".".join(groups)) if groups else config
-        try:
-            group[last] = value  # where a tuple is expected, JSON's list becomes one
-        except TypeError:
-            raise UserError(
-                f"{origin} has {key}={value!r}, which is not of the setting's type; it is "
-                f"{group[last]!r} by default."
-            ) from None
+        settings.put(config, key, value, f"{origin} has a wrong value: {key}")
     return config

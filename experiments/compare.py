@@ -77,9 +77,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "claim 2 fails; default %(default)s",
     )
     parsed = parser.parse_args(arguments)
-    parsed.out = storage.locate(parsed.out)
-    if storage.is_bucket(parsed.out):
-        raise UserError(f"--out={parsed.out} is no folder; a report is written to this machine.")
+    parsed.out = storage.on_disk(parsed.out, "--out")
     if parsed.window < 0:
         raise UserError(f"--window={parsed.window} is negative; it is a number of steps, or 0.")
     if not 0 <= parsed.margin < 100:

@@ -14,11 +14,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command_line, paper_networks
+from experiments import command_line, config_flag, paper_networks
 from resnet_jax import resnet, settings, summary
 from resnet_jax.data import sources
 
-_CONFIG = command_line.define_config("Which network, as configs/imagenet.py.")
+_CONFIG = config_flag.define("Which network, as configs/imagenet.py.")
 _FAMILY = flags.DEFINE_bool("family", False, "All of the paper's depths of the config's family.")
 _JSON = flags.DEFINE_bool("json", False, "JSON in place of a table.")
 

@@ -28,6 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments import command_line
+from resnet_jax import storage
 from resnet_jax.cores import usable_cores
 from resnet_jax.data import jpeg, sources
 from resnet_jax.data.records import Records, Shard
@@ -86,7 +87,7 @@ class Tally:
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    name, out = _NAME.value, pathlib.Path(command_line.required(_OUT)).absolute()
+    name, out = _NAME.value, storage.on_disk(command_line.required(_OUT), "--out").absolute()
     check_choice("--name", name, [n for n, facts in sources.KNOWN.items() if not facts.resident])
     for flag, low, high in ((_SHORT_SIDE, 32, 4096), (_QUALITY, 50, 95)):
         if not low <= flag.value <= high:

@@ -46,7 +46,7 @@ def cells(study: ConfigDict) -> list[Cell]:
       UserError: the config is not a study, a key or value in it is not allowed, two cells would
         have one name, or a cell's settings do not go together.
     """
-    _check_parts(study)
+    check_parts(study)
     axes = _axes(study)
     exceptions = _exceptions(study, axes)
     found: list[Cell] = []
@@ -93,7 +93,8 @@ def _spelled(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _check_parts(study: ConfigDict) -> None:
+def check_parts(study: ConfigDict) -> None:
+    """Raises UserError unless a config has the parts of a study, and no others."""
     lacking = [key for key in KEYS if key not in study]
     if len(lacking) == len(KEYS):
         raise UserError(
@@ -107,6 +108,8 @@ def _check_parts(study: ConfigDict) -> None:
             raise UserError(
                 f"{key} is no part of a study; allowed are {', '.join(KEYS)}{nearest(key, KEYS)}."
             )
+        if not isinstance(study[key], ConfigDict):
+            raise UserError(f"The study's {key} is {study[key]!r}; it must be a ConfigDict.")
 
 
 def _axes(study: ConfigDict) -> dict[str, list[Any]]:
@@ -180,18 +183,5 @@ def _changed(base: ConfigDict, changes: Mapping[str, Any], where: str) -> Config
     """
     config = base.copy_and_resolve_references()
     for key, value in changes.items():
-        *groups, last = key.split(".")
-        group = settings.get(config, ".".join(groups)) if groups else config
-        is_now = group[last]
-        # ConfigDict takes True for a number and None for anything.
-        mixed_up = isinstance(value, bool) != isinstance(is_now, bool)
-        try:
-            if mixed_up or (value is None and key not in settings.LENGTHS):
-                raise TypeError
-            group[last] = value
-        except TypeError:
-            raise UserError(
-                f"{where}.{key}: {value!r} is not of the setting's type; it is {is_now!r} by "
-                "default."
-            ) from None
+        settings.put(config, key, value, f"{where}.{key}")
     return config

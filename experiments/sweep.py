@@ -22,6 +22,7 @@ from absl import flags, logging
 from experiments import (
     cell_folders,
     command_line,
+    config_flag,
     estimate,
     ledger,
     packing,
@@ -40,7 +41,7 @@ from resnet_jax import runs, storage
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError, listing, nearest
 
-_CONFIG = command_line.define_config("The study, as configs/degradation_digits.py.")
+_CONFIG = config_flag.define("The study, as configs/degradation_digits.py.", is_study=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder: one run folder a cell.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; start nothing.")
 _STATUS = flags.DEFINE_bool("status", False, "Print how far each cell is; start nothing.")
@@ -56,7 +57,7 @@ _DEVICES = flags.DEFINE_integer("devices", None, "For --rate: devices a cell.", 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    workdir = storage.locate(command_line.required(_WORKDIR))
+    workdir = storage.locate(command_line.required(_WORKDIR), "--workdir")
     queue, jobs_at_once = choice.queue(workdir), choice.jobs_at_once()
     _check_reckoning()
     # This process only traces shapes: it must not take the devices that its cells need.

@@ -20,12 +20,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import command_line, program
-from resnet_jax import compilation_cache, distributed
+from experiments import command_line, config_flag, program
+from resnet_jax import compilation_cache, distributed, storage
 from resnet_jax.errors import UserError
 from resnet_jax.train import train
 
-_CONFIG = command_line.define_config("What to train, as configs/digits.py.")
+_CONFIG = config_flag.define("What to train, as configs/digits.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; made where it is new.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 listens.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together.")
@@ -42,7 +42,8 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    config, workdir = command_line.required(_CONFIG), command_line.required(_WORKDIR)
+    config = command_line.required(_CONFIG)
+    workdir = str(storage.locate(command_line.required(_WORKDIR), "--workdir"))
     cache = compilation_cache.locate(_COMPILATION_CACHE.value, os.environ)
     _join_processes()
     if _COMPILATION_CACHE.value == "auto" and distributed.is_several():

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags, logging
 
 from experiments import command_line
+from resnet_jax import storage
 from resnet_jax.errors import RunError, UserError, check_choice
 
 _FOLDER = flags.DEFINE_string("folder", None, "Where the cluster lives; made where it is new.")
@@ -99,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 2:
         raise UserError("Give one of start and stop; see --help.")
     check_choice("the command", argv[1], ("start", "stop"))
-    cluster = Cluster(pathlib.Path(command_line.required(_FOLDER)).absolute())
+    cluster = Cluster(storage.on_disk(command_line.required(_FOLDER), "--folder").absolute())
     if argv[1] == "stop":
         cluster.stop()
         return 0

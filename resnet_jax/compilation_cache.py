@@ -9,7 +9,6 @@ and the filelock package; here the oldest go when a run starts.
 
 import contextlib
 import hashlib
-import os
 import pathlib
 import platform
 import re
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from resnet_jax.errors import UserError
+from resnet_jax import storage
 from resnet_jax.storage import reason
 
 LIMIT_BYTES = 1 << 30  # a network's programs are some megabytes
@@ -44,9 +43,9 @@ def locate(flag: str, environment: Mapping[str, str]) -> pathlib.Path | None:
     if flag == "none":
         return None
     if flag != "auto":
-        return _folder("--compilation_cache", flag)
+        return storage.on_disk(flag, "--compilation_cache").absolute()
     if given := environment.get(_VARIABLE):
-        return _folder(_VARIABLE, given)
+        return storage.on_disk(given, _VARIABLE).absolute()
     caches = pathlib.Path(environment.get("XDG_CACHE_HOME", ""))
     if not caches.is_absolute():  # such are to be ignored, says the standard
         try:
@@ -58,15 +57,6 @@ def locate(flag: str, environment: Mapping[str, str]) -> pathlib.Path | None:
             )  # fmt: skip
             return None
     return caches / "resnet_jax" / "xla"
-
-
-def _folder(name: str, text: str) -> pathlib.Path:
-    if not text or re.match(r"\w+:/", text):
-        raise UserError(
-            f"{name}={text} is no folder of this machine, where compiled programs are kept; "
-            "allowed are a folder, auto and none."
-        )
-    return pathlib.Path(os.path.expanduser(text)).absolute()  # a shell leaves --flag=~ as it is
 
 
 def use(folder: pathlib.Path | None) -> None:

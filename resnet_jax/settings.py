@@ -99,6 +99,33 @@ def get(config: ConfigDict, key: str) -> Any:
     return value
 
 
+def put(config: ConfigDict, key: str, value: Any, where: str) -> None:
+    """Sets a dotted key that is there.
+
+    Args:
+      config: changed in place.
+      key: one of its settings.
+      value: a list stands for a tuple, a whole number for a float.
+      where: the value's origin and key, for the error.
+
+    Raises:
+      UserError: the value is not of the setting's type.
+    """
+    *groups, last = key.split(".")
+    group = get(config, ".".join(groups)) if groups else config
+    default, kind = group[last], group.get_type(last)
+    # ConfigDict takes True for a number and None for anything.
+    mixed_up = value is not None and isinstance(value, bool) != (kind is bool)
+    try:
+        if mixed_up or (value is None and key not in LENGTHS):
+            raise TypeError
+        group[last] = value
+    except TypeError:
+        raise UserError(
+            f"{where}={value!r} is not of the setting's type; it is {default!r} by default."
+        ) from None
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
     """Checks a config and returns it as a run sees it; a resolved config comes back unchanged.
 

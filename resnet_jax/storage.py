@@ -33,20 +33,22 @@ logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 LINES_SECONDS = 30.0  # a growing file in a bucket is written anew at most this often
 
 
-def locate(path: str | os.PathLike[str] | Path) -> Path:
-    """Returns the path of a run folder, or of something in one.
+def locate(path: str | os.PathLike[str] | Path, name: str = "The folder") -> Path:
+    """Returns the path of a run folder, or of a file in one.
+
+    Args:
+      path: a folder, in which ``~`` stands for a home directory, or a URL of a bucket.
+      name: the flag or setting it comes from, for the error.
 
     Raises:
-      UserError: it is a URL, and not one of a bucket.
+      UserError: it is empty, no folder can have this name, or it is a URL and not one of a bucket.
     """
     if isinstance(path, pathlib.Path | UPath):
         return path
     text = os.fspath(path)
     scheme, is_url, rest = text.partition("://")
     if not is_url:
-        if slip := re.match(rf"({'|'.join(BUCKETS)}):/*(.*)", text):
-            raise UserError(f"{text} is no folder; a bucket is {slip[1]}://{slip[2]}.")
-        return pathlib.Path(text)
+        return _on_disk(text, name)
     if scheme not in (*BUCKETS, _IN_MEMORY):
         hint = nearest(f"{scheme}://", [f"{known}://" for known in BUCKETS])
         raise UserError(
@@ -62,6 +64,45 @@ def locate(path: str | os.PathLike[str] | Path) -> Path:
             f"{text} has a {odd[0]} in it; a path in a bucket is without *, ?, [ and ]."
         )
     return UPath(text.rstrip("/"), **(_OPTIONS if scheme in BUCKETS else {}))
+
+
+def on_disk(text: str, name: str) -> pathlib.Path:
+    """Returns the path of a file or folder that must lie on this machine's disks.
+
+    Args:
+      text: the path, in which ``~`` stands for a home directory.
+      name: the flag or setting it comes from, for the error.
+
+    Raises:
+      UserError: it is empty, a URL, or no file can have this name.
+    """
+    if re.match(r"\w+:/", text):
+        raise UserError(
+            f"{name}={text} is a URL; it must be a path on a disk of this machine, where a bucket "
+            "can be mounted as a folder."
+        )
+    return _on_disk(text, name)
+
+
+def _on_disk(text: str, name: str) -> pathlib.Path:
+    if not text.strip():
+        raise UserError(f"{name} is empty; is a shell variable unset?")
+    if slip := re.match(rf"({'|'.join(BUCKETS)}):/*(.*)", text):
+        raise UserError(f"{text} is no folder; a bucket is {slip[1]}://{slip[2]}.")
+    path = os.path.expanduser(text)  # a shell leaves the ~ of --flag=~/x as it is
+    if path.startswith("~"):
+        user = pathlib.PurePath(path).parts[0]
+        raise UserError(
+            f"{name}={text} begins with {user}, whose home directory is not known; give the whole "
+            f"path, or ./{text} for a folder of that name."
+        )
+    try:
+        os.path.abspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        # Orbax would fail on it at the first checkpoint.
+        shown = os.fsencode(os.path.abspath(path)).decode(errors="replace")
+        raise UserError(f"{name}={shown} is not UTF-8; give a path that is.") from None
+    return pathlib.Path(path)
 
 
 def is_bucket(path: Path) -> TypeIs[UPath]:

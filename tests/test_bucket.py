@@ -312,4 +312,4 @@ def test_a_network_that_fails_is_no_damage(folder, state, monkeypatch):
 def test_a_report_is_not_written_to_a_bucket(place):
     said = program("compare", place, f"--out={place}/report")
     assert said.returncode == 2
-    assert "is no folder; a report is written to this machine" in said.stderr
+    assert "is a URL; it must be a path on a disk of this machine" in said.stderr

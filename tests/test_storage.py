@@ -11,7 +11,9 @@ import time
 import pytest
 from upath import UPath
 
-from resnet_jax import lock, run_folder, runs, storage
+from configs import cifar10, saved
+from experiments import compare, config_flag
+from resnet_jax import compilation_cache, lock, run_folder, runs, settings, storage
 from resnet_jax.errors import RunError, UserError
 from tests import buckets
 from tests.test_run_folder import CONFIG, with_depth
@@ -74,6 +76,76 @@ def test_what_is_no_place_is_one_sentence(typed, words):
 
 
 # ------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("place", [storage.locate, storage.on_disk])
+def test_a_home_directory_is_expanded(place, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert place("~/runs/a", "--workdir") == pathlib.Path("/home/someone/runs/a")
+    assert place("a~b", "--workdir") == pathlib.Path("a~b")
+    assert place("./~", "--workdir") == pathlib.Path("./~")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("", "--out is empty; is a shell variable unset?"),
+        (" ", "--out is empty; is a shell variable unset?"),
+        (
+            "~nosuchuser/runs",
+            "--out=~nosuchuser/runs begins with ~nosuchuser, whose home directory",
+        ),
+        ("caf\udce9/runs", "caf\N{REPLACEMENT CHARACTER}/runs is not UTF-8; give a path that is."),
+    ],
+)
+@pytest.mark.parametrize("place", [storage.locate, storage.on_disk])
+def test_no_folder_is_made_of_a_slip(place, typed, words):
+    with pytest.raises(UserError) as refused:
+        place(typed, "--out")
+    assert words in str(refused.value)
+    str(refused.value).encode()  # it can be printed
+
+
+def test_a_current_folder_that_is_not_utf8_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="is not UTF-8"):
+        storage.locate("runs", "--workdir")
+
+
+@pytest.mark.parametrize("typed", ["gs://bucket/data", "gs:/bucket/data", "https://host/data"])
+def test_what_must_lie_on_a_disk_is_no_url(typed):
+    with pytest.raises(UserError, match=r"^data\.dir=\S+ is a URL; it must be a path on a disk"):
+        storage.on_disk(typed, "data.dir")
+
+
+def test_every_path_follows_the_one_rule(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = settings.resolve(_with_data_dir("~/data"))
+    assert found.data.dir == str(tmp_path / "data")
+    with pytest.raises(UserError, match=r"data\.dir=gs://b/c is a URL"):
+        settings.resolve(_with_data_dir("gs://b/c"))
+    with pytest.raises(UserError, match="begins with ~nosuchuser"):
+        saved.get_config("~nosuchuser/run")
+    with pytest.raises(UserError, match="begins with ~nosuchuser"):
+        compilation_cache.locate("~nosuchuser/cache", {})
+    with pytest.raises(UserError, match="begins with ~nosuchuser"):
+        runs.find(["~nosuchuser/runs"])
+    with pytest.raises(UserError, match="begins with ~nosuchuser"):
+        config_flag.load("~nosuchuser/config.py")
+
+
+def test_a_report_follows_the_one_rule(capsys):
+    for out, words in [("", "--out is empty"), ("~nosuchuser/x", "begins with ~nosuchuser")]:
+        assert compare.main(["runs/x", f"--out={out}"]) == 2
+        assert words in capsys.readouterr().err
+
+
+def _with_data_dir(folder):
+    config = cifar10.get_config()
+    config.data.dir = folder
+    return config
 
 
 def test_files_are_written_read_and_added_to(place):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax import runs
+from resnet_jax import runs, storage
 from resnet_jax.data import jpeg
 from resnet_jax.data.order import DIGITS_SPLIT, stream
 from resnet_jax.data.records import Records, examples, read_info
@@ -186,8 +186,10 @@ def splits_of(name: str) -> tuple[str, str]:
 
 def root_of(data_dir: str) -> pathlib.Path:
     """Returns the TFDS root: `data_dir`, else TFDS_DATA_DIR, else TFDS's own default."""
-    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(root).expanduser().absolute()
+    if data_dir:
+        return storage.on_disk(data_dir, "data.dir").absolute()
+    root = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return storage.on_disk(root, "TFDS_DATA_DIR").absolute()
 
 
 def _folder(name: str, data_dir: str) -> pathlib.Path | None:
