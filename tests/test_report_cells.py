@@ -65,8 +65,9 @@ def test_diverged_replicates_are_counted_and_in_no_mean(tmp_path, recorded):
     assert (stat.mean, stat.n) == (9.0, 2)
     assert table.show_status(cell) == "completed; 1 of 3 diverged"
     step = 70 if recorded else 100
+    assert table.show_n(cell) == "2 of 3"
     assert table.footnotes(group) == [
-        f"resnet-20-A: seed 1 at step {step} diverged and is in no mean"
+        f"resnet-20-A: seed 1 at step {step} diverged; in no mean, counted as 100 % by claims"
     ]
     assert curves.of_cell(cell, window=0)[0].mean == [14.0, 9.0]
 
@@ -97,6 +98,35 @@ def test_a_diverged_seed_beside_completed_ones_is_counted(tmp_path):
     )
     (cell,) = made(tmp_path)[0].cells
     assert (cell.status, len(cell.healthy), len(cell.diverged)) == ("completed", 1, 1)
+
+
+def test_a_rerun_that_completed_stands_beside_the_divergence(tmp_path):
+    fixture.write(
+        tmp_path / "a",
+        fixture.lines([30], [None]),
+        status="diverged",
+        more={"diverged": {"0": 30}},
+    )
+    fixture.write(tmp_path / "b", fixture.flat(10.0))
+    (cell,) = made(tmp_path)[0].cells
+    assert (cell.status, len(cell.healthy), len(cell.diverged)) == ("completed", 0, 1)
+    assert cell.notes == ("seed 0 of b is left out: the same seed diverged in a, and that counts",)
+
+
+def test_what_diverged_in_an_unfinished_run_counts_beside_completed_ones(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(10.0), seed=0)
+    fixture.write(
+        tmp_path / "b",
+        fixture.lines([20], [[70.0, None]]),
+        status="preempted",
+        seed=1,
+        replicates=2,
+        more={"diverged": {"1": 20}},
+    )
+    (cell,) = made(tmp_path)[0].cells
+    assert [r.seed for r in cell.healthy] == [0]
+    assert [r.seed for r in cell.diverged] == [2]
+    assert cell.notes == ("b (preempted at step 20 of 100) is left out, except what diverged",)
 
 
 def test_an_unfinished_run_is_shown_as_far_as_it_went(tmp_path):

@@ -82,9 +82,16 @@ def test_summary_is_strict_json_of_the_agreed_shape(out):
         check_number(cell["device_seconds"])
     assert [claim["id"] for claim in summary["claims"]] == [1, 2, 4, 1, 2, 4]
     for claim in summary["claims"]:
-        assert claim["verdict"] in ("confirmed", "rejected", "undecided")
+        assert claim["verdict"] in ("confirmed", "rejected", "undecided", "saturated")
         check_number(claim["difference"])
         assert claim["ci95"][0] <= claim["difference"] <= claim["ci95"][1]
+    depths = [len(claim["comparisons"]) for claim in summary["claims"]]
+    assert depths == [3, 3, 1, 1, 1, 1]  # each deeper net with the shallowest
+    for one in (one for claim in summary["claims"] for one in claim["comparisons"]):
+        check_number(one["p"])
+        assert one["result"] in ("above", "below", "undecided", "saturated")
+        assert one["level"] >= 0.95
+        assert one["seeds"] in ([5, 5], [3, 3])
 
 
 def test_summary_numbers_are_those_of_the_runs(out):
@@ -127,6 +134,45 @@ def test_csv_and_markdown_hold_every_cell(out):
     assert rows["digits", "resnet-20-A"]["paper_error"] == ""
     assert rows["cifar10", "plain-110"]["test_error_mean"] == ""
     assert "failed at step 19,200 of 64,000" in (out / "table.md").read_text()
+
+
+def test_every_comparison_is_in_every_form_of_the_report(out):
+    page, markdown = (out / "index.html").read_text(), (out / "table.md").read_text()
+    for claim in strict(out / "summary.json")["claims"]:
+        for one in claim["comparisons"]:
+            shown = "{:+.2f} [{:+.2f}, {:+.2f}]".format(one["difference"], *one["ci95"])
+            assert f"| {one['network']} | {one['baseline']} | {shown} |" in markdown
+            row = page.split(f'data-network="{one["network"]}">')
+            assert any(shown in part.split("</tr>")[0] for part in row[1:])
+
+
+def test_what_diverged_and_what_is_saturated_is_said_in_every_form(tmp_path, capsys):
+    for depth in (20, 56):
+        fixture.write(
+            tmp_path / "s" / f"plain-{depth}",
+            fixture.flat([0.0, 0.0], [1.0, 1.0], [1.0, 1.0]),
+            model__depth=depth,
+            model__shortcut="none",
+            replicates=2,
+        )
+        fixture.write(
+            tmp_path / "s" / f"resnet-{depth}",
+            fixture.flat([5.0, 5.1] if depth == 20 else [None, None], [1.0, 1.0], [1.0, 1.0]),
+            "completed" if depth == 20 else "diverged",
+            model__depth=depth,
+            replicates=2,
+            more={"diverged": {"0": 7, "1": 8}} if depth == 56 else None,
+        )
+    assert compare.main([str(tmp_path / "s"), f"--out={tmp_path / 'out'}"]) == 0
+    texts = [capsys.readouterr().out, (tmp_path / "out" / "table.md").read_text()]
+    texts.append(html.unescape((tmp_path / "out" / "index.html").read_text()))
+    for text in texts:
+        assert "resnet-56-A (2 of 2 seeds)" in text
+        assert "0 of 2" in text
+        assert "saturated: both are at 0 %" in text
+    assert "this task cannot tell them apart" in texts[2]
+    cells = strict(tmp_path / "out" / "summary.json")["cells"]
+    assert [cell["diverged"] for cell in cells] == [0, 0, 0, 2]
 
 
 def cell_of(config, folder):

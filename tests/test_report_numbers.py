@@ -2,13 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
-import scipy.stats
 
 from experiments.report import cells, curves, groups, replicates
-from experiments.report.measures import Stat, welch_interval, window_mean
-from experiments.report.replicates import Replicate
+from experiments.report.measures import Stat, window_mean
+from experiments.report.replicates import Observation, Replicate
 from resnet_jax import runs
 from resnet_jax.errors import UserError
 from tests import report_fixture as fixture
@@ -59,6 +57,26 @@ def test_early_error_is_over_the_first_quarter(tmp_path):
     assert replicate.early_train_error() == pytest.approx((800 + 600 + 50) / 25)
 
 
+def test_what_claims_compare_is_counted_over_the_examples_of_its_window(tmp_path):
+    metrics = fixture.lines([10, 20, 40, 100], [80.0, 60.0, 10.0, 1.0])
+    (replicate,) = replicates.of_run(one(tmp_path / "a", metrics))  # an epoch: 20 steps of 100
+    assert replicate.final() == Observation(1.0, 2000)
+    assert replicate.early() == Observation(pytest.approx(58.0), 2500)
+    (queued,) = replicates.of_run(one(tmp_path / "b", [], status="queued"))
+    assert (queued.final(), queued.early()) == (None, None)
+
+
+def test_a_replicate_that_diverged_has_the_worst_error(tmp_path):
+    metrics = fixture.lines([10, 20, 40], [80.0, 60.0, None])
+    for at in (15, 30, None):
+        more = {"diverged": {"0": at}} if at else {}
+        run = one(tmp_path / str(at), metrics, status="diverged", more=more)
+        (replicate,) = replicates.of_run(run)
+        assert replicate.final() == Observation(100.0, 2000, diverged=True)
+        # Of the steps 20 to 25 nothing is known: the row that covers them is null.
+        assert replicate.early() == Observation(100.0, 2500, diverged=True)
+
+
 def test_validation_error_prefers_population_statistics(tmp_path):
     with_exact = fixture.lines(
         [100], [5.0], validation__error=20.0, validation__error_population=18.0
@@ -82,21 +100,6 @@ def test_a_list_of_the_wrong_length_is_named(tmp_path):
     run = one(tmp_path / "a", fixture.lines([100], [[1.0, 2.0]]), replicates=3)
     with pytest.raises(UserError, match=r"2 values where config\.json says 3 replicates"):
         replicates.of_run(run)
-
-
-def test_welch_interval_is_scipys():
-    a, b = [5.1, 4.7, 6.0, 5.5], [3.0, 3.9, 2.2]
-    want = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    difference, low, high = welch_interval(a, b)
-    assert difference == pytest.approx(np.mean(a) - np.mean(b))
-    assert (low, high) == pytest.approx((want.low, want.high))
-    assert welch_interval([5.0, 7.0], [1.0, 1.0])[1] == pytest.approx(5 - 12.7062047)  # df = 1
-
-
-def test_welch_interval_without_variance_is_the_difference():
-    assert welch_interval([3.0, 3.0], [1.0, 1.0]) == (2.0, 2.0, 2.0)
-    with pytest.raises(ValueError, match="two values a side"):
-        welch_interval([3.0], [1.0, 1.0])
 
 
 def test_curves_are_mean_and_std_over_replicates(tmp_path):

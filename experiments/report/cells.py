@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from experiments.report import replicates
+from experiments.report.intervals import Sample
 from experiments.report.measures import Stat
-from experiments.report.replicates import Replicate
+from experiments.report.replicates import Observation, Replicate
 from resnet_jax import runs
 from resnet_jax.errors import check_choice
 
@@ -51,7 +52,7 @@ class Cell:
 
     @property
     def diverged(self) -> tuple[Replicate, ...]:
-        """The replicates left out of every mean because they diverged."""
+        """The replicates that diverged: in no mean of a table, but evidence for claims."""
         return tuple(r for r in self.replicates if r.diverged_at is not None)
 
     @property
@@ -83,6 +84,15 @@ class Cell:
         """Returns the measure of each healthy replicate that has it."""
         return [v for v in map(measure, self.healthy) if v is not None]
 
+    def sample(self, observe: Callable[[Replicate], Observation | None]) -> Sample:
+        """Returns what a claim compares: one training error per seed, diverged seeds included."""
+        seen = {r.seed: found for r in self.replicates if (found := observe(r)) is not None}
+        return Sample(
+            {seed: observation.error for seed, observation in seen.items()},
+            sum(observation.examples for observation in seen.values()),
+            frozenset(seed for seed, observation in seen.items() if observation.diverged),
+        )
+
     def stat(self, measure: Measure) -> Stat:
         """Returns mean and spread of a measure over the healthy replicates."""
         return Stat.of(self.values(measure))
@@ -95,34 +105,34 @@ class Cell:
 def pool(members: Sequence[runs.Run]) -> Cell:
     """Makes one cell of runs that differ in nothing but their seeds.
 
-    Completed runs are not mixed with unfinished ones, whose errors are not final: where at least
-    one run has completed, the unfinished are left out and a note says so. Of two runs that hold
-    the same seed the one that went further counts, once: its twin is no independent replicate.
+    Completed runs are not mixed with unfinished ones, whose errors are not final: if at least one
+    run has completed, unfinished replicates are left out and a note says so. A replicate that
+    diverged has ended, whatever else its run still does, and always counts. Each seed counts once,
+    because its twin is no independent replicate: the run that diverged, else the one that went
+    further.
 
     Raises:
       UserError: a config lacks a setting or holds a shortcut that is not known.
     """
+    every = [r for run in members for r in replicates.of_run(run)]  # names what a config lacks
     for run in members:
-        replicates.of_run(run)  # names what a config lacks before anything else reads it
         check_choice("model.shortcut", run.config["model"]["shortcut"], SHORTCUTS)
-    ended = [run for run in members if runs.shown_status(run) in runs.ENDED]
-    unfinished = [run for run in members if runs.shown_status(run) not in runs.ENDED]
+    statuses = {run.path: runs.shown_status(run) for run in members}
+    unfinished = [run for run in members if statuses[run.path] not in runs.ENDED]
     notes = []
-    if any(runs.shown_status(run) == "completed" for run in members):
-        used, status = ended, "completed"
-        notes += [f"{_describe(run)} is left out" for run in unfinished]
+    if "completed" in statuses.values():
+        status = "completed"
+        for run in unfinished:
+            gone = any(r.run is run and r.diverged_at is not None for r in every)
+            notes.append(f"{_describe(run)} is left out{', except what diverged' if gone else ''}")
+            every = [r for r in every if r.run is not run or r.diverged_at is not None]
     elif not unfinished:
-        used, status = ended, "diverged"
+        status = "diverged"
     else:
-        used = list(members)
-        status = runs.shown_status(max(unfinished, key=replicates.last_step))
+        status = statuses[max(unfinished, key=replicates.last_step).path]
         notes += [_describe(run) for run in unfinished if run.status.get("reason")]
-    kept, repeated = _distinct(used)
-    notes += [
-        f"seed {r.seed} of {r.run.name} is left out: another run holds the same seed"
-        for r in repeated
-    ]
-    return Cell(tuple(members), tuple(kept), status, tuple(notes))
+    kept, repeated = _distinct(every)
+    return Cell(tuple(members), tuple(kept), status, (*notes, *repeated))
 
 
 def order(cell: Cell) -> tuple[int, int]:
@@ -130,16 +140,22 @@ def order(cell: Cell) -> tuple[int, int]:
     return SHORTCUTS.index(cell.shortcut), cell.depth
 
 
-def _distinct(used: Iterable[runs.Run]) -> tuple[list[Replicate], list[Replicate]]:
+def _distinct(found: Iterable[Replicate]) -> tuple[list[Replicate], list[str]]:
+    """Returns one replicate per seed, and a note on each that is left out."""
     by_seed: dict[int, Replicate] = {}
-    repeated = []
-    for run in sorted(used, key=replicates.last_step, reverse=True):
-        for replicate in replicates.of_run(run):
-            if replicate.seed in by_seed:
-                repeated.append(replicate)
-            else:
-                by_seed[replicate.seed] = replicate
-    return [by_seed[seed] for seed in sorted(by_seed)], repeated
+    notes = []
+    # First those that diverged: a rerun that went better does not undo it.
+    first = sorted(found, key=lambda r: (r.diverged_at is None, -replicates.last_step(r.run)))
+    for replicate in first:
+        kept = by_seed.setdefault(replicate.seed, replicate)
+        if kept is replicate:
+            continue
+        words = f"seed {replicate.seed} of {replicate.run.name} is left out: "
+        if kept.diverged_at is not None and replicate.diverged_at is None:
+            notes.append(f"{words}the same seed diverged in {kept.run.name}, and that counts")
+        else:
+            notes.append(f"{words}another run holds the same seed")
+    return [by_seed[seed] for seed in sorted(by_seed)], notes
 
 
 def _describe(run: runs.Run) -> str:

@@ -1,11 +1,10 @@
-"""The arithmetic of a report: means over steps, means over replicates, and Welch's interval."""
+"""The arithmetic of a report: means over steps, and mean and spread over replicates."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
 
 Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the point before)
 
@@ -51,27 +50,3 @@ def window_mean(points: Points, start: float, stop: float) -> float | None:
         return None
     mean = float(window_means(points, [start], [stop])[0])
     return mean if math.isfinite(mean) else None
-
-
-def welch_interval(
-    a: Sequence[float], b: Sequence[float], level: float = 0.95
-) -> tuple[float, float, float]:
-    """Returns mean(a) - mean(b) and the ends of Welch's t interval for it.
-
-    `a` and `b` are independent replicates of two cells whose variances may differ.
-
-    Raises:
-      ValueError: a side has fewer than two values, so that its variance is unknown.
-    """
-    if min(len(a), len(b)) < 2:
-        raise ValueError("Welch's interval needs two values a side")
-    difference = float(np.mean(a) - np.mean(b))
-    var_a, var_b = (float(np.var(x, ddof=1)) / len(x) for x in (a, b))
-    if var_a + var_b == 0:
-        # Every replicate gave the same value (0 % training error on a small set, say). The
-        # degrees of freedom are then 0/0, but the standard error is plainly zero: the interval
-        # is the difference itself.
-        return difference, difference, difference
-    freedom = (var_a + var_b) ** 2 / (var_a**2 / (len(a) - 1) + var_b**2 / (len(b) - 1))
-    half = float(scipy.stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(var_a + var_b)
-    return difference, difference - half, difference + half

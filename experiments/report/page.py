@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import plotly.offline
 
 from experiments.report import interactive, provenance, table
-from experiments.report.claims import NOT_TESTED, Claim
+from experiments.report.claims import COMPARED, NOT_TESTED, Claim
 from experiments.report.groups import Group
 from experiments.report.interactive import Entry, Panel
 
@@ -31,12 +31,21 @@ NUMBERS = {
 PLAIN_WORDS = {
     (1, "confirmed"): "Deeper plain nets train worse.",
     (1, "rejected"): "Deeper plain nets train better, not worse.",
+    (
+        1,
+        "saturated",
+    ): "Shallow and deep plain nets both reach 0 %: this task cannot tell them apart.",
     (1, "undecided"): "Whether deeper plain nets train worse is undecided.",
     (2, "confirmed"): "Deeper residual nets do not train worse.",
     (2, "rejected"): "Deeper residual nets train worse, too.",
+    (
+        2,
+        "saturated",
+    ): "Shallow and deep residual nets both reach 0 %: this task cannot tell them apart.",
     (2, "undecided"): "Whether deeper residual nets train worse is undecided.",
     (4, "confirmed"): "Residual nets converge faster early on.",
     (4, "rejected"): "Residual nets converge slower early on.",
+    (4, "saturated"): "Both kinds of net are at 0 % early on: this task cannot tell them apart.",
     (4, "undecided"): "Whether residual nets converge faster early on is undecided.",
 }
 
@@ -218,32 +227,49 @@ def _class(metric: str, shown: str = "") -> str:
 
 
 def _claims(claims: Sequence[Claim], groups: Sequence[Group], margin: float) -> str:
-    rows = "".join(
-        f'<tr data-claim="{claim.id}" data-group="{html.escape(claim.group)}">'
-        f'<th scope="row">({claim.id}) {claim.statement}</th>'
-        f'<td data-label="data and recipe">{html.escape(claim.group)}</td>'
-        f'<td data-label="verdict"><span class="badge {claim.verdict}" data-field="verdict">'
-        f"{claim.verdict}</span></td>"
-        f'<td class="number" data-label="difference, points" data-field="difference">'
-        f"{html.escape(table.show_difference(claim))}</td>"
-        f'<td class="long" data-label="from">{html.escape(claim.detail)}</td></tr>'
-        for claim in claims
-    )
+    rows = "".join(map(_claim_rows, claims))
     return (
         '<section><h2>Claims</h2><table class="claims"><thead><tr><th scope="col">claim</th>'
         '<th scope="col">data and recipe</th><th scope="col">verdict</th>'
         '<th scope="col" class="number">difference, points [95 % interval]</th>'
         f'<th scope="col">from</th></tr></thead><tbody>{rows}</tbody></table>'
         f"{''.join(dict.fromkeys(map(_note, groups)))}"
-        '<p class="note">Differences of mean training error in percentage points, with '
-        "Welch&#8217;s 95&nbsp;% t interval over independent replicates. (1) deepest minus "
-        "shallowest plain net: confirmed where the interval lies above 0, rejected where it lies "
-        "below. (2) the same for residual nets; a rise of up to "
-        f"<b>{json.dumps(margin)}</b> points counts as none: confirmed where the whole interval is "
-        "at most that, rejected where it lies above. (4) plain minus residual net at the "
-        "shallowest depth that has both, over the first quarter of the steps. "
+        '<p class="note">Differences of mean training error in percentage points, with t intervals '
+        "over seeds (paired if both networks have the same seeds, else Welch&#8217;s) that are "
+        f"never narrower than counting errors allows. {html.escape(COMPARED)} "
+        "(1) plain nets: confirmed if an interval lies above 0, rejected if all lie below. (2) "
+        f"Residual nets; a rise of up to <b>{json.dumps(margin)}</b> points counts as none: "
+        "confirmed if all intervals lie below that, rejected if one lies above. (4) plain minus "
+        "residual net at the shallowest depth that has both, over the first quarter of the steps. "
+        "Saturated: both networks are at 0&nbsp;%. A seed that diverged counts as 100&nbsp;%. "
         f"{NOT_TESTED}</p></section>"
     )
+
+
+def _claim_rows(claim: Claim) -> str:
+    """Returns the row of a claim, and under it one per comparison."""
+    group = html.escape(claim.group)
+    rows = [
+        f'<tr data-claim="{claim.id}" data-group="{group}">'
+        f'<th scope="row">({claim.id}) {claim.statement}</th>'
+        f'<td data-label="data and recipe">{group}</td>'
+        f'<td data-label="verdict"><span class="badge {claim.verdict}" data-field="verdict">'
+        f"{claim.verdict}</span></td>"
+        f'<td class="number" data-label="difference, points" data-field="difference">'
+        f"{html.escape(table.show_difference(claim))}</td>"
+        f'<td class="long" data-label="from">{html.escape(claim.detail)}</td></tr>'
+    ]
+    for one in claim.comparisons:
+        shown = [html.escape(text) for text in table.comparison_row(one)]
+        network, baseline, difference, result, p, seeds = shown
+        rows.append(
+            f'<tr class="comparison" data-network="{network}">'
+            f'<th scope="row">{network} minus {baseline}</th><td class="empty"></td>'
+            f'<td data-label="result">{result}</td>'
+            f'<td class="number" data-label="difference, points">{difference}</td>'
+            f'<td data-label="p; seeds">p: {p}; seeds: {seeds}</td></tr>'
+        )
+    return "".join(rows)
 
 
 def _methods(window: int) -> str:
@@ -253,8 +279,8 @@ def _methods(window: int) -> str:
         "error over the last epoch, each logged line weighted by the steps it covers. Validation "
         "and test error: after the last step, with exact BatchNorm statistics where the run took "
         "them. All are mean ± sample standard deviation over the n replicates that did not "
-        f"diverge. {curves}Only completed networks are held against the claims; mult-adds "
-        "count one multiply-add as one, for one image; device time adds up all launches. Numbers "
-        "of the paper stand beside ours where it has one for the same network and "
-        "data.</p></section>"
+        f"diverge; claims count one that did as 100&nbsp;%. {curves}Only networks whose runs have "
+        "ended are held against the claims; mult-adds count one multiply-add as one, for one "
+        "image; device time adds up all launches. Numbers of the paper stand beside ours where it "
+        "has one for the same network and data.</p></section>"
     )

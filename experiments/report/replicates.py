@@ -8,6 +8,8 @@ from experiments.report.measures import window_mean
 from resnet_jax import runs
 from resnet_jax.errors import UserError
 
+DIVERGED_ERROR = 100.0  # percent; a network whose weights are not finite classifies nothing
+EARLY = 0.25  # the share of a run's steps that counts as early
 REQUIRED = (
     "seed",
     "replicates",
@@ -17,6 +19,18 @@ REQUIRED = (
     "model.shortcut",
     "data.name",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """A training error that claims compare: in percent, counted over a number of examples.
+
+    For a replicate that diverged it is DIVERGED_ERROR.
+    """
+
+    error: float
+    examples: float
+    diverged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +68,27 @@ class Replicate:
 
     def early_train_error(self) -> float | None:
         """Returns the mean minibatch training error over the first quarter of the steps."""
-        return window_mean(self.series("train/error"), 0, total_steps(self.run) / 4)
+        return window_mean(self.series("train/error"), 0, EARLY * total_steps(self.run))
+
+    def final(self) -> Observation | None:
+        """Returns the final training error for a claim; None if there is none yet."""
+        steps = min(_steps_an_epoch(self.run), total_steps(self.run))
+        return self._observation(self.train_error(), steps, diverged=self.diverged_at is not None)
+
+    def early(self) -> Observation | None:
+        """Returns the early training error for a claim; None if there is none yet.
+
+        A replicate that diverged later was still a network that trained, with an error of its own.
+        """
+        error, steps = self.early_train_error(), EARLY * total_steps(self.run)
+        diverged = self.diverged_at is not None and (error is None or self.diverged_at <= steps)
+        return self._observation(error, steps, diverged)
+
+    def _observation(self, error: float | None, steps: float, diverged: bool) -> Observation | None:
+        examples = steps * self.run.config["batch_size"]
+        if diverged:
+            return Observation(DIVERGED_ERROR, examples, diverged=True)
+        return None if error is None else Observation(error, examples)
 
     def validation_error(self) -> float | None:
         """Returns the last validation error, with exact BatchNorm statistics where it was taken.

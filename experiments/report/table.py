@@ -6,13 +6,14 @@ import io
 from collections.abc import Callable, Sequence
 
 from experiments.report.cells import Cell
-from experiments.report.claims import NOT_TESTED, Claim
+from experiments.report.claims import ABOVE, BELOW, COMPARED, NOT_TESTED, Claim, Comparison
 from experiments.report.groups import Group
 from experiments.report.measures import Stat
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate
 
 DASH = "\N{EN DASH}"
+COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,12 @@ def show_status(cell: Cell) -> str:
     if cell.diverged:
         words += f"; {len(cell.diverged)} of {len(cell.replicates)} diverged"
     return words
+
+
+def show_n(cell: Cell) -> str:
+    """Returns how many replicates are in the means, and of how many if some diverged."""
+    n = str(len(cell.healthy))
+    return f"{n} of {len(cell.replicates)}" if cell.diverged else n
 
 
 def show_duration(seconds: float) -> str:
@@ -71,7 +78,7 @@ COLUMNS = (
         lambda c: show_stat(c.stat(Replicate.validation_error)),
     ),
     Column("test_error", "test error, %", lambda c: show_stat(c.stat(Replicate.test_error))),
-    Column("n", "n", lambda c: str(len(c.healthy))),
+    Column("n", "n", show_n),
     Column("paper_error", "paper, %", _show_paper),
     Column("status", "status", show_status),
     Column("device_seconds", "device time", lambda c: show_duration(c.device_seconds)),
@@ -109,18 +116,20 @@ def as_markdown(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
     lines = []
     for group in groups:
         lines += [f"## {group.label}", ""]
-        lines.append("| " + " | ".join(column.heading for column in COLUMNS) + " |")
-        lines.append("| " + " | ".join("---" for _ in COLUMNS) + " |")
-        for cell in group.cells:
-            shown = [column.show(cell).replace("|", "\\|") for column in COLUMNS]
-            lines.append("| " + " | ".join(shown) + " |")
+        lines += [_row([column.heading for column in COLUMNS]), _row(["---"] * len(COLUMNS))]
+        lines += [_row([column.show(cell) for column in COLUMNS]) for cell in group.cells]
         lines += ["", *(f"{note}.\n" for note in footnotes(group))]
     lines += ["## Claims", "", "| group | claim | verdict | difference, points | detail |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for claim in claims:
         shown = [claim.group, f"({claim.id}) {claim.statement}", claim.verdict]
         shown += [show_difference(claim), claim.detail]
-        lines.append("| " + " | ".join(s.replace("|", "\\|") for s in shown) + " |")
+        lines.append(_row(shown))
+    lines += ["", COMPARED, "", _row(["group", "claim", *COMPARISON_HEADINGS])]
+    lines += [_row(["---"] * (2 + len(COMPARISON_HEADINGS)))]
+    for claim in claims:
+        for one in claim.comparisons:
+            lines.append(_row([claim.group, f"({claim.id})", *comparison_row(one)]))
     return "\n".join([*lines, "", NOT_TESTED, ""])
 
 
@@ -132,15 +141,16 @@ def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
     for group in groups:
         rows = [[c.heading for c in columns]]
         rows += [[column.show(cell) for column in columns] for cell in group.cells]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines.append(group.label)
-        lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += [group.label, *_aligned(rows, indent=2)]
         lines += [f"  {note}." for note in footnotes(group)]
         for claim in claims:
             if claim.group == group.label:
                 words = f"  ({claim.id}) {claim.statement}: {claim.verdict}"
                 known = "" if claim.difference is None else f", {show_difference(claim, ' points')}"
                 lines.append(f"{words}{known}; {claim.detail}")
+                if len(claim.comparisons) > 1:
+                    compared = [comparison_row(one) for one in claim.comparisons]
+                    lines += _aligned([list(COMPARISON_HEADINGS), *compared], indent=6)
         lines.append("")
     return "\n".join(lines)
 
@@ -157,7 +167,8 @@ def footnotes(group: Group) -> list[str]:
     for cell in group.cells:
         gone = [f"seed {r.seed} at step {r.diverged_at:,}" for r in cell.diverged]
         if gone:
-            notes.append(f"{cell.name}: {', '.join(gone)} diverged and is in no mean")
+            words = "diverged; in no mean, counted as 100 % by claims"
+            notes.append(f"{cell.name}: {', '.join(gone)} {words}")
         notes += [f"{cell.name}: {note}" for note in cell.notes]
         number = published(cell)
         if number and number.remark:
@@ -174,9 +185,41 @@ def footnotes(group: Group) -> list[str]:
     return notes
 
 
-def show_difference(claim: Claim, unit: str = "") -> str:
+def show_difference(shown: Claim | Comparison, unit: str = "") -> str:
     """Returns ``+1.25 [+0.90, +1.60]``: the difference with its 95 % interval."""
-    if claim.difference is None:
+    if shown.difference is None:
         return DASH
-    interval = ", no interval" if claim.ci95 is None else " [{:+.2f}, {:+.2f}]".format(*claim.ci95)
-    return f"{claim.difference:+.2f}{unit}{interval}"
+    interval = ", no interval" if shown.ci95 is None else " [{:+.2f}, {:+.2f}]".format(*shown.ci95)
+    return f"{shown.difference:+.2f}{unit}{interval}"
+
+
+def show_result(one: Comparison) -> str:
+    """Returns ``above 0.5``, ``below 0``, ``undecided`` or ``saturated``."""
+    return f"{one.result} {one.threshold:g}" if one.result in (ABOVE, BELOW) else one.result
+
+
+def show_p(one: Comparison) -> str:
+    """Returns the corrected p-value."""
+    if one.p is None:
+        return DASH
+    return "< 0.001" if one.p < 0.001 else f"{one.p:.3f}"
+
+
+def show_seeds(one: Comparison) -> str:
+    """Returns the seeds of both sides, and how they were compared."""
+    return f"{one.seeds[0]} and {one.seeds[1]}{', paired' if one.paired else ''}"
+
+
+def comparison_row(one: Comparison) -> list[str]:
+    """Returns one comparison by COMPARISON_HEADINGS."""
+    names = [one.network, one.baseline]
+    return [*names, show_difference(one), show_result(one), show_p(one), show_seeds(one)]
+
+
+def _aligned(rows: Sequence[Sequence[str]], indent: int) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [" " * indent + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _row(shown: Sequence[str]) -> str:
+    return "| " + " | ".join(s.replace("|", "\\|") for s in shown) + " |"

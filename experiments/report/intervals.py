@@ -1,0 +1,184 @@
+"""How sure a difference between two networks is: docs/statistics.md has every formula.
+
+Nothing here knows a network or a claim. Errors are in percent and differences in percentage
+points, as everywhere in a report; `alpha` is a share (0.05 for a 95 % interval).
+"""
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.optimize
+import scipy.stats
+
+ALPHA = 0.05  # the chance that a family of comparisons gives any wrong finding
+MISSED = 0.2  # the chance of deciding nothing that the estimated number of seeds leaves
+MOST_SEEDS = 1000  # the estimate stops there
+LEAST_P = 1e-12  # smaller p-values are given as this
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One error per seed, in percent, and the number of examples in which they were counted."""
+
+    errors: Mapping[int, float]
+    examples: float  # over all seeds
+    diverged: frozenset[int] = frozenset()  # seeds whose error stands for a divergence
+
+    @property
+    def values(self) -> list[float]:
+        """The errors, by seed."""
+        return [self.errors[seed] for seed in sorted(self.errors)]
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds, in percent."""
+        return float(np.mean(self.values))
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """mean(a) - mean(b) of two samples, reduced to what its interval depends on."""
+
+    means: tuple[float, float]
+    variances: tuple[float, ...]  # of one seed: per side, or of the difference within a pair
+    seeds: tuple[int, int]
+    observations: tuple[float, float]  # in which errors were counted: examples, or seeds
+
+    @classmethod
+    def of(cls, a: Sample, b: Sample) -> "Difference":
+        """Compares two samples; if both hold the same seeds, pair by pair.
+
+        Raises:
+          ValueError: a side has fewer than two seeds, so its variance is unknown.
+        """
+        seeds = (len(a.errors), len(b.errors))
+        if min(seeds) < 2:
+            raise ValueError("an interval needs two seeds on each side")
+        # A seed that diverged is one event, however many examples it was to see. If there is one,
+        # it may happen on the other side as well: seeds are then counted on both.
+        counted = seeds if a.diverged or b.diverged else (a.examples, b.examples)
+        if a.errors.keys() == b.errors.keys():
+            compared = [np.subtract(a.values, b.values)]
+        else:
+            compared = [np.array(a.values), np.array(b.values)]
+        variances = tuple(float(np.var(values, ddof=1)) for values in compared)
+        return cls((a.mean, b.mean), variances, seeds, counted)
+
+    @property
+    def paired(self) -> bool:
+        """Whether the seeds were compared pair by pair."""
+        return len(self.variances) == 1
+
+    @property
+    def value(self) -> float:
+        """The difference of the means."""
+        return self.means[0] - self.means[1]
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """Returns the ends of the interval at level 1 - alpha.
+
+        At each end it is the wider of two: the t interval over seeds (paired, or Welch's), and the
+        interval that counting alone gives, which is the measure's resolution.
+        """
+        spread = self._spread(alpha)
+        one, other = (
+            proportion_interval(mean / 100, count, alpha)
+            for mean, count in zip(self.means, self.observations, strict=True)
+        )
+        p, q = (mean / 100 for mean in self.means)
+        down = 100 * math.hypot(p - one[0], other[1] - q)
+        up = 100 * math.hypot(one[1] - p, q - other[0])
+        return self.value - max(spread, down), self.value + max(spread, up)
+
+    def p_value(self, null: float) -> float:
+        """Returns the smallest alpha whose interval excludes `null`, at least LEAST_P."""
+
+        def gap(exponent: float) -> float:
+            low, high = self.interval(10**exponent)
+            return max(low - null, null - high)
+
+        least = math.log10(LEAST_P)
+        if gap(least) > 0:
+            return LEAST_P
+        if gap(0) <= 0:
+            return 1.0
+        return float(10 ** scipy.optimize.brentq(gap, least, 0))
+
+    def seeds_to_exclude(self, null: float, alpha: float) -> int | None:
+        """Returns how many seeds per side would probably exclude `null`, at these figures.
+
+        Means, variances and observations per seed are taken as they are. The interval must then
+        exclude `null` with probability 1 - MISSED. None: more than MOST_SEEDS.
+        """
+
+        def enough(seeds: int) -> bool:
+            more = self._with_seeds(seeds)
+            arms = [
+                self.value - low if self.value > null else high - self.value
+                for low, high in (more.interval(alpha), more.interval(2 * MISSED))
+            ]
+            return sum(arms) < abs(self.value - null)
+
+        found = bisect.bisect_left(range(2, MOST_SEEDS + 1), True, key=enough) + 2
+        return found if found <= MOST_SEEDS else None
+
+    def _spread(self, alpha: float) -> float:
+        """Returns half the width of the t interval over seeds."""
+        sizes = self.seeds[: len(self.variances)]
+        parts = [variance / n for variance, n in zip(self.variances, sizes, strict=True)]
+        if sum(parts) == 0:
+            return 0.0
+        # Welch and Satterthwaite's degrees of freedom; n - 1 for pairs.
+        freedom = sum(parts) ** 2 / sum(p**2 / (n - 1) for p, n in zip(parts, sizes, strict=True))
+        return float(scipy.stats.t.ppf(1 - alpha / 2, freedom)) * math.sqrt(sum(parts))
+
+    def _with_seeds(self, seeds: int) -> "Difference":
+        scaled = [count * seeds / n for count, n in zip(self.observations, self.seeds, strict=True)]
+        return dataclasses.replace(self, seeds=(seeds, seeds), observations=(scaled[0], scaled[1]))
+
+
+def proportion_interval(share: float, count: float, alpha: float) -> tuple[float, float]:
+    """Returns Clopper and Pearson's exact interval for a share of `count` observations.
+
+    Each tail has alpha / 2, at 0 and at 1 as well. The number of errors, share * count, need not
+    be whole: a mean over steps weights the first logged row of its window.
+    """
+    errors = min(share * count, count)
+    low = scipy.stats.beta.ppf(alpha / 2, errors, count - errors + 1) if errors > 0 else 0.0
+    high = scipy.stats.beta.ppf(1 - alpha / 2, errors + 1, count - errors) if errors < count else 1
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float], alpha: float = ALPHA) -> tuple[list[float], list[float]]:
+    """Returns Holm's adjusted p-values, and for each comparison the alpha that it is tested at.
+
+    The comparison of rank k among m is tested at alpha / (m - k + 1) until one fails; all later
+    ones then have the alpha of the first that failed. So a comparison is significant if and only
+    if its own p-value is at most its own alpha.
+    """
+    m = len(p_values)
+    adjusted, alphas = [0.0] * m, [0.0] * m
+    running, divisor, failed = 0.0, m, False
+    for rank, place in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (m - rank) * p_values[place]))
+        adjusted[place] = running
+        divisor = divisor if failed else m - rank
+        alphas[place] = alpha / divisor
+        failed = failed or p_values[place] > alphas[place]
+    return adjusted, alphas
+
+
+def correct(differences: Sequence[Difference], null: float) -> tuple[list[float], list[float]]:
+    """Returns the p-value and the alpha of each comparison of a family against `null`.
+
+    That *some* difference lies above (or below) `null` is found by searching, so it needs Holm's
+    correction. That *every* difference lies below needs none (an intersection-union test: the
+    hardest comparison alone must pass at ALPHA).
+    """
+    p_values = [difference.p_value(null) for difference in differences]
+    if all(difference.interval(ALPHA)[1] <= null for difference in differences):
+        return p_values, [ALPHA] * len(differences)
+    return holm(p_values)
