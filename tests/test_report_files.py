@@ -171,6 +171,9 @@ def test_what_diverged_and_what_is_saturated_is_said_in_every_form(tmp_path, cap
         assert "0 of 2" in text
         assert "saturated: both are at 0 %" in text
     assert "this task cannot tell them apart" in texts[2]
+    assert "resnet-56-A: 2 of 2 seeds diverged" in svg_texts(tmp_path / "out" / "depth.svg")
+    assert r"\u003e2 of 2 seeds diverged" in texts[2]
+    assert "A cross at the top" in texts[2]
     cells = strict(tmp_path / "out" / "summary.json")["cells"]
     assert [cell["diverged"] for cell in cells] == [0, 0, 0, 2]
 

@@ -29,6 +29,7 @@ MEASURES: dict[str, Measure] = {
 }
 CURVES_WIDTH = 10.5  # inches
 LOG_DEPTHS = 12  # a deepest net this many times the shallowest (20 and 1202) needs a log axis
+CROSS_STEP = 0.06  # of the axis, between the crosses of two kinds of net that diverged at one depth
 STYLE: dict[Any, Any] = {  # matplotlib types each key as one of its 300 literals
     "font.size": 10,
     "axes.spines.top": False,
@@ -100,6 +101,24 @@ def published_points(group: Group, split: str) -> list[tuple[Cell, paper.Publish
     """Returns the paper's numbers on a split, for the cells of the group."""
     found = [(cell, paper.published(cell)) for cell in group.cells]
     return [(cell, number) for cell, number in found if number and number.split == split]
+
+
+def diverged_points(group: Group) -> list[tuple[Cell, float, str]]:
+    """Returns the cells of which seeds diverged, a height near the top of the axis, and how many.
+
+    No mean shows these seeds. At 100 % they would press everything else to the bottom.
+    """
+    gone = [cell for cell in group.cells if cell.diverged]
+    rank = {cell.name: sum(c.depth == cell.depth for c in gone[:i]) for i, cell in enumerate(gone)}
+    top = depth_top(group)
+    return [
+        (
+            cell,
+            top * (1 - CROSS_STEP * rank[cell.name]),
+            f"{len(cell.diverged)} of {len(cell.replicates)} seeds diverged",
+        )
+        for cell in gone
+    ]
 
 
 def kind_name(shortcut: str, group: Group) -> str:
@@ -244,6 +263,17 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
                 mec=KIND_COLOURS[shortcut],
                 label=f"paper, {kind_name(shortcut, group)}",
             )
+    for cell, height, words in diverged_points(group):
+        ax.plot(
+            cell.depth,
+            height,
+            ls="none",
+            marker="x",
+            mew=2,
+            color=KIND_COLOURS[cell.shortcut],
+            clip_on=False,
+            label=f"{cell.name}: {words}",
+        )
     if log_depths(group):
         ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(group.depths))

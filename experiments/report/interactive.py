@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from experiments.report import curves, figures
+from experiments.report.cells import Cell
 from experiments.report.groups import Group
 
 DECIMALS = 3  # of percentages in the page; a pixel is far coarser
@@ -103,6 +104,8 @@ def depth_panels(group: Group) -> list[Panel]:
                 )
             )
             entries.append(Entry("paper", "", "paper (hollow diamonds)", "", "#606060", 0.0, "A"))
+        if gone := figures.diverged_points(group):
+            figure.add_trace(_diverged_trace(gone))
         empty = "" if entries else "no completed run"
         panels.append(Panel(f"{name.capitalize()} error", figure, entries, empty))
     return panels
@@ -166,6 +169,20 @@ def _depth_trace(line: figures.DepthLine, name: str) -> go.Scatter:
         ),
         cliponaxis=False,  # a marker at 0 % is drawn whole
         meta=line.shortcut,
+    )
+
+
+def _diverged_trace(gone: Sequence[tuple[Cell, float, str]]) -> go.Scatter:
+    colours = [figures.KIND_COLOURS[cell.shortcut] for cell, _, _ in gone]
+    return go.Scatter(
+        x=[cell.depth for cell, _, _ in gone],
+        y=[height for _, height, _ in gone],
+        text=[f"<b>{cell.name}</b><br>{words}" for cell, _, words in gone],
+        mode="markers",
+        marker={"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": colours}},
+        hovertemplate="%{text}<extra></extra>",
+        cliponaxis=False,
+        meta="diverged",
     )
 
 

@@ -124,6 +124,8 @@ def _group(group: Group, window: int, number: int) -> str:
         for split in ("train", "validation", "test")
         if group.facts.get(split) is not None
     )
+    diverged = any(cell.diverged for cell in group.cells)
+    crosses = " A cross at the top: seeds that diverged, in no mean." if diverged else ""
     depth = interactive.depth_panels(group)
     entries = list({entry.curve: entry for panel in depth for entry in panel.entries}.values())
     return "\n".join(
@@ -149,7 +151,7 @@ def _group(group: Group, window: int, number: int) -> str:
             "<h3>Final error against depth</h3>",
             _note(group),
             '<p class="note">Completed networks; error bars are ±&nbsp;1 standard deviation '
-            "over replicates.</p>",
+            f"over replicates.{crosses}</p>",
             f'<div class="figure depth" data-link="xaxis yaxis">{_flat_legend(entries)}'
             '<div class="panels">',
             *[_panel(p, f"depth-{number}-{i}", legend=False) for i, p in enumerate(depth)],
