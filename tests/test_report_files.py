@@ -26,6 +26,7 @@ from configs import (
 from experiments import compare, study
 from experiments.report import curves, paper, table
 from resnet_jax import settings
+from resnet_jax.errors import UserError
 from tests import report_fixture as fixture
 from tests import tiny
 
@@ -465,11 +466,10 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, wor
     monkeypatch.chdir(tmp_path)
     fixture.write(tmp_path / "run", fixture.flat(1.0))
     (tmp_path / "empty").mkdir()
-    assert compare.main(arguments) == 2
-    said = capsys.readouterr()
-    assert words in said.err
-    assert len(said.err.splitlines()) == 1
-    assert said.out == ""
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        compare.main(arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    assert capsys.readouterr().out == ""
 
 
 def program(*arguments):
