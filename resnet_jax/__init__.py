@@ -1,14 +1,42 @@
 """ResNets and their plain twins in JAX/Flax, and how to train them."""
 
+import importlib.util
+import mmap
 import os
+import pathlib
+import re
 from importlib import metadata
 
-# jaxlib 0.10.2 gives sums and products on a CPU to a library that gets some wrong, and dies of some
-# (jax issues 39103 and 39257, found after its release). Without it they are right: up to 5e-6 where
-# XLA sums in float32 one by one. Newer versions need Python 3.12; 0.10.1 writes pages to the log
-# for every program that it finds in a cache. XLA reads its flags when it is first used, and dies of
-# one that it does not know.
-_FUSIONS = "--xla_cpu_experimental_ynn_fusion_type"
-_flags = os.environ.get("XLA_FLAGS", "")
-if metadata.version("jaxlib") == "0.10.2" and _FUSIONS not in _flags:
-    os.environ["XLA_FLAGS"] = f"{_flags} {_FUSIONS}=".strip()
+# From jaxlib 0.10.2 on, XLA gives sums and products on a CPU to a library, YNN, that in 0.10.2 got
+# some wrong and died of some (jax issues 39103, 39257 and 40412). 0.12 has these mended; YNN stays
+# off there so that a network's sums do not depend on the version. Without it they are right: up to
+# 5e-6 where XLA sums in float32 one by one. (0.11 needs Python 3.12; 0.10.1 writes pages to the log
+# for every program that it finds in a cache.)
+_PINNED, _SINCE = "0.10.2", (0, 10, 2)
+_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+
+
+def _is_known_to_xla(flag: str) -> bool:
+    """Whether a flag's name is in jaxlib's libraries; XLA dies of one that it does not know."""
+    spec = importlib.util.find_spec("jaxlib")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for path in (p for p in pathlib.Path(folder).iterdir() if p.suffix in (".so", ".dylib")):
+            with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                if text.find(flag.encode()) >= 0:
+                    return True
+    return False
+
+
+def _without_ynn(flags: str, version: str) -> str:
+    """Returns XLA_FLAGS with YNN switched off, unless they say something about it themselves."""
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if _FUSIONS in flags or numbers < _SINCE:
+        return flags
+    if version != _PINNED and not _is_known_to_xla(_FUSIONS):
+        return flags
+    return f"{flags} --{_FUSIONS}=".strip()
+
+
+# XLA reads its flags when it is first used.
+if _flags := _without_ynn(os.environ.get("XLA_FLAGS", ""), metadata.version("jaxlib")):
+    os.environ["XLA_FLAGS"] = _flags

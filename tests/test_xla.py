@@ -9,8 +9,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
+import resnet_jax
 from resnet_jax import normalization, rectifier
 from resnet_jax.architectures import Architecture
 from resnet_jax.resnet import ResNet
@@ -42,6 +44,23 @@ def test_flags_of_the_user_stay():
     assert flags(theirs) == [theirs, ours]
     assert flags(f"{ours}dot") == [f"{ours}dot"]
     assert flags(ours) == [ours]
+
+
+@pytest.mark.parametrize(
+    ("version", "is_off"),
+    [("0.9.2", False), ("0.10.1", False), ("0.10.2", True), ("0.11.0", True), ("0.12.0.1", True),
+     ("1.0", True)],
+)  # fmt: skip
+def test_ynn_is_switched_off_in_every_version_that_has_it(version, is_off):
+    off = "--xla_cpu_experimental_ynn_fusion_type="
+    assert resnet_jax._without_ynn("", version) == (off if is_off else "")
+
+
+def test_a_flag_that_a_newer_compiler_lacks_is_not_given(monkeypatch):
+    """It would die of it."""
+    assert not resnet_jax._is_known_to_xla("xla_cpu_no_such_flag")
+    monkeypatch.setattr(resnet_jax, "_FUSIONS", "xla_cpu_no_such_flag")
+    assert resnet_jax._without_ynn("--xla_foo=1", "0.13.0") == "--xla_foo=1"
 
 
 def most_fused(depth):
