@@ -4,9 +4,10 @@
 
 The copy has the same pictures in the same order, so the same step of a run sees the same ones:
 train with --config.data.dir=SMALL. Pictures whose short side is longer are reduced to it and
-compressed anew; the others stay as they are, byte by byte. Every picture is decoded once, strictly:
-those that cannot be, or that libjpeg finds something wrong with, are named. The same command goes
-on where it was stopped.
+compressed anew, and so are those that are not RGB JPEGs; the others stay as they are, byte by byte,
+as do those too long for a JPEG. Every picture is decoded once, strictly: those that cannot be, or
+that libjpeg finds something wrong with, are named. A record that cannot be read, or whose label is
+not one of the set's, stops the program. The same command resumes where it was stopped.
 """
 
 import dataclasses

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,6 +80,35 @@ def test_what_is_wrong_inside_is_said():
     assert jpeg.decode(lacking).shape == (70, 90, 3)
     assert "Corrupt JPEG data" in jpeg.doubt(lacking)
     assert "Premature end" in jpeg.doubt(KINDS["4:4:4"][:-2])
+
+
+DEEP = np.arange(70 * 90, dtype=np.uint32).reshape(70, 90).astype(np.uint16) * 10
+
+
+def deep(kind, image=DEEP):
+    """A picture of more than 8 bits a pixel, as Pillow writes it."""
+    written = io.BytesIO()
+    Image.fromarray(image).save(written, kind)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [deep("PNG"), deep("TIFF"), deep("TIFF", DEEP.astype(">u2")), deep("PPM")],
+    ids=["PNG", "TIFF", "big-endian TIFF", "PGM"],
+)
+def test_of_16_bits_of_grey_the_upper_8_are_kept_as_of_colours(encoded):
+    colour = cv2.imencode(".png", np.stack([DEEP] * 3, axis=-1))[1].tobytes()
+    wanted = jpeg.decode(colour)
+    assert len(np.unique(wanted)) > 200
+    np.testing.assert_array_equal(jpeg.decode(encoded), wanted)
+    np.testing.assert_array_equal(wanted[..., 0], DEEP >> 8)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_numbers_of_32_bits_are_not_guessed_at(dtype):
+    with pytest.raises(jpeg.UnreadableError, match="range is not known"):
+        jpeg.decode(deep("TIFF", DEEP.astype(dtype)))
 
 
 def test_what_is_an_rgb_jpeg():

@@ -1,6 +1,7 @@
 """What an evaluation sees of full-size pictures, and what it makes of the views."""
 
 import collections
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,46 @@ def test_whole_pictures_at_every_scale():
     long = np.arange(900, dtype=np.uint16)[None, :, None] * np.ones((100, 1, 3)) / 4
     (small, _) = whole.cut(long.astype(np.uint8), whole.bucket(100, 900))
     assert abs(small[0, 16, 0, 0] + float(small[0, 16, -1, 0]) - 224) <= 2
+
+
+def long_picture(height, width):
+    """Its colour rises evenly from one end to the other."""
+    ramp = np.linspace(0, 255, max(height, width)).astype(np.uint8)
+    along = ramp[None, :, None] if width > height else ramp[:, None, None]
+    return np.broadcast_to(along, (height, width, 3))
+
+
+LONG = (views.Crops(True, 224, 256, "bilinear"), views.Whole((224, 640), "bilinear"))
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (2, 20_000), (1, 65_000)])
+@pytest.mark.parametrize("view", LONG, ids=["ten_crop", "fully_convolutional"])
+def test_a_very_long_picture_takes_no_more_memory_than_another(view, size):
+    image, bucket = long_picture(*size), view.bucket(*size)
+    tracemalloc.start()
+    cut = view.cut(image, bucket)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6
+    assert [group.shape for group in cut] == [(*shape, 3) for shape in view.shapes(bucket)]
+    middle, *ends = cut[0]
+    assert abs(middle.mean() - 127) < 4
+    if ends:  # the corners: two at one end of the picture, two at the other
+        assert sorted(round(end.mean() / 255) for end in ends) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("size", [(50, 450), (450, 50)])
+def test_a_long_picture_is_cut_as_it_would_be_once_resized(size, monkeypatch):
+    image = pictures.paint(3, *size)
+    for view in LONG:
+        bucket = view.bucket(*size)
+        cut = view.cut(image, bucket)
+        with monkeypatch.context() as patch:
+            patch.setattr(views, "_LONG", 10)
+            wanted = view.cut(image, bucket)
+        for one, other in zip(cut, wanted, strict=True):
+            difference = np.abs(one.astype(int) - other)
+            assert 0 < difference.mean() < 2  # half a pixel of 50, once enlarged to 640
 
 
 def test_predictions_of_all_views_are_averaged():

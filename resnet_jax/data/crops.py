@@ -65,6 +65,23 @@ def draw(seed: int, purpose: int, step: int, batch_size: int, draws: int) -> np.
     return stream(purpose, seed, step).random((batch_size, draws))
 
 
+def source_of(length: int, resized: int, start: int, size: int) -> tuple[int, int]:
+    """Returns where `size` pixels from `start` on of a resized side come from in the picture.
+
+    Args:
+      length: of the picture's side, in pixels.
+      resized: the same side's length once it is resized.
+      start: in the resized side.
+      size: in the resized side.
+
+    Returns:
+      (first pixel, how many), at least one.
+    """
+    first = min(length - 1, round(start * length / resized))
+    last = round((start + size) * length / resized)
+    return first, max(1, last - first)
+
+
 def _scaled(height: int, width: int, u: Sequence[float], size: int, low: int, high: int) -> Box:
     """Section 3.4: the short side is resized to a length from [low, high], then `size` is cut out.
 
@@ -74,10 +91,7 @@ def _scaled(height: int, width: int, u: Sequence[float], size: int, low: int, hi
     sides = []
     for length, uniform in ((height, u[1]), (width, u[2])):
         resized = max(size, round(length / scale))
-        start = int(uniform * (resized - size + 1))
-        first = min(length - 1, round(start * length / resized))
-        last = round((start + size) * length / resized)
-        sides.append((first, max(1, last - first)))
+        sides.append(source_of(length, resized, int(uniform * (resized - size + 1)), size))
     (top, box_height), (left, box_width) = sides
     return Box(top, left, box_height, box_width)
 

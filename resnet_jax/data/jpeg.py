@@ -81,7 +81,8 @@ def doubt(encoded: bytes) -> str:
 def decode(encoded: bytes, choose: Callable[[int, int], Box] | None = None) -> np.ndarray:
     """Decodes a picture, or the box of it that `choose(height, width)` names.
 
-    Grey and CMYK pictures become RGB; other formats than JPEG are read, too.
+    Grey and CMYK pictures become RGB, of 16 bits the upper 8 are kept; other formats than JPEG are
+    read, too.
 
     Returns:
       uint8 (H, W, 3).
@@ -102,7 +103,7 @@ def decode(encoded: bytes, choose: Callable[[int, int], Box] | None = None) -> n
             return np.asarray(decoded)
     with _open(encoded) as image:
         try:
-            whole = np.asarray(image.convert("RGB"))
+            whole = _to_rgb(image)
         except (OSError, SyntaxError, ValueError) as e:
             raise UnreadableError(str(e)) from e
     if choose is None:
@@ -138,6 +139,17 @@ def _open(encoded: bytes) -> Image.Image:
         raise UnreadableError("it is not a picture in any known format") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise UnreadableError(str(e)) from e
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Returns a picture that Pillow has opened, uint8 (H, W, 3); raises UnreadableError."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Pillow's convert() would clip at 255. Of 16 bits a colour it keeps the upper byte itself.
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise UnreadableError("its pixels are numbers of 32 bits, whose range is not known")
+    return np.asarray(image.convert("RGB"))
 
 
 def _make_decoder() -> tuple[Any, Any]:

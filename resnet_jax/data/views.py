@@ -4,6 +4,7 @@ Pictures whose views have the same shapes share a bucket, and so a batch and a c
 """
 
 import dataclasses
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -11,9 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.data import jpeg
+from resnet_jax.data.crops import source_of
 
 # Fully convolutional: the stride of the whole network, and the shapes of pictures told apart.
 _STRIDE = 32
+_LONG = 8  # long side over short, from which a picture is cut before it is resized
 _ASPECTS = tuple(Fraction(a, 12) for a in (12, 14, 16, 18, 20, 24))  # long side over short
 
 
@@ -76,17 +79,13 @@ class Crops:
         """Resizes and cuts."""
         height, width = image.shape[:2]
         short = min(height, width)
-        resized = jpeg.resize(
-            image,
-            round(height * self.short_side / short),
-            round(width * self.short_side / short),
-            self.resample,
-        )
-        bottom, right = (length - self.size for length in resized.shape[:2])
+        resized = round(height * self.short_side / short), round(width * self.short_side / short)
+        bottom, right = (length - self.size for length in resized)
         corners = [(round(bottom / 2), round(right / 2))]
         if self.ten:
             corners += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-        return [np.stack([_square(resized, corner, self.size) for corner in corners])]
+        size = self.size, self.size
+        return [np.stack(_parts(image, resized, size, corners, self.resample))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,20 +129,33 @@ class Whole:
             self.shapes(bucket), self.scales, strict=True
         ):
             scale = short / min(height, width)
-            resized = jpeg.resize(
-                image,
-                max(keep_height, round(height * scale)),
-                max(keep_width, round(width * scale)),
-                self.resample,
-            )
-            top, left = (
-                (resized.shape[0] - keep_height) // 2,
-                (resized.shape[1] - keep_width) // 2,
-            )
-            views.append(resized[None, top : top + keep_height, left : left + keep_width])
+            resized = max(keep_height, round(height * scale)), max(keep_width, round(width * scale))
+            corner = (resized[0] - keep_height) // 2, (resized[1] - keep_width) // 2
+            (part,) = _parts(image, resized, (keep_height, keep_width), [corner], self.resample)
+            views.append(part[None])
         return views
 
 
-def _square(image: np.ndarray, corner: tuple[int, int], size: int) -> np.ndarray:
-    top, left = corner
-    return image[top : top + size, left : left + size]
+def _parts(
+    image: np.ndarray,
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    corners: Sequence[tuple[int, int]],
+    resample: str,
+) -> list[np.ndarray]:
+    """Resizes a picture to (height, width), and cuts a part of `size` out at each (top, left).
+
+    A very long picture is cut first, for 1 x 2,000 pixels would become 640 x 1,280,000. Each part
+    is then resized from the pixels that it comes from, in whole pixels, as training crops are.
+    """
+    if max(resized) <= _LONG * min(resized):
+        whole = jpeg.resize(image, *resized, resample)
+        return [whole[top : top + size[0], left : left + size[1]] for top, left in corners]
+    parts = []
+    for corner in corners:
+        rows, columns = (
+            slice(first, first + count)
+            for first, count in map(source_of, image.shape[:2], resized, corner, size)
+        )
+        parts.append(jpeg.resize(image[rows, columns], *size, resample))
+    return parts
