@@ -202,7 +202,10 @@ class Records:
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
-    content = runs.read_json(path)
+    try:
+        content = runs.read_json(path)
+    except UserError as e:
+        raise UserError(f"{e} {_AGAIN.capitalize()}.") from e
     if not content or not isinstance(content, dict):
         raise UserError(f"{path} is missing or holds no JSON object; {_AGAIN}.")
     return content
