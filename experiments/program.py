@@ -5,8 +5,8 @@ mistake; 42 stopped by a signal with everything saved, so that a scheduler start
 of resnet_jax; 130 interrupted a second time, while it saved.
 """
 
+import contextlib
 import logging as python_logging
-import os
 import pathlib
 import platform
 import shlex
@@ -126,8 +126,12 @@ def _folders() -> list[str | None]:
 
     None stands for the temporary one.
     """
-    workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
-    return [workdir, None] if workdir and os.path.isdir(workdir) else [None]
+    with contextlib.suppress(UserError, OSError):
+        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+        folder = storage.locate(workdir) if workdir else None
+        if folder is not None and not storage.is_bucket(folder) and folder.is_dir():
+            return [str(folder), None]
+    return [None]
 
 
 def _fail(message: str, code: int) -> None:
