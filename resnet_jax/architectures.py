@@ -6,7 +6,9 @@ Data only. Nothing else in the project knows what a depth is made of.
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from resnet_jax.errors import UserError, check_choice
+from resnet_jax.errors import Range, UserError, check_choice
+
+EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block over its 3x3's filters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,17 @@ class Architecture:
     block: str
     stage_sizes: tuple[int, ...]
     filters: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Raises UserError if the block is not known or a stage lacks its filters."""
+        check_choice("block", self.block, EXPANSION)
+        if len(self.stage_sizes) != len(self.filters):
+            raise UserError(
+                f"stage_sizes={self.stage_sizes} and filters={self.filters} differ in length; "
+                "allowed is one number of each per stage."
+            )
+        for number in (*self.stage_sizes, *self.filters):
+            Range(1, whole=True).check("stage_sizes or filters", number)
 
 
 _IMAGENET_FILTERS = (64, 128, 256, 512)
@@ -74,4 +87,5 @@ def architecture(family: str, depth: int) -> Architecture:
       UserError: the family does not have this depth; the sentence names its neighbours.
     """
     check_choice("model.family", family, FAMILIES)
+    Range(1, whole=True).check("model.depth", depth)
     return FAMILIES[family](depth)

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from resnet_jax.architectures import EXPANSION
+from resnet_jax.errors import Range, check_choice
 from resnet_jax.rectifier import relu_of_sum
 
 SHORTCUTS = ("none", "A", "B", "C")  # section 3.3; "none" is the plain net
 CONVOLVED = "convolved"  # the output of a block's convolution, by jax.ad_checkpoint's name
-EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block over its 3x3's filters
+BOTTLENECK_STRIDES = ("v1", "v1.5")  # on the first 1x1 (the paper) | on the 3x3
 
 Layer = Callable[..., Callable[[jax.Array], jax.Array]]
 
@@ -40,6 +42,7 @@ def shortcut(
       conv: makes a projection.
       norm: makes the BatchNorm after a projection; None where there is none (pre-activation).
     """
+    check_choice("kind", kind, SHORTCUTS)
     if kind == "none":
         return None
     shape_changes = stride != 1 or x_BHWC.shape[-1] != channels
@@ -82,6 +85,15 @@ class Block(nn.Module):
     conv: Layer
     norm: Layer
     last_scale_init: Any
+
+    def __post_init__(self) -> None:
+        """Raises UserError if a name is not known or a number is out of range."""
+        check_choice("kind", self.kind, EXPANSION)
+        check_choice("shortcut_kind", self.shortcut_kind, SHORTCUTS)
+        check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
+        Range(1, whole=True).check("filters", self.filters)
+        Range(1, whole=True).check("stride", self.stride)
+        super().__post_init__()
 
     def _convolutions(self) -> list[tuple[int, int, int]]:
         """Returns (filters, kernel size, stride) of each convolution on the branch."""

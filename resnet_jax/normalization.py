@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from resnet_jax.errors import Range
 from resnet_jax.rectifier import relu
 
 # Exact moments of one batch, asked for with mutable=["moments"]: see step.make_moments_step.
@@ -47,6 +48,13 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
     rectify: bool = False
     scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+
+    def __post_init__(self) -> None:
+        """Raises UserError if a number is out of range."""
+        Range(0, whole=True).check("group", self.group)
+        Range(0, 1, below=True).check("momentum", self.momentum)
+        Range(0).check("epsilon", self.epsilon)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:

@@ -10,8 +10,9 @@ from flax import linen as nn
 
 from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture, architecture
-from resnet_jax.blocks import CONVOLVED, Block
+from resnet_jax.blocks import BOTTLENECK_STRIDES, CONVOLVED, SHORTCUTS, Block
 from resnet_jax.convolution import by_patches, grouped, one_by_one
+from resnet_jax.errors import Range, UserError, check_choice
 from resnet_jax.normalization import MOMENTS_OF_GROUPS, BatchNorm
 from resnet_jax.pooling import max_pool
 
@@ -19,6 +20,7 @@ from resnet_jax.pooling import max_pool
 # Not variance_scaling's truncated normal, whose tails are cut.
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
+STEMS = ("cifar", "imagenet")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
@@ -67,6 +69,23 @@ class ResNet(nn.Module):
     space_to_depth: bool = False
     remat: tuple[int, ...] = ()
     convolution: str = "xla"
+
+    def __post_init__(self) -> None:
+        """Raises UserError if a field is not one of those above."""
+        if not isinstance(self.arch, Architecture):
+            raise UserError(
+                f"arch={self.arch!r} is not an Architecture; look one up by its depth, as in "
+                'ResNet(architecture("imagenet", 50), num_classes=1000).'
+            )
+        check_choice("shortcut", self.shortcut, SHORTCUTS)
+        check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
+        check_choice("stem", self.stem, STEMS)
+        check_choice("convolution", self.convolution, CONVOLUTIONS)
+        Range(1, whole=True).check("num_classes", self.num_classes)
+        Range(0, above=True).check("width", self.width)
+        Range(0, whole=True).check("bn_group", self.bn_group)
+        Range(0, 1, below=True).check("bn_momentum", self.bn_momentum)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:

@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.errors import Range, check_choice
+
+MEANS = ("pixel", "channel", "none")
+
 
 class Normalization(flax.struct.PyTreeNode):
     """What is taken off pixels and what they are divided by, float32, broadcast to (B, H, W, C)."""
@@ -27,6 +31,7 @@ def fit_normalization(images: np.ndarray, mean: str, std: bool) -> Normalization
       mean: "pixel" (one mean for each pixel and channel, as the paper), "channel" or "none".
       std: whether to divide by each channel's standard deviation.
     """
+    check_choice("mean", mean, MEANS)
     height, width, channels = images.shape[1:]
     # In pieces of exact integers: a float64 copy of CIFAR-10 would take 1.2 GB.
     total = images.sum(axis=0, dtype=np.int64)
@@ -81,6 +86,10 @@ class Augmentation:
     flip: bool
     color: bool = False
     std: jax.Array | np.ndarray | float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError if `pad` is out of range."""
+        Range(0, whole=True).check("pad", self.pad)
 
     def draw(self, key: jax.Array, batch: int) -> Draws:
         """Draws a batch's augmentation; an image's depends on `key` and its row."""

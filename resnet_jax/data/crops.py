@@ -14,7 +14,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.data.order import stream
+from resnet_jax.errors import check_choice
 
+CROPS = ("scale", "random_resized")
 _ATTEMPTS = 10  # at a random area and aspect that fit, as everybody's random resized crop
 _PER_ATTEMPT = 4
 
@@ -43,6 +45,7 @@ class Crop:
 
 def make_crop(config: ConfigDict) -> Crop:
     """Returns the crop of a resolved config's `data` section."""
+    check_choice("data.crop", config.crop, CROPS)
     if config.crop == "scale":
         low, high = config.scales
         return Crop(3, lambda h, w, u: _scaled(h, w, u, config.image_size, low, high))

@@ -12,7 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.data import jpeg
+from resnet_jax.data.check import VIEWS
 from resnet_jax.data.crops import source_of
+from resnet_jax.errors import check_choice
 
 # Fully convolutional: the stride of the whole network, and the shapes of pictures told apart.
 _STRIDE = 32
@@ -43,6 +45,7 @@ class Views(Protocol):
 
 def make_views(name: str, data: ConfigDict, evaluation: ConfigDict) -> Views:
     """Returns the views that a resolved config calls by `name`."""
+    check_choice("view", name, VIEWS)
     if name == "fully_convolutional":
         return Whole(tuple(evaluation.scales), data.resample)
     return Crops(name == "ten_crop", data.image_size, evaluation.short_side, data.resample)
