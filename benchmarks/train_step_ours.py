@@ -112,7 +112,8 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any,
     """
     mesh = meshes.make_mesh(config.replicates, devices=[device])
     shape = sources.image_shape(config.data)
-    mean, std = np.zeros((1, *shape), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
+    of_mean = shape if config.data.mean == "pixel" else (1, 1, shape[-1])
+    mean, std = np.zeros((1, *of_mean), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
 
     def of(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

@@ -21,7 +21,7 @@ from resnet_jax import storage
 from resnet_jax.disk_checkpoints import INVENTORY, DiskCheckpoints, OtherStateError, all_damaged
 from resnet_jax.distributed import fetch, from_primary, is_primary, of_all
 from resnet_jax.errors import RunError
-from resnet_jax.state import TrainState
+from resnet_jax.state import S, TrainState, Variables
 
 
 class BucketCheckpoints:
@@ -48,22 +48,21 @@ class BucketCheckpoints:
         self._local.__exit__(kind, *error)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def save(self, step: int, state: TrainState, tested: Any = None) -> None:
+    def save(self, step: int, saved: TrainState | Variables) -> None:
         """See Checkpoints."""
         from_primary(self._uploaded)
-        host = fetch((state, tested))
+        host = fetch(saved)
         if not is_primary() or step in self._whole():
             return
         # On a CPU this is the device's own memory: JAX then does not donate it to the next step.
-        state, tested = host
-        self._local.save(step, state, tested)
+        self._local.save(step, host)
         self._upload = self._uploader.submit(self._send, step)
 
     def wait(self) -> None:
         """See Checkpoints."""
         from_primary(self._uploaded)
 
-    def restore(self, like: TrainState) -> TrainState | None:
+    def restore(self, like: S) -> S | None:
         """See Checkpoints."""
         steps = sorted(self.steps(), reverse=True)
         for step in steps:
@@ -88,7 +87,7 @@ class BucketCheckpoints:
             self._local.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _restore(self, step: int, like: TrainState) -> TrainState | None:
+    def _restore(self, step: int, like: S) -> S | None:
         """Returns a checkpoint's state, None where any process finds it damaged."""
         there, here = self._folder / str(step), self._scratch / str(step)
         with self._reading(there):

@@ -5,11 +5,11 @@ from typing import Any, Protocol, Self
 from resnet_jax import storage
 from resnet_jax.bucket_checkpoints import BucketCheckpoints
 from resnet_jax.disk_checkpoints import DiskCheckpoints
-from resnet_jax.state import TrainState
+from resnet_jax.state import S, TrainState, Variables
 
 
 class Checkpoints(Protocol):
-    """A run's checkpoints, one folder a step: state, best, inventory, and in the last tested.
+    """A run's checkpoints, one folder per step: state and best, or variables; and an inventory.
 
     Every process of a run opens them and calls every method at the same step.
     """
@@ -20,13 +20,12 @@ class Checkpoints(Protocol):
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         """Lets a save under way end, and removes it where it cannot."""
 
-    def save(self, step: int, state: TrainState, tested: Any = None) -> None:
-        """Begins to write a checkpoint; `state` may be donated when this returns.
+    def save(self, step: int, saved: TrainState | Variables) -> None:
+        """Begins to write a checkpoint; `saved` may be donated when this returns.
 
         Args:
           step: steps taken.
-          state: with a leading axis of replicates.
-          tested: the variables that the test error belongs to, in the last checkpoint of a run.
+          saved: a state, or the variables that were tested; with a leading axis of replicates.
 
         Raises:
           RunError: this one or the one before could not be written (a full disk, say).
@@ -35,13 +34,13 @@ class Checkpoints(Protocol):
     def wait(self) -> None:
         """Waits until all that was saved is in place; raises RunError where it could not be."""
 
-    def restore(self, like: TrainState) -> TrainState | None:
-        """Returns the newest checkpoint that is whole, or None where there is none at all.
+    def restore(self, like: S) -> S | None:
+        """Returns what the newest whole checkpoint holds, or None if there is no checkpoint at all.
 
         A damaged one is reported and moved aside, since the run will come by its step again.
 
         Args:
-          like: a state of the same shapes and shardings, arrays or ShapeDtypeStructs.
+          like: of the same shapes and shardings, arrays or ShapeDtypeStructs.
 
         Raises:
           RunError: there are checkpoints, and every one of them is damaged, or the newest was

@@ -22,7 +22,7 @@ from absl import logging
 
 from resnet_jax.distributed import from_primary, is_primary
 from resnet_jax.errors import RunError
-from resnet_jax.state import TrainState
+from resnet_jax.state import S, TrainState, Variables
 
 # The file in a checkpoint that says what the others are: path -> [bytes, CRC-32].
 INVENTORY = "inventory.json"
@@ -107,14 +107,12 @@ class DiskCheckpoints:
                 last_seen = now
             time.sleep(0.05)
 
-    def save(self, step: int, state: TrainState, tested: Any = None) -> None:
+    def save(self, step: int, saved: TrainState | Variables) -> None:
         """See Checkpoints."""
         if step in self._manager.all_steps():
             return  # stopped again before another step: it is there already
-        items = _items(state)
+        items = _items(saved)
         self._check_space(items)
-        if tested is not None:
-            items["tested"] = tested
         try:
             self._manager.save(
                 step,
@@ -132,7 +130,7 @@ class DiskCheckpoints:
         except Exception as e:
             raise self._unwritable(e) from e
 
-    def restore(self, like: TrainState) -> TrainState | None:
+    def restore(self, like: S) -> S | None:
         """See Checkpoints."""
         self._manager.reload()
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -163,7 +161,7 @@ class DiskCheckpoints:
         """See Checkpoints."""
         self._manager.close()
 
-    def _restore(self, step: int, like: TrainState) -> TrainState:
+    def _restore(self, step: int, like: S) -> S:
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -175,9 +173,11 @@ class DiskCheckpoints:
                 }
             ),
         )
+        if not isinstance(like, TrainState):
+            return restored["variables"]
         return restored["state"].replace(best=restored["best"])
 
-    def _refuse_other(self, step: int, like: TrainState) -> None:
+    def _refuse_other(self, step: int, like: TrainState | Variables) -> None:
         """Raises OtherStateError where a checkpoint that is whole has other arrays than `like`."""
         for item, tree in _items(like).items():
             try:
@@ -234,9 +234,11 @@ def _call(f: Callable[[], Any]) -> Any:
     return f()
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(saved: TrainState | Variables) -> dict[str, Any]:
+    if not isinstance(saved, TrainState):
+        return {"variables": saved}
     # "best" is an item of its own, so that one who wants its weights need not know the optimiser.
-    return {"state": state.replace(best=None), "best": state.best}
+    return {"state": saved.replace(best=None), "best": saved.best}
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

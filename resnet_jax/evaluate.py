@@ -8,14 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
+from resnet_jax.data import sources
 from resnet_jax.data.order import POPULATION
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import Views
 from resnet_jax.dispatch import spans
 from resnet_jax.distributed import put
 from resnet_jax.normalization import add_moments
+
+
+def images_per_batch(config: ConfigDict) -> int:
+    """Returns the batch size that a resolved config is evaluated with; see Split.views.
+
+    Of a streamed set at most what a training step computes at once: full-size pictures fill a
+    device's memory, and the step's part of a batch is known to fit it.
+    """
+    if sources.KNOWN[config.data.name].resident:
+        return config.eval.batch_size
+    return min(config.eval.batch_size, config.batch_size // config.accumulate)
 
 
 def evaluate(

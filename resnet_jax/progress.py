@@ -46,11 +46,17 @@ class Progress:
         if self._bar is not None:
             self._bar.update(steps)
 
-    def report(self, row: dict[str, Any]) -> float:
-        """Shows a line of metrics; returns the images a second since the last one."""
+    def report(self, row: dict[str, Any]) -> float | None:
+        """Shows a line of metrics; returns the images a second since the last one.
+
+        Returns None if no step was taken since: the line is that of the test.
+        """
         step, now = row["step"], time.monotonic()
         since_step, since = self._since
         self._since = (step, now)
+        if step == since_step:
+            logging.info("%s: step %d/%d, %s", self._label, step, self._steps, brief(row))
+            return None
         rate = (step - since_step) * self._images_per_step / max(now - since, 1e-9)
         self._latest |= row  # validation comes more seldom than training: keep showing the last
         if self._bar is not None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnet_jax import lock, runs, storage
@@ -26,6 +26,7 @@ class RunFolder:
         """
         self.path = storage.locate(path).absolute()
         self._metrics: storage.Lines | None = None
+        self._last_step = -1  # of the metrics
         try:
             # In a bucket nothing needs to be made; to try would make a bucket of a typing error.
             if not storage.is_bucket(self.path):
@@ -51,6 +52,11 @@ class RunFolder:
     def checkpoints(self) -> storage.Path:
         """Where Orbax writes."""
         return self.path / "checkpoints"
+
+    @property
+    def tested(self) -> storage.Path:
+        """Where Orbax writes the variables that the test error belongs to."""
+        return self.path / "tested"
 
     @property
     def tensorboard(self) -> storage.Path:
@@ -134,16 +140,34 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drops every metrics line after `step` (and half a line left by a kill), then appends."""
-        path = self.path / "metrics.jsonl"
-        kept = [row for row in runs.read_metrics(path) if row["step"] <= step]
-        self._metrics = storage.open_lines(path, b"".join(map(_line, kept)))
+        kept = [row for row in runs.read_metrics(self._lines) if row["step"] <= step]
+        self._write_lines(kept)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Appends one line of metrics; it has reached the disk, if not the bucket."""
+        """Appends one line of metrics; it has reached the disk, if not the bucket.
+
+        A row of the same step as the last line is merged into that line.
+        """
         if self._metrics is None:
             raise ValueError("rewind() opens the metrics; call it first")
         self._lock.check()
-        self._metrics.append(_line(row))
+        if row["step"] == self._last_step:
+            self._metrics.flush()
+            *before, last = runs.read_metrics(self._lines)
+            self._metrics.close()
+            self._write_lines([*before, last | dict(row)])
+        else:
+            self._metrics.append(_line(row))
+            self._last_step = row["step"]
+
+    @property
+    def _lines(self) -> storage.Path:
+        return self.path / "metrics.jsonl"
+
+    def _write_lines(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the metrics anew and opens them for more."""
+        self._metrics = storage.open_lines(self._lines, b"".join(map(_line, rows)))
+        self._last_step = rows[-1]["step"] if rows else -1
 
     def flush(self) -> None:
         """Returns when every line is in the folder.

@@ -49,7 +49,8 @@ class RunLog:
     def write(self, row: dict[str, Any]) -> None:
         """Writes a line of {"step": int, "diverged_at": ..., name: (R,) on the device}.
 
-        Waits for the device; see RunFolder.append(). An empty line writes nothing.
+        Waits for the device; see RunFolder.append(). An empty line writes nothing. A second line of
+        one step, that of the test, is merged into the first.
         """
         if not row:
             return
@@ -59,7 +60,9 @@ class RunLog:
         alone = self._config.replicates == 1
         line |= {k: v.tolist()[0] if alone else v.tolist() for k, v in host.items()}
         rate = self.progress.report(line)
-        line |= {"time/images_per_second": rate, "time/device_seconds": self._clock.seconds()}
+        if rate is not None:
+            line["time/images_per_second"] = rate
+        line["time/device_seconds"] = self._clock.seconds()
         self._folder.append(line)
         if self._board is not None:
             self._board.write(line)

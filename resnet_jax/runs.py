@@ -3,7 +3,8 @@
     config.json        the resolved config; its hash is the run's identity
     environment.json   command, commit, versions, devices, network and data facts; every launch
     metrics.jsonl      one object a logged step, append-only, never two lines for one step
-    checkpoints/       Orbax
+    checkpoints/       Orbax; the last is written before the test
+    tested/            Orbax: the variables that the test error belongs to
     tensorboard/       the same scalars
     profile/           a trace of some steps, where config.profile asks for one
     status.json        queued | running | preempted | completed | diverged | failed

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -15,6 +15,7 @@ from resnet_jax.optim import Schedule, ScheduleState
 from resnet_jax.resnet import ResNet
 
 NEVER = -1
+Variables = dict[str, Any]  # {"params", "batch_stats"}
 
 
 class Window(flax.struct.PyTreeNode):
@@ -62,6 +63,9 @@ class TrainState(flax.struct.PyTreeNode):
     def evaluated(self) -> dict[str, Any]:
         """The variables that evaluation uses: the averaged ones where there are any."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
+
+
+S = TypeVar("S", bound=TrainState | Variables)  # what a checkpoint holds
 
 
 def empty_window() -> Window:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,13 +19,16 @@ from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
 from resnet_jax.distributed import fetch, from_primary, put
 from resnet_jax.errors import RunError, sentence
-from resnet_jax.evaluate import evaluate, population_statistics
+from resnet_jax.evaluate import evaluate, images_per_batch, population_statistics
 from resnet_jax.profiling import Profiler
-from resnet_jax.programs import build
+from resnet_jax.programs import Programs, build
 from resnet_jax.run_folder import Onlooker, RunFolder
 from resnet_jax.run_log import Clock, RunLog
 from resnet_jax.signals import StopRequest
+from resnet_jax.state import TrainState
 from resnet_jax.storage import reason
+
+Evaluation = Callable[..., dict[str, jax.Array]]  # (variables, split, name of the views)
 
 
 def train(config: ConfigDict, workdir: str) -> str:
@@ -56,7 +60,7 @@ def train(config: ConfigDict, workdir: str) -> str:
         return status["status"]
     clock = Clock(status.get("device_seconds", 0.0))
     try:
-        with StopRequest() as stop, contextlib.ExitStack() as at_end:
+        with StopRequest() as stop, _memory(config), contextlib.ExitStack() as at_end:
             return _train(config, folder, mesh, clock, stop, at_end)
     except BaseException as e:
         _set_failed(folder, e, config.steps, clock)
@@ -91,8 +95,9 @@ def _train(
 
     def evaluation(variables: Any, split: Split, name: str = "center") -> dict[str, jax.Array]:
         views = make_views(name, config.data, config.eval)
-        batch_size = config.eval.batch_size
-        return evaluate(programs.eval_steps, variables, split, views, batch_size, mesh)
+        batch_size = images_per_batch(config)
+        with _memory(config, is_evaluation=True):
+            return evaluate(programs.eval_steps, variables, split, views, batch_size, mesh)
 
     ###################################################################################### state
 
@@ -128,20 +133,13 @@ def _train(
         if log.all_diverged:
             break
 
-        is_last = done == config.steps
         of_this_step = {"step": done, "diverged_at": metrics["diverged_at"]}
+        is_last = done == config.steps
         if done % config.log.every == 0 or is_last:
             pending |= of_this_step | metrics
-        if len(data.validation) and (done % config.eval.every == 0 or is_last):
-            result = evaluation(state.evaluated, data.validation)
-            state = programs.after_validation(state, result["error"])
-            pending |= of_this_step | {f"validation/{k}": v for k, v in result.items()}
-        tested = None
-        if is_last:
-            tested, result = _test(
-                config, state, data, seeds, programs.moments_step, evaluation, mesh
-            )
-            pending |= result
+        if len(data.validation) and done % config.eval.every == 0:
+            state, result = _validate(state, programs, data, evaluation)
+            pending |= of_this_step | result
         log.progress.advance(len(span))
 
         stopping = stop.reached()
@@ -154,17 +152,34 @@ def _train(
             log.note_diverged(metrics["diverged_at"])
             if log.all_diverged:
                 break
-            checkpoints.save(done, programs.to_saved(state), programs.to_saved(tested))
+            checkpoints.save(done, programs.to_saved(state))
             log.status("running", done)
         if stopping:
             break
 
-    #################################################################################### the end
+    ################################################################################### the test
 
     log.flush()
     checkpoints.wait()
     steps = checkpoints.steps()
     checkpoints.close()
+    is_tested = False
+    if not log.all_diverged and steps[-1] == config.steps and not stop.received:
+        # All of training is on disk: whatever happens in the test, only the test is repeated.
+        logging.info("%s: trained and saved; the test follows.", folder.path)
+        log.progress.close()
+        tested = _test(config, state, programs, data, seeds, evaluation, mesh, stop)
+        if tested is not None:
+            variables, result = tested
+            log.write({"step": config.steps} | result)
+            log.flush()
+            with open_checkpoints(folder.tested, keep=1) as of_test:
+                of_test.save(config.steps, programs.to_saved(variables))
+                of_test.close()
+            is_tested = True
+
+    #################################################################################### the end
+
     log.close()
     if log.all_diverged:
         at = max(log.diverged.values())
@@ -172,29 +187,45 @@ def _train(
         log.status(
             status := "diverged", at, f"loss or weights were not finite at step {at}; {good}"
         )
-    elif steps[-1] < config.steps:
-        log.status(status := "preempted", steps[-1], f"{stop.received} came; everything is saved")
-    else:
+    elif is_tested:
         log.status(status := "completed", config.steps)
+    else:
+        log.status(status := "preempted", steps[-1], f"{stop.received} came; everything is saved")
     logging.info("%s: %s.", folder.path, runs.describe_status(from_primary(folder.status)))
     return status
 
 
+def _validate(
+    state: TrainState, programs: Programs, data: datasets.DataSet, evaluation: Evaluation
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Evaluates the validation split; returns the state that knows the result, and the metrics."""
+    result = evaluation(state.evaluated, data.validation)
+    metrics = {f"validation/{name}": value for name, value in result.items()}
+    return programs.after_validation(state, result["error"]), metrics
+
+
 def _test(
     config: ConfigDict,
-    state: Any,
+    state: TrainState,
+    programs: Programs,
     data: datasets.DataSet,
     seeds: np.ndarray,
-    moments_step: Any,
-    evaluation: Any,
+    evaluation: Evaluation,
     mesh: jax.sharding.Mesh,
-) -> tuple[Any, dict[str, jax.Array]]:
-    """Evaluates the chosen weights on the test split, once; returns them and the metrics."""
-    variables = state.best.variables if config.eval.weights == "best" else state.evaluated
+    stop: StopRequest,
+) -> tuple[Any, dict[str, jax.Array]] | None:
+    """Evaluates the chosen weights on the test split, once; returns them and the metrics.
+
+    Returns None if a signal came; the next launch starts the test again.
+    """
     metrics: dict[str, jax.Array] = {}
+    if len(data.validation) and config.steps % config.eval.every:
+        state, metrics = _validate(state, programs, data, evaluation)
+    metrics["diverged_at"] = state.diverged_at
+    variables = state.best.variables if config.eval.weights == "best" else state.evaluated
     if config.eval.statistics == "population":
         variables = population_statistics(
-            moments_step,
+            programs.moments_step,
             variables,
             data.train,
             seeds,
@@ -207,6 +238,8 @@ def _test(
             result = evaluation(variables, data.validation)
             metrics |= {f"validation/{k}_population": v for k, v in result.items()}
     for name in config.eval.views:
+        if stop.reached():
+            return None
         result = evaluation(variables, data.test, name)
         # The first is what the run is reported by; the others say what they are.
         suffix = "" if name == config.eval.views[0] else f"_{name}"
@@ -219,6 +252,26 @@ def _open(workdir: str, config: ConfigDict) -> RunFolder:
     opened: list[RunFolder] = []
     from_primary(lambda: opened.append(RunFolder(workdir, config.to_dict())))
     return opened[0] if opened else Onlooker(workdir)
+
+
+@contextlib.contextmanager
+def _memory(config: ConfigDict, is_evaluation: bool = False) -> Iterator[None]:
+    """Turns running out of memory into a RunError that names the settings that save it."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as e:
+        if not (isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e)):
+            raise
+        where = "host" if isinstance(e, MemoryError) else "device"
+        doing = "evaluating" if is_evaluation else "training"
+        lower = f"lower eval.batch_size={config.eval.batch_size}, " if is_evaluation else ""
+        what = str(e).strip().split("\n")[0][:200]
+        raise RunError(
+            f"The {where}'s memory is too small for {doing} ({what}): {lower}raise "
+            f"accumulate={config.accumulate}, add stages to model.remat={config.model.remat}, or "
+            f"train another run with less than batch_size={config.batch_size}; the same command "
+            "with any but the last resumes from the last checkpoint."
+        ) from e
 
 
 def _set_failed(folder: RunFolder, error: BaseException, steps: int, clock: Clock) -> None:

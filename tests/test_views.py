@@ -1,6 +1,7 @@
 """What an evaluation sees of full-size pictures, and what it makes of the views."""
 
 import collections
+import math
 import tracemalloc
 
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import imagenet
+from resnet_jax import evaluate, objective, settings, step
 from resnet_jax import mesh as meshes
-from resnet_jax import objective, step
 from resnet_jax.data import check, jpeg, views
-from tests import pictures
+from tests import pictures, tiny
 from tests.pictures import opened
 
 
@@ -38,6 +40,41 @@ def test_every_picture_is_evaluated_exactly_once(root, name, batch_size):
     assert seen == {pictures.label_of(1000 + n): 1 for n in range(11)}
 
 
+@pytest.mark.parametrize("name", check.VIEWS)
+def test_a_batch_of_views_has_no_more_pixels_than_a_batch_of_training_crops(root, name):
+    for batch_size in (8, 64, 640):
+        with opened(root) as (config, data):
+            view = view_of(name, config)
+            for batch in data.test.views(view, batch_size):
+                each = (1 + view.mirrored) * max(math.prod(g.shape[1:-1]) for g in batch.groups)
+                on_a_device = len(batch.mask) // 8
+                assert on_a_device * each <= batch_size // 8 * 32**2 or on_a_device == 1
+                assert (on_a_device + 1) * each > batch_size // 8 * 32**2  # and not fewer
+
+
+def test_the_papers_views_at_full_size():
+    c = settings.resolve(imagenet.get_config("paper"))
+    assert evaluate.images_per_batch(c) == 256  # of eval.batch_size=1000
+    whole, ten, center = (
+        views.make_views(name, c.data, c.eval)
+        for name in ("fully_convolutional", "ten_crop", "center")
+    )
+    tall = whole.bucket(640, 832)
+
+    def count(view, bucket, devices=1, batch_size=256):
+        return views.pictures_per_batch(view, bucket, batch_size, c.data.image_size, devices)
+
+    assert whole.shapes(tall)[-1] == (1, 640, 736)
+    assert count(whole, tall) == 13  # mirrored: 26 x 640 x 736 <= 256 x 224 x 224
+    assert count(ten, ()) == 25
+    assert count(center, ()) == 256
+    assert count(whole, tall, devices=32) == 32  # one each, though it is more than 8 crops
+    c.accumulate = 4
+    assert evaluate.images_per_batch(c) == 64
+    resident = settings.resolve(tiny.config(accumulate=1))
+    assert evaluate.images_per_batch(resident) == resident.eval.batch_size > resident.batch_size
+
+
 def test_devices_of_several_seeds_share_one_reading(root):
     with opened(root, 8, replicates=2) as (config, data):
         assert data.test.mesh.shape["replicates"] == 2
@@ -47,7 +84,7 @@ def test_devices_of_several_seeds_share_one_reading(root):
 
 def test_the_centre_and_ten_crops_by_hand(root):
     with opened(root) as (config, data):
-        (ten,) = data.test.views(view_of("ten_crop", config), 64)
+        (ten,) = data.test.views(view_of("ten_crop", config), 8 * 2 * 10)  # two on each device
         (centre,) = data.test.views(view_of("center", config), 64)
     assert (view_of("ten_crop", config).mirrored, view_of("center", config).mirrored) == (1, 0)
     records = pictures.records(root, "validation")

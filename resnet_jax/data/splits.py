@@ -58,4 +58,11 @@ class Split(Protocol):
         """
 
     def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:
-        """Yields every example exactly once; `batch_size` is rounded up to what devices share."""
+        """Yields every example exactly once.
+
+        Args:
+          views: what is seen of each picture.
+          batch_size: images per batch, rounded up to a multiple of the devices that share it; of a
+            streamed set as many training crops as a batch's views may hold pixels, see
+            views.pictures_per_batch.
+        """

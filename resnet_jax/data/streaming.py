@@ -24,7 +24,7 @@ from resnet_jax.data.crops import Crop
 from resnet_jax.data.order import batch_indices
 from resnet_jax.data.records import Records
 from resnet_jax.data.splits import EvalBatch
-from resnet_jax.data.views import Views
+from resnet_jax.data.views import Views, pictures_per_batch
 
 _CHUNK = 8  # pictures a task: enough that handing it over costs nothing
 _ALIGNMENT = 64  # bytes
@@ -184,17 +184,18 @@ class StreamedSplit:
     def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:
         """See Split.views."""
         devices = meshes.batch_devices(self.mesh)
-        batch_size = -(-batch_size // devices) * devices
-        batches = [
-            (bucket, members[start : start + batch_size])
-            for bucket, members in self._buckets(views).items()
-            for start in range(0, len(members), batch_size)
-        ]
-        begin = functools.partial(self._begin_views, views=views, batch_size=batch_size)
+        batches = []
+        for bucket, members in self._buckets(views).items():
+            count = pictures_per_batch(views, bucket, batch_size, self.size, devices)
+            batches += [
+                (bucket, members[start : start + count], count)
+                for start in range(0, len(members), count)
+            ]
+        begin = functools.partial(self._begin_views, views=views)
         return self.workers.ahead(begin(*batch) for batch in batches)
 
     def _begin_views(
-        self, bucket: Any, members: np.ndarray, views: Views, batch_size: int
+        self, bucket: Any, members: np.ndarray, batch_size: int, views: Views
     ) -> Filling:
         shapes = [(*shape, 3) for shape in views.shapes(bucket)]
         batch = _Shares(meshes.split_batch(self.mesh), (batch_size,), shapes)

@@ -43,6 +43,26 @@ class Views(Protocol):
         """Cuts uint8 (H, W, 3) into a uint8 (V, h, w, 3) for each of `shapes`."""
 
 
+def pictures_per_batch(views: Views, bucket: Any, batch_size: int, size: int, devices: int) -> int:
+    """Returns how many pictures of a bucket are evaluated at once.
+
+    Those whose views hold no more pixels than `batch_size` crops of `size` x `size`, but at least
+    one per device. An evaluation keeps no activations for a backward pass, so with at most the
+    pixels of a training step it needs less memory than that step: see results/README.md. The shapes
+    of a picture's views are evaluated one after another, so the largest counts.
+
+    Args:
+      views: what is seen of each picture.
+      bucket: of the pictures.
+      batch_size: pictures if each were one training crop.
+      size: of a training crop, in pixels.
+      devices: that share the batch; the result is a multiple of it.
+    """
+    mirrored = 2 if views.mirrored else 1
+    pixels = mirrored * max(count * height * width for count, height, width in views.shapes(bucket))
+    return max(1, batch_size * size**2 // (pixels * devices)) * devices
+
+
 def make_views(name: str, data: ConfigDict, evaluation: ConfigDict) -> Views:
     """Returns the views that a resolved config calls by `name`."""
     check_choice("view", name, VIEWS)
