@@ -121,9 +121,9 @@ def get_config() -> ConfigDict:
 
     e = c.eval = ConfigDict()
     e.every = 1000  # steps between evaluations on the validation split; the last step always is one
-    # Examples evaluated at a time; it changes no result but for rounding. For a streamed set it counts
-    # training crops: larger views share a batch with fewer others, so that its pixels are no more
-    # than those of a training step
+    # Examples evaluated at a time; it changes no result but for rounding. For a streamed set it
+    # counts training crops: larger views share a batch with fewer others, so that its pixels are no
+    # more than those of a training step
     e.batch_size = 512
     e.statistics = "population"  # of BatchNorm in the final test: population: exact averages over
     # training data, taken after training (the paper) | moving_average

@@ -45,9 +45,11 @@ def status(folder: storage.Path) -> dict[str, Any]:
     return runs.read_json(folder / "status.json")
 
 
-def has_ended(folder: storage.Path) -> bool:
-    """Whether nothing is left to do for a cell."""
-    return status(folder).get("status") in runs.ENDED
+def has_ended(folder: storage.Path, cell: Cell) -> bool:
+    """Whether nothing is left to do for a cell: it has ended, and the study wants no more steps."""
+    if status(folder).get("status") not in runs.ENDED:
+        return False
+    return runs.read_json(folder / "config.json").get("steps") == cell.config.steps
 
 
 def refuse_others(workdir: storage.Path, cells: Iterable[Cell]) -> None:

@@ -37,7 +37,7 @@ def table(
       rate: what is to be reckoned with; none for one that is measured.
     """
     statuses = {cell.name: cell_folders.status(workdir / cell.name) for cell in cells}
-    missing = [cell for cell in cells if statuses[cell.name].get("status") not in runs.ENDED]
+    missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
     words = [f"It is an estimate, by mult-adds, from {rate.source}."] if rate else []
     if rate is None and on.platform not in HERE:
         words = ["There is no estimate, for it runs elsewhere: --rate and --devices give one."]
@@ -56,7 +56,13 @@ def table(
         rows.append(
             [cell.name, str(model.depth), model.shortcut]
             + [f"{n:,}" for n in (sizes[cell.name].parameters, sizes[cell.name].mult_adds)]
-            + [f"{cell.config.steps:,}", str(cell.config.replicates), _done(status), left, hours]
+            + [
+                f"{cell.config.steps:,}",
+                str(cell.config.replicates),
+                _done(status, cell),
+                left,
+                hours,
+            ]
         )
     lines = [ledger.aligned(rows), ""]
     lines += [
@@ -83,10 +89,11 @@ def _hours(seconds: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
-def _done(status: Mapping[str, object]) -> str:
+def _done(status: Mapping[str, object], cell: Cell) -> str:
     if not status:
         return "not started"
-    if status["status"] in (*runs.ENDED, "queued"):
+    has_its_length = status["steps"] == cell.config.steps
+    if status["status"] in (*runs.ENDED, "queued") and has_its_length:
         return str(status["status"])
     return f"{status['status']} {ledger.show_step(dict(status))}"
 

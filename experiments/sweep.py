@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     all_cells = study.cells(command_line.required(_CONFIG))
     cells = _matching(all_cells)
     cell_folders.refuse_others(workdir, cells)
-    missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name)]
+    missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
     require_data = queue.require_data if queue else sources.require
     if not _DRY_RUN.value:
         for cell in missing:

@@ -17,6 +17,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from resnet_jax import jax_flags
 from resnet_jax.data import sources
 from resnet_jax.data.datasets import DataSet
 from resnet_jax.data.order import STREAMS
@@ -40,6 +41,7 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
+        "flags": jax_flags.current(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
         "mesh": dict(mesh.shape),
         "replicates_by": choose(config, mesh),

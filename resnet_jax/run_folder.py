@@ -70,9 +70,11 @@ class RunFolder:
 
     def _keep(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, also where a resumed run changes settings that change no result."""
-        if self.status().get("status") in runs.ENDED:
-            return
         there = runs.read_json(self.path / "config.json")
+        if there and there["steps"] < config["steps"]:
+            self._lengthen(there, config["steps"])
+        elif self.status().get("status") in runs.ENDED:
+            return
         if not there or runs.flatten(there) != runs.flatten(config):
             storage.write_json(self.path / "config.json", config)
 
@@ -159,6 +161,36 @@ class RunFolder:
         else:
             self._metrics.append(_line(row))
             self._last_step = row["step"]
+
+    def _lengthen(self, config: dict[str, Any], steps: int) -> None:
+        """Turns all but the config.json of a run of `config` into that of a run of more steps.
+
+        What only a last step logs leaves the metrics, and stays in environment.json. A kill on the
+        way does no harm: config.json changes last, so that the next launch does all of it again.
+        """
+        end = config["steps"]
+        rows = runs.read_metrics(self._lines)
+        last = next((row for row in rows if row["step"] == end), None)
+        facts = runs.read_json(self.path / "environment.json")
+        ends = facts.get("earlier_ends", [])
+        if last and end not in [row["step"] for row in ends]:
+            storage.write_json(
+                self.path / "environment.json", facts | {"earlier_ends": [*ends, last]}
+            )
+        if last:
+            kinds = {"train": config["log"]["every"], "validation": config["eval"]["every"]}
+            due = tuple(f"{kind}/" for kind, every in kinds.items() if end % every == 0)
+            last_due = {k: v for k, v in last.items() if k.startswith(due)}
+            last_due = {k: v for k, v in last_due.items() if not k.endswith("_population")}
+            others = {k: v for k, v in last.items() if k == "step" or k.startswith("time/")}
+            rows = [row for row in rows if row["step"] != end]
+            rows += [others | last_due] if last_due else []
+            storage.write_bytes(self._lines, b"".join(map(_line, rows)))
+        status = self.status()
+        if status:
+            # What has diverged, stays so.
+            again = {"status": "queued"} if status["status"] == "completed" else {}
+            storage.write_json(self.path / "status.json", status | again | {"steps": steps})
 
     @property
     def _lines(self) -> storage.Path:

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from resnet_jax import dispatch, environment, runs, settings
+from resnet_jax import dispatch, environment, jax_flags, runs, settings
 from resnet_jax import mesh as meshes
 from resnet_jax.checkpoint import open_checkpoints
 from resnet_jax.data import datasets, sources
@@ -49,6 +49,7 @@ def train(config: ConfigDict, workdir: str) -> str:
     config = settings.resolve(config)
     sources.require(config.data.name, config.data.dir)
     runs.refuse_other(workdir, config.to_dict())
+    jax_flags.refuse_other_draws(workdir)
     mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
     meshes.check_batch(mesh, config.batch_size, config.accumulate)
 
@@ -107,6 +108,7 @@ def _train(
     del saved
     start = int(fetch(state.step)[0])
     folder.rewind(start)
+    jax_flags.log_other_rounding(str(folder.path))
     folder.record_launch(environment.describe(config, programs.model, data, mesh) | {"step": start})
     logging.info("%s: %s step %d.", folder.path, "going on from" if start else "starting at", start)
 

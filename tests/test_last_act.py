@@ -84,7 +84,9 @@ def assert_only_trained(folder, undisturbed):
     assert not (folder / "tested").exists()
 
 
-def test_whatever_stops_the_test_only_the_test_is_repeated(tmp_path, undisturbed, monkeypatch):
+def test_whatever_stops_the_test_only_the_test_is_repeated(
+    tmp_path, undisturbed, monkeypatch, caplog
+):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         tiny.stop_when_asked(patch, times=13)  # once after each step, then before the first view
@@ -93,6 +95,7 @@ def test_whatever_stops_the_test_only_the_test_is_repeated(tmp_path, undisturbed
 
     fail_to_train(monkeypatch, AssertionError("a training step was taken"))
     with monkeypatch.context() as patch:
+        patch.setenv("LIBTPU_INIT_ARGS", "--x=1")
         # The third: after those on the validation split, with both kinds of statistics.
         raise_in(patch, "evaluate", jax.errors.JaxRuntimeError(NO_MEMORY), at=3)
         with pytest.raises(RunError, match=r"lower eval\.batch_size=64, raise accumulate=1"):
@@ -113,7 +116,10 @@ def test_whatever_stops_the_test_only_the_test_is_repeated(tmp_path, undisturbed
     tiny.assert_bit_equal(variables_of(folder), variables_of(undisturbed))
     assert tiny.lines(folder) == tiny.lines(undisturbed)
     r = runs.read(folder)
-    assert [launch["step"] for launch in r.environment["resumed"]] == [12, 12, 12]
+    resumed = r.environment["resumed"]
+    assert [launch["step"] for launch in resumed] == [12, 12, 12]
+    assert [launch["flags"]["LIBTPU_INIT_ARGS"] for launch in resumed] == ["--x=1", "", ""]
+    assert caplog.text.count("was started with LIBTPU_INIT_ARGS='' and resumes with '--x=1'") == 1
     assert r.status["status"] == "completed"
 
 

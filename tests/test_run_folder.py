@@ -18,7 +18,7 @@ from resnet_jax.data import order
 from resnet_jax.errors import UserError
 from tests import tiny
 
-CONFIG = {"seed": 0, "model": {"depth": 20, "widths": (1, 2)}, "data": {"dir": "/here"}}
+CONFIG = {"seed": 0, "steps": 9, "model": {"depth": 20, "widths": (1, 2)}, "data": {"dir": "/here"}}
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def test_a_run_leaves_all_that_a_report_reads(finished):
     assert r.environment["network"]["parameters"] > 1000
     assert r.environment["data"]["train"] + r.environment["data"]["validation"] == 1437
     assert r.environment["packages"]["jax"]
+    assert r.environment["flags"]["jax_default_prng_impl"] == "threefry2x32"
     assert set(r.environment["git"]) == {"commit", "clean"}
 
 
