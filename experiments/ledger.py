@@ -1,18 +1,28 @@
 """The ledger of a study, from its run folders alone: who is how far, at what error."""
 
 import contextlib
-import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from experiments import cell_folders
+from experiments.report import replicates
+from experiments.report.replicates import Replicate
 from resnet_jax import runs, storage
+from resnet_jax.errors import UserError
+from resnet_jax.progress import show_error
 
-_ERRORS = {"train/error": "training %", "validation/error": "validation %", "test/error": "test %"}
+# Each error as the report has it.
+_ERRORS = {
+    "training": Replicate.train_error,
+    "validation": Replicate.validation_error,
+    "test": Replicate.test_error,
+}
 _DASH = "-"
+_MARK = "*"
 
 
 def table(
@@ -25,14 +35,17 @@ def table(
     `jobs` is what a scheduler says of each cell: a column of its own.
     """
     by_name = {run.name: run for run in found}
-    rows = [["cell", "status", "step", *_ERRORS.values(), "device time", "remarks"]]
+    rows = [["cell", "status", "step", *(f"{e} %" for e in _ERRORS), "device time", "remarks"]]
     for name in [*expected, *(n for n in by_name if n not in expected)]:
         rows.append(_row(by_name[name]) if name in by_name else [name, "not started"])
     if jobs:
         rows[0].insert(2, "job")
         for row in rows[1:]:
             row.insert(2, jobs.get(row[0], _DASH))
-    rows += [[], ["Errors are the last ones logged; those of several replicates are their mean."]]
+    rows += [[], ["Errors are the report's: training errors are means over the last epoch."]]
+    rows += [["Several replicates are shown as their mean, without those that diverged."]]
+    if any(cell.endswith(_MARK) for row in rows for cell in row):
+        rows += [[f"{_MARK} BatchNorm used its moving averages, not population statistics."]]
     return aligned(rows)
 
 
@@ -46,12 +59,14 @@ def aligned(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def latest(run: runs.Run) -> dict[str, Any]:
-    """Returns the last value of every metric of a run."""
-    values: dict[str, Any] = {}
-    for row in run.metrics:
-        values |= row
-    return values
+def show_errors(run: runs.Run) -> str:
+    """Returns ``training error 1.00 %, ...`` with the numbers of the table; empty without any."""
+    values, problem = _errors(run)
+    return problem or ", ".join(
+        show_error(split, values[split], run.config["replicates"], _is_marked(run, split))
+        for split in values
+        if values[split]
+    )
 
 
 def show_step(status: dict[str, Any]) -> str:
@@ -60,15 +75,18 @@ def show_step(status: dict[str, Any]) -> str:
 
 
 def _row(run: runs.Run) -> list[str]:
-    values = latest(run)
+    errors, problem = _errors(run)
     seconds = run.status.get("device_seconds") or 0.0
     return [
         run.name,
         runs.shown_status(run),
         show_step(run.status),
-        *(_mean(values.get(key)) for key in _ERRORS),
+        *(
+            f"{np.mean(values):.2f}{_MARK if _is_marked(run, split) else ''}" if values else _DASH
+            for split, values in errors.items()
+        ),
         tqdm.format_interval(seconds) if seconds else _DASH,
-        remarks(run),
+        "; ".join(filter(None, [remarks(run), problem])),
     ]
 
 
@@ -90,12 +108,20 @@ def _exists(path: storage.Path) -> bool:
     return False
 
 
-def _mean(value: Any) -> str:
-    if value is None and not isinstance(value, list):
-        return _DASH
-    values = value if isinstance(value, list) else [value]
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    return f"{sum(finite) / len(finite):.2f}" if finite else "not finite"
+def _errors(run: runs.Run) -> tuple[dict[str, list[float]], str]:
+    """Returns the errors that the report takes means of, by split, and why there are none."""
+    try:
+        healthy = [replicate for replicate in replicates.of_run(run) if replicate.healthy]
+        return {
+            split: [value for value in map(measure, healthy) if value is not None]
+            for split, measure in _ERRORS.items()
+        }, ""
+    except UserError as e:  # one run that cannot be read is no reason to show none
+        return {split: [] for split in _ERRORS}, str(e)
+
+
+def _is_marked(run: runs.Run, split: str) -> bool:
+    return split == "validation" and runs.validation_metric(run.metrics) == runs.MOVING_AVERAGES
 
 
 def _short(path: storage.Path) -> str:

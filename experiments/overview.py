@@ -15,7 +15,6 @@ from experiments.estimate import Size
 from experiments.study import Cell
 from resnet_jax import runs, storage
 from resnet_jax.errors import UserError
-from resnet_jax.progress import brief
 
 _TERMINAL_SECONDS = 1.0
 _LINES_SECONDS = 15.0
@@ -114,8 +113,10 @@ class Overview:
         remarks = ledger.remarks(run)
         words = f"{name}: {'FAILED' if status == 'failed' else status}"
         words += f" at step {ledger.show_step(run.status)}"
-        errors = brief(ledger.latest(run))
-        self._say(", ".join(filter(None, [words, errors])) + (f": {remarks}" if remarks else ""))
+        self._say(
+            ", ".join(filter(None, [words, ledger.show_errors(run)]))
+            + (f": {remarks}" if remarks else "")
+        )
 
     def _trained(self, name: str, step: int) -> float:
         steps = step - self._before[name].get("step", 0)
@@ -152,7 +153,7 @@ class Overview:
 
     def _line(self, name: str) -> str:
         run = runs.read(self._folder(name))
-        errors = brief(ledger.latest(run)) or "no figures yet"
+        errors = ledger.show_errors(run) or "no figures yet"
         return f"{name}: step {ledger.show_step(run.status)}, {errors}"
 
     def _bar(self, name: str, width: int) -> str:
@@ -163,7 +164,7 @@ class Overview:
             elapsed=time.monotonic() - self._since[name],
             initial=self._before[name].get("step", 0),
             prefix=name.ljust(max(map(len, self._cells))),
-            postfix=brief(ledger.latest(run)) or "starting",
+            postfix=ledger.show_errors(run) or "starting",
             unit="step",
             ncols=width,
         )

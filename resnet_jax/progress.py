@@ -1,28 +1,54 @@
 """What a person sees of a long run: a bar with an ETA on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from absl import logging
 from tqdm import tqdm
 
+from resnet_jax import runs
 
-def brief(row: dict[str, Any]) -> str:
-    """Returns a line of metrics as ``training error 12.30 %, ...``; replicates as their mean."""
 
-    def mean(value: Any) -> str:
-        values = value if isinstance(value, list) else [value]
-        finite = [v for v in values if v is not None and v == v]
-        text = f"{sum(finite) / len(finite):.2f} %" if finite else "not finite"
-        return text if len(values) == 1 else f"{text} (mean of {len(values)})"
+def brief(row: dict[str, Any], diverged: Collection[int] = ()) -> str:
+    """Returns a row of metrics as ``training error 12.30 %, ...``.
 
-    names = {
-        "train/error": "training error",
-        "validation/error": "validation error",
-        "test/error": "test error",
+    Replicates are shown as their mean, without the `diverged` ones.
+    """
+    metrics = {
+        "training": "train/error",
+        "validation": runs.validation_metric([row]),
+        "test": "test/error",
     }
-    return ", ".join(f"{name} {mean(row[key])}" for key, name in names.items() if key in row)
+    shown = []
+    for split, metric in metrics.items():
+        if metric in row:
+            values = row[metric] if isinstance(row[metric], list) else [row[metric]]
+            kept = [v for r, v in enumerate(values) if r not in diverged]
+            shown.append(show_error(split, kept, len(values), metric == runs.MOVING_AVERAGES))
+    return ", ".join(shown)
+
+
+def show_error(
+    split: str, errors: Iterable[float | None], replicates: int, moving_averages: bool
+) -> str:
+    """Returns ``validation error 12.30 % (mean of 3; moving averages)``.
+
+    Args:
+      split: training, validation or test.
+      errors: percent, of the replicates that did not diverge; None or NaN if not finite.
+      replicates: of the run.
+      moving_averages: whether BatchNorm used them, and not population statistics.
+    """
+    finite = [e for e in errors if e is not None and math.isfinite(e)]
+    if not finite:
+        return f"{split} error not finite"
+    notes = [f"mean of {len(finite)}"] if replicates > 1 else []
+    notes += ["moving averages"] if moving_averages else []
+    text = f"{split} error {sum(finite) / len(finite):.2f} %"
+    return f"{text} ({'; '.join(notes)})" if notes else text
 
 
 class Progress:
@@ -46,25 +72,26 @@ class Progress:
         if self._bar is not None:
             self._bar.update(steps)
 
-    def report(self, row: dict[str, Any]) -> float | None:
+    def report(self, row: dict[str, Any], diverged: Collection[int] = ()) -> float | None:
         """Shows a line of metrics; returns the images a second since the last one.
 
-        Returns None if no step was taken since: the line is that of the test.
+        Returns None if no step was taken since: the line is that of the test. Replicates that
+        `diverged` are in no mean.
         """
         step, now = row["step"], time.monotonic()
         since_step, since = self._since
         self._since = (step, now)
         if step == since_step:
-            logging.info("%s: step %d/%d, %s", self._label, step, self._steps, brief(row))
+            logging.info("%s: step %d/%d, %s", self._label, step, self._steps, brief(row, diverged))
             return None
         rate = (step - since_step) * self._images_per_step / max(now - since, 1e-9)
         self._latest |= row  # validation comes more seldom than training: keep showing the last
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{brief(self._latest)}, {rate:.0f} images/s")
+            self._bar.set_postfix_str(f"{brief(self._latest, diverged)}, {rate:.0f} images/s")
         else:
             logging.info(
                 "%s: step %d/%d, %s, %.0f images/s, ETA %s",
-                self._label, step, self._steps, brief(row), rate, self._eta(step, now),
+                self._label, step, self._steps, brief(row, diverged), rate, self._eta(step, now),
             )  # fmt: skip
         return rate
 

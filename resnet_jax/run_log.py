@@ -59,7 +59,7 @@ class RunLog:
         line: dict[str, Any] = {"step": host.pop("step")}
         alone = self._config.replicates == 1
         line |= {k: v.tolist()[0] if alone else v.tolist() for k, v in host.items()}
-        rate = self.progress.report(line)
+        rate = self.progress.report(line, {int(r) for r in self.diverged})
         if rate is not None:
             line["time/images_per_second"] = rate
         line["time/device_seconds"] = self._clock.seconds()

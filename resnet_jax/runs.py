@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resnet_jax import lock, storage
@@ -53,6 +53,9 @@ CHANGE_NO_RESULT = (
 RATES_OF_ANY_LENGTH = ("constant", "step", "plateau")
 # The settings in steps that come from fractions of the length.
 _MOVED_BY_LENGTH = frozenset({"steps", "schedule.boundaries", "schedule.warmup_length"})
+# A run's validation error, by BatchNorm's statistics: exact population statistics, taken once after
+# training (the paper), or its moving averages.
+POPULATION, MOVING_AVERAGES = "validation/error_population", "validation/error"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +141,15 @@ def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
         except ValueError as e:
             raise UserError(f"{path} line {number} is not JSON ({e}).") from e
     return rows
+
+
+def validation_metric(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Returns which metric is the validation error that a table or a line shows.
+
+    It is POPULATION if the last row with a validation error has it, else MOVING_AVERAGES.
+    """
+    validated = (row for row in reversed(metrics) if row.keys() & {POPULATION, MOVING_AVERAGES})
+    return POPULATION if POPULATION in next(validated, {}) else MOVING_AVERAGES
 
 
 def is_alive(path: storage.Path, status: Mapping[str, Any]) -> bool:

@@ -30,7 +30,8 @@ def started(study: pathlib.Path) -> list[dict[str, Any]]:
 def train(path: pathlib.Path) -> int:
     behaviour = json.loads(os.environ.get("FAKE_CELLS", "{}")).get(path.name, "complete")
     start = time.time()
-    folder = run_folder.RunFolder(path, json.loads((path / "config.json").read_text()))
+    config = json.loads((path / "config.json").read_text())
+    folder = run_folder.RunFolder(path, config)
     stopped: list[int] = []
     if behaviour in ("wait", "linger", "deaf"):
         signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
@@ -48,7 +49,7 @@ def train(path: pathlib.Path) -> int:
 
     status("running", 4)
     folder.rewind(0)
-    folder.append({"step": 4, "train/error": 50.0})
+    folder.append({"step": 4, "train/error": [50.0] * config["replicates"]})
     while behaviour == "deaf" or (behaviour in ("wait", "linger") and not stopped):
         time.sleep(0.05)
     time.sleep(SECONDS * (4 if behaviour == "linger" else 1))

@@ -54,7 +54,9 @@ def test_elsewhere_there_are_plain_lines(caplog):
     rate = progress.report({"step": 15, "train/error": 50.0, "validation/error": 60.0})
     progress.close()
     (line,) = caplog.messages
-    assert line.startswith("plain-20: step 15/20, training error 50.00 %, validation error 60.00 %")
+    assert line.startswith(
+        "plain-20: step 15/20, training error 50.00 %, validation error 60.00 % (moving averages)"
+    )
     assert "ETA 00:00" in line
     assert rate > 0
     assert "\r" not in line
@@ -63,5 +65,13 @@ def test_elsewhere_there_are_plain_lines(caplog):
 def test_replicates_are_shown_as_their_mean_without_those_that_diverged():
     assert brief({"step": 1, "train/error": [10.0, 20.0]}) == "training error 15.00 % (mean of 2)"
     nan = float("nan")
-    assert brief({"train/error": [10.0, nan]}) == "training error 10.00 % (mean of 2)"
+    assert brief({"train/error": [10.0, nan]}) == "training error 10.00 % (mean of 1)"
+    assert brief({"train/error": [10.0, 100.0]}, {1}) == "training error 10.00 % (mean of 1)"
     assert brief({"train/error": nan}) == "training error not finite"
+
+
+def test_population_statistics_take_the_place_of_moving_averages():
+    row = {"validation/error": 67.22, "validation/error_population": 8.75}
+    assert brief(row) == "validation error 8.75 %"
+    del row["validation/error_population"]
+    assert brief(row) == "validation error 67.22 % (moving averages)"

@@ -315,7 +315,7 @@ def test_curves_svg_says_what_it_shows(out):
         "error (%)",
         "iterations",
         "training error",
-        "validation error",
+        "validation error, moving averages",
         "depth 8",
         "depth 56",
         "plain-110: failed at 19,200",

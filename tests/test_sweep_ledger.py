@@ -12,6 +12,9 @@ from configs import degradation_cifar10, degradation_digits
 from experiments import estimate, ledger, plan, study
 from experiments.estimate import Rate, Size
 from experiments.launchers.local import Machine
+from experiments.report import figures as report_figures
+from experiments.report import groups
+from experiments.report import table as report_table
 from resnet_jax import run_folder, runs
 from resnet_jax.data import sources
 from resnet_jax.errors import RunError
@@ -50,7 +53,7 @@ def test_the_ledger_says_how_each_cell_stands(tmp_path):
     ]
     write(tmp_path / "alive", rows=rows, status="running", host=host, pid=os.getpid())
     write(tmp_path / "dead", rows=rows, status="running", host=host, pid=gone())
-    last = {"step": 240, "train/error": [1.0, 2.0], "test/error": [4.0, None]}
+    last = {"step": 240, "train/error": [1.0, 2.0], "test/error": [4.0, 90.0]}
     ended = {"status": "completed", "step": 240, "diverged": {"1": 57}}
     write(tmp_path / "done", rows=[last], replicates=2, **ended)
     write(tmp_path / "bad", status="failed", step=0, reason="the disk is full")
@@ -58,11 +61,11 @@ def test_the_ledger_says_how_each_cell_stands(tmp_path):
     write(tmp_path / "new")
     text = ledger.table(runs.find([tmp_path]), expected=["never", "done"])
     assert row_of(text, "alive").split() == [
-        "alive", "running", "40/240", "22.25", "41.00", "-", "01:15",
+        "alive", "running", "40/240", "22.25", "41.00*", "-", "01:15",
     ]  # fmt: skip
     assert "interrupted" in row_of(text, "dead")
     assert row_of(text, "done").split()[:7] == [
-        "done", "completed", "240/240", "1.50", "-", "4.00", "01:15",
+        "done", "completed", "240/240", "1.00", "-", "4.00", "01:15",
     ]  # fmt: skip
     assert "replicate 1 diverged at step 57" in row_of(text, "done")
     assert "the disk is full" in row_of(text, "bad")
@@ -71,6 +74,50 @@ def test_the_ledger_says_how_each_cell_stands(tmp_path):
     assert row_of(text, "never").split() == ["never", "not", "started"]
     assert text.splitlines()[1].startswith("never")
     assert "their mean" in text
+    assert "* BatchNorm used its moving averages" in text
+
+
+def test_every_table_and_line_shows_the_reports_numbers(tmp_path):
+    """Three replicates, one of them diverged with finite errors, and both kinds of statistics."""
+    rows = report_fixture.lines(
+        [85, 95, 100],
+        [[40.0, 90.0, 60.0], [8.0, 90.0, 20.0], [2.0, 90.0, 10.0]],
+        validation__error=[67.0, 90.0, 67.44],
+        validation__error_population=[8.0, 90.0, 9.5],
+        test__error=[7.0, 90.0, 8.0],
+    )
+    rows[0]["validation/error"] = [70.0, 90.0, 70.0]
+    about = {"replicates": 3, "train_examples": 1000}  # an epoch is 10 steps
+    diverged = {"more": {"diverged": {"1": 90}}}
+    done = report_fixture.write(tmp_path / "a" / "done", rows, **about, **diverged)
+    going = report_fixture.write(tmp_path / "b" / "going", rows[:1], "preempted", **about)
+    shown = {"done": ("10.00", "8.75", "7.50"), "going": ("63.33", "76.67*", "-")}
+    wanted = {"done": (10.0, 8.75, 7.5), "going": (pytest.approx(190 / 3), 230 / 3, None)}
+    for folder, n in ((done, 2), (going, 3)):
+        run = runs.read(folder)
+        text = ledger.table([run])
+        assert tuple(row_of(text, run.name).split()[3:6]) == shown[run.name]
+        ((cell,),) = [group.cells for group in groups.make([run])]
+        means = [cell.stat(measure).mean for measure in report_figures.MEASURES.values()]
+        assert means == pytest.approx(list(wanted[run.name]))
+        marked = shown[run.name][1].endswith("*")
+        assert ("* BatchNorm used its moving averages" in text) == marked
+        assert f"mean of {n}{'; moving averages' if marked else ''})" in ledger.show_errors(run)
+        (group,) = groups.make([run])
+        noted = "validation error with BatchNorm's moving averages, not its population statistics"
+        assert any(note.startswith(noted) for note in report_table.footnotes(group)) == marked
+    assert ledger.show_errors(runs.read(done)) == (
+        "training error 10.00 % (mean of 2), validation error 8.75 % (mean of 2), "
+        "test error 7.50 % (mean of 2)"
+    )
+
+
+def test_a_run_that_was_trained_on_after_its_test_shows_its_newest_validation(tmp_path):
+    rows = report_fixture.lines([50], [5.0], validation__error=9.0)
+    rows[-1]["validation/error_population"] = 8.0
+    rows += report_fixture.lines([100], [4.0], validation__error=7.0)
+    run = runs.read(report_fixture.write(tmp_path / "run", rows))
+    assert "validation error 7.00 % (moving averages)" in ledger.show_errors(run)
 
 
 def test_columns_are_aligned_and_text_is_no_column():
@@ -187,3 +234,12 @@ def test_the_rate_is_timed_on_this_machine(monkeypatch, tmp_path):
     step = size.work / cell.config.steps / rate.mult_adds
     assert 1e-5 < step < 10
     assert f"{step:.3g} s a step" in rate.source
+
+
+def test_a_run_whose_metrics_do_not_fit_its_config_does_not_hide_the_others(tmp_path):
+    write(tmp_path / "odd", rows=[{"step": 1, "train/error": [1.0, 2.0]}], replicates=3)
+    write(tmp_path / "sound", rows=[{"step": 1, "train/error": 5.0}])
+    text = ledger.table(runs.find([tmp_path]))
+    assert "holds 2 values where config.json says 3 replicates" in row_of(text, "odd")
+    assert "5.00" in row_of(text, "sound")
+    assert "3 replicates" in ledger.show_errors(runs.read(tmp_path / "odd"))

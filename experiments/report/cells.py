@@ -46,9 +46,7 @@ class Cell:
     @property
     def healthy(self) -> tuple[Replicate, ...]:
         """The replicates that have figures and did not diverge: those in every mean."""
-        return tuple(
-            r for r in self.replicates if r.diverged_at is None and r.series("train/error")
-        )
+        return tuple(r for r in self.replicates if r.healthy)
 
     @property
     def diverged(self) -> tuple[Replicate, ...]:

@@ -201,7 +201,7 @@ def _curve_handles(group: Group, palette: dict[int, str], window: int) -> list[L
     ]
     smoothed = f", mean over {window} steps" if window else ""
     for kind, width in WIDTHS.items():
-        label = f"{kind} error{smoothed if kind == 'training' else ''}"
+        label = f"{kind} error{smoothed if kind == 'training' else ', moving averages'}"
         handles.append(Line2D([], [], color="#404040", lw=width, label=label))
     for shortcut in sorted({c.shortcut for c in group.cells} - {"none", "A"}):
         line = Line2D([], [], color="#404040", ls=DASHES[shortcut], label=f"shortcut {shortcut}")

@@ -91,12 +91,21 @@ class Replicate:
         return None if error is None else Observation(error, examples)
 
     def validation_error(self) -> float | None:
-        """Returns the last validation error, with exact BatchNorm statistics where it was taken.
+        """Returns the last validation error, by the statistics of `validation_metric`.
 
         The paper evaluates with averages over training data, taken after training.
         """
-        exact = _last(self.series("validation/error_population"))
-        return _last(self.series("validation/error")) if exact is None else exact
+        return _last(self.series(self.validation_metric))
+
+    @property
+    def validation_metric(self) -> str:
+        """Which metric is the validation error: runs.POPULATION or runs.MOVING_AVERAGES."""
+        return runs.validation_metric(self.run.metrics)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it has figures and did not diverge; others are in no mean."""
+        return self.diverged_at is None and bool(self.series("train/error"))
 
     def test_error(self) -> float | None:
         """Returns the test error, which a run measures once, at its end."""

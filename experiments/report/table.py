@@ -11,6 +11,7 @@ from experiments.report.groups import Group
 from experiments.report.measures import Stat
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate
+from resnet_jax import runs
 
 DASH = "\N{EN DASH}"
 COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
@@ -173,6 +174,15 @@ def footnotes(group: Group) -> list[str]:
         number = published(cell)
         if number and number.remark:
             notes.append(f"{cell.name}: the paper's number is {number.remark}")
+    by_moving_averages = [
+        cell.name
+        for cell in group.cells
+        if cell.values(Replicate.validation_error)
+        and any(r.validation_metric == runs.MOVING_AVERAGES for r in cell.healthy)
+    ]
+    if by_moving_averages:
+        words = "validation error with BatchNorm's moving averages, not its population statistics"
+        notes.append(f"{words}: {', '.join(by_moving_averages)}")
     sources: dict[str, list[str]] = {}
     for cell in group.cells:
         if number := published(cell):
