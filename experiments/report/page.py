@@ -136,8 +136,9 @@ def _group(group: Group, window: int, number: int) -> str:
             _note(group),
             '<p class="note">Thin: training error (minibatches, with augmentation; '
             f"{smoothed}). Bold: validation error, with BatchNorm&#8217;s moving averages. Lines "
-            "are means over replicates, bands ±&nbsp;1 standard deviation. Point at a curve for its "
-            "values, drag to zoom, double-click to go back; the entries below each panel switch a curve.</p>",
+            "are means over replicates, bands ±&nbsp;1 standard deviation. Point at a curve for "
+            "its values, drag to zoom, double-click to go back; the entries below each panel "
+            "switch a curve.</p>",
             '<div class="figure curves" data-link="xaxis yaxis"><div class="toolbar">show'
             '<button data-show="training validation">all</button>'
             '<button data-show="training">training only</button>'
