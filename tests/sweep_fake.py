@@ -53,8 +53,11 @@ def train(path: pathlib.Path) -> int:
     while behaviour == "deaf" or (behaviour in ("wait", "linger") and not stopped):
         time.sleep(0.05)
     time.sleep(SECONDS * (4 if behaviour == "linger" else 1))
+    if behaviour == "garbled":
+        (path / "metrics.jsonl").write_text("not JSON\n")
     ends = {
         "complete": ("completed", 8, "", 0),
+        "garbled": ("completed", 8, "", 0),
         "diverge": ("diverged", 5, "the loss was not finite at step 5", 0),
         "fail_itself": ("failed", 4, "its own reason", 1),
         "preempted": ("preempted", 4, "SIGTERM came", 42),

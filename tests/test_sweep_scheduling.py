@@ -125,6 +125,15 @@ def test_a_cell_fails_alone_and_alone_runs_again(tmp_path):
     assert out.count("completed") == 3
 
 
+def test_a_cell_whose_files_cannot_be_read_does_not_stop_the_others(tmp_path):
+    cells = {"plain-56": "garbled"}
+    code, _, said = outcome(sweep(tmp_path, "--jobs=1", "--only=plain-*", cells=cells))
+    assert "plain-56/metrics.jsonl line 1 is not JSON" in said
+    assert json.loads((tmp_path / "plain-20" / "status.json").read_text())["status"] == "completed"
+    assert code == 2  # of the table at the end
+    assert said.splitlines()[-1].startswith("error: ")
+
+
 def test_cells_that_cannot_say_how_they_ended(tmp_path):
     cells = {"plain-56": "killed", "plain-20": "silent"}
     code, _, _ = outcome(sweep(tmp_path, "--only=plain-*", cells=cells))
