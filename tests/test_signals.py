@@ -56,6 +56,7 @@ def test_with_several_processes_a_hang_up_is_the_sigterm_that_jax_tells_the_othe
     killing, monkeypatch
 ):
     monkeypatch.setattr(signals, "is_distributed", lambda: True)
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
     with StopRequest(), pytest.raises(KilledError):  # what stands for JAX's handler of SIGTERM
         os.kill(os.getpid(), signal.SIGHUP)
 
