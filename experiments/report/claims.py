@@ -145,7 +145,13 @@ def _early(group: Group, plain: Sequence[Cell], residual: Sequence[Cell]) -> Cla
     found = _family([(one, other)], Replicate.early, 0.0)
     result = found[0].result
     verdict = {ABOVE: CONFIRMED, BELOW: REJECTED}.get(result, result)
-    return _claim(4, group, verdict, result, found, [])
+    later = [
+        f"{cell.name} ({len(cell.diverged) - early} of {len(cell.replicates)} seeds)"
+        for cell, early in zip((one, other), found[0].diverged, strict=True)
+        if len(cell.diverged) > early
+    ]
+    words = [f"diverged after the early steps: {', '.join(later)}"] if later else []
+    return _claim(4, group, verdict, result, found, words)
 
 
 def _claim(

@@ -270,7 +270,7 @@ def _claim_rows(claim: Claim) -> str:
             f'<th scope="row">{network} minus {baseline}</th><td class="empty"></td>'
             f'<td data-label="result">{result}</td>'
             f'<td class="number" data-label="difference, points">{difference}</td>'
-            f'<td data-label="p; seeds">p: {p}; seeds: {seeds}</td></tr>'
+            f'<td data-label="from">p: {p}; seeds: {seeds}</td></tr>'
         )
     return "".join(rows)
 
