@@ -122,7 +122,7 @@ class RunFolder:
         """Raises UserError if the run began on other data than those that `facts` describe.
 
         Args:
-          facts: see environment.data_facts; what no launch of the run recorded is not compared.
+          facts: see environment.data_facts; those that no launch recorded are not compared.
         """
         there = runs.read_json(self.path / "environment.json")
         began: dict[str, Any] = {}

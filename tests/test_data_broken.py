@@ -98,15 +98,15 @@ FILES = {
     ),
     "half a file": (
         lambda folder: cut(shard(folder)),
-        "holds 0 records where dataset_info.json says",
+        "holds 0 records, but dataset_info.json says",
     ),
     "an empty file": (
         lambda folder: cut(shard(folder), 0),
-        "holds 0 records where dataset_info.json says",
+        "holds 0 records, but dataset_info.json says",
     ),
     "another copy's file": (
         lambda folder: edit_info(folder, shorten_train),
-        "records where dataset_info.json says 3: it was cut short or belongs to another copy",
+        "records, but dataset_info.json says 3: it was cut short or belongs to another copy",
     ),
 }
 

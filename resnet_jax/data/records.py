@@ -219,13 +219,13 @@ def _check_shard(shard: Shard) -> None:
         raise UserError(f"{shard.path} cannot be read: {storage.reason(e)}; {_AGAIN}.") from e
     if length != shard.length:  # 0, without a word, for a file that lost its end
         raise UserError(
-            f"{shard.path} holds {length} records where dataset_info.json says {shard.length}: it "
+            f"{shard.path} holds {length} records, but dataset_info.json says {shard.length}: it "
             f"was cut short or belongs to another copy; {_AGAIN}."
         )
 
 
 def _open(path: pathlib.Path) -> Any:
-    """Returns what reads a file's records; its file is closed with the last reference to it."""
+    """Returns a reader of a file's records; the last reference to it closes the file."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     with open(path, "rb"):
