@@ -12,13 +12,11 @@ def get_config() -> ConfigDict:
 
     c.seed = 0  # replicate r has seed + r: its own initialisation, data order and augmentation
     c.replicates = 1  # seeds trained side by side in one run folder
-    # How seeds that share a device are computed; it changes no result but for rounding, so a run
-    # may go on with another value. auto: by the devices, the images and the steps, see
-    # replicates.py
-    # grouped: all together, with grouped convolutions | vmap: the same, as jax.vmap differentiates
-    # them | matmul: all together, as batched matrix products | separate: all together but for the
-    # convolutions, each seed its own | unroll: one after another, compiled for each | loop: one
-    # after another, compiled once (over ten times slower on CPU)
+    # How seeds that share a device are computed. It changes no result but for rounding, so you may
+    # change it when you resume a run, and no seed ever changes another.
+    # auto: by the devices, the images and the steps, see replicates.py
+    # separate: all together, but each convolution seed by seed | unroll: one after another,
+    # compiled for each | loop: one after another, compiled once (over ten times slower on CPU)
     c.replicates_by = "auto"
     c.batch_size = 128  # examples a step, over all devices
     c.accumulate = 1  # parts that a batch is computed in, one after another, to save memory

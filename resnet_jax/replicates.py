@@ -11,9 +11,10 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
+from resnet_jax.convolution import one_by_one
 
 # See config.replicates_by.
-BY = ("auto", "vmap", "grouped", "matmul", "separate", "unroll", "loop")
+BY = ("auto", "separate", "unroll", "loop")
 _SMALL_IMAGE = 64  # pixels a side
 _MUCH_WORK = 64_000  # pixels an example, times steps: 1,000 of the digits'
 
@@ -33,18 +34,17 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
         # A sixth faster, but four seeds take twice as long to compile, and more seeds longer yet.
         is_long = config.steps * config.data.image_size**2 > _MUCH_WORK
         return "unroll" if is_long else "separate"
-    # Not timed on any accelerator yet (benchmarks/replicates.py will). One seed's convolutions of
-    # small images are too little work for a GPU. As grouped ones all seeds' are hardly more kernels
-    # than one seed's and move few bytes (benchmarks/traffic.py --seeds=8). One seed's convolutions
+    # Not timed on any accelerator yet (benchmarks/replicates.py will). One seed's kernels for small
+    # images are too small for a GPU: all but the convolutions are then computed for all seeds
+    # together, a third of the kernels (benchmarks/traffic.py --seeds=8). One seed's convolutions
     # of large images keep it busy, and all seeds' need their memory at once; a loop is then
     # compiled once, whatever the number of seeds.
-    return "grouped" if config.data.image_size <= _SMALL_IMAGE else "loop"
+    return "separate" if config.data.image_size <= _SMALL_IMAGE else "loop"
 
 
-def convolution(by: str) -> str:
+def convolution(by: str) -> Callable[..., jax.Array]:
     """Returns the ResNet.convolution that goes with one of BY[1:]."""
-    convolutions = {"grouped": "grouped", "matmul": "patches", "separate": "one_by_one"}
-    return convolutions.get(by, "xla")
+    return one_by_one if by == "separate" else jax.lax.conv_general_dilated
 
 
 def over_replicates(
@@ -108,9 +108,6 @@ def _of_one(args: tuple[Any, ...], in_axes: tuple[int | None, ...], replicate: A
 
 
 _ON_ONE_DEVICE = {
-    "vmap": _vmapped,
-    "grouped": _vmapped,
-    "matmul": _vmapped,
     "separate": _vmapped,
     "unroll": _unrolled,
     "loop": _looped,

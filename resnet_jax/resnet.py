@@ -11,7 +11,6 @@ from flax import linen as nn
 from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture, architecture
 from resnet_jax.blocks import BOTTLENECK_STRIDES, CONVOLVED, SHORTCUTS, Block
-from resnet_jax.convolution import by_patches, grouped, one_by_one
 from resnet_jax.errors import Range, UserError, check_choice
 from resnet_jax.normalization import MOMENTS_OF_GROUPS, BatchNorm
 from resnet_jax.pooling import max_pool
@@ -22,13 +21,6 @@ HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 STEMS = ("cifar", "imagenet")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
-    "xla": jax.lax.conv_general_dilated,
-    "patches": by_patches,
-    "one_by_one": one_by_one,
-    "grouped": grouped,
-}
 
 
 class ResNet(nn.Module):
@@ -50,7 +42,7 @@ class ResNet(nn.Module):
       space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
       remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
         so that only their inputs are kept.
-      convolution: one of CONVOLUTIONS, see convolution.py; up to rounding the same.
+      convolution: jax.lax.conv_general_dilated, or what computes the same: see convolution.py.
     """
 
     arch: Architecture
@@ -68,7 +60,7 @@ class ResNet(nn.Module):
     scan: bool = False
     space_to_depth: bool = False
     remat: tuple[int, ...] = ()
-    convolution: str = "xla"
+    convolution: Callable[..., jax.Array] = jax.lax.conv_general_dilated
 
     def __post_init__(self) -> None:
         """Raises UserError if a field is not one of those above."""
@@ -80,7 +72,6 @@ class ResNet(nn.Module):
         check_choice("shortcut", self.shortcut, SHORTCUTS)
         check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
         check_choice("stem", self.stem, STEMS)
-        check_choice("convolution", self.convolution, CONVOLUTIONS)
         Range(1, whole=True).check("num_classes", self.num_classes)
         Range(0, above=True).check("width", self.width)
         Range(0, whole=True).check("bn_group", self.bn_group)
@@ -94,8 +85,7 @@ class ResNet(nn.Module):
         With `train`, BatchNorm uses its group's statistics and `batch_stats` must be mutable for
         the moving averages to be updated.
         """
-        computed_by = CONVOLUTIONS[self.convolution]
-        conv = functools.partial(_convolution, dtype=self.dtype, computed_by=computed_by)
+        conv = functools.partial(_convolution, dtype=self.dtype, computed_by=self.convolution)
         norm = functools.partial(
             BatchNorm,
             train=train,
@@ -113,6 +103,7 @@ class ResNet(nn.Module):
 
         x = images_BHWC.astype(self.dtype)
         if self.stem == "imagenet":
+            computed_by = self.convolution
             if self.space_to_depth:
                 computed_by = functools.partial(space_to_depth.convolution, convolve=computed_by)
             stem_conv = conv(filters[0], (7, 7), (2, 2), computed_by=computed_by, name="stem_conv")

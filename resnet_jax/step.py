@@ -294,7 +294,7 @@ def make_after_validation(
         return state.replace(best=best, schedule=schedule.after_validation(state.schedule, error))
 
     return jax.jit(
-        over_replicates(after_validation, replicates, (0, 0), mesh, "vmap"),
+        over_replicates(after_validation, replicates, (0, 0), mesh, "separate"),
         in_shardings=(state_shardings, meshes.by_replicate(mesh)),
         out_shardings=state_shardings,
         donate_argnums=0,

@@ -44,17 +44,17 @@ def test_a_way_that_fails_is_said_and_the_others_are_measured(tmp_path, monkeypa
     # Stands in for a device whose memory does not suffice.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "if '\"replicates_by\": \"matmul\"' in ' '.join(sys.orig_argv):\n"
+        "if '\"replicates_by\": \"unroll\"' in ' '.join(sys.orig_argv):\n"
         "    os.write(2, b'out of memory')\n"
         "    os._exit(1)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     done = launch(
         "--depth=8", "--replicates=2", "--batch_size=4", "--image_size=8", "--rounds=1",
-        "--steps=1", "--how=matmul,separate",
+        "--steps=1", "--how=unroll,separate",
     )  # fmt: skip
     assert done.returncode == 1
-    assert "2      matmul       failed: out of memory" in done.stdout
+    assert "2      unroll       failed: out of memory" in done.stdout
     assert "2      separate     0." in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""Convolutions for several seeds are XLA's, in value, gradients and parameters."""
+"""The convolution for several seeds is XLA's, in value, gradients and parameters."""
 
 import functools
 
@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from resnet_jax import layout, space_to_depth
 from resnet_jax.architectures import Architecture
-from resnet_jax.convolution import by_patches, grouped, one_by_one
+from resnet_jax.convolution import one_by_one
 from resnet_jax.resnet import ResNet
 from resnet_jax.summary import summarize
 from tests import tiny
@@ -49,12 +49,10 @@ def gradients(conv):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("ours", [by_patches, one_by_one, grouped])
 @pytest.mark.parametrize(("size", "stride", "side"), GEOMETRIES)
-def test_values_and_gradients_are_those_of_xla(ours, size, stride, side, dtype):
-    groups = {by_patches: (0, 0), one_by_one: (0, 0), grouped: (2, 1)}[ours]
+def test_values_and_gradients_are_those_of_xla(size, stride, side, dtype):
     theirs = layer(size, stride, dtype)
-    ours = layer(size, stride, dtype, conv_general_dilated=ours)
+    ours = layer(size, stride, dtype, conv_general_dilated=one_by_one)
     x = jax.random.normal(jax.random.key(0), (SEEDS, 2, side, side + 3, 5))
     kernel = jax.random.normal(jax.random.key(1), (SEEDS, size, size, 5, 6))
     outputs = (2, (side + stride - 1) // stride, (side + 3 + stride - 1) // stride, 6)
@@ -62,12 +60,10 @@ def test_values_and_gradients_are_those_of_xla(ours, size, stride, side, dtype):
     arguments = ({"params": {"kernel": kernel}}, x, weights)
 
     programs = [gradients(conv).lower(*arguments) for conv in (theirs, ours)]
-    counts = [
-        tuple(text.count(f"{what}_group_count = {SEEDS}") for what in ("feature", "batch"))
-        for text in (program.as_text() for program in programs)
-    ]
-    # The gradient of a grouped convolution with regard to its kernel has groups of the batch.
-    assert counts == [(3, 0), groups]
+    of_groups, of_seeds = (program.as_text() for program in programs)
+    assert of_groups.count(f"feature_group_count = {SEEDS}") == 3
+    assert of_seeds.count("group_count = 1") == 2 * of_seeds.count("stablehlo.convolution")
+    assert of_seeds.count("stablehlo.convolution") == 3 * SEEDS
     ((_, y), of_theirs), ((_, z), of_ours) = (program.compile()(*arguments) for program in programs)
     assert y.shape == (SEEDS, *outputs)
     assert y.dtype == dtype
@@ -80,37 +76,11 @@ def test_values_and_gradients_are_those_of_xla(ours, size, stride, side, dtype):
 def test_the_parameters_are_those_of_xla():
     x = jnp.ones((1, 8, 8, 5))
     plain = layer(3, 1, "float32").init(jax.random.key(1), x)
-    for ours in (by_patches, one_by_one, grouped):
-        conv = layer(3, 1, "float32", conv_general_dilated=ours)
-        tiny.assert_bit_equal(plain, conv.init(jax.random.key(1), x))
+    conv = layer(3, 1, "float32", conv_general_dilated=one_by_one)
+    tiny.assert_bit_equal(plain, conv.init(jax.random.key(1), x))
 
 
-def test_bfloat16_is_told_from_float32():
-    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 5))
-    single, half = (
-        layer(3, 1, dtype, conv_general_dilated=by_patches) for dtype in ("float32", "bfloat16")
-    )
-    variables = single.init(jax.random.key(1), x)
-    assert difference(single.apply(variables, x), half.apply(variables, x)) > 1e-3
-
-
-def test_patches_are_not_kept_for_the_gradient():
-    x, kernel = jnp.ones((2, 8, 8, 5)), jnp.ones((3, 3, 5, 6))
-
-    def kept(conv):
-        _, pullback = jax.vjp(lambda x, k: conv(x, k, (1, 1), [(1, 1), (1, 1)]), x, kernel)
-        return max(a.size for a in jax.tree.leaves(pullback))
-
-    def without_checkpoint(x, kernel, strides, padding):
-        padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        slices = [padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
-        return jnp.concatenate(slices, axis=-1) @ kernel.reshape(-1, 6)
-
-    assert kept(without_checkpoint) == 9 * x.size  # the measure sees what is kept
-    assert kept(by_patches) == x.size
-
-
-@pytest.mark.parametrize("ours", [by_patches, one_by_one, grouped, space_to_depth.convolution])
+@pytest.mark.parametrize("ours", [one_by_one, space_to_depth.convolution])
 def test_the_precision_asked_for_is_that_of_the_product(ours):
     x = jnp.ones((1, 8, 8, 3))
 
@@ -123,22 +93,14 @@ def test_the_precision_asked_for_is_that_of_the_product(ours):
     assert "HIGHEST" not in program(None)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"feature_group_count": 2}, {"lhs_dilation": (2, 2)}, {"rhs_dilation": (1, 2)}],
-    ids=lambda w: next(iter(w)),
-)
-def test_what_it_cannot_compute_is_refused(wrong):
-    with pytest.raises(ValueError, match="neither groups nor dilation"):
-        by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), (1, 1), [(1, 1)] * 2, **wrong)
-
-
-@pytest.mark.parametrize("ours", [one_by_one, grouped])
-def test_all_seeds_may_see_the_same_images(ours):
+def test_all_seeds_may_see_the_same_images():
     x = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
     kernels = jax.random.normal(jax.random.key(1), (SEEDS, 3, 3, 2, 2))
     conv = functools.partial(
-        ours, strides=(1, 1), padding=[(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        one_by_one,
+        strides=(1, 1),
+        padding=[(1, 1)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     mapped = jax.jit(jax.vmap(conv, in_axes=(None, 0)))(x, kernels)
     np.testing.assert_allclose(mapped, [conv(x, kernel) for kernel in kernels], rtol=1e-5)
@@ -152,15 +114,11 @@ def test_all_seeds_may_see_the_same_images(ours):
     ],
     ids=str,
 )
-@pytest.mark.parametrize(
-    "convolution",
-    [pytest.param("patches", marks=pytest.mark.slow), "one_by_one", "grouped"],
-)
-def test_the_network_is_the_same(convolution, how):
+def test_the_network_is_the_same(how):
     options = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}
     xla, ours = (
-        ResNet(Architecture("bottleneck", (1, 3), (4, 8)), **options, convolution=name, **settings)
-        for name, settings in (("xla", {}), (convolution, how))
+        ResNet(Architecture("bottleneck", (1, 3), (4, 8)), **options, **settings)
+        for settings in ({}, {"convolution": one_by_one} | how)
     )
     assert summarize(xla, (32, 32, 3)) == summarize(ours, (32, 32, 3))
     x = jax.random.normal(jax.random.key(0), (SEEDS, 4, 32, 32, 3))

@@ -68,7 +68,7 @@ def test_mean_is_numpys(batch_size, split, network):
     normalization = Normalization(
         mean=np.full((1, 1, 1, 1), 128, np.float32), std=np.full((1, 1, 1, 1), 64, np.float32)
     )
-    config = ConfigDict({"replicates": 2, "replicates_by": "vmap", "model": {"num_classes": 3}})
+    config = ConfigDict({"replicates": 2, "replicates_by": "separate", "model": {"num_classes": 3}})
     eval_step = steps.make_eval_step(model, normalization, False, config, mesh)
     found = evaluate.evaluate({False: eval_step}, variables, split, ONE_VIEW, batch_size, mesh)
 

@@ -29,7 +29,6 @@ block = functools.partial(
         (lambda: net(shortcut="a"), "(nearest: A)"),
         (lambda: net(stem="foo"), "stem='foo' is not known; allowed are cifar or imagenet"),
         (lambda: net(bottleneck_stride="1.5"), "(nearest: v1.5)"),
-        (lambda: net(convolution="patch"), "(nearest: patches)"),
         (lambda: net(width=0), "width=0 is out of range"),
         (lambda: net(bn_group=-1), "bn_group=-1 is out of range"),
         (lambda: net(bn_momentum=1.0), "bn_momentum=1.0 is out of range"),

@@ -310,7 +310,7 @@ def test_population_statistics_are_numpys(monkeypatch, parts):
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=True)
     variables = jax.tree.map(lambda a: jnp.asarray(a)[None], dict(variables))
     config = ConfigDict(
-        {"replicates": 1, "replicates_by": "vmap", "batch_size": 8, "accumulate": parts}
+        {"replicates": 1, "replicates_by": "separate", "batch_size": 8, "accumulate": parts}
     )
     moments = steps.make_moments_step(
         model, normalization, Augmentation(0, False), train.select, config, mesh

@@ -173,7 +173,7 @@ def test_predictions_of_all_views_are_averaged():
     def normalization(images):
         return images.astype(jnp.float32) / 1000
 
-    c = pictures.config("", model__num_classes=100, replicates_by="vmap")
+    c = pictures.config("", model__num_classes=100, replicates_by="separate")
     mesh = meshes.make_mesh(1, 0, 1, jax.devices()[:1])
     images = np.random.default_rng(0).integers(0, 256, (5, 2, 4, 4, 3)).astype(np.uint8)
     small = images[:, :1, :2, :2]
