@@ -5,21 +5,27 @@ import re
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from resnet_jax import environment, runs, settings
 from resnet_jax import mesh as meshes
+from resnet_jax.architectures import Architecture
 from resnet_jax.convolution import one_by_one
 from resnet_jax.data.order import TRAIN
 from resnet_jax.disk_checkpoints import DiskCheckpoints
 from resnet_jax.dispatch import spans
-from resnet_jax.replicates import BY, choose
+from resnet_jax.objective import cross_entropy
+from resnet_jax.replicates import BY, choose, convolution, over_replicates
+from resnet_jax.resnet import ResNet
+from resnet_jax.state import NEVER
 from tests import tiny
 from tests.test_devices import relative_difference
 from tests.test_mesh import SEEDS, Setup
 
 WAYS = BY[1:]
+QUICKLY = {"xla_backend_optimization_level": "0"}  # compiling takes longer than running
 OPTIONS = {"data__pad": 1, "data__flip": "on", "model__bn_group": 4, "model__shortcut": "B"}
 
 
@@ -197,3 +203,96 @@ def test_a_run_says_which_way_it_went():
         assert facts["network"] == environment.describe(
             setup.config, setup.programs.model.clone(convolution=one_by_one), setup.data, setup.mesh
         )["network"]  # fmt: skip
+
+
+def others_of(tree, gone=1):
+    """Returns what belongs to all seeds but one."""
+    return jax.tree.map(lambda a: np.delete(np.asarray(a), gone, axis=0), tree)
+
+
+@functools.cache
+def small_step(way, preactivation):
+    """Returns compiled step(variables, images, factors on the logits), and its healthy arguments.
+
+    Every kind of layer is in it; the results are losses, logits, statistics and gradients.
+    """
+    model = ResNet(
+        Architecture("bottleneck" if preactivation else "basic", (2, 1), (4, 8)),
+        num_classes=3,
+        shortcut="B",
+        stem="cifar" if preactivation else "imagenet",
+        preactivation=preactivation,
+        convolution=convolution(way),
+    )
+    images = jax.random.normal(jax.random.key(0), (3, 4, 16, 16, 3))
+    variables = jax.jit(
+        jax.vmap(lambda key: dict(model.lazy_init(key, images[0], train=True))),
+        compiler_options=QUICKLY,
+    )(jax.random.split(jax.random.key(1), 3))
+
+    def step(variables, images_BHWC, factor):
+        def loss(params, images_BHWC):
+            state = variables | {"params": params}
+            logits, updated = model.apply(state, images_BHWC, train=True, mutable=["batch_stats"])
+            labels = jnp.arange(len(images_BHWC)) % 3
+            return cross_entropy(factor * logits, labels, 0.0).mean(), (logits, updated)
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+            variables["params"], images_BHWC
+        )
+
+    arguments = (variables, images, jnp.ones(3))
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    mapped = jax.jit(over_replicates(step, 3, (0, 0, 0), mesh, way), compiler_options=QUICKLY)
+    return mapped.lower(*arguments).compile(), arguments
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30], ids=str)
+@pytest.mark.parametrize("place", ["weights", "images", "gradient"])
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_is_not_finite_in_one_seed_leaves_the_others_alone(
+    way, preactivation, place, value
+):
+    step, (variables, images, factors) = small_step(way, preactivation)
+    healthy = step(variables, images, factors)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(healthy))
+    if place == "weights":
+        kernel = variables["params"]["stage1_block2"]["conv1"]["kernel"]
+        broken = jax.tree.map(lambda a: a.at[1, ..., 0].set(value) if a is kernel else a, variables)
+        sick = step(broken, images, factors)
+    elif place == "images":
+        sick = step(variables, images.at[1, 0, 3, 3, 0].set(value), factors)
+    else:
+        sick = step(variables, images, factors.at[1].set(value))
+    tiny.assert_bit_equal(others_of(healthy), others_of(sick))
+    assert any((np.asarray(a)[1] != np.asarray(b)[1]).any() for a, b in zip(
+        jax.tree.leaves(healthy), jax.tree.leaves(sick), strict=True
+    ))  # fmt: skip
+
+
+@functools.cache
+def three_steps(way, value=None):
+    """Returns the state, metrics and evaluation after three steps; seed 1 breaks before the third.
+
+    Args:
+      way: one of WAYS.
+      value: of all of seed 1's weights from then on; None for a healthy run.
+    """
+    setup = one_device(way)
+    state = setup.programs.start(SEEDS)
+    for number in range(3):
+        if number == 2 and value is not None:
+            params = jax.tree.map(lambda a: a.at[1].set(value), state.params)
+            state = state.replace(params=params)
+        state, metrics = setup.programs.train_steps(state, *setup.arguments(number))
+    return jax.device_get((state, metrics, setup.evaluate(state)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_seed_that_breaks_in_mid_run_diverges_alone(way, value):
+    healthy, sick = three_steps(way), three_steps(way, value)
+    tiny.assert_bit_equal(others_of(healthy), others_of(sick))
+    assert sick[1]["diverged_at"].tolist() == [NEVER, 3, NEVER, NEVER]
+    assert healthy[1]["diverged_at"].tolist() == [NEVER] * 4
