@@ -38,8 +38,13 @@ def get_config() -> ConfigDict:
     # twelve input channels suit matrix units better than three
     m.space_to_depth = False
     m.width = 1.0  # factor on the filters of every layer
-    m.zero_init_last_gamma = False  # each block's last BatchNorm scale starts at 0 instead of 1
+    # Each block starts as its shortcut: its last BatchNorm scale (post) or last kernel (pre) is 0
+    m.zero_init_residual = False
     m.dtype = "float32"  # float32 | bfloat16: of activations; parameters, statistics, loss: float32
+    # How float32 numbers are multiplied: highest: as float32 (the paper) | high: TensorFloat-32 on
+    # GPU, three bfloat16 products on TPU | default: the fastest: TensorFloat-32 on GPU, one of
+    # bfloat16 on TPU. On CPU all three are float32
+    m.precision = "highest"
     # Blocks of a stage that are alike run in a loop, so that compiling takes as long at any depth:
     # on | off | auto: not on CPU, where convolutions in a loop are over ten times slower
     m.scan = "auto"

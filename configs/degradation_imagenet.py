@@ -23,12 +23,12 @@ def get_config(preset: str = "paper") -> ConfigDict:
     study.base.model.shortcut = "A"
     study.grid = ConfigDict({"model": {"depth": (18, 34), "shortcut": ("none", "A")}})
     study.exceptions = ConfigDict()
-    if study.base.model.zero_init_last_gamma:
+    if study.base.model.zero_init_residual:
         # A plain net whose blocks start at zero is constant, and never learns.
         study.exceptions.plain = ConfigDict(
             {
                 "when": {"model": {"shortcut": "none"}},
-                "set": {"model": {"zero_init_last_gamma": False}},
+                "set": {"model": {"zero_init_residual": False}},
             }
         )
     return study

@@ -54,7 +54,7 @@ def _modern(c: ConfigDict) -> ConfigDict:
     c.steps = None
     c.batch_size = 1024
     c.model.bottleneck_stride = "v1.5"
-    c.model.zero_init_last_gamma = True
+    c.model.zero_init_residual = True
     c.model.dtype = "bfloat16"
     c.data.crop = "random_resized"
     c.data.resample = "bicubic"

@@ -71,9 +71,11 @@ class Block(nn.Module):
       shortcut_kind: one of SHORTCUTS.
       bottleneck_stride: "v1", on the first 1x1, or "v1.5", on the 3x3.
       preactivation: see above.
-      conv: makes a convolution from (filters, kernel size, strides, name).
+      conv: makes a convolution from (filters, kernel size, strides, name, kernel_init).
       norm: makes a BatchNorm from (name, rectify, scale_init).
-      last_scale_init: of the block's last BatchNorm, the same rule for both kinds of block.
+      zero_init_residual: the branch starts at 0, so that the block starts as its shortcut (Goyal et
+        al. 2017, section 5.1). Post-activation: the last BatchNorm's scale is 0. Pre-activation:
+        the last kernel is; behind a scale of 0 its ReLU would pass no gradient, for ever.
     """
 
     kind: str
@@ -84,7 +86,7 @@ class Block(nn.Module):
     preactivation: bool
     conv: Layer
     norm: Layer
-    last_scale_init: Any
+    zero_init_residual: bool
 
     def __post_init__(self) -> None:
         """Raises UserError if a name is not known or a number is out of range."""
@@ -115,21 +117,30 @@ class Block(nn.Module):
         y = x_BHWC
         for i, (filters, size, stride) in enumerate(convolutions, start=1):
             is_last = i == len(convolutions)
-            scale_init = {"scale_init": self.last_scale_init} if is_last else {}
+            zero_kernel, zero_scale = self._zeros(is_last)
             if self.preactivation:
-                y = self.norm(name=f"norm{i}", rectify=True, **scale_init)(y)
+                y = self.norm(name=f"norm{i}", rectify=True)(y)
                 if i == 1:
                     changes = self.stride != 1 or x_BHWC.shape[-1] != channels
                     start = y if projects(self.shortcut_kind, changes) else x_BHWC
                     skipped = self._shortcut(start, channels)
-            y = self.conv(filters, (size, size), (stride, stride), name=f"conv{i}")(y)
-            y = checkpoint_name(y, CONVOLVED)
+            conv = self.conv(
+                filters, (size, size), (stride, stride), name=f"conv{i}", **zero_kernel
+            )
+            y = checkpoint_name(conv(y), CONVOLVED)
             if not self.preactivation:
                 rectify = not is_last or skipped is None
-                y = self.norm(name=f"norm{i}", rectify=rectify, **scale_init)(y)
+                y = self.norm(name=f"norm{i}", rectify=rectify, **zero_scale)(y)
         if skipped is None:
             return y
         return y + skipped if self.preactivation else relu_of_sum(y, skipped)
+
+    def _zeros(self, is_last: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns what a layer's convolution and BatchNorm are given to start at 0."""
+        if not (is_last and self.zero_init_residual):
+            return {}, {}
+        zeros = nn.initializers.zeros_init()
+        return ({"kernel_init": zeros}, {}) if self.preactivation else ({}, {"scale_init": zeros})
 
     def _shortcut(self, x_BHWC: jax.Array, channels: int) -> jax.Array | None:
         # v2 adds its projections bare: a BatchNorm there would touch the identity path.

@@ -178,11 +178,14 @@ def _grouped(x_BHWC: jax.Array, group: int) -> jax.Array:
 
 def _moments(x_GgHWC: jax.Array) -> jax.Array:
     """Returns each group's mean and variance of each channel, (G, 2, C)."""
-    # One pass for both moments, of differences to a guess of the mean, the first value there is:
-    # E[x^2] - E[x]^2 itself loses the variance where |mean| >> std (Chan et al. 1983, section 3).
-    # More values would guess better, but devices that share a group would have to send them.
+    # One pass for both moments, of differences to a guess of the mean: E[x^2] - E[x]^2 itself loses
+    # the variance where |mean| >> std (Chan et al. 1983, section 3). The guess is the mean of the
+    # group's first example. A single value may lie far from all others; a mean of the 1/g-th part
+    # of them is off by at most sqrt(g) standard deviations. Devices that share a group send one
+    # number per channel for it.
     groups, channels = x_GgHWC.shape[0], x_GgHWC.shape[-1]
-    guess_G1C = x_GgHWC[(slice(None), *[slice(1)] * (x_GgHWC.ndim - 2))]
+    within = tuple(range(1, x_GgHWC.ndim - 1))
+    guess_G1C = x_GgHWC[:, :1].mean(within, keepdims=True)
     off_GgHWC = x_GgHWC - guess_G1C
     count = math.prod(x_GgHWC.shape[1:-1])
     off_mean_G1C, square_G1C = (total / count for total in _sums(off_GgHWC, jnp.square(off_GgHWC)))

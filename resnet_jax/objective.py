@@ -18,15 +18,23 @@ def cross_entropy(logits_BK: jax.Array, labels_B: jax.Array, smoothing: float) -
 
 
 def top1_error(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
-    """Returns 100 for each example whose highest logit is another class's, else 0, float32 (B,)."""
-    return 100.0 * (jnp.argmax(logits_BK, axis=-1) != labels_B).astype(jnp.float32)
+    """Returns 100 for each example whose own class is not first alone, else 0, float32 (B,).
+
+    See _rivals: with a tie or a NaN no class is first, not even class 0.
+    """
+    return 100.0 * (_rivals(logits_BK, labels_B) > 0).astype(jnp.float32)
 
 
 def top5_error(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
-    """Returns 100 for each example with five classes or more above its own, else 0, float32 (B,).
+    """Returns 100 for each example with five rivals or more, else 0, float32 (B,); see _rivals."""
+    return 100.0 * (_rivals(logits_BK, labels_B) > 4).astype(jnp.float32)
 
-    A logit that is not a number is an error, too.
+
+def _rivals(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
+    """Returns how many other classes' logits are not below the label's own, int32 (B,).
+
+    An equal logit is not below, and neither is a NaN; if the own logit is NaN, none is.
     """
     own_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=-1)
-    is_found = jnp.sum(~(logits_BK <= own_B1), axis=-1) < 5
-    return 100.0 * (~is_found).astype(jnp.float32)
+    # Its own class is not below itself.
+    return jnp.sum(~(logits_BK < own_B1), axis=-1) - 1

@@ -21,6 +21,8 @@ HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 STEMS = ("cifar", "imagenet")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# JAX's names. Only the first is float32 everywhere; the others are what the device calls so.
+PRECISIONS = ("highest", "high", "default")
 
 
 class ResNet(nn.Module):
@@ -34,8 +36,9 @@ class ResNet(nn.Module):
       preactivation: He et al. 2016's order in place of 2015's.
       stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 max pool) | "cifar" (3x3, BN, ReLU).
       width: factor on all filters.
-      zero_init_last_gamma: each block's last BatchNorm scale starts at 0, for both block types.
+      zero_init_residual: each block's branch starts at 0, see Block.
       dtype: of activations; parameters, statistics and logits are float32.
+      precision: of products of float32 in convolutions and the classifier, one of PRECISIONS.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
       scan: the blocks of a stage but the first, which are alike, run in a loop that is compiled
         once whatever the depth, and their variables are stacked: see layout.py.
@@ -52,8 +55,9 @@ class ResNet(nn.Module):
     preactivation: bool = False
     stem: str = "cifar"
     width: float = 1.0
-    zero_init_last_gamma: bool = False
+    zero_init_residual: bool = False
     dtype: Any = jnp.float32
+    precision: str = "highest"
     bn_group: int = 0
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
@@ -72,6 +76,7 @@ class ResNet(nn.Module):
         check_choice("shortcut", self.shortcut, SHORTCUTS)
         check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
         check_choice("stem", self.stem, STEMS)
+        check_choice("precision", self.precision, PRECISIONS)
         Range(1, whole=True).check("num_classes", self.num_classes)
         Range(0, above=True).check("width", self.width)
         Range(0, whole=True).check("bn_group", self.bn_group)
@@ -85,7 +90,12 @@ class ResNet(nn.Module):
         With `train`, BatchNorm uses its group's statistics and `batch_stats` must be mutable for
         the moving averages to be updated.
         """
-        conv = functools.partial(_convolution, dtype=self.dtype, computed_by=self.convolution)
+        conv = functools.partial(
+            _convolution,
+            dtype=self.dtype,
+            precision=self.precision,
+            computed_by=self.convolution,
+        )
         norm = functools.partial(
             BatchNorm,
             train=train,
@@ -93,11 +103,6 @@ class ResNet(nn.Module):
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
             dtype=self.dtype,
-        )
-        last_scale_init = (
-            nn.initializers.zeros_init()
-            if self.zero_init_last_gamma
-            else nn.initializers.ones_init()
         )
         filters = [max(1, round(f * self.width)) for f in self.arch.filters]
 
@@ -126,7 +131,7 @@ class ResNet(nn.Module):
                 preactivation=self.preactivation,
                 conv=conv,
                 norm=norm,
-                last_scale_init=last_scale_init,
+                zero_init_residual=self.zero_init_residual,
             )
             x = make(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x)
             if self.scan and blocks > 1:
@@ -140,7 +145,10 @@ class ResNet(nn.Module):
             x = norm(name="head_norm", rectify=True)(x)
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         # float32, so that bfloat16's 8 bits never reach the loss.
-        return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="logits")(pooled_BC)
+        classifier = nn.Dense(
+            self.num_classes, kernel_init=HE_NORMAL, precision=self.precision, name="logits"
+        )
+        return classifier(pooled_BC)
 
     def _block(self, *, stage: int, looped: bool = False, **attributes: Any) -> Block:
         if stage in self.remat:
@@ -170,8 +178,10 @@ def _convolution(
     strides: tuple[int, int],
     *,
     dtype: Any,
+    precision: str,
     computed_by: Callable[..., jax.Array],
     name: str,
+    kernel_init: nn.initializers.Initializer | None = None,
 ) -> nn.Conv:
     # Symmetric padding, as Caffe and PyTorch: "SAME" pads a strided 3x3 on one side only.
     padding = [(size // 2, size // 2) for size in kernel_size]
@@ -182,7 +192,8 @@ def _convolution(
         padding=padding,
         use_bias=False,  # BatchNorm's beta follows
         dtype=dtype,
-        kernel_init=HE_NORMAL,
+        precision=precision,
+        kernel_init=kernel_init or HE_NORMAL,
         conv_general_dilated=computed_by,
         name=name,
     )
@@ -206,8 +217,9 @@ def from_config(model: Mapping[str, Any], platform: str = "") -> ResNet:
         preactivation=model["activation"] == "pre",
         stem=model["stem"],
         width=model["width"],
-        zero_init_last_gamma=model["zero_init_last_gamma"],
+        zero_init_residual=model["zero_init_residual"],
         dtype=DTYPES[model["dtype"]],
+        precision=model["precision"],
         bn_group=model["bn_group"],
         bn_momentum=model["bn_momentum"],
         bn_epsilon=model["bn_epsilon"],

@@ -16,7 +16,7 @@ from resnet_jax.data import sources
 from resnet_jax.data.check import check_data
 from resnet_jax.errors import UserError, check_choice, listing
 from resnet_jax.replicates import BY
-from resnet_jax.resnet import DTYPES
+from resnet_jax.resnet import DTYPES, PRECISIONS
 
 LENGTHS = ("steps", "epochs", "examples")
 RATES = ("rate", "final_rate", "warmup_rate")  # of the schedule
@@ -29,6 +29,7 @@ CHOICES = {
     "model.activation": ("post", "pre"),
     "model.stem": ("cifar", "imagenet"),
     "model.dtype": tuple(DTYPES),
+    "model.precision": PRECISIONS,
     "model.scan": ("auto", "on", "off"),
     "data.name": tuple(sources.KNOWN),
     "data.mean": ("pixel", "channel", "none"),
@@ -280,9 +281,9 @@ def _check_combinations(config: ConfigDict, known: sources.Facts, examples: int)
             f"model.space_to_depth=True rearranges the 7x7 stem, but model.stem={model.stem!r}; "
             "allowed is False."
         )
-    if model.shortcut == "none" and model.zero_init_last_gamma:
+    if model.shortcut == "none" and model.zero_init_residual:
         raise UserError(
-            "model.zero_init_last_gamma=True makes a plain net (model.shortcut='none') constant: "
+            "model.zero_init_residual=True makes a plain net (model.shortcut='none') constant: "
             "every block's output starts at zero; allowed is False."
         )
     needs_validation = {

@@ -24,7 +24,7 @@ def test_cells_are_those_of_the_paper(module, preset, no_data):
     for cell in cells:
         c = cell.config
         starts_at_zero = preset == "modern" and c.model.shortcut != "none"
-        assert c.model.zero_init_last_gamma == starts_at_zero
+        assert c.model.zero_init_residual == starts_at_zero
         assert c.data.color == (preset == "paper")
         assert c.model.bn_group == 32
         assert c.model.bottleneck_stride == {"paper": "v1", "modern": "v1.5"}[preset]

@@ -18,7 +18,7 @@ ARCH = Architecture("basic", (1, 1), (4, 8))
 net = functools.partial(ResNet, ARCH, num_classes=3)
 block = functools.partial(
     blocks.Block, kind="basic", filters=4, stride=1, shortcut_kind="A", bottleneck_stride="v1",
-    preactivation=False, conv=None, norm=None, last_scale_init=None,
+    preactivation=False, conv=None, norm=None, zero_init_residual=False,
 )  # fmt: skip
 
 
@@ -27,6 +27,7 @@ block = functools.partial(
     [
         (lambda: net(shortcut="D"), "shortcut='D' is not known; allowed are none, A, B or C"),
         (lambda: net(shortcut="a"), "(nearest: A)"),
+        (lambda: net(precision="hihg"), "(nearest: high)"),
         (lambda: net(stem="foo"), "stem='foo' is not known; allowed are cifar or imagenet"),
         (lambda: net(bottleneck_stride="1.5"), "(nearest: v1.5)"),
         (lambda: net(width=0), "width=0 is out of range"),

@@ -9,6 +9,7 @@ from flax import linen as nn
 from resnet_jax import layout, resnet
 from resnet_jax.architectures import Architecture
 from resnet_jax.blocks import Block, shortcut
+from resnet_jax.objective import cross_entropy
 from resnet_jax.resnet import ResNet
 
 BASIC = Architecture("basic", (1, 1), (4, 8))
@@ -61,7 +62,7 @@ def run(capture=False, **options):
         ("shortcut", ("A", "C"), {}),
         ("shortcut", ("B", "C"), {}),
         ("stem", ("cifar", "imagenet"), {}),
-        ("zero_init_last_gamma", (False, True), {}),
+        ("zero_init_residual", (False, True), {}),
         ("width", (1.0, 0.5), {}),
         ("dtype", (jnp.float32, jnp.bfloat16), {}),
         ("arch", (BASIC, BOTTLENECK), {}),
@@ -143,7 +144,7 @@ def last_convolution_to_zero(kind, shortcut_kind, preactivation=False, stride=1,
         preactivation=preactivation,
         conv=conv,
         norm=lambda name, rectify=False, scale_init=None: nn.relu if rectify else lambda x: x,
-        last_scale_init=None,
+        zero_init_residual=False,
     )
     channels = 4 if kind == "basic" else 16
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, channels)), jnp.float32)
@@ -182,37 +183,89 @@ def test_bottleneck_strides_where_the_option_says():
     assert shapes("v1.5") == [8, 4, 4]
 
 
-# ------------------------------------------------------------------------ zero last gamma
+# -------------------------------------------------------------- branches that start at zero
+
+LAST = {"basic": "2", "bottleneck": "3"}
 
 
-@pytest.mark.parametrize("preactivation", [False, True])
-@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
-def test_zero_last_gamma_is_one_rule_for_both_blocks(kind, preactivation):
+@pytest.mark.parametrize(("preactivation", "layer"), [(False, "norm"), (True, "conv")])
+@pytest.mark.parametrize("kind", LAST)
+def test_zero_init_residual_is_one_rule_for_both_blocks(kind, preactivation, layer):
     arch = Architecture(kind, (2, 1), (4, 8))
-    _, _, variables = run(arch=arch, zero_init_last_gamma=True, preactivation=preactivation)
+    _, _, variables = run(arch=arch, zero_init_residual=True, preactivation=preactivation)
     _, _, usual = run(arch=arch, preactivation=preactivation)
-    last = {"basic": "norm2", "bottleneck": "norm3"}[kind]
 
     def zeros(tree):
         paths = jax.tree_util.tree_leaves_with_path(layout.by_block(tree["params"]))
         return [
             [p.key for p in path][:2]
             for path, leaf in paths
-            if path[-1].key == "scale" and not leaf.any()
+            if path[-1].key in ("scale", "kernel") and not leaf.any()
         ]
 
     assert zeros(usual) == []
     blocks = ["stage1_block1", "stage1_block2", "stage2_block1"]
-    assert zeros(variables) == [[block, last] for block in blocks]
+    assert zeros(variables) == [[block, layer + LAST[kind]] for block in blocks]
 
 
-@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
-def test_zero_last_gamma_makes_a_block_the_identity(kind):
-    arch = Architecture(kind, (2,), (4,))
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("kind", LAST)
+def test_zero_init_residual_makes_a_block_its_shortcut(kind, preactivation):
+    options = {"arch": Architecture(kind, (2,), (4,)), "shortcut": "A"}
     for zero, same in ((False, False), (True, True)):
-        _, updated, _ = run(capture=True, arch=arch, shortcut="A", zero_init_last_gamma=zero)
+        _, updated, _ = run(
+            capture=True, preactivation=preactivation, zero_init_residual=zero, **options
+        )
         outputs = layout.by_block(updated["intermediates"])
         first, second = (outputs[f"stage1_block{i}"]["__call__"][0] for i in (1, 2))
         assert np.abs(first).max() > 0.1
-        # The input is already rectified, so the ReLU after the addition changes nothing.
+        # A post-activation block's input is rectified already: its last ReLU changes nothing.
         assert bool((first == second).all()) is same
+
+
+NETWORKS = [
+    {"kind": kind, "preactivation": pre, "shortcut": shortcut, "stem": stem, "zero": zero}
+    for kind in LAST
+    for pre in (False, True)
+    for shortcut in ("none", "A", "B", "C")
+    for stem in ("cifar", "imagenet")
+    for zero in ((False,) if shortcut == "none" else (False, True))
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: "-".join(map(str, n.values())))
+def test_every_parameter_is_moved_by_its_gradient(network):
+    model = ResNet(
+        Architecture(network["kind"], (1, 2), (3, 4)),
+        num_classes=3,
+        shortcut=network["shortcut"],
+        preactivation=network["preactivation"],
+        stem=network["stem"],
+        zero_init_residual=network["zero"],
+    )
+    x = np.random.default_rng(0).normal(size=(4, 16, 16, 2)).astype(np.float32)
+    labels = jnp.arange(4) % 3
+    variables = dict(model.init(jax.random.key(0), x, train=True))
+
+    def three_steps(params):
+        def loss(params):
+            state = {"params": params, "batch_stats": variables["batch_stats"]}
+            logits, _ = model.apply(state, x, train=True, mutable=["batch_stats"])
+            return cross_entropy(logits, labels, 0.0).mean()
+
+        def step(params, _):
+            gradients = jax.grad(loss)(params)
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), None
+
+        return jax.lax.scan(step, params, length=3)[0]
+
+    quickly = {"xla_backend_optimization_level": "0"}
+    moved = jax.jit(three_steps, compiler_options=quickly)(variables["params"])
+    paths = jax.tree_util.tree_leaves_with_path(variables["params"])
+    stays = [
+        jax.tree_util.keystr(path)
+        for (path, before), after in zip(paths, jax.tree.leaves(moved), strict=True)
+        if (before == after).all()
+    ]
+    assert len(paths) > 15
+    assert stays == []

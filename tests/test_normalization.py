@@ -104,12 +104,19 @@ def test_small_deviation_about_a_large_mean():
     np.testing.assert_allclose(np.std(y, axis=(0, 1, 2)), 1, rtol=1e-3)
 
 
-def test_the_first_value_may_be_far_out():
-    x = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype(np.float32)
-    x[0, 0, 0] = 100  # by it the others' variance has to be found, as 10,000 less 9,999
-    y, _ = normalize(x)
-    expected, _, _ = by_numpy(x, 64)
-    np.testing.assert_allclose(y, expected, rtol=1e-2, atol=1e-4)
+@pytest.mark.parametrize("distance", [1e2, 1e4, 1e6])
+def test_the_first_value_may_be_far_out(distance):
+    x = np.random.default_rng(0).normal(size=(64, 32, 32, 3)).astype(np.float32)
+    x[0, 0, 0] += distance
+    expected = x.astype(np.float64).var(axis=(0, 1, 2))
+    # Of differences to the first value the mean square is so large that float32 has no room left.
+    off = x - x[0, 0, 0]
+    by_first = (off * off).mean(axis=(0, 1, 2)) - off.mean(axis=(0, 1, 2)) ** 2
+    assert np.abs(by_first / expected - 1).max() > 1e-2
+    y, updated = normalize(x)
+    np.testing.assert_allclose(updated[MOMENTS]["var"], expected, rtol=2e-3)
+    by_definition, _, _ = by_numpy(x, 64)
+    np.testing.assert_allclose(y[1:], by_definition[1:], rtol=1e-2, atol=1e-4)
 
 
 def test_moving_averages_after_two_updates():

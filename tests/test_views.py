@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import imagenet
-from resnet_jax import evaluate, objective, settings, step
+from resnet_jax import evaluate, settings, step
 from resnet_jax import mesh as meshes
 from resnet_jax.data import check, jpeg, views
 from tests import pictures, tiny
@@ -197,12 +197,3 @@ def test_predictions_of_all_views_are_averaged():
         error = 100.0 * (mean.argmax(1) != labels)[mask].sum()
         np.testing.assert_allclose(found["error"], [error])
         assert set(found) == {"loss", "error", "top5_error"}
-
-
-def test_the_best_five():
-    logits = jnp.array([[9.0, 8, 7, 6, 5, 4, 3], [9, 8, 7, 6, 5, 4, jnp.nan], [1] * 7])
-    for label, errors in ((4, [0, 100, 0]), (5, [100, 100, 0]), (0, [0, 0, 0])):
-        found = objective.top5_error(logits, jnp.full(3, label))
-        assert found.tolist() == errors, label
-    all_nan = jnp.full((1, 7), jnp.nan)
-    assert objective.top5_error(all_nan, jnp.zeros(1, jnp.int32)).tolist() == [100.0]

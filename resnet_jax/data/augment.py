@@ -105,7 +105,9 @@ class Augmentation:
         """Crops, flips and colours normalised images."""
         _, height, width, _ = images_BHWC.shape
         if self.color:
-            shift_B3 = 255 * draws.color_B3 @ (_COLOR_AXES * _COLOR_VARIANCES).T
+            # As float32 on every device: few products, and far fewer than the network's.
+            axes = (_COLOR_AXES * _COLOR_VARIANCES).T
+            shift_B3 = 255 * jnp.matmul(draws.color_B3, axes, precision="highest")
             images_BHWC = images_BHWC + shift_B3[:, None, None, :] / self.std
         if self.pad:
             p = self.pad
