@@ -58,7 +58,8 @@ def test_a_run_given_twice_is_read_once(tmp_path):
 def test_diverged_replicates_are_counted_and_in_no_mean(tmp_path, recorded):
     metrics = fixture.lines([50, 100], [[8.0, 40.0, 20.0], [8.0, None, 10.0]])
     more = {"diverged": {"1": 70}} if recorded else {}
-    fixture.write(tmp_path / "a", metrics, replicates=3, more=more, train_examples=100)
+    about = {"replicates": 3, "train_examples": 100, "log__every": 1}
+    fixture.write(tmp_path / "a", metrics, more=more, **about)
     (group,) = made(tmp_path)
     (cell,) = group.cells
     stat = cell.stat(Replicate.train_error)
@@ -257,6 +258,22 @@ def test_any_other_warm_up_is_another_recipe(tmp_path, changes):
     found = made(tmp_path)
     assert len(found) == 2
     assert table.footnotes(found[0]) == []
+
+
+def test_a_warm_up_with_other_values_than_the_papers_is_no_exception(tmp_path):
+    faster = {"schedule__warmup_rate": 0.05}
+    fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=20, **faster)
+    fixture.write(tmp_path / "b", fixture.flat(1.0), model__depth=110, **faster, **UNTIL_ERROR)
+    assert len(made(tmp_path)) == 2
+
+
+def test_a_training_error_over_more_than_an_epoch_is_named(tmp_path):
+    fixture.write(tmp_path / "a", fixture.flat(1.0), log__every=20)  # an epoch is 20 steps
+    fixture.write(tmp_path / "b", fixture.flat(1.0), log__every=21, model__depth=56)
+    (group,) = made(tmp_path)
+    assert table.footnotes(group) == [
+        "training error is the mean over log.every steps, which are more than an epoch: resnet-56-A"
+    ]
 
 
 def test_plain_20_with_warm_up_is_not_compared_with_plain_56_without(tmp_path):

@@ -138,6 +138,13 @@ def total_steps(run: runs.Run) -> int:
     return steps
 
 
+def longer_than_an_epoch(run: runs.Run) -> bool:
+    """Whether a row covers more steps than an epoch, and so blurs the final training error."""
+    return "train" in run.environment.get("data", {}) and (
+        run.config["log"]["every"] > _steps_an_epoch(run)
+    )
+
+
 def last_step(run: runs.Run) -> int:
     """Returns the step that the run has reached, by its status or its last line."""
     logged = run.metrics[-1]["step"] if run.metrics else 0

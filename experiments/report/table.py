@@ -10,7 +10,7 @@ from experiments.report.claims import ABOVE, BELOW, COMPARED, NOT_TESTED, Claim,
 from experiments.report.groups import Group
 from experiments.report.measures import Stat
 from experiments.report.paper import published, withheld
-from experiments.report.replicates import Replicate
+from experiments.report.replicates import Replicate, longer_than_an_epoch
 from resnet_jax import runs
 
 DASH = "\N{EN DASH}"
@@ -174,6 +174,10 @@ def footnotes(group: Group) -> list[str]:
         number = published(cell)
         if number and number.remark:
             notes.append(f"{cell.name}: the paper's number is {number.remark}")
+    blurred = [c.name for c in group.cells if any(map(longer_than_an_epoch, c.runs))]
+    if blurred:
+        words = "training error is the mean over log.every steps, which are more than an epoch"
+        notes.append(f"{words}: {', '.join(blurred)}")
     by_moving_averages = [
         cell.name
         for cell in group.cells
