@@ -72,25 +72,16 @@ class Display:
 
 def install() -> None:
     """Puts a Display in place of stdout and stderr; opens what was closed at the start."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:  # the descriptor was closed when Python started
-            # Else the next file that is opened gets the number, and XLA's messages with it.
-            if not _is_open(number):
-                _nowhere(number)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # its file descriptor was closed when Python started
+            # This takes the lowest free descriptor, the stream's own. Else the next file that is
+            # opened would get it, and what XLA writes to stderr.
             mode = "r" if name == "stdin" else "w"
             null = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open to the end
             setattr(sys, name, null)
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), Display):
             setattr(sys, name, cast("TextIO", Display(getattr(sys, name))))
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 def _nowhere(number: int) -> None:
