@@ -3,14 +3,20 @@
     python -m benchmarks.memory [--out=results/memory]
     python -m benchmarks.memory --family=cifar --depths=56,110,1202 --batch_size=1024
     python -m benchmarks.memory --target=H100
+    python -m benchmarks.memory --views --target=v5e --dtype=float32 --batch_size=32
 
 The step is compiled for this machine's first device or for --target, with blocks in a loop
 (model.scan=on), and never run. What its compiler says holds there alone: a CPU's, for one, keeps as
 float32 much of what is bfloat16. "Kept" is counted from shapes: what the forward pass leaves for
 the backward pass on every platform, see kept.py.
+
+--views compares the training step of ImageNet's ResNet-34 (or --depths) with what comes after it:
+the population statistics and each view of the recipe's test, with as many pictures in a batch as a
+run evaluates at once.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,9 +27,12 @@ from ml_collections import ConfigDict
 from benchmarks import table, target, train_step_ours
 from benchmarks.kept import kept_bytes
 from experiments import command_line
+from resnet_jax import mesh as meshes
 from resnet_jax.architectures import architecture
 from resnet_jax.data import sources
+from resnet_jax.data.views import make_views, pictures_per_batch
 from resnet_jax.errors import UserError
+from resnet_jax.evaluate import images_per_batch
 
 DEPTHS = {"cifar": ["1202"], "imagenet": ["152"]}
 
@@ -33,10 +42,12 @@ _BATCH = flags.DEFINE_integer(
     "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
 )
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_VIEWS = flags.DEFINE_bool("views", False, "The test's programs beside the training step.")
 _DEVICE_GB = flags.DEFINE_float(
     "device_gb", 80.0, "Memory that a step shall fit, in 1e9 bytes.", lower_bound=0.0
 )
 
+_TALL, _WIDE = 3, 4  # of the pictures of --views
 _PARTS = ("temporaries", "arguments", "output", "aliased")
 _HEADINGS = ["network", "batch", "remat", "kept", *_PARTS, "peak", "fits"]
 
@@ -45,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     device = target.device()
+    if _VIEWS.value:
+        return _publish_views(device)
     rows = []
     for config in _configs():
         rows.append(_row(config, device))
@@ -52,19 +65,24 @@ def main(argv: Sequence[str]) -> int:
             "%s %s, remat %s: done", *(rows[-1][key] for key in ("family", "depth", "remat"))
         )
     about = {
-        "unit": "GB of 1e9 bytes",
         "remat": "stages whose blocks are computed again in the backward pass (model.remat)",
         "kept": "by the forward pass for the backward pass, from shapes alone: on every platform",
+        "beside it": f"a data set that lives on the device; CIFAR-10: {_cifar10() / 1e9:.2f} GB",
+    }
+    table.publish([_HEADINGS, *map(_show, rows)], about | _about(device), rows)
+    return 0
+
+
+def _about(device: jax.Device) -> dict[str, Any]:
+    """Returns what is said under every table."""
+    return {
+        "unit": "GB of 1e9 bytes",
         "peak": "arguments + output - aliased + temporaries",
         "fits": f"whether the peak is at most {_DEVICE_GB.value:g} GB",
         "compiled for": f"{device.platform}; another compiler lays memory out otherwise",
-        "beside it": f"a data set that lives on the device; CIFAR-10: {_cifar10() / 1e9:.2f} GB",
         "dtype": _DTYPE.value,
         "device": f"{device.platform}: {device.device_kind}",
-    }
-    about |= table.surroundings(("jax", "jaxlib", "flax"))
-    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
-    return 0
+    } | table.surroundings(("jax", "jaxlib", "flax"))
 
 
 def _configs() -> list[ConfigDict]:
@@ -90,10 +108,6 @@ def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
         {"params": programs.state.params, "batch_stats": programs.state.batch_stats},
     )
     image_shape = sources.image_shape(config.data)
-    compiled = programs.train_steps.lower(programs.state, *arguments).compile()  # type: ignore[attr-defined]  # jit
-    said = compiled.memory_analysis()
-    held = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
-    peak = held + said.temp_size_in_bytes
     return {
         "family": config.model.family,
         "depth": config.model.depth,
@@ -101,6 +115,15 @@ def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
         "image_size": config.data.image_size,
         "remat": list(config.model.remat),
         "kept_bytes": kept_bytes(programs.model, one, config.batch_size, image_shape),
+    } | _memory(programs.train_steps, programs.state, *arguments)
+
+
+def _memory(program: Any, *arguments: Any) -> dict[str, Any]:
+    """Compiles a program for arguments of some shapes; returns what its compiler says."""
+    said = program.lower(*arguments).compile().memory_analysis()
+    held = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
+    peak = held + said.temp_size_in_bytes
+    return {
         "temporaries_bytes": said.temp_size_in_bytes,
         "arguments_bytes": said.argument_size_in_bytes,
         "output_bytes": said.output_size_in_bytes,
@@ -110,6 +133,66 @@ def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
         "compilers_peak_bytes": said.peak_memory_in_bytes,
         "fits": peak <= _DEVICE_GB.value * 1e9,
     }
+
+
+def _publish_views(device: jax.Device) -> int:
+    """Publishes the table of --views; returns the exit code."""
+    rows = []
+    for depth in table.numbers("depths", _DEPTHS.value or ["34"]):
+        config = train_step_ours.resolve(
+            "imagenet", depth, shortcut="A", dtype=_DTYPE.value, batch_size=_BATCH.value
+        )
+        for row in _after_training(config, device):
+            rows.append({"network": f"imagenet {depth}"} | row)
+            logging.info("%s %s: %.2f GB", depth, row["program"], row["peak_bytes"] / 1e9)
+    about = {
+        "pictures": "in a batch",
+        "largest view": "of a picture: views x height x width; mirror images come on top",
+    }
+    headings = ["network", "program", "pictures", "largest view", *_PARTS, "peak", "fits"]
+    table.publish([headings, *map(_show_view, rows)], about | _about(device), rows)
+    return 0
+
+
+def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[dict[str, Any]]:
+    """Yields a row for the training step, the population statistics and each view of a test."""
+    programs, arguments = train_step_ours.shapes(config, device)
+    variables = {"params": programs.state.params, "batch_stats": programs.state.batch_stats}
+    batch_size, size = config.batch_size, config.data.image_size
+    of_training = {"pictures": batch_size, "largest_view": [1, size, size]}
+    yield (
+        {"program": "training step"}
+        | of_training
+        | _memory(programs.train_steps, programs.state, *arguments)
+    )
+    seeds, arrays, batches = arguments
+    number = jax.ShapeDtypeStruct((), np.int32)
+    yield (
+        {"program": "population statistics"}
+        | of_training
+        | _memory(programs.moments_step, variables, seeds, number, arrays, batches)
+    )
+    split = meshes.split_batch(meshes.make_mesh(config.replicates, devices=[device]))
+    for name in config.eval.views:
+        view = make_views(name, config.data, config.eval)
+        bucket = view.bucket(_TALL, _WIDE)
+        pictures = pictures_per_batch(view, bucket, images_per_batch(config), size, devices=1)
+
+        def shaped(*shape: int, dtype: Any, pictures: int = pictures) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((pictures, *shape), dtype, sharding=split)
+
+        groups = tuple(shaped(*shape, 3, dtype=np.uint8) for shape in view.shapes(bucket))
+        yield {
+            "program": name,
+            "pictures": pictures,
+            "largest_view": list(max(view.shapes(bucket), key=math.prod)),
+        } | _memory(
+            programs.eval_steps[view.mirrored],
+            variables,
+            groups,
+            shaped(dtype=np.int32),
+            shaped(dtype=bool),
+        )
 
 
 def _cifar10() -> int:
@@ -128,6 +211,13 @@ def _show(row: dict[str, Any]) -> list[str]:
         *gigabytes,
         "yes" if row["fits"] else "no",
     ]
+
+
+def _show_view(row: dict[str, Any]) -> list[str]:
+    gigabytes = [f"{row[f'{name}_bytes'] / 1e9:.2f}" for name in (*_PARTS, "peak")]
+    view = " x ".join(map(str, row["largest_view"]))
+    fits = "yes" if row["fits"] else "no"
+    return [row["network"], row["program"], str(row["pictures"]), view, *gigabytes, fits]
 
 
 if __name__ == "__main__":

@@ -102,8 +102,12 @@ def device() -> jax.Device:
     return topologies.get_topology_desc(_TPUS[TARGET.value], "tpu").devices[0]
 
 
-# Without them libtpu asks the network which TPU this machine is.
-_NO_HOST = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+# Without the first two libtpu asks the network which TPU this machine is.
+_NO_HOST = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two may compile at once: no chip is taken
+}
 
 
 def _need(package: str, extra: str) -> None:

@@ -1,8 +1,9 @@
 """The loop: one resolved config in, one run folder out."""
 
 import contextlib
+import errno
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,13 +62,12 @@ def train(config: ConfigDict, workdir: str) -> str:
         return status["status"]
     clock = Clock(status.get("device_seconds", 0.0))
     try:
-        with StopRequest() as stop, _memory(config), contextlib.ExitStack() as at_end:
+        with StopRequest() as stop, contextlib.ExitStack() as at_end:
             return _train(config, folder, mesh, clock, stop, at_end)
     except BaseException as e:
-        _set_failed(folder, e, config.steps, clock)
-        if isinstance(e, OSError):
-            raise RunError(f"{folder.path} cannot be written: {reason(e)}.") from e
-        raise
+        error = _foreseen(e, config, folder)
+        _set_failed(folder, error, config.steps, clock)
+        raise error from (None if error is e else e)
     finally:
         folder.close()
 
@@ -97,8 +97,7 @@ def _train(
     def evaluation(variables: Any, split: Split, name: str = "center") -> dict[str, jax.Array]:
         views = make_views(name, config.data, config.eval)
         batch_size = images_per_batch(config)
-        with _memory(config, is_evaluation=True):
-            return evaluate(programs.eval_steps, variables, split, views, batch_size, mesh)
+        return evaluate(programs.eval_steps, variables, split, views, batch_size, mesh)
 
     ###################################################################################### state
 
@@ -256,32 +255,33 @@ def _open(workdir: str, config: ConfigDict) -> RunFolder:
     return opened[0] if opened else Onlooker(workdir)
 
 
-@contextlib.contextmanager
-def _memory(config: ConfigDict, is_evaluation: bool = False) -> Iterator[None]:
-    """Turns running out of memory into a RunError that names the settings that save it."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as e:
-        if not (isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e)):
-            raise
-        where = "host" if isinstance(e, MemoryError) else "device"
-        doing = "evaluating" if is_evaluation else "training"
-        lower = f"lower eval.batch_size={config.eval.batch_size}, " if is_evaluation else ""
-        what = str(e).strip().split("\n")[0][:200]
-        raise RunError(
-            f"The {where}'s memory is too small for {doing} ({what}): {lower}raise "
-            f"accumulate={config.accumulate}, add stages to model.remat={config.model.remat}, or "
-            f"train another run with less than batch_size={config.batch_size}; the same command "
-            "with any but the last resumes from the last checkpoint."
-        ) from e
+def _foreseen(error: BaseException, config: ConfigDict, folder: RunFolder) -> BaseException:
+    """Turns an error of the system or the device into a RunError; returns any other as it is."""
+    on_host = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    # A CPU device's runtime calls it INTERNAL. A program that fails raises where its results are
+    # needed, which does not tell a training step from an evaluation.
+    on_device = isinstance(error, jax.errors.JaxRuntimeError) and any(
+        words in str(error) for words in ("RESOURCE_EXHAUSTED", "ut of memory")
+    )
+    if on_host or on_device:
+        return RunError(
+            f"The {'host' if on_host else 'device'}'s memory is too small "
+            f"({str(error).strip().splitlines()[0][:200]}): for a training step, raise "
+            f"accumulate={config.accumulate} or add stages to model.remat={config.model.remat}; "
+            f"for an evaluation, lower eval.batch_size={config.eval.batch_size}; the same command "
+            "with such a change resumes from the last checkpoint, and less than "
+            f"batch_size={config.batch_size} is another run."
+        )
+    if isinstance(error, OSError):
+        return RunError(f"{folder.path} cannot be written: {reason(error)}.")
+    return error
 
 
 def _set_failed(folder: RunFolder, error: BaseException, steps: int, clock: Clock) -> None:
-    why = reason(error) if isinstance(error, OSError) else sentence(error)
     at = folder.status().get("step", 0)
     try:
         folder.set_status(
-            "failed", step=at, steps=steps, device_seconds=clock.seconds(), reason=why
+            "failed", step=at, steps=steps, device_seconds=clock.seconds(), reason=sentence(error)
         )
     except (OSError, RunError) as e:  # a full disk: the message on the screen has to do
         logging.error("status.json could not be written: %s", e)

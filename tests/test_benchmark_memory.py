@@ -108,6 +108,24 @@ def test_it_measures_every_choice_of_remat(tmp_path):
     assert first[-2:] == [f"{rows[0]['peak_bytes'] / 1e9:.2f}", "no"]
 
 
+@pytest.mark.slow
+def test_no_view_needs_more_memory_than_a_training_step(tmp_path):
+    done = launch("--views", "--depths=18", "--batch_size=8", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    step, *others = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert (step["program"], step["pictures"]) == ("training step", 8)
+    assert {row["program"]: row["pictures"] for row in others} == {
+        "population statistics": 8,
+        "ten_crop": 1,
+        "center": 8,
+        "fully_convolutional": 1,  # its largest scale alone is more than eight crops
+    }
+    assert others[-1]["largest_view"] == [1, 640, 832]
+    for row in others:
+        assert 0 < row["temporaries_bytes"] < step["temporaries_bytes"], row["program"]
+        assert row["peak_bytes"] < step["peak_bytes"], row["program"]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

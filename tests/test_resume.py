@@ -122,6 +122,21 @@ def test_kill_9_in_the_middle_of_a_save(tmp_path, undisturbed):
 
 
 @pytest.mark.slow
+def test_kill_9_in_the_test(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    process = start(folder, **EVERYTHING)
+    wait_for_step(folder, process, 60)
+    while process.poll() is None and not (folder / "checkpoints" / "60").is_dir():
+        time.sleep(0.002)
+    process.kill()
+    process.wait(60)
+    assert runs.read(folder).status["status"] == "running"
+    assert tiny.launch(folder, **EVERYTHING).returncode == 0
+    assert_same_run(folder, undisturbed)
+    assert [launch["step"] for launch in runs.read(folder).environment["resumed"]] == [60]
+
+
+@pytest.mark.slow
 def test_kill_9_at_random_times(tmp_path, undisturbed):
     folder = tmp_path / "run"
     seed = random.randrange(2**32)
