@@ -86,20 +86,23 @@ def device() -> jax.Device:
     Raises:
       UserError: the chip's compiler is not installed.
     """
-    if TARGET.value is None:
-        return jax.devices()[0]
+    return jax.devices()[0] if TARGET.value is None else named(TARGET.value)
+
+
+def named(target: str) -> jax.Device:
+    """Returns a chip to compile for, one of --target's; raises UserError as device()."""
     # Nothing runs, and a GPU that is not here shall not be looked for.
     jax.config.update("jax_platforms", "cpu")
-    if TARGET.value in _GPUS:
-        _need("jax_cuda13_plugin", "cuda13")
-        gpu = _GPUS[TARGET.value]
+    if target in _GPUS:
+        _need(target, "jax_cuda13_plugin", "cuda13")
+        gpu = _GPUS[target]
         return topologies.get_topology_desc(
             gpu.name, "cuda", target_config=gpu.config, topology="1x1x1"
         ).devices[0]
-    _need("libtpu", "tpu")
+    _need(target, "libtpu", "tpu")
     for key, value in _NO_HOST.items():
         os.environ.setdefault(key, value)
-    return topologies.get_topology_desc(_TPUS[TARGET.value], "tpu").devices[0]
+    return topologies.get_topology_desc(_TPUS[target], "tpu").devices[0]
 
 
 # Without the first two libtpu asks the network which TPU this machine is.
@@ -110,9 +113,9 @@ _NO_HOST = {
 }
 
 
-def _need(package: str, extra: str) -> None:
+def _need(target: str, package: str, extra: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"--target={TARGET.value} needs that chip's compiler, which is not installed: "
+            f"--target={target} needs that chip's compiler, which is not installed: "
             f"pip install 'jax[{extra}]=={jax.__version__}'."
         )

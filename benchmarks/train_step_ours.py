@@ -77,6 +77,7 @@ def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
     config = imagenet.get_config("paper") if family == "imagenet" else cifar10.get_config()
     config.model.depth = depth
     config.data.color = False  # of it the programs beside ours have none
+    config.model.precision = "default"  # as theirs
     given = {key: value for key, value in changes.items() if value is not None}
     places = {"batch_size": config, "image_size": config.data}
     for key, value in given.items():
