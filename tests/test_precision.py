@@ -1,6 +1,7 @@
 """Every product of float32 numbers has the precision that the run's config names."""
 
 import functools
+import importlib.util
 import re
 
 import jax
@@ -8,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import target
 from resnet_jax import runs, settings
+from resnet_jax.architectures import Architecture
 from resnet_jax.data.augment import Augmentation
+from resnet_jax.resnet import ResNet
 from tests import tiny
 from tests.test_mesh import SEEDS, Setup
 
@@ -36,14 +40,12 @@ def products(precision, dtype="float32"):
     return [re.findall(r"\b(HIGHEST|HIGH|DEFAULT)\b", line) for line in lines]
 
 
-@pytest.mark.parametrize("precision", ["highest", "high", "default"])
+@pytest.mark.parametrize("precision", ["highest", "default"])
 def test_it_is_that_of_every_product_of_a_run(precision):
     found = products(precision)
     # Forward, and two gradients of all but the first layer, of four seeds; moments; evaluation.
     assert len(found) > 5 * 4 * 8
-    default = [] if precision == "default" else None
-    for each in found:
-        assert each in ([precision.upper()] * 2, default)
+    assert all(each == (["HIGHEST"] * 2 if precision == "highest" else []) for each in found)
 
 
 def test_a_shift_of_colours_is_float32_whatever_the_network_is():
@@ -61,3 +63,28 @@ def test_it_is_part_of_a_runs_identity_and_the_papers_is_float32():
     )
     assert settings.resolve(tiny.config()).model.precision == "highest"
     assert runs.identity(paper.to_dict()) != runs.identity(other.to_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "count"), [("highest", 11), ("default", 0)])
+@pytest.mark.parametrize(("chip", "package"), [("H200", "jax_cuda13_plugin"), ("v5e", "libtpu")])
+def test_it_reaches_the_program_of_a_chip(chip, package, precision, count):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    model = ResNet(
+        Architecture("basic", (1,), (64,)), num_classes=100, shortcut="B", precision=precision
+    )
+    x = np.ones((8, 8, 8, 64), np.float32)
+    variables = jax.eval_shape(lambda: dict(model.init(jax.random.key(0), x, train=True)))
+
+    def loss(variables, x):
+        logits, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
+        return (logits**2).mean()
+
+    here = jax.sharding.SingleDeviceSharding(target.named(chip))
+    shapes = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), (variables, x)
+    )
+    text = jax.jit(jax.grad(loss)).lower(*shapes).compile().as_text()
+    # Three convolutions and the classifier, each with two gradients, but for that of the images.
+    assert text.count("operand_precision={highest,highest}") == count
