@@ -110,7 +110,12 @@ def _last() -> str:
 
 def _config(depth: int, program: str, seeds: int = 1, by: str = "auto") -> ConfigDict:
     config = train_step_ours.resolve(
-        _FAMILY.value, depth, dtype=_DTYPE.value, batch_size=_BATCH.value, scan=_SCAN[program]
+        _FAMILY.value,
+        depth,
+        dtype=_DTYPE.value,
+        precision="default",  # as Flax's
+        batch_size=_BATCH.value,
+        scan=_SCAN[program],
     )
     config.replicates, config.replicates_by = seeds, by
     return config

@@ -122,6 +122,7 @@ def _configs() -> list[Any]:
         "bottleneck_stride": _STRIDE.value,
         "bn_group": _GROUP.value,
         "dtype": _DTYPE.value,
+        "precision": "default",  # as the peers'
         "batch_size": _BATCH.value,
         "image_size": _SIZE.value,
     }

@@ -67,9 +67,9 @@ def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
     Args:
       family: "imagenet" or "cifar".
       depth: of the network.
-      **changes: `shortcut`, `bottleneck_stride`, `dtype`, `bn_group`, `scan` and `remat` of the
-        model, `batch_size` and `image_size`; None: as the recipe has it. Where the recipe's groups
-        of BatchNorm do not divide the batch, the whole batch is one.
+      **changes: `shortcut`, `bottleneck_stride`, `dtype`, `precision`, `bn_group`, `scan` and
+        `remat` of the model, `batch_size` and `image_size`; None: as the recipe has it. If the
+        recipe's groups of BatchNorm do not divide the batch, the whole batch is one.
 
     Raises:
       UserError: there is no such depth, or a change is not allowed.
@@ -77,7 +77,6 @@ def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
     config = imagenet.get_config("paper") if family == "imagenet" else cifar10.get_config()
     config.model.depth = depth
     config.data.color = False  # of it the programs beside ours have none
-    config.model.precision = "default"  # as theirs
     given = {key: value for key, value in changes.items() if value is not None}
     places = {"batch_size": config, "image_size": config.data}
     for key, value in given.items():
