@@ -101,7 +101,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(place, undisturbed, tmp_path):
     assert f"going on from step {at}." in done.stderr
     assert_same_run(place, undisturbed)
     assert lock.NAME not in storage.files(place)
-    assert inventories(place) == [f"checkpoints/{n}/inventory.json" for n in (350, 400)]
+    whole = ("checkpoints/350", "checkpoints/400", "tested/400")
+    assert inventories(place) == [f"{name}/inventory.json" for name in whole]
     board = place / "tensorboard"
     launches = [storage.read_bytes(board / name) for name in storage.files(board)]
     assert len(launches) == 2
