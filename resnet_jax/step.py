@@ -98,8 +98,8 @@ def make_train_steps(
         )
         # Emptied once its row is due, not when the next one begins: a run that is resumed with
         # another log.every must neither drop the steps since its last row nor count them twice.
-        done = state.step + 1
-        is_logged = (done % config.log.every == 0) | (done == config.steps)
+        # The row of a last step is dropped when the run is made longer, and its steps count on.
+        is_logged = (state.step + 1) % config.log.every == 0
         # The weights too: a finite loss with a gradient that is not leaves weights that no
         # checkpoint may hold, and only the next step's loss would tell.
         are_finite = jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]).all()
