@@ -36,13 +36,13 @@ def get_config(preset: str = "paper") -> ConfigDict:
     c.data.mean = "channel"
     c.eval.every = 5000
     c.eval.batch_size = 1000
-    c.eval.population_examples = 51200
     c.checkpoint.every = 1000
     return _modern(c) if preset == "modern" else _paper(c)
 
 
 def _paper(c: ConfigDict) -> ConfigDict:
     c.steps = 600000
+    c.eval.population_examples = 51200
     c.data.color = True
     c.schedule.name = "plateau"
     c.eval.views = ("ten_crop", "center", "fully_convolutional")

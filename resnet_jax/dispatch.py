@@ -16,7 +16,7 @@ _MOST = 32
 
 def check(config: ConfigDict) -> None:
     """Raises UserError unless train.steps_per_dispatch is one of those that `config` allows."""
-    value, numbers = config.train.steps_per_dispatch, _allowed(config)
+    value, numbers = str(config.train.steps_per_dispatch), _allowed(config)
     allowed = ["auto", *map(str, numbers)]
     if value not in allowed:
         hint = nearest(value, allowed)
@@ -64,4 +64,5 @@ def spans(steps: range, at_once: int = 1) -> Iterator[range]:
 def _allowed(config: ConfigDict) -> list[int]:
     """Returns the numbers of steps after which no line, evaluation or checkpoint comes too late."""
     common = math.gcd(config.log.every, config.eval.every, config.checkpoint.every)
-    return [number for number in range(1, common + 1) if common % number == 0]
+    small = [number for number in range(1, math.isqrt(common) + 1) if common % number == 0]
+    return sorted({*small, *(common // number for number in small)})

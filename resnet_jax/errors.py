@@ -83,7 +83,8 @@ class Range:
     @property
     def highest(self) -> float:
         """The upper end."""
-        return min(self.high, MOST_STEPS if self.whole else _FLOAT32_MAX)
+        largest = MOST_STEPS if self.whole else _FLOAT32_MAX
+        return largest if math.isinf(self.high) else self.high
 
     def __contains__(self, value: object) -> bool:
         """Whether a value is a number in the interval; True and False are no numbers."""
@@ -109,3 +110,14 @@ class Range:
         """Raises UserError unless `value` is in the interval."""
         if value not in self:
             raise UserError(f"{key}={value!r} is out of range; allowed are {self}.")
+
+
+def check_numbers(key: str, value: object, member: Range, count: int | None = None) -> None:
+    """Raises UserError unless `value` is a tuple of `count` (None: any number of) `member`."""
+    if (
+        not isinstance(value, (tuple, list))
+        or (count is not None and len(value) != count)
+        or not all(v in member for v in value)
+    ):
+        some = "any number of" if count is None else count
+        raise UserError(f"{key}={value!r} is out of range; allowed is a tuple of {some} {member}.")

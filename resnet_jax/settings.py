@@ -4,92 +4,17 @@ Nothing here touches a device: a mistake costs a second, not a place in a queue.
 """
 
 import itertools
-import math
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from resnet_jax import dispatch
-from resnet_jax.architectures import FAMILIES, architecture
-from resnet_jax.blocks import SHORTCUTS
+from resnet_jax.allowed import CHOICES, LENGTHS, RANGES, RATES, SWITCHES, TUPLES
+from resnet_jax.architectures import architecture
 from resnet_jax.data import sources
 from resnet_jax.data.check import check_data
-from resnet_jax.errors import UserError, check_choice, listing
-from resnet_jax.replicates import BY
-from resnet_jax.resnet import DTYPES, PRECISIONS
-
-LENGTHS = ("steps", "epochs", "examples")
-RATES = ("rate", "final_rate", "warmup_rate")  # of the schedule
-
-CHOICES = {
-    "replicates_by": BY,
-    "model.family": tuple(FAMILIES),
-    "model.shortcut": SHORTCUTS,
-    "model.bottleneck_stride": ("v1", "v1.5"),
-    "model.activation": ("post", "pre"),
-    "model.stem": ("cifar", "imagenet"),
-    "model.dtype": tuple(DTYPES),
-    "model.precision": PRECISIONS,
-    "model.scan": ("auto", "on", "off"),
-    "data.name": tuple(sources.KNOWN),
-    "data.mean": ("pixel", "channel", "none"),
-    "data.flip": ("on", "off", "auto"),
-    "data.crop": ("scale", "random_resized"),
-    "data.resample": ("bilinear", "bicubic", "area"),
-    "optimizer.name": ("sgd", "adam", "adamw", "lars"),
-    "optimizer.decay_on": ("all", "kernels"),
-    "schedule.name": ("constant", "step", "cosine", "plateau"),
-    "schedule.unit": (*LENGTHS, "fraction"),
-    "schedule.warmup": ("none", "linear", "until_error"),
-    "eval.statistics": ("population", "moving_average"),
-    "eval.weights": ("last", "best"),
-}
-
-# Lowest and highest value allowed, both included.
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1),
-    "replicates": (1, 1024),
-    "batch_size": (1, math.inf),
-    "accumulate": (1, math.inf),
-    "model.width": (1e-3, 1e3),
-    "model.num_classes": (0, math.inf),
-    "model.bn_group": (0, math.inf),
-    "model.bn_momentum": (0, 1),
-    "model.bn_epsilon": (0, 1),
-    "data.validation": (0, math.inf),
-    "data.split_seed": (0, 2**31 - 1),
-    "data.pad": (0, 1024),
-    "data.image_size": (0, 4096),
-    "data.workers": (0, 4096),
-    "optimizer.momentum": (0, 1),
-    "optimizer.trust": (0, math.inf),
-    "optimizer.b1": (0, 1),
-    "optimizer.b2": (0, 1),
-    "optimizer.epsilon": (0, 1),
-    "optimizer.weight_decay": (0, math.inf),
-    "optimizer.clip_norm": (0, math.inf),
-    "schedule.rate": (0, math.inf),
-    "schedule.rate_for_batch": (0, math.inf),
-    "schedule.factor": (0, 1),
-    "schedule.final_rate": (0, math.inf),
-    "schedule.patience": (1, math.inf),
-    "schedule.tolerance": (0, 100),
-    "schedule.warmup_length": (0, math.inf),
-    "schedule.warmup_rate": (0, math.inf),
-    "schedule.warmup_error": (0, 100),
-    "schedule.warmup_window": (1, math.inf),
-    "label_smoothing": (0, 1),
-    "ema_decay": (0, 1),
-    "eval.every": (1, math.inf),
-    "eval.batch_size": (1, math.inf),
-    "eval.population_examples": (0, math.inf),
-    "eval.short_side": (1, 4096),
-    "mesh.replicates": (0, math.inf),
-    "mesh.fsdp": (1, math.inf),
-    "checkpoint.every": (1, math.inf),
-    "checkpoint.keep": (1, math.inf),
-    "log.every": (1, math.inf),
-}
+from resnet_jax.errors import MOST_STEPS, UserError, check_choice, check_numbers, listing
 
 
 def get(config: ConfigDict, key: str) -> Any:
@@ -137,11 +62,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     for key, allowed in CHOICES.items():
         check_choice(key, get(config, key), allowed)
-    for key, (low, high) in RANGES.items():
-        value = get(config, key)
-        if not (low <= value <= high and math.isfinite(value)):  # also refuses NaN
-            bounds = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-            raise UserError(f"{key}={value} is out of range; allowed is {bounds}.")
+    for key in SWITCHES:
+        if not isinstance(get(config, key), bool):
+            raise UserError(f"{key}={get(config, key)!r} is not known; allowed are True and False.")
+    for key, allowed_range in RANGES.items():
+        allowed_range.check(key, get(config, key))
+    for key, (member, count) in TUPLES.items():
+        check_numbers(key, get(config, key), member, count)
     _check_remat(config.model)
     dispatch.check(config)
 
@@ -161,9 +88,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _check_profile(config)
     config.epochs = config.examples = None
     schedule = config.schedule
+    # A rate or length that has no effect stays as it is written: see effect.py.
     if schedule.rate_for_batch:
-        for key in RATES:
+        for key in _used(schedule, RATES):
             schedule[key] *= config.batch_size / schedule.rate_for_batch
+            RANGES[f"schedule.{key}"].check(f"schedule.{key} for this batch_size", schedule[key])
         schedule.rate_for_batch = 0
     a_unit = {
         "steps": 1.0,
@@ -171,18 +100,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
         "examples": 1 / config.batch_size,
         "fraction": float(config.steps),
     }[schedule.unit]
-    schedule.boundaries = _boundaries_in_steps(schedule, a_unit)
-    schedule.warmup_length = float(round(schedule.warmup_length * a_unit))
+    if schedule.name == "step":
+        schedule.boundaries = _boundaries_in_steps(schedule, a_unit)
+    if schedule.warmup == "linear":
+        schedule.warmup_length = _warmup_in_steps(schedule, a_unit, config.steps)
     schedule.unit = "steps"
-    if (
-        schedule.name == "cosine"
-        and schedule.warmup == "linear"
-        and schedule.warmup_length >= config.steps
-    ):
-        raise UserError(
-            f"schedule.warmup_length={schedule.warmup_length:g} steps leaves none of the "
-            f"{config.steps} steps for the cosine; it must be shorter."
-        )
     return config
 
 
@@ -197,15 +119,20 @@ def _check_remat(model: ConfigDict) -> None:
 
 def _check_profile(config: ConfigDict) -> None:
     steps = tuple(config.profile)
-    if steps and not (
-        len(steps) == 2
-        and all(isinstance(step, int) for step in steps)
-        and 1 <= steps[0] <= steps[1] <= config.steps
-    ):
+    if steps and not (len(steps) == 2 and steps[0] <= steps[1] <= config.steps):
         raise UserError(
             f"profile={steps} is out of range; allowed are the first and the last of some steps "
             f"from 1 to {config.steps}, or () for none."
         )
+
+
+def _used(schedule: ConfigDict, rates: Iterable[str]) -> list[str]:
+    """Returns those of RATES that the schedule takes into account."""
+    unused = {
+        "final_rate": schedule.name != "cosine",
+        "warmup_rate": schedule.warmup != "until_error",
+    }
+    return [key for key in rates if not unused.get(key)]
 
 
 def _total_steps(config: ConfigDict, examples: int) -> int:
@@ -217,23 +144,39 @@ def _total_steps(config: ConfigDict, examples: int) -> int:
         )
     (key,) = given
     value = config[key]
-    if not value > 0:
-        raise UserError(f"{key}={value} is out of range; allowed is more than 0.")
+    LENGTHS[key].check(key, value)
     per_step = {"steps": 1, "epochs": config.batch_size / examples, "examples": config.batch_size}
-    return max(1, round(value / per_step[key]))
+    steps = max(1, round(value / per_step[key]))
+    if steps > MOST_STEPS:
+        raise UserError(f"{key}={value} is {steps:.3g} steps; allowed are at most {MOST_STEPS}.")
+    return steps
 
 
 def _boundaries_in_steps(schedule: ConfigDict, a_unit: float) -> tuple[float, ...]:
-    given = tuple(schedule.boundaries)
-    if all(isinstance(b, int | float) and 0 <= b < math.inf for b in given):
-        steps = tuple(float(round(b * a_unit)) for b in given)
-        # In steps, because two fractions may fall on one step, and one cut would be lost.
-        if schedule.name != "step" or all(a < b for a, b in itertools.pairwise(steps)):
-            return steps
+    steps = tuple(float(round(b * a_unit)) for b in schedule.boundaries)
+    # In steps, because two fractions may fall on one step, and one cut would be lost.
+    if all(a < b for a, b in itertools.pairwise(steps)) and all(b <= MOST_STEPS for b in steps):
+        return steps
     raise UserError(
-        f"schedule.boundaries={given} is not in order; allowed are numbers from 0 up, each at "
-        "least a step after the one before."
+        f"schedule.boundaries={tuple(schedule.boundaries)} is not in order; allowed are numbers "
+        f"from 0 up to {MOST_STEPS} steps, each at least a step after the one before."
     )
+
+
+def _warmup_in_steps(schedule: ConfigDict, a_unit: float, steps: int) -> float:
+    length = float(round(schedule.warmup_length * a_unit))
+    if length < 1:
+        raise UserError(
+            f"schedule.warmup_length={schedule.warmup_length:g} {schedule.unit} is less than a "
+            "step with schedule.warmup='linear'; allowed is at least one step, or "
+            "schedule.warmup='none'."
+        )
+    if schedule.name == "cosine" and length >= steps:
+        raise UserError(
+            f"schedule.warmup_length={length:g} steps leaves none of the {steps} steps for the "
+            "cosine; it must be shorter."
+        )
+    return length
 
 
 def _check_parts(config: ConfigDict) -> None:
@@ -259,7 +202,7 @@ def _check_combinations(config: ConfigDict, known: sources.Facts, examples: int)
             f"data.validation={data.validation} leaves no training example of {data.name}'s "
             f"{known.train}; allowed is up to {known.train - 1}."
         )
-    if config.seed + config.replicates - 1 > RANGES["seed"][1]:
+    if config.seed + config.replicates - 1 > RANGES["seed"].highest:
         raise UserError(
             f"seed={config.seed} leaves no seeds for replicates={config.replicates}; allowed is up "
             f"to {RANGES['seed'][1] - config.replicates + 1}."
