@@ -12,7 +12,7 @@ from experiments.launchers import local
 from experiments.launchers.local import Machine
 from experiments.side_by_side import Group, GroupFailedError
 from experiments.study import Cell
-from resnet_jax import runs, storage
+from resnet_jax import effect, runs, storage
 from resnet_jax.errors import RunError, UserError
 
 _HEADINGS = ["cell", "depth", "shortcut", "parameters", "mult-adds", "steps", "replicates"]
@@ -70,6 +70,7 @@ def table(
         for cell in cells
         if cell.exceptions
     ]
+    lines += [f"{sentence}." for sentence in without_effect(cells)]
     lines += _absent_data(missing, require_data)
     side_by_side = f"{at_once} at a time" if at_once > 1 else "one at a time"
     if on.platform not in HERE:
@@ -96,6 +97,22 @@ def _done(status: Mapping[str, object], cell: Cell) -> str:
     if status["status"] in (*runs.ENDED, "queued") and has_its_length:
         return str(status["status"])
     return f"{status['status']} {ledger.show_step(dict(status))}"
+
+
+def without_effect(cells: Sequence[Cell]) -> list[str]:
+    """Returns a sentence, without its full stop, on each setting that has no effect in some cells.
+
+    Args:
+      cells: those of the study that are meant.
+    """
+    names: dict[str, list[str]] = {}
+    for cell in cells:
+        for sentence in effect.without_effect(cell.config):
+            names.setdefault(sentence, []).append(cell.name)
+    return [
+        f"{'All cells' if len(which) == len(cells) else ', '.join(which)}: {sentence}"
+        for sentence, which in names.items()
+    ]
 
 
 def _absent_data(cells: Sequence[Cell], require_data: Callable[[str, str], None]) -> list[str]:

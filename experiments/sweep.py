@@ -96,6 +96,8 @@ def main(argv: Sequence[str]) -> int:
         if queue and jobs:
             print(f"\n{queue.script(jobs)}", end="")
         return 0
+    for sentence in plan.without_effect(cells):
+        logging.info("%s.", sentence)
     if queue:
         return _submit(queue, workdir, missing, jobs)
 

@@ -7,7 +7,7 @@ from resnet_jax.data.augment import MEANS
 from resnet_jax.data.crops import CROPS
 from resnet_jax.errors import Range
 from resnet_jax.replicates import BY
-from resnet_jax.resnet import DTYPES, STEMS
+from resnet_jax.resnet import DTYPES, PRECISIONS, STEMS
 
 LENGTHS = {
     "steps": Range(1, whole=True),
@@ -24,6 +24,7 @@ CHOICES = {
     "model.activation": ("post", "pre"),
     "model.stem": STEMS,
     "model.dtype": tuple(DTYPES),
+    "model.precision": PRECISIONS,
     "model.scan": ("auto", "on", "off"),
     "data.name": tuple(sources.KNOWN),
     "data.mean": MEANS,
@@ -41,12 +42,14 @@ CHOICES = {
 
 SWITCHES = (  # True or False
     "model.space_to_depth",
-    "model.zero_init_last_gamma",
+    "model.zero_init_residual",
     "data.std",
     "data.color",
     "optimizer.nesterov",
     "log.tensorboard",
 )
+
+STRINGS = ("data.dir", "train.steps_per_dispatch")  # storage.py, dispatch.py check them
 
 _COUNT = Range(1, whole=True)
 _UP_TO_1 = Range(0, 1, below=True)  # at 1 an average would never change

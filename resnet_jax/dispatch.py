@@ -16,7 +16,7 @@ _MOST = 32
 
 def check(config: ConfigDict) -> None:
     """Raises UserError unless train.steps_per_dispatch is one of those that `config` allows."""
-    value, numbers = str(config.train.steps_per_dispatch), _allowed(config)
+    value, numbers = config.train.steps_per_dispatch, _allowed(config)
     allowed = ["auto", *map(str, numbers)]
     if value not in allowed:
         hint = nearest(value, allowed)

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.data import sources
+from resnet_jax.settings import get
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +28,11 @@ class Condition:
 
 
 def _among(key: str, *values: object) -> Condition:
-    return Condition((key,), lambda config: _get(config, key) in values)
+    return Condition((key,), lambda config: get(config, key) in values)
 
 
 def _above_0(key: str) -> Condition:
-    return Condition((key,), lambda config: _get(config, key) > 0)
-
-
-def _get(config: ConfigDict, key: str) -> Any:
-    for part in key.split("."):
-        config = config[part]
-    return config
+    return Condition((key,), lambda config: get(config, key) > 0)
 
 
 def _cuts(config: ConfigDict) -> bool:
@@ -132,7 +127,7 @@ def without_effect(config: ConfigDict) -> list[str]:
     """
     sentences = []
     for key, (default, conditions) in CONDITIONS.items():
-        value = _get(config, key)
+        value = get(config, key)
         unmet = [condition for condition in conditions if not condition.holds(config)]
         if unmet and value != default:
             sentences.append(_sentence(config, f"{key}={value!r}", unmet[0].keys))
@@ -143,15 +138,14 @@ def without_effect(config: ConfigDict) -> list[str]:
             which = f"schedule.boundaries={late!r}"
             sentences.append(_sentence(config, which, ("steps",)))
         if not schedule.boundaries:
-            keys = ("schedule.boundaries",)
-            sentences.append(_sentence(config, "schedule.name='step'", keys))
+            sentences.append(_sentence(config, "schedule.name='step'", ("schedule.boundaries",)))
     if schedule.warmup == "until_error" and schedule.warmup_window >= config.steps:
         # The training error is first looked at after the last step.
-        keys = ("schedule.warmup_window", "steps")
-        sentences.append(_sentence(config, f"schedule.rate={schedule.rate:g}", keys))
+        rate = f"schedule.rate={schedule.rate:g}"
+        sentences.append(_sentence(config, rate, ("schedule.warmup_window", "steps")))
     return sentences
 
 
 def _sentence(config: ConfigDict, setting: str, keys: tuple[str, ...]) -> str:
-    because = " and ".join(f"{key}={_get(config, key)!r}" for key in keys)
+    because = " and ".join(f"{key}={get(config, key)!r}" for key in keys)
     return f"{setting} has no effect with {because}"

@@ -23,6 +23,7 @@ from resnet_jax.data.datasets import DataSet
 from resnet_jax.data.order import STREAMS
 from resnet_jax.dispatch import steps_at_once
 from resnet_jax.distributed import of_all
+from resnet_jax.effect import without_effect
 from resnet_jax.errors import UserError
 from resnet_jax.replicates import choose
 from resnet_jax.resnet import ResNet
@@ -48,6 +49,7 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
         "steps_per_dispatch": steps_at_once(config, mesh),
         "hosts": of_all(socket.gethostname()),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "without_effect": without_effect(config),
         "network": {
             "parameters": network.parameters,
             "mult_adds": network.mult_adds,

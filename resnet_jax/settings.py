@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax import dispatch
-from resnet_jax.allowed import CHOICES, LENGTHS, RANGES, RATES, SWITCHES, TUPLES
+from resnet_jax.allowed import CHOICES, LENGTHS, RANGES, RATES, STRINGS, SWITCHES, TUPLES
 from resnet_jax.architectures import architecture
 from resnet_jax.data import sources
 from resnet_jax.data.check import check_data
@@ -46,7 +46,7 @@ def put(config: ConfigDict, key: str, value: Any, where: str) -> None:
         if mixed_up or (value is None and key not in LENGTHS):
             raise TypeError
         group[last] = value
-    except TypeError:
+    except (TypeError, OverflowError):
         raise UserError(
             f"{where}={value!r} is not of the setting's type; it is {default!r} by default."
         ) from None
@@ -65,6 +65,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for key in SWITCHES:
         if not isinstance(get(config, key), bool):
             raise UserError(f"{key}={get(config, key)!r} is not known; allowed are True and False.")
+    for key in STRINGS:
+        if not isinstance(get(config, key), str):
+            raise UserError(f"{key}={get(config, key)!r} is not a string.")
     for key, allowed_range in RANGES.items():
         allowed_range.check(key, get(config, key))
     for key, (member, count) in TUPLES.items():
@@ -205,7 +208,7 @@ def _check_combinations(config: ConfigDict, known: sources.Facts, examples: int)
     if config.seed + config.replicates - 1 > RANGES["seed"].highest:
         raise UserError(
             f"seed={config.seed} leaves no seeds for replicates={config.replicates}; allowed is up "
-            f"to {RANGES['seed'][1] - config.replicates + 1}."
+            f"to {RANGES['seed'].highest - config.replicates + 1}."
         )
     _check_parts(config)
     check_data(config, known)

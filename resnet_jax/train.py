@@ -19,6 +19,7 @@ from resnet_jax.data.order import TRAIN
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
 from resnet_jax.distributed import fetch, from_primary, put
+from resnet_jax.effect import without_effect
 from resnet_jax.errors import RunError, sentence
 from resnet_jax.evaluate import evaluate, images_per_batch, population_statistics
 from resnet_jax.profiling import Profiler
@@ -109,6 +110,8 @@ def _train(
     folder.rewind(start)
     jax_flags.log_other_rounding(str(folder.path))
     folder.record_launch(environment.describe(config, programs.model, data, mesh) | {"step": start})
+    for idle in without_effect(config):
+        logging.info("%s.", idle)
     logging.info("%s: %s step %d.", folder.path, "going on from" if start else "starting at", start)
 
     ################################################################################### the loop

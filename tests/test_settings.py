@@ -7,36 +7,26 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base, cifar10, digits
+from configs import base, cifar10, digits, imagenet
 from resnet_jax import settings
+from resnet_jax.allowed import CHOICES, LENGTHS, RANGES, RATES, STRINGS, SWITCHES, TUPLES
 from resnet_jax.errors import UserError
-from resnet_jax.settings import CHOICES, LENGTHS, RANGES
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Settings that no table checks, and who does.
 ELSEWHERE = {
     "model.depth": "the depth table",
-    "model.remat": "the stages there are, below",
-    "train.steps_per_dispatch": "test_dispatch.py",
-    "profile": "test_profiling.py",
-    "schedule.boundaries": "their order, below",
-    "steps": "exactly one length, below",
-    "epochs": "exactly one length, below",
-    "examples": "exactly one length, below",
-    "data.dir": "a path: looked for when data are loaded",
-    "model.space_to_depth": "true or false, by ConfigDict's type",
-    "model.zero_init_residual": "true or false, by ConfigDict's type",
-    "data.std": "true or false, by ConfigDict's type",
-    "data.color": "true or false, by ConfigDict's type",
-    "data.scales": "test_settings_pictures.py",
-    "data.area": "test_settings_pictures.py",
-    "data.aspect": "test_settings_pictures.py",
     "eval.views": "test_settings_pictures.py",
-    "eval.scales": "test_settings_pictures.py",
-    "optimizer.nesterov": "true or false, by ConfigDict's type",
-    "log.tensorboard": "true or false, by ConfigDict's type",
 }
+
+
+def dotted(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 def changed(config=None, **values):
@@ -62,20 +52,12 @@ def refusal(config):
     return text
 
 
-def dotted(config, prefix=""):
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
-
-
 # -------------------------------------------------------------------------- single values
 
 
 def test_every_setting_is_checked_by_exactly_one():
     keys = list(dotted(base.get_config()))
-    checked = [*CHOICES, *RANGES, *ELSEWHERE]
+    checked = [*CHOICES, *SWITCHES, *RANGES, *TUPLES, *LENGTHS, *STRINGS, *ELSEWHERE]
     assert len(keys) > 50
     assert sorted(checked) == sorted(keys)
 
@@ -87,20 +69,55 @@ def test_choice_is_refused(key):
     assert all(str(allowed) in text for allowed in CHOICES[key])
 
 
+def beyond(allowed):
+    """Returns the numbers next to a range, and those that no float32 or int32 holds."""
+    yield allowed.low if allowed.above else allowed.low - 1
+    yield allowed.highest if allowed.below else allowed.highest * 1.001 + 1
+    yield from (math.nan, math.inf, -math.inf, 2**200)
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_range_is_refused(key):
+    for value in beyond(RANGES[key]):
+        config = changed(**{key.replace(".", "__"): value})
+        value = settings.get(config, key)  # as the key's type
+        text = refusal(config)
+        assert text == f"{key}={value} is out of range; allowed are {RANGES[key]}."
+
+
+GARBAGE = (
+    0, -1, 1, 2, 0.5, -0.5, 1e300, 2**200, 2**31, 3_000_000_000, math.nan, math.inf, -math.inf,
+    True, False, None, "", "auto", "5", "None", "a1", b"x", object(), (), (1,), (1, 2), (2, 1),
+    (0.5, 0.5), ("a", 1), (1, None), (math.nan, 1.0), (1e300, 1e300), ((1, 2), 3), [], [1, 2],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", list(dotted(base.get_config())))
+def test_garbage_is_resolved_or_refused_in_a_sentence(key, no_data):
+    """No value of any setting, whatever its type, gets another exception than UserError."""
+    sentences = []
+    for make in (digits.get_config, imagenet.get_config):
+        for value in GARBAGE:
+            config = make()
+            if key in LENGTHS:
+                config.steps = None
+            put(config, key, value)
+            try:
+                settings.resolve(config)
+            except UserError as e:
+                sentences.append(str(e))
+    assert len(sentences) > len(GARBAGE)
+    assert all(s.endswith(".") and "\n" not in s for s in sentences)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
-    [(key, low - 1) for key, (low, _) in RANGES.items()]
-    + [(key, high + 1) for key, (_, high) in RANGES.items() if math.isfinite(high)]
-    + [(key, math.nan) for key in RANGES]
-    + [(key, math.inf) for key in RANGES],
-)
-def test_range_is_refused(key, value):
-    config = changed(**{key.replace(".", "__"): value})
-    value = settings.get(config, key)  # as the key's type
-    text = refusal(config)
-    low, high = RANGES[key]
-    allowed = f"from {low} to {high}" if math.isfinite(high) else f"at least {low}"
-    assert text == f"{key}={value} is out of range; allowed is {allowed}."
+    [("seed", True), ("seed", 1.5), ("seed", None), ("label_smoothing", 10**400), ("profile", 5),
+     ("data.std", 1), ("optimizer.name", 3)],
+)  # fmt: skip
+def test_a_value_of_another_type_is_not_set(key, value):
+    with pytest.raises(UserError, match=r"^here=.* is not of the setting's type; it is "):
+        settings.put(digits.get_config(), key, value, "here")
 
 
 def test_some_values_are_refused_whatever_the_table_says():
@@ -108,26 +125,35 @@ def test_some_values_are_refused_whatever_the_table_says():
         ("batch_size", 0),
         ("replicates", 0),
         ("schedule.rate", -0.1),
-        ("optimizer.momentum", 1.1),
+        ("optimizer.momentum", 1.0),
+        ("optimizer.b1", 1.0),
+        ("optimizer.b2", 1.0),
+        ("ema_decay", 1.0),
+        ("label_smoothing", 1.0),
+        ("model.bn_momentum", 1.0),
+        ("schedule.rate", 0.0),
+        ("schedule.factor", 1.0),
+        ("schedule.tolerance", 0.0),
         ("optimizer.weight_decay", -1e-4),
         ("log.every", 0),
     ]:
         assert f"{key}={value} " in refusal(changed(**{key.replace(".", "__"): value}))
 
 
-@pytest.mark.parametrize("end", [0, 1])
 @pytest.mark.parametrize("key", RANGES)
-def test_ends_of_a_range_are_allowed(key, end):
-    value = RANGES[key][end]
-    if math.isinf(value):
-        return
-    config = changed(**{key.replace(".", "__"): value})
-    try:
-        settings.resolve(config)
-    except UserError as e:
-        # For what does not go with it, not for itself.
-        if "out of range" in str(e):
-            raise
+def test_ends_of_a_range_are_allowed(key):
+    allowed = RANGES[key]
+    ends = [
+        allowed.low + 1e-6 if allowed.above else allowed.low,
+        allowed.highest - 1e-6 if allowed.below else allowed.highest,
+    ]
+    for value in ends:
+        try:
+            settings.resolve(changed(**{key.replace(".", "__"): value}))
+        except UserError as e:
+            # For what does not go with it, not for itself.
+            if "out of range" in str(e):
+                raise
 
 
 def test_nearest_spelling_is_named():
@@ -137,7 +163,7 @@ def test_nearest_spelling_is_named():
 
 @pytest.mark.parametrize(
     "boundaries",
-    [(20.0, 10.0), (10.0, 10.0), (-1.0,), (math.nan,), (math.inf,), ("a",), (10.2, 10.4)],
+    [(20.0, 10.0), (10.0, 10.0), (10.2, 10.4), (10.0, 1e30)],
 )
 def test_boundaries_out_of_order_are_refused(boundaries):
     text = refusal(changed(schedule__name="step", schedule__boundaries=boundaries))
@@ -161,9 +187,9 @@ def test_boundaries_out_of_order_are_refused(boundaries):
         ({"eval__weights": "best", "data__validation": 0}, "eval.weights='best'"),
         (
             {
-                "schedule__name": "cosine",
-                "schedule__warmup": "linear",
                 "schedule__warmup_length": 240.0,
+                "schedule__warmup": "linear",
+                "schedule__name": "cosine",
             },
             "schedule.warmup_length=240",
         ),
@@ -240,11 +266,12 @@ def test_rates_grow_with_the_batch():
     config = changed(
         batch_size=1024, schedule__rate=0.1, schedule__final_rate=0.001, schedule__warmup_rate=0.02
     )
-    rates = [settings.resolve(config).schedule[key] for key in settings.RATES]
+    config.schedule.name, config.schedule.warmup = "cosine", "until_error"
+    rates = [settings.resolve(config).schedule[key] for key in RATES]
     assert rates == [0.1, 0.001, 0.02]
     config.schedule.rate_for_batch = 256
     resolved = settings.resolve(config)
-    assert [resolved.schedule[key] for key in settings.RATES] == [0.4, 0.004, 0.08]
+    assert [resolved.schedule[key] for key in RATES] == [0.4, 0.004, 0.08]
     # Once: the resolved config is what a resumed run reads.
     assert settings.resolve(resolved) == resolved
 
@@ -254,7 +281,39 @@ def test_rates_grow_with_the_batch():
 def test_lengths_are_positive(key, value):
     text = refusal(changed(**{**dict.fromkeys(LENGTHS), key: value}))
     assert text.startswith(f"{key}={value}")
-    assert text.endswith(" is out of range; allowed is more than 0.")
+    assert text.endswith(f" is out of range; allowed are {LENGTHS[key]}.")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (
+            "steps",
+            3_000_000_000,
+            "steps=3000000000 is out of range; allowed are whole numbers",
+        ),
+        ("steps", 2.5, "steps=2.5 is out of range"),
+        ("epochs", math.inf, "epochs=inf is out of range"),
+        ("epochs", 1e300, "epochs=1e+300 is out of range"),
+        ("epochs", 1e30, "epochs=1e+30 is 9.82e+30 steps; allowed are at most 2147483647."),
+        ("examples", 10**15, "is 7.81e+12 steps; allowed are at most 2147483647."),
+    ],
+)
+def test_lengths_are_what_a_counter_can_hold(key, value, words):
+    assert words in refusal(changed(**{**dict.fromkeys(LENGTHS), key: value}))
+
+
+@pytest.mark.parametrize("length", [0.0, 0.4])
+def test_a_linear_warm_up_takes_a_step(length):
+    warmup = {"schedule__warmup": "linear", "schedule__warmup_length": length}
+    text = refusal(changed(**warmup))
+    assert f"schedule.warmup_length={length:g} steps is less than a step" in text
+    settings.resolve(changed(**warmup, schedule__unit="epochs") if length else changed())
+
+
+def test_everything_rarely_is_no_long_search():
+    often = {f"{group}__every": 2**31 - 1 for group in ("log", "eval", "checkpoint")}
+    settings.resolve(changed(**often))
 
 
 @pytest.mark.parametrize(
@@ -272,6 +331,7 @@ def test_schedule_units_become_steps(unit, boundaries, warmup, expected):
             schedule__unit=unit,
             schedule__name="step",
             schedule__boundaries=boundaries,
+            schedule__warmup="linear",
             schedule__warmup_length=warmup,
         )
     )

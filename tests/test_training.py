@@ -225,9 +225,9 @@ def test_nothing_is_compiled_twice(tmp_path, caplog):
     assert {name: compiled.count(name) for name in programs} == dict.fromkeys(programs, 1)
 
 
-def test_a_length_on_the_command_line_replaces_the_files(tmp_path):
+def test_flags_replace_the_files_length_and_one_without_effect_is_named(tmp_path):
     # configs/digits.py gives steps; 32 examples of batch 16 are two.
-    command = [*tiny.command(tmp_path / "run"), "--config.examples=32"]
+    command = [*tiny.command(tmp_path / "run", optimizer__b1=0.8), "--config.examples=32"]
     command = [flag for flag in command if not flag.startswith("--config.steps")]
     done = subprocess.run(
         command, cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True
@@ -235,3 +235,7 @@ def test_a_length_on_the_command_line_replaces_the_files(tmp_path):
     assert done.returncode == 0, done.stderr
     config = runs.read(tmp_path / "run").config
     assert (config["steps"], config["epochs"], config["examples"]) == (2, None, None)
+    # The flag that changes nothing is named at the start and in the run folder.
+    sentence = "optimizer.b1=0.8 has no effect with optimizer.name='sgd'"
+    assert done.stderr.count(f"{sentence}.") == 1
+    assert runs.read(tmp_path / "run").environment["without_effect"] == [sentence]

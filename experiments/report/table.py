@@ -195,6 +195,8 @@ def footnotes(group: Group) -> list[str]:
         elif reason := withheld(cell):
             words = f"the paper's number is left out, because of {reason}"
             sources.setdefault(words, []).append(cell.name)
+        for words in {w: 0 for run in cell.runs for w in run.environment.get("without_effect", [])}:
+            sources.setdefault(words, []).append(cell.name)
     notes += [f"{words}: {', '.join(names)}" for words, names in sources.items()]
     return notes
 
