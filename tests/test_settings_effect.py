@@ -24,7 +24,8 @@ ALWAYS = {
     "train.steps_per_dispatch", "label_smoothing", "ema_decay",
     "model.family", "model.depth", "model.shortcut", "model.activation", "model.stem",
     "model.space_to_depth",  # refused with another stem
-    "model.width", "model.zero_init_residual", "model.dtype", "model.precision", "model.scan", "model.remat",
+    "model.width", "model.zero_init_residual", "model.dtype", "model.precision",
+    "model.scan", "model.remat",
     "model.num_classes", "model.bn_group", "model.bn_epsilon",
     "data.name", "data.dir", "data.validation", "data.mean", "data.std",
     "data.pad", "data.image_size",  # refused with a streamed and a resident set
@@ -144,11 +145,17 @@ def test_nothing_that_is_shipped_has_a_setting_without_effect(file, no_data):
 def rates(config: ConfigDict) -> list[float]:
     """Returns the rate of each step of a run whose errors fall, and then stall."""
     schedule = optim.Schedule(config.schedule, config.steps)
+
+    @jax.jit
+    def advance(state, step):
+        later = schedule.after_step(state, step, 95.0 - 4 * step)
+        later = schedule.after_validation(later, jnp.maximum(49.0, 50.0 - 0.5 * step))
+        return later, schedule.rate(state, step)
+
     state, found = schedule.init(), []
     for step in range(config.steps):
-        found.append(float(schedule.rate(state, jnp.asarray(step))))
-        state = schedule.after_step(state, jnp.asarray(step), jnp.asarray(95.0 - 4 * step))
-        state = schedule.after_validation(state, jnp.asarray(max(49.0, 50.0 - 0.5 * step)))
+        state, rate = advance(state, jnp.asarray(step, jnp.int32))
+        found.append(float(rate))
     return found
 
 
