@@ -106,5 +106,4 @@ TUPLES: dict[str, tuple[Range, int | None]] = {
     "data.aspect": (Range(0.01, 100), 2),
     "schedule.boundaries": (Range(0), None),
     "eval.scales": (Range(32, 4096, whole=True), None),
-    "profile": (_COUNT, None),
 }

@@ -14,7 +14,7 @@ from resnet_jax.allowed import CHOICES, LENGTHS, RANGES, RATES, STRINGS, SWITCHE
 from resnet_jax.architectures import architecture
 from resnet_jax.data import sources
 from resnet_jax.data.check import check_data
-from resnet_jax.errors import MOST_STEPS, UserError, check_choice, check_numbers, listing
+from resnet_jax.errors import MOST_STEPS, Range, UserError, check_choice, check_numbers, listing
 
 
 def get(config: ConfigDict, key: str) -> Any:
@@ -121,10 +121,11 @@ def _check_remat(model: ConfigDict) -> None:
 
 
 def _check_profile(config: ConfigDict) -> None:
-    steps = tuple(config.profile)
-    if steps and not (len(steps) == 2 and steps[0] <= steps[1] <= config.steps):
+    steps, of_run = config.profile, Range(1, config.steps, whole=True)
+    is_span = isinstance(steps, tuple) and len(steps) == 2 and all(s in of_run for s in steps)
+    if steps != () and not (is_span and steps[0] <= steps[1]):
         raise UserError(
-            f"profile={steps} is out of range; allowed are the first and the last of some steps "
+            f"profile={steps!r} is out of range; allowed are the first and the last of some steps "
             f"from 1 to {config.steps}, or () for none."
         )
 
