@@ -87,5 +87,6 @@ def architecture(family: str, depth: int) -> Architecture:
       UserError: the family does not have this depth; the sentence names its neighbours.
     """
     check_choice("model.family", family, FAMILIES)
-    Range(1, whole=True).check("model.depth", depth)
+    if isinstance(depth, bool) or not isinstance(depth, int):
+        raise UserError(f"model.depth={depth!r} is not a whole number.")
     return FAMILIES[family](depth)

@@ -45,7 +45,7 @@ block = functools.partial(
         (lambda: Architecture("basci", (1,), (4,)), "(nearest: basic)"),
         (lambda: Architecture("basic", (1, 1), (4,)), "differ in length"),
         (lambda: Architecture("basic", (0,), (4,)), "stage_sizes or filters=0 is out of range"),
-        (lambda: architecture("imagenet", "50"), "model.depth='50' is out of range"),
+        (lambda: architecture("imagenet", "50"), "model.depth='50' is not a whole number"),
         (lambda: architecture("resnet", 50), "model.family='resnet' is not known"),
         (lambda: BatchNorm(train=True, group=-2), "group=-2 is out of range"),
         (lambda: BatchNorm(train=True, momentum=1.0), "momentum=1.0 is out of range"),
