@@ -309,7 +309,7 @@ def test_population_statistics_are_numpys(monkeypatch, parts):
     mesh = meshes.make_mesh(devices=jax.devices()[: 8 // parts])
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
-    images[10:] //= 8  # so that batches differ
+    images[10:] //= 8  # so that the batches of seed 11 differ much
     train = ResidentSplit.place(images, np.zeros(20, np.int32), mesh)
     normalization = Normalization(
         mean=np.full((1, 1, 1, 1), 50, np.float32), std=np.full((1, 1, 1, 1), 80, np.float32)
@@ -324,10 +324,10 @@ def test_population_statistics_are_numpys(monkeypatch, parts):
     )
     # Two batches of eight, then a third is not whole: sixteen examples count.
     found = evaluate.population_statistics(
-        moments, variables, train, np.array([7]), 8, parts, 0, mesh
+        moments, variables, train, np.array([11]), 8, parts, 0, mesh
     )
 
-    used = [batch_indices(7, n, 8, 20) for n in (0, 1)]
+    used = [batch_indices(11, n, 8, 20) for n in (0, 1)]
     x = (images[np.concatenate(used)].astype(np.float64) - 50) / 80
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     # A kernel of ones sums each 3x3 neighbourhood.
@@ -338,7 +338,7 @@ def test_population_statistics_are_numpys(monkeypatch, parts):
 
     # Not the mean of the batches' variances, which a moving average would tend to.
     halves = outputs.reshape(2, -1)
-    assert halves.var(axis=1).mean() < 0.999 * outputs.var()
+    assert halves.var(axis=1).mean() < 0.95 * outputs.var()
     for name, norm in found["batch_stats"].items():
         before = variables["batch_stats"][name]
         assert jax.tree.structure(norm) == jax.tree.structure(before)

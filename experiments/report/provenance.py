@@ -94,7 +94,7 @@ def _command(launch: dict[str, Any]) -> str | None:
 def _commit(launch: dict[str, Any]) -> str | None:
     git = launch.get("git") or {}
     if not git.get("commit"):
-        return None
+        return f"not recorded: {git['reason']}" if git.get("reason") else None
     state = {True: "", False: " with uncommitted changes", None: " (state unknown)"}
     return f"commit {git['commit'][:12]}{state[git.get('clean')]}"
 
