@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 import pytest
 
@@ -19,6 +20,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_configure(config):
+    # Under nohup it is ignored, and programs that tests start would rightly ignore it, too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Without exceptions: no library that we pin warns. Should one, say here which and why.
     config.addinivalue_line("filterwarnings", "error")
 

@@ -272,7 +272,7 @@ def test_best_is_the_first_of_equal_errors_and_never_diverged():
 
 def test_the_warmup_is_heard_by_the_step():
     warm = {"schedule__warmup": "until_error", "schedule__warmup_window": 2, "schedule__rate": 0.5}
-    _, never = train(1, 4, schedule__warmup_error=0.0, **warm)
+    _, never = train(1, 4, schedule__warmup_error=1e-3, **warm)
     _, at_once = train(1, 4, schedule__warmup_error=100.0, **warm)
     rates = [[round(float(m["train/learning_rate"][0]), 6) for m in h] for h in (never, at_once)]
     assert rates == [[0.01] * 4, [0.01, 0.01, 0.5, 0.5]]

@@ -92,13 +92,20 @@ def test_which_schedules_have_the_same_rates_at_any_length(name, tmp_path):
             runs.refuse_other(tmp_path, config_of(steps=24, **given))
 
 
+HALVES = {
+    "schedule__name": "step",
+    "schedule__unit": "fraction",
+    "schedule__boundaries": (0.5, 0.75),
+}
+
+
 @pytest.mark.parametrize(
     ("before", "now", "words"),
     [
         ({"steps": 24}, {"steps": 12}, "a run can be made longer, not shorter; give another"),
         (
-            {"steps": 12, "schedule__unit": "fraction", "schedule__boundaries": (0.5, 0.75)},
-            {"steps": 24, "schedule__unit": "fraction", "schedule__boundaries": (0.5, 0.75)},
+            {"steps": 12, **HALVES},
+            {"steps": 24, **HALVES},
             r"can be made longer if its schedule is given in steps \(schedule.unit='steps'\)",
         ),
         ({"steps": 12}, {"steps": 24, "batch_size": 8}, r"here\); give another --workdir"),
