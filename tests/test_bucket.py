@@ -90,6 +90,7 @@ def assert_same_run(place, folder):
 # ------------------------------------------------------------------------------------- a run
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(place, undisturbed, tmp_path):
     assert stop(place, signal.SIGTERM) == 42
     stopped = runs.read(place)

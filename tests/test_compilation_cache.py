@@ -76,6 +76,7 @@ def kept(tmp_path_factory, without):
 # ---------------------------------------------------------------------------------- whole runs
 
 
+@pytest.mark.slow
 def test_a_later_run_finds_every_program_and_is_the_same(tmp_path, without, kept):
     before = entries(kept)
     said = train(tmp_path / "run", kept)
@@ -98,6 +99,7 @@ def test_a_run_that_was_killed_goes_on_exactly_with_programs_found(tmp_path, wit
     assert_same_run(folder, without)
 
 
+@pytest.mark.slow
 def test_damaged_programs_are_said_once_and_made_anew(tmp_path, without, kept):
     before = entries(kept)
     damaged = [path for path in kept.glob("*/*-cache") if path.name.startswith(PROGRAMS)]

@@ -106,13 +106,9 @@ def test_all_seeds_may_see_the_same_images():
     np.testing.assert_allclose(mapped, [conv(x, kernel) for kernel in kernels], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "how",
-    [
-        {"scan": True, "remat": (2,), "space_to_depth": True},
-        pytest.param({}, marks=pytest.mark.slow),
-    ],
-    ids=str,
+    "how", [{"scan": True, "remat": (2,), "space_to_depth": True}, {}], ids=str
 )
 def test_the_network_is_the_same(how):
     options = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}

@@ -92,6 +92,7 @@ def test_eight_devices_make_the_run_of_one():
         np.testing.assert_allclose(a["train/loss"], b["train/loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_replicate_is_the_seed_trained_alone():
     settings_ = {"data__pad": 1, "data__flip": "on", "model__bn_group": 8}
     together, lines = train(1, 5, seeds=(3, 4, 5), **settings_)

@@ -46,7 +46,7 @@ def undisturbed(tmp_path_factory):
         # Room for one checkpoint of two: refused before a byte of it is written.
         ("size=300k", "a checkpoint could not be written to {}/checkpoints: it needs about"),
         # Room for one checkpoint's files, so that the next fails half way, or a file beside it.
-        ("size=64m,nr_inodes=62", "written"),
+        pytest.param("size=64m,nr_inodes=62", "written", marks=pytest.mark.slow),
         pytest.param("size=64m,nr_inodes=75", "written", marks=pytest.mark.slow),
         pytest.param("size=64m,nr_inodes=85", "written", marks=pytest.mark.slow),
     ],
@@ -69,6 +69,7 @@ def test_it_is_one_sentence_and_the_run_goes_on(small_disk, undisturbed, options
     assert read(folder).status["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_where_compiled_programs_find_no_room_it_is_one_line(small_disk, undisturbed, tmp_path):
     disk, folder = small_disk("size=200k"), tmp_path / "run"  # enough for some of them
     done = tiny.launch(folder, f"--compilation_cache={disk}", **WIDE)

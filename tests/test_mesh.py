@@ -84,8 +84,8 @@ def one_device():
         (1, 1, (1, 8, 1)),
         pytest.param(4, 1, (4, 2, 1), marks=pytest.mark.slow),
         pytest.param(1, 4, (1, 2, 4), marks=pytest.mark.slow),
-        (2, 2, (2, 2, 2)),
-        (4, 2, (4, 1, 2)),
+        pytest.param(2, 2, (2, 2, 2), marks=pytest.mark.slow),
+        pytest.param(4, 2, (4, 1, 2), marks=pytest.mark.slow),
     ],
 )
 def test_every_mesh_makes_the_run_of_one_device(one_device, groups, fsdp, shape):
@@ -170,10 +170,11 @@ def test_two_groups_talk_within_themselves_alone():
     ("devices", "groups", "fsdp"),
     [
         (4, 2, 2),
-        pytest.param(1, 1, 1, marks=pytest.mark.slow),
-        pytest.param(8, 4, 1, marks=pytest.mark.slow),
+        (1, 1, 1),
+        (8, 4, 1),
     ],
 )
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
     options = OPTIONS | {"model__depth": 14}  # deep enough that checkpoints stack blocks
     there = Setup(8, 1, 8, **options)

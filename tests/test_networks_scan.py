@@ -138,6 +138,7 @@ def test_what_is_computed_twice_is_the_same(remat, scan):
     assert_close(found, expected, 1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_computed_twice_is_not_kept():
     def megabytes(remat):
         arch = Architecture("basic", (7, 7), (16, 16))

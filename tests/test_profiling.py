@@ -64,6 +64,7 @@ def test_the_traced_run_is_the_run(traced, tmp_path):
     assert configs[0]["profile"] != configs[1]["profile"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_its_trace_or_goes_on_behind_it_has_none(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         tiny.stop_when_asked(patch, 3)
@@ -72,6 +73,7 @@ def test_a_run_that_is_stopped_in_its_trace_or_goes_on_behind_it_has_none(tmp_pa
     assert not (tmp_path / "run" / "profile").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_trace_not_the_run(tmp_path, monkeypatch, caplog):
     write = storage.write_bytes
 

@@ -157,6 +157,7 @@ def test_kill_9_at_random_times(tmp_path, undisturbed):
     assert_same_run(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_starts_over_exactly(tmp_path, undisturbed):
     folder = tmp_path / "run"
     process = start(folder, **(EVERYTHING | {"checkpoint__every": 3}))

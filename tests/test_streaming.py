@@ -148,6 +148,7 @@ def run(folder, root, **overrides):
 ALL_VIEWS = {"eval__views": ("ten_crop", "center", "fully_convolutional")}
 
 
+@pytest.mark.slow
 def test_a_run_has_every_number(root, tmp_path):
     status, found = run(tmp_path / "run", root, replicates=2, batch_size=8, **ALL_VIEWS)
     assert status == "completed"

@@ -130,6 +130,7 @@ def test_best_is_the_first_lowest_validation_error(tmp_path):
     assert best.step.tolist() == [min(s for s, e in curve.items() if e == lowest)]
 
 
+@pytest.mark.slow
 def test_best_weights_are_tested_where_that_is_asked(tmp_path):
     losses = {}
     for weights in ("last", "best"):
