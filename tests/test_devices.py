@@ -82,6 +82,7 @@ def test_a_group_across_devices_has_the_gradients_of_one_device():
     assert relative_difference(gradients(1, 0), gradients(8, 0)) < 1e-5
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_run_of_one():
     settings_ = {"model__bn_group": 4, "data__pad": 1, "ema_decay": 0.9}
     (one, lines_one), (eight, lines_eight) = (train(n, 6, **settings_) for n in (1, 8))

@@ -241,6 +241,7 @@ def test_data_must_be_where_the_machines_find_them():
             queue.require_data("imagenet2012", elsewhere)
 
 
+@pytest.mark.slow
 def test_a_study_is_submitted_followed_and_cancelled(sky):
     asked, answer = sky
     flags = [flag.replace("--config.", "--config.base.") for flag in tiny.flags_of()]

@@ -72,7 +72,13 @@ def test_projections(family, depth, shortcut):
     assert found.projections == projections(family, depth, shortcut)
 
 
-@pytest.mark.parametrize(("family", "depth"), NETWORKS)
+@pytest.mark.parametrize(
+    ("family", "depth"),
+    [
+        pytest.param(family, depth, marks=pytest.mark.slow if depth == 1202 else [])
+        for family, depth in NETWORKS
+    ],
+)
 def test_plain_twin_has_the_same_parameters_as_option_a(family, depth):
     def named(shortcut):
         leaves = jax.tree_util.tree_leaves_with_path(parameter_tree(family, depth, shortcut))

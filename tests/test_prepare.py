@@ -94,6 +94,7 @@ def test_it_says_what_it_saved_and_what_was_wrong(copied):
     assert [split["name"] for split in info["splits"]] == ["train", "validation"]
 
 
+@pytest.mark.slow
 def test_a_run_trains_from_it_and_says_so(copied, tmp_path):
     _, out, _ = copied
     status = train.train(pictures.config(out, steps=1), str(tmp_path / "run"))

@@ -81,7 +81,10 @@ def alone(steps):
     return states
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=pytest.mark.slow if way == "unroll" else []) for way in WAYS],
+)
 def test_every_way_is_the_seed_trained_alone(way):
     setup = one_device(way)
     state = setup.programs.start(SEEDS)
@@ -135,10 +138,8 @@ def trained_whole():
     return jax.device_get(Setup(1, 1, 1, replicates_by="unroll", **SHARED).train(2))
 
 
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param(way, marks=[] if way == "loop" else pytest.mark.slow) for way in WAYS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_every_way_shares_out_batches_and_parameters(way):
     # Two seeds a place; of each batch a half over the data axis, a half of that over fsdp, and
     # that in two parts.

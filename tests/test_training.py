@@ -120,6 +120,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_a_folder_is_made(tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_best_is_the_first_lowest_validation_error(tmp_path):
     _, r = run(tmp_path / "run", steps=20, eval__every=2, schedule__rate=0.1)
     curve = {row["step"]: row["validation/error"] for row in r.metrics if "validation/error" in row}
