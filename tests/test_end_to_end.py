@@ -109,4 +109,5 @@ def test_make_ablation_answers_the_question(tmp_path):
     names = {"plain-20", "plain-56", "resnet-20-A", "resnet-56-A"}
     assert {cell["name"] for cell in summary["cells"]} == names
     verdicts = {claim["id"]: claim["verdict"] for claim in summary["claims"]}
-    assert (verdicts[1], verdicts[2]) == ("confirmed", "confirmed")
+    # Residual nets have no training error left on digits, at any depth.
+    assert (verdicts[1], verdicts[2]) == ("confirmed", "saturated")
