@@ -2,8 +2,8 @@
 
 `vmap` over seeds turns a convolution, and its gradients, into one with a group of channels per
 seed. Compilers may compute groups by filling up with zeros, and 0 * NaN then carries one seed's NaN
-into all others: XLA for CPU does so for the gradient of the kernels, and nobody can read cuDNN. So
-no convolution here ever sees two seeds.
+into all others: XLA for CPU does so for the gradient of the kernels, and cuDNN's kernels cannot be
+inspected. So no convolution here ever sees two seeds.
 """
 
 import functools

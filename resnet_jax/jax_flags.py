@@ -44,7 +44,7 @@ def refuse_other_draws(workdir: str) -> None:
 
 
 def log_other_rounding(workdir: str) -> None:
-    """Logs the options that round results otherwise than when a run was started."""
+    """Logs the options that change rounding and differ from those the run was started with."""
     for name, (there, here) in _changed_flags(workdir).items():
         logging.warning(
             "%s was started with %s=%r and resumes with %r: from here on results may round "

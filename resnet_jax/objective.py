@@ -18,9 +18,9 @@ def cross_entropy(logits_BK: jax.Array, labels_B: jax.Array, smoothing: float) -
 
 
 def top1_error(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
-    """Returns 100 for each example whose own class is not first alone, else 0, float32 (B,).
+    """Returns 100 for each example whose own logit is not the single highest, else 0, float32 (B,).
 
-    See _rivals: with a tie or a NaN no class is first, not even class 0.
+    See _rivals: with a tie or a NaN no class is correct, not even class 0.
     """
     return 100.0 * (_rivals(logits_BK, labels_B) > 0).astype(jnp.float32)
 

@@ -21,9 +21,9 @@ _SAME_REQUEST_SECONDS = 1.0
 class Requests:
     """Counts requests to stop while it is entered: SIGTERM, Ctrl-C, and a hang-up (SIGHUP).
 
-    A signal that follows the first at once is the same request on another way: schedulers signal
-    every process of a job, a sweep hands its own signal on to its cells, and of a hang-up both the
-    kernel and the shell tell. A hang-up never counts as a second request, since no user sends it;
+    A signal that follows the first at once is the same request by another path: schedulers signal
+    every process of a job, a sweep passes its own signal on to its cells, and both the kernel and
+    the shell report a hang-up. A hang-up never counts as a second request, since no user sends it;
     one that was ignored when the program started (nohup) stays ignored.
     """
 

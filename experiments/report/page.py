@@ -285,5 +285,5 @@ def _methods(window: int) -> str:
         f"diverge; claims count one that did as 100&nbsp;%. {curves}Only networks whose runs have "
         "ended are held against the claims; mult-adds count one multiply-add as one, for one "
         "image; device time adds up all launches. Numbers of the paper stand beside ours where it "
-        "has one for the same network and data.</p></section>"
+        "has one for the same network and recipe.</p></section>"
     )
