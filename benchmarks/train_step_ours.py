@@ -1,7 +1,7 @@
 """A run's own training step on images of noise, and what the programs beside it are given."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -61,6 +61,58 @@ class Work:
         return np.asarray(images), self.labels[:batch_size]
 
 
+class Training:
+    """A run's training, of all its seeds, on one device.
+
+    CIFAR-10 is on the device whole; each step gathers, crops and flips another batch of it. Of
+    ImageNet one batch is there, as if just streamed, and is flipped.
+
+    Attributes:
+      at_once: training steps that are one call of the run's program.
+      state: after the last step; None until start() is called.
+    """
+
+    def __init__(self, work: Work):
+        """Prepares the training of some work; nothing is compiled yet."""
+        config = work.config
+        mesh = meshes.make_mesh(config.replicates, devices=jax.devices()[:1])
+        self._seeds = config.seed + np.arange(config.replicates, dtype=np.int32)
+        self._seeds_R = put(self._seeds, meshes.by_replicate(mesh))
+        self.at_once = dispatch.steps_at_once(config, mesh)
+        self._arrays: Any = ()
+        if sources.KNOWN[config.data.name].resident:
+            split = ResidentSplit.place(work.images, work.labels, mesh)
+            self._arrays, select = split.arrays, split.select
+            self._batches = lambda spans: split.batches(
+                self._seeds, spans, config.batch_size, 1, TRAIN
+            )
+        else:
+            one = (work.images[None, None, None], work.labels[None, None, None])
+            batch = put(one, meshes.split_batches(mesh))
+            self._batches = lambda spans: (batch for _ in spans)
+
+            def select(arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
+                return part
+
+        self._programs = build(config, work.normalization, select, mesh)
+        self.state: Any = None
+
+    def start(self) -> None:
+        """Goes to the start: the first state, and the first batch."""
+        self.state = self._programs.start(self._seeds)
+        spans = dispatch.spans(range(self.at_once * STEPS), self.at_once)
+        self._to_come = self._batches(spans)
+
+    def run(self, times: int) -> Mapping[str, jax.Array]:
+        """Takes `at_once` steps so many times, waits until they are done; returns the metrics."""
+        for _ in range(times):
+            self.state, metrics = self._programs.train_steps(
+                self.state, self._seeds_R, self._arrays, next(self._to_come)
+            )
+        jax.block_until_ready(self.state)
+        return metrics
+
+
 def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
     """Returns the resolved config of a family's recipe (configs/).
 
@@ -68,8 +120,10 @@ def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
       family: "imagenet" or "cifar".
       depth: of the network.
       **changes: `shortcut`, `bottleneck_stride`, `dtype`, `precision`, `bn_group`, `scan` and
-        `remat` of the model, `batch_size` and `image_size`; None: as the recipe has it. If the
-        recipe's groups of BatchNorm do not divide the batch, the whole batch is one.
+        `remat` of the model, `batch_size`, `replicates`, `deterministic` and `image_size`; None:
+        as the recipe has it. If the recipe's groups of BatchNorm do not divide the batch, the whole
+        batch is one. `deterministic` is False unless it is given: so are the programs beside ours,
+        and without the chip newer compilers do not know what is.
 
     Raises:
       UserError: there is no such depth, or a change is not allowed.
@@ -78,7 +132,9 @@ def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
     config.model.depth = depth
     config.data.color = False  # of it the programs beside ours have none
     given = {key: value for key, value in changes.items() if value is not None}
-    places = {"batch_size": config, "image_size": config.data}
+    config.deterministic = False
+    of_run = dict.fromkeys(("batch_size", "replicates", "deterministic"), config)
+    places = of_run | {"image_size": config.data}
     for key, value in given.items():
         places.get(key, config.model)[key] = value
     if "bn_group" not in given and config.batch_size % config.model.bn_group:
@@ -132,38 +188,11 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any,
 
 
 def make(work: Work) -> Program:
-    """Returns a run's training step, in a run's loop, on one device.
-
-    CIFAR-10 is on the device whole; each step gathers, crops and flips another batch of it. Of
-    ImageNet one batch is there, as if just streamed, and is flipped.
-    """
-    config = work.config
-    mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    seeds = np.array([config.seed], np.int32)
-    seeds_R = put(seeds, meshes.by_replicate(mesh))
-    at_once = dispatch.steps_at_once(config, mesh)
-    spans = dispatch.spans(range(at_once * STEPS), at_once)
-    arrays: Any = ()
-    if sources.KNOWN[config.data.name].resident:
-        split = ResidentSplit.place(work.images, work.labels, mesh)
-        arrays, select = split.arrays, split.select
-        batches = split.batches(seeds, spans, config.batch_size, 1, TRAIN)
-    else:
-        one = (work.images[None, None, None], work.labels[None, None, None])
-        batch = put(one, meshes.split_batches(mesh))
-        batches = (batch for _ in spans)
-
-        def select(arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
-            return part
-
-    programs = build(config, work.normalization, select, mesh)
-    state = programs.start(seeds)
+    """Returns a run's training step, in a run's loop; see Training."""
+    training = Training(work)
+    training.start()
 
     def run(times: int) -> float:
-        nonlocal state
-        for _ in range(times):
-            state, metrics = programs.train_steps(state, seeds_R, arrays, next(batches))
-        jax.block_until_ready(state)
-        return float(metrics["train/loss"][0])
+        return float(training.run(times)["train/loss"][0])
 
-    return Program(run, at_once=at_once)
+    return Program(run, at_once=training.at_once)

@@ -46,6 +46,8 @@ def run(
         _fail(str(e), 1)
     except KeyboardInterrupt:  # the second: after the first, programs save and say so themselves
         _fail("interrupted before everything was saved", 130)
+    except ImportError as e:
+        _fail(f"{sentence(e)}.", 2)
     except Exception as e:
         _fail(f"{sentence(e)}; {_report(e)}", BUG)
 

@@ -41,6 +41,7 @@ CHOICES = {
 }
 
 SWITCHES = (  # True or False
+    "deterministic",
     "model.space_to_depth",
     "model.zero_init_residual",
     "data.std",

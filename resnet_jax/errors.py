@@ -19,11 +19,14 @@ class RunError(Exception):
 def sentence(error: BaseException) -> str:
     """Returns an error's first line; for one that nobody foresaw, that it is a bug, and its type.
 
-    UserError and RunError are foreseen, and whatever is no Exception, such as KeyboardInterrupt.
+    UserError and RunError are foreseen, and whatever is no Exception, such as KeyboardInterrupt;
+    so is a package that is not installed.
     """
     kind, said = type(error).__name__, str(error).split("\n")[0]
     if isinstance(error, UserError | RunError) or not isinstance(error, Exception):
         return said or kind
+    if isinstance(error, ImportError):
+        return f"a package is missing or broken ({said}); install what requirements.txt names"
     return f"this is a bug in resnet_jax: {kind}{f': {said}' if said else ''}".rstrip(".")
 
 

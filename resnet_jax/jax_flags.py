@@ -4,6 +4,8 @@ import os
 
 import jax
 from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from resnet_jax import runs, storage
 from resnet_jax.errors import UserError
@@ -30,6 +32,21 @@ def current() -> dict[str, str]:
         if hasattr(jax.config, name)  # a newer JAX may have dropped it
     }
     return options | {name: os.environ.get(name, "") for name in _VARIABLES}
+
+
+def compiler_options(config: ConfigDict, mesh: Mesh) -> dict[str, bool]:
+    """Returns the options with which a run's programs are compiled, for jax.jit().
+
+    Args:
+      config: resolved; see its `deterministic`.
+      mesh: the devices that the programs are for. Only GPUs need to be asked, and a TPU's compiler
+        refuses options that it does not know.
+    """
+    if mesh.devices.flat[0].platform != "gpu":
+        return {}
+    # It rules out algorithms of cuDNN that add up in any order, and the trials of a compiler, which
+    # might choose others the next time. --xla_gpu_exclude_nondeterministic_ops leaves these.
+    return {"xla_gpu_deterministic_ops": config.deterministic}
 
 
 def refuse_other_draws(workdir: str) -> None:

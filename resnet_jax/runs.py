@@ -39,6 +39,7 @@ CHANGE_NO_RESULT = (
     "checkpoint.",
     "data.dir",
     "data.workers",
+    "deterministic",
     "eval.batch_size",
     "log.",
     "mesh.",

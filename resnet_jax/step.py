@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from resnet_jax import mesh as meshes
 from resnet_jax import objective
 from resnet_jax.data.augment import Augmentation, Draws, Normalization
+from resnet_jax.jax_flags import compiler_options
 from resnet_jax.normalization import MOMENTS, pool_moments
 from resnet_jax.optim import Schedule, descend
 from resnet_jax.replicates import over_replicates
@@ -152,6 +153,7 @@ def make_train_steps(
         in_shardings=(state_shardings, by_replicate, whole, batches),
         out_shardings=(state_shardings, by_replicate),
         donate_argnums=0,
+        compiler_options=compiler_options(config, mesh),
     )
 
 
@@ -231,6 +233,7 @@ def make_moments_step(
         ),
         in_shardings=(None, by_replicate, whole, whole, batches),
         out_shardings=by_replicate,
+        compiler_options=compiler_options(config, mesh),
     )
 
 
@@ -275,6 +278,7 @@ def make_eval_step(
         ),
         in_shardings=(None, split, split, split),
         out_shardings=meshes.by_replicate(mesh),
+        compiler_options=compiler_options(config, mesh),
     )
 
 

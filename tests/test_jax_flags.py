@@ -1,13 +1,18 @@
 """What changes numbers from outside the config is recorded, and compared when a run resumes."""
 
+import importlib.util
 import json
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
-from resnet_jax import jax_flags, train
+from benchmarks import target, train_step_ours
+from resnet_jax import jax_flags, step, train
 from resnet_jax.errors import UserError
 from tests import tiny
+from tests.test_mesh import SEEDS, Setup
 
 
 @pytest.fixture
@@ -68,3 +73,39 @@ def test_flags_in_another_order_or_for_more_devices_are_the_same(folder, monkeyp
 
 def test_a_folder_without_flags_is_resumed(tmp_path):
     jax_flags.refuse_other_draws(str(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_gpu_is_asked_for_the_same_bits_each_time_and_nothing_else_is(deterministic):
+    def options(platform):
+        mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+        return jax_flags.compiler_options(tiny.config(deterministic=deterministic), mesh)
+
+    assert options("gpu") == {"xla_gpu_deterministic_ops": deterministic}
+    assert options("cpu") == options("tpu") == {}
+    assert tiny.config().deterministic
+
+
+def test_every_program_with_a_convolution_is_compiled_so(monkeypatch):
+    monkeypatch.setattr(step, "compiler_options", lambda config, mesh: {"xla_unheard_of": True})
+    setup = Setup(1, 1, 1)
+    state = setup.programs.start(SEEDS)
+    seeds, arrays, batch = setup.arguments(0)
+    evaluated = ((np.zeros((8, 1, 8, 8, 1), np.uint8),), np.zeros(8, np.int32), np.ones(8, bool))
+    for program, arguments in (
+        (setup.programs.train_steps, (state, seeds, arrays, batch)),
+        (setup.programs.moments_step, (state.evaluated, seeds, 0, arrays, batch)),
+        (setup.programs.eval_steps[False], (state.evaluated, *evaluated)),
+        (setup.programs.eval_steps[True], (state.evaluated, *evaluated)),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="xla_unheard_of"):
+            program.lower(*arguments).compile()
+
+
+@pytest.mark.slow
+def test_the_compiler_of_a_gpu_knows_the_option():
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        pytest.skip("jax_cuda13_plugin is not installed")
+    config = train_step_ours.resolve("cifar", 8, deterministic=True)
+    programs, others = train_step_ours.shapes(config, target.named("H200"))
+    programs.train_steps.lower(programs.state, *others).compile()

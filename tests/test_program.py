@@ -75,3 +75,20 @@ def test_a_run_that_meets_a_bug_says_so_in_its_status(tmp_path, monkeypatch):
     status = runs.read(tmp_path).status
     assert status["status"] == "failed"
     assert status["reason"] == "this is a bug in resnet_jax: KeyError: 'lost'"
+
+
+def test_a_package_that_is_missing_is_no_bug(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['sklearn.datasets'] = None\n"  # what has the digits
+    )
+    done = subprocess.run(
+        [*tiny.command(tmp_path / "run"), "--compilation_cache=none"],
+        cwd=tiny.ROOT, env=tiny.environment() | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: a package is missing or broken (import of sklearn.datasets halted; None in "
+        "sys.modules); install what requirements.txt names."
+    )
+    assert "Traceback" not in done.stderr

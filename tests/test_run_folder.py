@@ -111,9 +111,9 @@ def test_the_identity_has_all_settings_but_those_that_change_no_result():
 
     assert {key for key in runs.flatten(config) if not changed(key)} == {
         "accumulate", "checkpoint.every", "checkpoint.keep", "data.dir", "data.workers",
-        "eval.batch_size", "log.every", "log.tensorboard", "mesh.fsdp", "mesh.replicates",
-        "model.remat", "model.scan", "model.space_to_depth", "profile", "replicates_by",
-        "train.steps_per_dispatch",
+        "deterministic", "eval.batch_size", "log.every", "log.tensorboard", "mesh.fsdp",
+        "mesh.replicates", "model.remat", "model.scan", "model.space_to_depth", "profile",
+        "replicates_by", "train.steps_per_dispatch",
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from tests.test_settings import changed, dotted, shipped
 # Settings that have an effect in every run, so that no condition is needed.
 ALWAYS = {
     "seed", "replicates", "batch_size", "accumulate", "steps", "epochs", "examples", "profile",
+    "deterministic",  # on a GPU
     "train.steps_per_dispatch", "label_smoothing", "ema_decay",
     "model.family", "model.depth", "model.shortcut", "model.activation", "model.stem",
     "model.space_to_depth",  # refused with another stem

@@ -1,0 +1,120 @@
+"""Whether the same training comes out twice, bit for bit, and what that costs a step.
+
+    python -m benchmarks.repeat --depth=20 --replicates=1,5 --dtype=float32 [--out=results/repeat]
+
+Each row is a number of seeds, with config.deterministic or without. A CIFAR network is trained from
+its start so many times (--rounds), on noise, in one process. Of several seeds it is trained once
+more while the weights of one are NaN, which no other seed may notice. The bits are a hash of the
+first seed's weights at the end: the same command in another process should print the same.
+"""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags, logging
+
+from benchmarks import table, train_step_ours
+from experiments import command_line, ledger
+
+_DEPTH = flags.DEFINE_integer("depth", 20, "Of the CIFAR network.")
+_REPLICATES = flags.DEFINE_list("replicates", ["1"], "Numbers of seeds.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["bfloat16", "float32"], "Of activations.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of each seed.", lower_bound=1)
+_SCAN = flags.DEFINE_enum("scan", "auto", ["auto", "on", "off"], "As config.model.scan.")
+_STEPS = flags.DEFINE_integer("steps", 150, "Of each training, at least.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often it is trained, twice at least.",
+                               lower_bound=2)  # fmt: skip
+
+_HEADINGS = ["seeds", "deterministic", "ms a step", "comes out again", "a NaN in one seed", "bits"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    rows: list[dict[str, Any]] = []
+    for seeds in table.numbers("replicates", _REPLICATES.value):
+        for deterministic in (True, False):
+            rows.append(_measure(seeds, deterministic))
+            logging.info("%s", ledger.aligned([_HEADINGS, *map(_show, rows)]))
+    about = {
+        "unit": "milliseconds a step of all seeds, median [lowest, highest]",
+        "network": f"ResNet-{_DEPTH.value}, {_DTYPE.value}",
+        "batch_size": _BATCH_SIZE.value,
+        "rounds": _ROUNDS.value,
+        "steps_a_round_at_least": _STEPS.value,
+        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+    }
+    about |= table.surroundings(("jax", "jaxlib", "flax"))
+    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    return 0
+
+
+def _measure(seeds: int, deterministic: bool) -> dict[str, Any]:
+    config = train_step_ours.resolve(
+        "cifar", _DEPTH.value, dtype=_DTYPE.value, batch_size=_BATCH_SIZE.value, scan=_SCAN.value,
+        replicates=seeds, deterministic=deterministic,
+    )  # fmt: skip
+    training = train_step_ours.Training(train_step_ours.make_work(config))
+    training.start()
+    training.run(1)  # compiles
+    ends, times = zip(*(_train(training, seeds) for _ in range(_ROUNDS.value)), strict=True)
+    row = {
+        "replicates": seeds,
+        "deterministic": deterministic,
+        "seconds_a_step": times,
+        "repeats": all(end == ends[0] for end in ends),
+        "bits": ends[0][0],
+    }
+    if seeds > 1 and row["repeats"]:  # or they would differ anyway
+        broken, _ = _train(training, seeds, broken=1)
+        row["others_notice_nothing"] = broken[:1] + broken[2:] == ends[0][:1] + ends[0][2:]
+    return row
+
+
+def _train(
+    training: train_step_ours.Training, seeds: int, broken: int | None = None
+) -> tuple[list[str], float]:
+    """Returns a hash of each seed's weights after training, and the seconds a step took.
+
+    Args:
+      training: begins anew.
+      seeds: how many it has.
+      broken: the seed whose weights are NaN from the start.
+    """
+    training.start()
+    if broken is not None:
+        params = jax.tree.map(lambda a: a.at[broken].set(np.nan), training.state.params)
+        training.state = training.state.replace(params=params)
+    times = -(-_STEPS.value // training.at_once)
+    began = time.perf_counter()
+    training.run(times)
+    seconds = (time.perf_counter() - began) / (times * training.at_once)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(training.state.params)]
+    hashes = [
+        hashlib.sha256(b"".join(leaf[seed].tobytes() for leaf in leaves)).hexdigest()[:8]
+        for seed in range(seeds)
+    ]
+    return hashes, seconds
+
+
+def _show(row: dict[str, Any]) -> list[str]:
+    said = {True: "yes", False: "no"}
+    noticed = {None: "-", True: "changes no other", False: "changes others"}
+    each = [1e3 * seconds for seconds in row["seconds_a_step"]]
+    return [
+        str(row["replicates"]),
+        said[row["deterministic"]],
+        f"{statistics.median(each):.2f} [{min(each):.2f}, {max(each):.2f}]",
+        said[row["repeats"]],
+        noticed[row.get("others_notice_nothing")],
+        row["bits"],
+    ]
+
+
+if __name__ == "__main__":
+    command_line.run(main)
