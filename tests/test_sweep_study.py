@@ -125,7 +125,7 @@ def test_the_studies_hold_what_they_say():
         {c.config.replicates for c in study.cells(s.get_config())}
         for s in (degradation_digits, degradation_cifar10, shortcuts_cifar10)
     ]
-    assert replicates == [{4}, {3}, {3}]
+    assert replicates == [{4}, {5}, {5}]
 
 
 @pytest.mark.parametrize(
