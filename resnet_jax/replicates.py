@@ -34,9 +34,10 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
         # A sixth faster, but four seeds take twice as long to compile, and more seeds longer yet.
         is_long = config.steps * config.data.image_size**2 > _MUCH_WORK
         return "unroll" if is_long else "separate"
-    # Not timed on any accelerator yet (benchmarks/replicates.py will). One seed's kernels for small
-    # images are too small for a GPU: all but the convolutions are then computed for all seeds
-    # together, a third of the kernels (benchmarks/traffic.py --seeds=8). One seed's convolutions
+    # One seed's kernels for small images are too small for a GPU: all but the convolutions are then
+    # computed for all seeds together, a third of the kernels (benchmarks/traffic.py --seeds=8). In
+    # float32 that gains little, since the convolutions take the time (results/README.md); bfloat16
+    # and the other ways are yet to be timed (benchmarks/replicates.py). One seed's convolutions
     # of large images keep it busy, and all seeds' need their memory at once; a loop is then
     # compiled once, whatever the number of seeds.
     return "separate" if config.data.image_size <= _SMALL_IMAGE else "loop"
