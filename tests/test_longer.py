@@ -11,6 +11,7 @@ from resnet_jax import run_folder, runs, settings, train
 from resnet_jax.errors import UserError
 from resnet_jax.optim import Schedule
 from tests import tiny
+from tests.test_mesh import SEEDS, Setup
 
 # Logged, validated and saved at other steps than at the ends, which are 7 and 15.
 OFTEN = {"log__every": 3, "eval__every": 5, "checkpoint__every": 4}
@@ -22,11 +23,11 @@ PLATEAU = {"schedule__name": "plateau", "schedule__rate": 3.0, "schedule__patien
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch):
-    """Each run's programs are compiled once, but those of another length anew."""
+    """Runs of two lengths have the same programs (see below); they are compiled once."""
     real, known = train.build, {}
 
     def build(config, *args):
-        key = json.dumps(runs.deciding(config.to_dict()), sort_keys=True)
+        key = json.dumps(runs.deciding(config.to_dict()) | {"steps": 0}, sort_keys=True)
         if key not in known:
             known[key] = real(config, *args)
         return known[key]
@@ -36,6 +37,15 @@ def compiled(monkeypatch):
 
 def run(folder, **overrides):
     return train.train(tiny.config(**overrides), str(folder))
+
+
+def test_runs_of_two_lengths_have_the_same_program():
+    def text(steps):
+        setup = Setup(1, 1, 1, steps=steps, **PLATEAU)
+        state = setup.programs.start(SEEDS)
+        return setup.programs.train_steps.lower(state, *setup.arguments(0)).as_text()
+
+    assert text(7) == text(15)
 
 
 def test_it_ends_like_a_run_of_that_length(tmp_path):
