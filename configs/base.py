@@ -15,8 +15,8 @@ def get_config() -> ConfigDict:
     # How seeds that share a device are computed. It changes no result but for rounding, so you may
     # change it when you resume a run, and no seed ever changes another.
     # auto: by the devices, the images and the steps, see replicates.py
-    # separate: all together, but each convolution seed by seed | unroll: one after another,
-    # compiled for each | loop: one after another, compiled once (over ten times slower on CPU)
+    # separate: all together, but convolutions and products seed by seed | unroll: one after
+    # another, compiled for each | loop: likewise, compiled once (over ten times slower on CPU)
     c.replicates_by = "auto"
     # Whether a GPU computes the same bits each time. With False it adds up some gradients in any
     # order, which is faster (ResNet-20 in float32: a step takes half as long), but no run can be

@@ -1,9 +1,10 @@
-"""A convolution for several seeds in one program.
+"""Convolutions and products for several seeds in one program.
 
 `vmap` over seeds turns a convolution, and its gradients, into one with a group of channels per
 seed. Compilers may compute groups by filling up with zeros, and 0 * NaN then carries one seed's NaN
 into all others: XLA for CPU does so for the gradient of the kernels, and cuDNN's kernels cannot be
-inspected. So no convolution here ever sees two seeds.
+inspected. A matrix product per seed XLA for TPU turns into one convolution of zeros between seeds.
+So no convolution and no product here ever sees two seeds.
 """
 
 import functools
@@ -40,16 +41,30 @@ def one_by_one(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **rest
     )
 
-    def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Any:
-        return jax.vjp(plain, x, kernel)[1](dy)
+    return _one_by_one(plain, x_BHWC, kernel)
+
+
+def product_one_by_one(a: jax.Array, b: jax.Array, *numbers: Any, **rest: Any) -> jax.Array:
+    """Is jax.lax.dot_general, but under `vmap` one product per seed."""
+
+    def plain(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(a, b, *numbers, **rest)
+
+    return _one_by_one(plain, a, b)
+
+
+def _one_by_one(
+    plain: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array, b: jax.Array
+) -> jax.Array:
+    """Returns plain(a, b), which `vmap` computes seed by seed, as its gradients."""
+
+    def gradients(a: jax.Array, b: jax.Array, dy: jax.Array) -> Any:
+        return jax.vjp(plain, a, b)[1](dy)
 
     forward, backward = _seed_by_seed(plain), _seed_by_seed(gradients)
-    convolution = jax.custom_vjp(forward)  # custom_vmap alone has no gradient
-    convolution.defvjp(
-        lambda x, kernel: (forward(x, kernel), (x, kernel)),
-        lambda kept, dy: backward(*kept, dy),
-    )
-    return convolution(x_BHWC, kernel)
+    computed = jax.custom_vjp(forward)  # custom_vmap alone has no gradient
+    computed.defvjp(lambda a, b: (forward(a, b), (a, b)), lambda kept, dy: backward(*kept, dy))
+    return computed(a, b)
 
 
 def _seed_by_seed(f: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from resnet_jax import mesh as meshes
-from resnet_jax.convolution import one_by_one
+from resnet_jax.convolution import one_by_one, product_one_by_one
 
 # See config.replicates_by.
 BY = ("auto", "separate", "unroll", "loop")
@@ -34,7 +34,7 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
         # A sixth faster, but four seeds take twice as long to compile, and more seeds longer yet.
         is_long = config.steps * config.data.image_size**2 > _MUCH_WORK
         return "unroll" if is_long else "separate"
-    # One seed's kernels for small images are too small for a GPU: all but the convolutions are then
+    # One seed's kernels for small images are too small for a GPU: all but the products are then
     # computed for all seeds together, a third of the kernels (benchmarks/traffic.py --seeds=8). In
     # float32 that gains little, since the convolutions take the time (results/README.md); bfloat16
     # and the other ways are yet to be timed (benchmarks/replicates.py). One seed's convolutions
@@ -43,9 +43,11 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
     return "separate" if config.data.image_size <= _SMALL_IMAGE else "loop"
 
 
-def convolution(by: str) -> Callable[..., jax.Array]:
-    """Returns the ResNet.convolution that goes with one of BY[1:]."""
-    return one_by_one if by == "separate" else jax.lax.conv_general_dilated
+def computed_by(by: str) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """Returns the ResNet.convolution and ResNet.product that go with one of BY[1:]."""
+    if by == "separate":
+        return one_by_one, product_one_by_one
+    return jax.lax.conv_general_dilated, jax.lax.dot_general
 
 
 def over_replicates(

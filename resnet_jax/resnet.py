@@ -46,6 +46,7 @@ class ResNet(nn.Module):
       remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
         so that only their inputs are kept.
       convolution: jax.lax.conv_general_dilated, or what computes the same: see convolution.py.
+      product: jax.lax.dot_general, likewise; of the classifier.
     """
 
     arch: Architecture
@@ -65,6 +66,7 @@ class ResNet(nn.Module):
     space_to_depth: bool = False
     remat: tuple[int, ...] = ()
     convolution: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+    product: Callable[..., jax.Array] = jax.lax.dot_general
 
     def __post_init__(self) -> None:
         """Raises UserError if a field is not one of those above."""
@@ -146,7 +148,11 @@ class ResNet(nn.Module):
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         # float32, so that bfloat16's 8 bits never reach the loss.
         classifier = nn.Dense(
-            self.num_classes, kernel_init=HE_NORMAL, precision=self.precision, name="logits"
+            self.num_classes,
+            kernel_init=HE_NORMAL,
+            precision=self.precision,
+            dot_general=self.product,
+            name="logits",
         )
         return classifier(pooled_BC)
 

@@ -1,7 +1,9 @@
 """However seeds that share a device are computed, each is the seed trained alone."""
 
 import functools
+import importlib.util
 import re
+from collections import Counter
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import target, train_step_ours
 from resnet_jax import environment, runs, settings
 from resnet_jax import mesh as meshes
 from resnet_jax.architectures import Architecture
@@ -17,7 +20,7 @@ from resnet_jax.data.order import TRAIN
 from resnet_jax.disk_checkpoints import DiskCheckpoints
 from resnet_jax.dispatch import spans
 from resnet_jax.objective import cross_entropy
-from resnet_jax.replicates import BY, choose, convolution, over_replicates
+from resnet_jax.replicates import BY, choose, computed_by, over_replicates
 from resnet_jax.resnet import ResNet
 from resnet_jax.state import NEVER
 from tests import tiny
@@ -41,11 +44,12 @@ def program(setup):
 
 
 def features(text):
-    """What tells the ways' programs apart; convolutions of several groups must not exist."""
+    """What tells the ways' programs apart; no product or convolution may have several groups."""
     groups = re.findall(r"(?:feature|batch)_group_count = (\d+)", text)
+    products_of_several = re.findall(r"dot_general.* batching_dims", text)
     return {
         "convolutions": text.count("stablehlo.convolution"),
-        "grouped": sum(int(count) > 1 for count in groups),
+        "grouped": sum(int(count) > 1 for count in groups) + len(products_of_several),
         "additions": text.count("stablehlo.add"),
         "loops": text.count("stablehlo.while"),
     }
@@ -64,6 +68,24 @@ def test_each_way_is_another_program():
     assert found["unroll"]["additions"] > 3 * alone["additions"]
     assert found["loop"]["convolutions"] == alone["convolutions"]
     assert found["loop"]["loops"] > alone["loops"]
+
+
+@pytest.mark.slow
+def test_on_a_tpu_no_product_sees_two_seeds():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+
+    def products(seeds):
+        config = train_step_ours.resolve("cifar", 8, batch_size=8, scan="off", replicates=seeds)
+        config.replicates_by = "separate"
+        programs, others = train_step_ours.shapes(config, target.named("v5e"))
+        text = programs.train_steps.lower(programs.state, *others).compile().as_text()
+        # For a TPU matrix products are convolutions, too. What follows a shape is its layout.
+        return Counter(re.findall(r"= (\w+\[[0-9,]+\])\S* convolution\(", text))
+
+    one = products(1)
+    assert one.total() > 3 * 7
+    assert products(3) == Counter({shape: 3 * count for shape, count in one.items()})
 
 
 @functools.cache
@@ -217,13 +239,15 @@ def small_step(way, preactivation):
 
     Every kind of layer is in it; the results are losses, logits, statistics and gradients.
     """
+    convolution, product = computed_by(way)
     model = ResNet(
         Architecture("bottleneck" if preactivation else "basic", (2, 1), (4, 8)),
         num_classes=3,
         shortcut="B",
         stem="cifar" if preactivation else "imagenet",
         preactivation=preactivation,
-        convolution=convolution(way),
+        convolution=convolution,
+        product=product,
     )
     images = jax.random.normal(jax.random.key(0), (3, 4, 16, 16, 3))
     variables = jax.jit(
