@@ -1,11 +1,11 @@
-"""Whether the same training comes out twice, bit for bit, and what that costs a step.
+"""Whether training is deterministic, bit for bit, and what that costs per step.
 
     python -m benchmarks.repeat --depth=20 --replicates=1,5 --dtype=float32 [--out=results/repeat]
 
-Each row is a number of seeds, with config.deterministic or without. A CIFAR network is trained from
-its start so many times (--rounds), on noise, in one process. Of several seeds it is trained once
-more while the weights of one are NaN, which no other seed may notice. The bits are a hash of the
-first seed's weights at the end: the same command in another process should print the same.
+Each row is a number of seeds, with config.deterministic or without. A CIFAR network is trained
+--rounds times from the same initial state, on noise, in one process. With several seeds it is
+trained once more with the weights of one seed NaN, which must not change any other seed. "Bits" is
+a hash of the first seed's final weights: the same command in another process should print the same.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["bfloat16", "float32"], "Of acti
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of each seed.", lower_bound=1)
 _SCAN = flags.DEFINE_enum("scan", "auto", ["auto", "on", "off"], "As config.model.scan.")
 _STEPS = flags.DEFINE_integer("steps", 150, "Of each training, at least.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often it is trained, twice at least.",
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Trainings of each row.",
                                lower_bound=2)  # fmt: skip
 
-_HEADINGS = ["seeds", "deterministic", "ms a step", "comes out again", "a NaN in one seed", "bits"]
+_HEADINGS = ["seeds", "deterministic", "ms a step", "repeats exactly", "a NaN in one seed", "bits"]
 
 
 def main(argv: Sequence[str]) -> int:

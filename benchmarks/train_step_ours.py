@@ -122,8 +122,8 @@ def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
       **changes: `shortcut`, `bottleneck_stride`, `dtype`, `precision`, `bn_group`, `scan` and
         `remat` of the model, `batch_size`, `replicates`, `deterministic` and `image_size`; None:
         as the recipe has it. If the recipe's groups of BatchNorm do not divide the batch, the whole
-        batch is one. `deterministic` is False unless it is given: so are the programs beside ours,
-        and without the chip newer compilers do not know what is.
+        batch is one. The default of `deterministic` is False, as in the programs beside ours; from
+        0.11 on, JAX cannot compile deterministic programs for a GPU that is not here.
 
     Raises:
       UserError: there is no such depth, or a change is not allowed.

@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
     # separate: all together, but convolutions and products seed by seed | unroll: one after
     # another, compiled for each | loop: likewise, compiled once (over ten times slower on CPU)
     c.replicates_by = "auto"
-    # Whether a GPU computes the same bits each time. With False it adds up some gradients in any
-    # order, which is faster (ResNet-20 in float32: a step takes half as long), but no run can be
-    # repeated, nor go on as if it had not stopped. CPUs and TPUs always compute the same bits.
+    # Whether training on a GPU is deterministic, bit for bit. With False some gradients are summed
+    # in any order: a step of ResNet-20 in float32 takes half as long, but the same run ends
+    # differently each time, and so does a resumed one. CPUs and TPUs are always deterministic.
     c.deterministic = True
     c.batch_size = 128  # examples a step, over all devices
     c.accumulate = 1  # parts that a batch is computed in, one after another, to save memory

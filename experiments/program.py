@@ -21,7 +21,7 @@ from absl import flags, logging
 
 from experiments import display
 from resnet_jax import storage
-from resnet_jax.errors import RunError, UserError, sentence
+from resnet_jax.errors import RunError, UserError, is_missing_package, sentence
 
 PREEMPTED = 42
 BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -46,9 +46,9 @@ def run(
         _fail(str(e), 1)
     except KeyboardInterrupt:  # the second: after the first, programs save and say so themselves
         _fail("interrupted before everything was saved", 130)
-    except ImportError as e:
-        _fail(f"{sentence(e)}.", 2)
     except Exception as e:
+        if is_missing_package(e):
+            _fail(f"{sentence(e)}.", 2)
         _fail(f"{sentence(e)}; {_report(e)}", BUG)
 
 

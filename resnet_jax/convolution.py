@@ -3,8 +3,8 @@
 `vmap` over seeds turns a convolution, and its gradients, into one with a group of channels per
 seed. Compilers may compute groups by filling up with zeros, and 0 * NaN then carries one seed's NaN
 into all others: XLA for CPU does so for the gradient of the kernels, and cuDNN's kernels cannot be
-inspected. A matrix product per seed XLA for TPU turns into one convolution of zeros between seeds.
-So no convolution and no product here ever sees two seeds.
+inspected. XLA for TPU turns a batched matrix product into one convolution with zeros between the
+seeds. So no convolution and no product here ever sees two seeds.
 """
 
 import functools
@@ -56,7 +56,7 @@ def product_one_by_one(a: jax.Array, b: jax.Array, *numbers: Any, **rest: Any) -
 def _one_by_one(
     plain: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array, b: jax.Array
 ) -> jax.Array:
-    """Returns plain(a, b), which `vmap` computes seed by seed, as its gradients."""
+    """Returns plain(a, b); `vmap` computes it and its gradients seed by seed."""
 
     def gradients(a: jax.Array, b: jax.Array, dy: jax.Array) -> Any:
         return jax.vjp(plain, a, b)[1](dy)

@@ -20,14 +20,20 @@ def sentence(error: BaseException) -> str:
     """Returns an error's first line; for one that nobody foresaw, that it is a bug, and its type.
 
     UserError and RunError are foreseen, and whatever is no Exception, such as KeyboardInterrupt;
-    so is a package that is not installed.
+    so is a package that is not installed, but not a module of ours that cannot be imported.
     """
     kind, said = type(error).__name__, str(error).split("\n")[0]
     if isinstance(error, UserError | RunError) or not isinstance(error, Exception):
         return said or kind
-    if isinstance(error, ImportError):
+    if is_missing_package(error):
         return f"a package is missing or broken ({said}); install what requirements.txt names"
     return f"this is a bug in resnet_jax: {kind}{f': {said}' if said else ''}".rstrip(".")
+
+
+def is_missing_package(error: BaseException) -> bool:
+    """Whether a package that we need is not installed, or cannot be imported."""
+    package = (error.name or "").split(".")[0] if isinstance(error, ImportError) else ""
+    return package not in ("", "resnet_jax", "experiments", "configs")
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:

@@ -44,8 +44,8 @@ def compiler_options(config: ConfigDict, mesh: Mesh) -> dict[str, bool]:
     """
     if mesh.devices.flat[0].platform != "gpu":
         return {}
-    # It rules out algorithms of cuDNN that add up in any order, and the trials of a compiler, which
-    # might choose others the next time. --xla_gpu_exclude_nondeterministic_ops leaves these.
+    # It excludes cuDNN's algorithms that sum in any order, and autotuning, which might choose other
+    # algorithms next time; xla_gpu_exclude_nondeterministic_ops would still autotune.
     return {"xla_gpu_deterministic_ops": config.deterministic}
 
 

@@ -101,7 +101,7 @@ def build(
     initialize = initializer(config)
     config = config.copy_and_resolve_references()
     config.replicates_by = replicates.choose(config, mesh)
-    convolution, product = replicates.computed_by(config.replicates_by)
+    convolution, product = replicates.convolution_and_product(config.replicates_by)
     model = dataclasses.replace(
         resnet.from_config(config.model, mesh.devices.flat[0].platform),
         convolution=convolution,

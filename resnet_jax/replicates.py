@@ -43,7 +43,9 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
     return "separate" if config.data.image_size <= _SMALL_IMAGE else "loop"
 
 
-def computed_by(by: str) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+def convolution_and_product(
+    by: str,
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
     """Returns the ResNet.convolution and ResNet.product that go with one of BY[1:]."""
     if by == "separate":
         return one_by_one, product_one_by_one

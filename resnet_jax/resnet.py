@@ -46,7 +46,7 @@ class ResNet(nn.Module):
       remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
         so that only their inputs are kept.
       convolution: jax.lax.conv_general_dilated, or what computes the same: see convolution.py.
-      product: jax.lax.dot_general, likewise; of the classifier.
+      product: the classifier's: jax.lax.dot_general, or what computes the same.
     """
 
     arch: Architecture

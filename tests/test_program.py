@@ -8,6 +8,8 @@ import pytest
 from experiments import program
 from resnet_jax import runs
 from resnet_jax import train as trainer
+from resnet_jax.data import records
+from resnet_jax.errors import sentence
 from tests import tiny
 
 BUG = """
@@ -92,3 +94,23 @@ def test_a_package_that_is_missing_is_no_bug(tmp_path):
         "sys.modules); install what requirements.txt names."
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_module_of_ours_that_cannot_be_imported_is_a_bug():
+    ours = ImportError("cannot import name 'x'", name="resnet_jax.train")
+    assert sentence(ours).startswith("this is a bug in resnet_jax: ImportError")
+    assert sentence(ImportError("gone", name="optax")) == (
+        "a package is missing or broken (gone); install what requirements.txt names"
+    )
+
+
+def test_a_data_set_is_not_blamed_for_a_package_that_its_reader_lacks(tmp_path, monkeypatch):
+    (tmp_path / "dataset_info.json").write_text('{"fileFormat": "array_record"}')
+    (tmp_path / "features.json").write_text('{"pythonClassName": "x"}')
+
+    def lacking(*_, **__):
+        raise ModuleNotFoundError("No module named 'six'", name="six")
+
+    monkeypatch.setattr("tensorflow_datasets.builder_from_directory", lacking)
+    with pytest.raises(ModuleNotFoundError):
+        records.read_info(tmp_path)

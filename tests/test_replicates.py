@@ -20,7 +20,7 @@ from resnet_jax.data.order import TRAIN
 from resnet_jax.disk_checkpoints import DiskCheckpoints
 from resnet_jax.dispatch import spans
 from resnet_jax.objective import cross_entropy
-from resnet_jax.replicates import BY, choose, computed_by, over_replicates
+from resnet_jax.replicates import BY, choose, convolution_and_product, over_replicates
 from resnet_jax.resnet import ResNet
 from resnet_jax.state import NEVER
 from tests import tiny
@@ -239,7 +239,7 @@ def small_step(way, preactivation):
 
     Every kind of layer is in it; the results are losses, logits, statistics and gradients.
     """
-    convolution, product = computed_by(way)
+    convolution, product = convolution_and_product(way)
     model = ResNet(
         Architecture("bottleneck" if preactivation else "basic", (2, 1), (4, 8)),
         num_classes=3,

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from resnet_jax import runs, storage
-from resnet_jax.errors import RunError, UserError, listing
+from resnet_jax.errors import RunError, UserError, is_missing_package, listing
 
 _AGAIN = "copy or prepare the set again"
 _TOLERATED = 100  # damaged pictures, whatever their share
@@ -63,6 +63,8 @@ def read_info(folder: pathlib.Path) -> Any:
     try:
         return tfds.builder_from_directory(folder, file_format="array_record").info
     except Exception as e:  # protobuf's, TFDS's and Python's have no common base
+        if is_missing_package(e):  # not the set's fault
+            raise
         raise UserError(f"{folder} cannot be read by TFDS ({_line(e)}); {_AGAIN}.") from e
 
 
