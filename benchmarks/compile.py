@@ -22,8 +22,10 @@ from absl import flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from benchmarks import table, target, train_step_ours
-from experiments import command_line
+from benchmarks import results
+from benchmarks.compiled import target
+from benchmarks.peers import ours
+from experiments.cli import command_line
 
 DEPTHS = {"cifar": ["20", "56", "110", "1202"], "imagenet": ["18", "34", "50", "101", "152"]}
 HOW = {"loop": "on", "unrolled": "off"}  # values of model.scan
@@ -45,7 +47,7 @@ _HEADINGS = ["network", "blocks", "trace s", "compile s", "from the cache s", "o
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    depths = table.numbers("depths", _DEPTHS.value or DEPTHS[_FAMILY.value])
+    depths = results.numbers("depths", _DEPTHS.value or DEPTHS[_FAMILY.value])
     configs = [_config(depth, how) for depth in depths for how in _HOW.value]
     device = target.device()
     rows = [_row(config, how) for config, how in configs]
@@ -65,13 +67,13 @@ def main(argv: Sequence[str]) -> int:
         "over the first": "trace + compile over those of the table's first network",
         "device": f"{device.platform}: {device.device_kind}",
     }
-    about |= table.surroundings(("jax", "jaxlib", "flax"))
-    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    about |= results.surroundings(("jax", "jaxlib", "flax"))
+    results.publish([_HEADINGS, *map(_show, rows)], about, rows)
     return 0
 
 
 def _config(depth: int, how: str) -> tuple[ConfigDict, str]:
-    config = train_step_ours.resolve(
+    config = ours.resolve(
         _FAMILY.value, depth, dtype=_DTYPE.value, batch_size=_BATCH.value, scan=HOW[how]
     )
     return config, how
@@ -88,7 +90,7 @@ def _row(config: ConfigDict, how: str) -> dict[str, Any]:
 
 def _measure(config: ConfigDict, row: dict[str, Any], device: jax.Device) -> None:
     """Traces and compiles a resolved config's training step, and again from a cache."""
-    programs, arguments = train_step_ours.shapes(config, device)
+    programs, arguments = ours.shapes(config, device)
     before = {name: getattr(jax.config, name) for name in _CACHE}
     with tempfile.TemporaryDirectory() as folder:
         try:

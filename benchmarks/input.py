@@ -21,14 +21,16 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from benchmarks import input_peers, table
+from benchmarks import results
+from benchmarks.peers import input_readers
 from configs import imagenet
-from experiments import command_line, ledger
-from resnet_jax import mesh as meshes
-from resnet_jax.cores import usable_cores
+from experiments.cli import command_line
+from experiments.study import ledger
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.order import TRAIN
 from resnet_jax.dispatch import spans
+from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel.cores import usable_cores
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")
 _PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round.", lower_bound=64)
@@ -66,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
         "rounds": _ROUNDS.value,
         "pictures_a_round": _PICTURES.value,
         "prepared": note,
-    } | table.surroundings(_PACKAGES)
-    table.publish([_HEADINGS, *(_show(row, rows) for row in rows)], about, rows)
+    } | results.surroundings(_PACKAGES)
+    results.publish([_HEADINGS, *(_show(row, rows) for row in rows)], about, rows)
     return 0
 
 
@@ -83,8 +85,8 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
     programs: dict[str, Iterator[Any]] = {"resnet_jax": batches}
     with tempfile.TemporaryDirectory() as scratch:
         if has_tensorflow:
-            programs["tf.data"] = input_peers.tf_data(records, config, BATCH, scratch)
-        programs["Pillow"] = input_peers.pillow(records, config, BATCH, len(usable_cores()))
+            programs["tf.data"] = input_readers.tf_data(records, config, BATCH, scratch)
+        programs["Pillow"] = input_readers.pillow(records, config, BATCH, len(usable_cores()))
         rates: dict[str, list[float]] = {name: [] for name in programs}
         for number in range(_ROUNDS.value + 1):
             for name, program in programs.items():

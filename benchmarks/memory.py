@@ -24,15 +24,17 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from benchmarks import table, target, train_step_ours
-from benchmarks.kept import kept_bytes
-from experiments import command_line
-from resnet_jax import mesh as meshes
-from resnet_jax.architectures import architecture
+from benchmarks import results
+from benchmarks.compiled import target
+from benchmarks.compiled.kept import kept_bytes
+from benchmarks.peers import ours
+from experiments.cli import command_line
 from resnet_jax.data import sources
 from resnet_jax.data.views import make_views, pictures_per_batch
 from resnet_jax.errors import UserError
 from resnet_jax.evaluate import images_per_batch
+from resnet_jax.networks.architectures import architecture
+from resnet_jax.parallel import mesh as meshes
 
 DEPTHS = {"cifar": ["1202"], "imagenet": ["152"]}
 
@@ -69,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         "kept": "by the forward pass for the backward pass, from shapes alone: on every platform",
         "beside it": f"a data set that lives on the device; CIFAR-10: {_cifar10() / 1e9:.2f} GB",
     }
-    table.publish([_HEADINGS, *map(_show, rows)], about | _about(device), rows)
+    results.publish([_HEADINGS, *map(_show, rows)], about | _about(device), rows)
     return 0
 
 
@@ -82,7 +84,7 @@ def _about(device: jax.Device) -> dict[str, Any]:
         "compiled for": f"{device.platform}; another compiler lays memory out otherwise",
         "dtype": _DTYPE.value,
         "device": f"{device.platform}: {device.device_kind}",
-    } | table.surroundings(("jax", "jaxlib", "flax"))
+    } | results.surroundings(("jax", "jaxlib", "flax"))
 
 
 def _configs() -> list[ConfigDict]:
@@ -91,18 +93,18 @@ def _configs() -> list[ConfigDict]:
         raise UserError(f"--depths needs --family, whose they are: {' or '.join(DEPTHS)}.")
     configs = []
     for family in [_FAMILY.value] if _FAMILY.value else DEPTHS:
-        for depth in table.numbers("depths", _DEPTHS.value or DEPTHS[family]):
+        for depth in results.numbers("depths", _DEPTHS.value or DEPTHS[family]):
             stages = range(1, 1 + len(architecture(family, depth).stage_sizes))
             for remat in ((), stages[:1], stages[:2], stages):
                 changes = {"dtype": _DTYPE.value, "batch_size": _BATCH.value}
                 configs.append(
-                    train_step_ours.resolve(family, depth, scan="on", remat=tuple(remat), **changes)
+                    ours.resolve(family, depth, scan="on", remat=tuple(remat), **changes)
                 )
     return configs
 
 
 def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
-    programs, arguments = train_step_ours.shapes(config, device)
+    programs, arguments = ours.shapes(config, device)
     one = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
         {"params": programs.state.params, "batch_stats": programs.state.batch_stats},
@@ -138,8 +140,8 @@ def _memory(program: Any, *arguments: Any) -> dict[str, Any]:
 def _publish_views(device: jax.Device) -> int:
     """Publishes the table of --views; returns the exit code."""
     rows = []
-    for depth in table.numbers("depths", _DEPTHS.value or ["34"]):
-        config = train_step_ours.resolve(
+    for depth in results.numbers("depths", _DEPTHS.value or ["34"]):
+        config = ours.resolve(
             "imagenet", depth, shortcut="A", dtype=_DTYPE.value, batch_size=_BATCH.value
         )
         for row in _after_training(config, device):
@@ -150,13 +152,13 @@ def _publish_views(device: jax.Device) -> int:
         "largest view": "of a picture: views x height x width; mirror images come on top",
     }
     headings = ["network", "program", "pictures", "largest view", *_PARTS, "peak", "fits"]
-    table.publish([headings, *map(_show_view, rows)], about | _about(device), rows)
+    results.publish([headings, *map(_show_view, rows)], about | _about(device), rows)
     return 0
 
 
 def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[dict[str, Any]]:
     """Yields a row for the training step, the population statistics and each view of a test."""
-    programs, arguments = train_step_ours.shapes(config, device)
+    programs, arguments = ours.shapes(config, device)
     variables = {"params": programs.state.params, "batch_stats": programs.state.batch_stats}
     batch_size, size = config.batch_size, config.data.image_size
     of_training = {"pictures": batch_size, "largest_view": [1, size, size]}

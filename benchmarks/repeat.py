@@ -18,8 +18,10 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from benchmarks import table, train_step_ours
-from experiments import command_line, ledger
+from benchmarks import results
+from benchmarks.peers import ours
+from experiments.cli import command_line
+from experiments.study import ledger
 
 _DEPTH = flags.DEFINE_integer("depth", 20, "Of the CIFAR network.")
 _REPLICATES = flags.DEFINE_list("replicates", ["1"], "Numbers of seeds.")
@@ -37,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     rows: list[dict[str, Any]] = []
-    for seeds in table.numbers("replicates", _REPLICATES.value):
+    for seeds in results.numbers("replicates", _REPLICATES.value):
         for deterministic in (True, False):
             rows.append(_measure(seeds, deterministic))
             logging.info("%s", ledger.aligned([_HEADINGS, *map(_show, rows)]))
@@ -49,17 +51,17 @@ def main(argv: Sequence[str]) -> int:
         "steps_a_round_at_least": _STEPS.value,
         "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
     }
-    about |= table.surroundings(("jax", "jaxlib", "flax"))
-    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    about |= results.surroundings(("jax", "jaxlib", "flax"))
+    results.publish([_HEADINGS, *map(_show, rows)], about, rows)
     return 0
 
 
 def _measure(seeds: int, deterministic: bool) -> dict[str, Any]:
-    config = train_step_ours.resolve(
+    config = ours.resolve(
         "cifar", _DEPTH.value, dtype=_DTYPE.value, batch_size=_BATCH_SIZE.value, scan=_SCAN.value,
         replicates=seeds, deterministic=deterministic,
     )  # fmt: skip
-    training = train_step_ours.Training(train_step_ours.make_work(config))
+    training = ours.Training(ours.make_work(config))
     training.start()
     training.run(1)  # compiles
     ends, times = zip(*(_train(training, seeds) for _ in range(_ROUNDS.value)), strict=True)
@@ -77,7 +79,7 @@ def _measure(seeds: int, deterministic: bool) -> dict[str, Any]:
 
 
 def _train(
-    training: train_step_ours.Training, seeds: int, broken: int | None = None
+    training: ours.Training, seeds: int, broken: int | None = None
 ) -> tuple[list[str], float]:
     """Returns a hash of each seed's weights after training, and the seconds a step took.
 

@@ -18,10 +18,12 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from benchmarks import hlo, machine, table, target, train_step_flax, train_step_ours
-from experiments import command_line
+from benchmarks import machine, results
+from benchmarks.compiled import hlo, target
+from benchmarks.peers import flax_example, ours
+from experiments.cli import command_line
 from resnet_jax.errors import UserError
-from resnet_jax.replicates import BY
+from resnet_jax.parallel.seeds import BY
 
 DEPTHS = {"cifar": ["20", "56", "110"], "imagenet": ["50"]}
 PROGRAMS = ("loop", "unrolled", "flax")
@@ -49,7 +51,7 @@ _HEADINGS = ["network", "program", "seeds", "kernels a step", "convolutions GB",
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    groups = _configs(table.numbers("depths", _DEPTHS.value or DEPTHS[_FAMILY.value]))
+    groups = _configs(results.numbers("depths", _DEPTHS.value or DEPTHS[_FAMILY.value]))
     device = target.device()
     if device.platform == "tpu":
         raise UserError(
@@ -73,8 +75,8 @@ def main(argv: Sequence[str]) -> int:
         "dtype": _DTYPE.value,
         "device": f"{device.platform}: {device.device_kind}",
     }
-    about |= table.surroundings(("jax", "jaxlib", "flax"))
-    table.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    about |= results.surroundings(("jax", "jaxlib", "flax"))
+    results.publish([_HEADINGS, *map(_show, rows)], about, rows)
     return 0
 
 
@@ -109,7 +111,7 @@ def _last() -> str:
 
 
 def _config(depth: int, program: str, seeds: int = 1, by: str = "auto") -> ConfigDict:
-    config = train_step_ours.resolve(
+    config = ours.resolve(
         _FAMILY.value,
         depth,
         dtype=_DTYPE.value,
@@ -124,9 +126,9 @@ def _config(depth: int, program: str, seeds: int = 1, by: str = "auto") -> Confi
 def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float) -> dict[str, Any]:
     step: Any  # jitted
     if program == "flax":
-        steps, (step, arguments) = 1, train_step_flax.shapes(config, device)
+        steps, (step, arguments) = 1, flax_example.shapes(config, device)
     else:
-        programs, rest = train_step_ours.shapes(config, device)
+        programs, rest = ours.shapes(config, device)
         step, arguments = programs.train_steps, (programs.state, *rest)
         steps = rest[-1].shape[1]  # of the batches' (R, steps, parts, ...)
     found = hlo.kernels(step.lower(*arguments).compile().as_text())

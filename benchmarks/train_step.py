@@ -9,10 +9,10 @@ cross-entropy, backward, momentum with weight decay, BatchNorm's moving averages
 so a noisy machine hurts them alike; in a turn a program's steps follow one another without a look
 at their results. Figures are medians over the rounds, with the lowest and highest.
 
-    resnet_jax   a run's own step (train_step_ours.py), from uint8 images on the device: it
+    resnet_jax   a run's own step (peers/ours.py), from uint8 images on the device: it
                  normalises and flips them, and gathers and crops CIFAR's, as a run does
-    flax         the step of Flax's ImageNet example (train_step_flax.py)
-    torch        PyTorch compiled, channels last, autocast (train_step_torch.py)
+    flax         the step of Flax's ImageNet example (peers/flax_example.py)
+    torch        PyTorch compiled, channels last, autocast (peers/torch_example.py)
     torch_loop   an ordinary PyTorch loop, its pictures from a data loader; of CIFAR only
 
 flax and torch get one batch that lies on the device, already normalised. TFLOP/s are 2 x the
@@ -28,11 +28,12 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from benchmarks import machine, table, train_step_ours
-from benchmarks import train_step_turns as turns
-from experiments import command_line, ledger
-from resnet_jax.blocks import SHORTCUTS
+from benchmarks import machine, results
+from benchmarks.peers import ours, turns
+from experiments.cli import command_line
+from experiments.study import ledger
 from resnet_jax.errors import UserError, check_choice
+from resnet_jax.networks.architectures import SHORTCUTS
 
 _FAMILY = flags.DEFINE_enum("family", "imagenet", ["imagenet", "cifar"], "Of the networks.")
 _DEPTHS = flags.DEFINE_list("depths", None, "Of the networks; 50 or 20 by default.")
@@ -89,16 +90,16 @@ def main(argv: Sequence[str]) -> int:
         "device": f"{device.platform}: {device.device_kind}",
         "bandwidth": f"{bandwidth:,.0f} GB/s ({bandwidth_from})",
         "peak": f"{peak[0]:,.0f} TFLOP/s ({peak[1]})" if peak else "unknown",
-    } | table.surroundings(_PACKAGES)
+    } | results.surroundings(_PACKAGES)
     torch_mode = "none"
     if {"torch", "torch_loop"} & set(peers):
-        from benchmarks import train_step_torch
+        from benchmarks.peers import torch_example
 
-        torch_mode = train_step_torch.compile_mode(_COMPILE.value)
+        torch_mode = torch_example.compile_mode(_COMPILE.value)
         about["torch"] = {
-            "device": str(train_step_torch.device()),
+            "device": str(torch_example.device()),
             "compile": torch_mode,
-            "loader_workers": train_step_torch.workers(),
+            "loader_workers": torch_example.workers(),
         }
     makers = turns.makers(peers, torch_mode)
     rows: list[dict[str, Any]] = []
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
         )
         rows.append(row)
         logging.info("%s", ledger.aligned([turns.HEADINGS, turns.show(row)]))
-    table.publish([turns.HEADINGS, *map(turns.show, rows)], about, rows)
+    results.publish([turns.HEADINGS, *map(turns.show, rows)], about, rows)
     return 0
 
 
@@ -134,8 +135,8 @@ def _configs() -> list[Any]:
             "CIFAR's pictures in memory; allowed is cifar."
         )
     default = "50" if _FAMILY.value == "imagenet" else "20"
-    depths = table.numbers("depths", _DEPTHS.value or [default])
-    return [train_step_ours.resolve(_FAMILY.value, depth, **given) for depth in depths]
+    depths = results.numbers("depths", _DEPTHS.value or [default])
+    return [ours.resolve(_FAMILY.value, depth, **given) for depth in depths]
 
 
 def _installed(peers: Sequence[str]) -> list[str]:

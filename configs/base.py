@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c.replicates = 1  # seeds trained side by side in one run folder
     # How seeds that share a device are computed. It changes no result but for rounding, so you may
     # change it when you resume a run, and no seed ever changes another.
-    # auto: by the devices, the images and the steps, see replicates.py
+    # auto: by the devices, the images and the steps, see resnet_jax/parallel/seeds.py
     # separate: all together, but convolutions and products seed by seed | unroll: one after
     # another, compiled for each | loop: likewise, compiled once (over ten times slower on CPU)
     c.replicates_by = "auto"

@@ -13,10 +13,10 @@ import shlex
 from collections.abc import Sequence
 from typing import NoReturn
 
-from experiments import program
+from experiments.cli import program
 from experiments.report import claims, figures, groups, page, summary, table
-from resnet_jax import runs, storage
 from resnet_jax.errors import UserError
+from resnet_jax.runs import reader, storage
 
 
 def compare(
@@ -35,7 +35,7 @@ def compare(
       UserError: a folder holds no run, a run's files are not what a run writes, or `out` cannot
         be written.
     """
-    found = groups.make(runs.find(folders))
+    found = groups.make(reader.find(folders))
     verdicts = [claim for group in found for claim in claims.judge(group, margin)]
     content = json.dumps(summary.make(found, verdicts, margin), indent=2, allow_nan=False)
     try:

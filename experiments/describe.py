@@ -14,9 +14,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command_line, config_flag, paper_networks
-from resnet_jax import resnet, settings, summary
+from experiments.cli import command_line, config_flag
+from experiments.report import paper_networks
+from resnet_jax import settings
 from resnet_jax.data import sources
+from resnet_jax.networks import resnet, summary
 
 _CONFIG = config_flag.define("Which network, as configs/imagenet.py.")
 _FAMILY = flags.DEFINE_bool("family", False, "All of the paper's depths of the config's family.")

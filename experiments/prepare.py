@@ -28,14 +28,14 @@ from absl import flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from experiments import command_line
-from resnet_jax import storage
-from resnet_jax.cores import usable_cores
+from experiments.cli import command_line
 from resnet_jax.data import jpeg, sources
 from resnet_jax.data.records import Records, Shard
 from resnet_jax.errors import RunError, UserError, check_choice
-from resnet_jax.runs import read_json
-from resnet_jax.storage import write_bytes, write_json
+from resnet_jax.parallel.cores import usable_cores
+from resnet_jax.runs import storage
+from resnet_jax.runs.reader import read_json
+from resnet_jax.runs.storage import write_bytes, write_json
 
 _NAME = flags.DEFINE_string("name", "imagenet2012", "Which set; see data.name.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir to read; see data.dir.")

@@ -19,27 +19,17 @@ from collections.abc import Mapping, Sequence
 import jax
 from absl import flags, logging
 
-from experiments import (
-    cell_folders,
-    command_line,
-    config_flag,
-    estimate,
-    ledger,
-    packing,
-    plan,
-    program,
-    scheduling,
-    study,
-)
-from experiments.estimate import Size
+from experiments.cli import command_line, config_flag, program
 from experiments.launchers import choice, local
 from experiments.launchers.interface import Job, Queue
 from experiments.launchers.local import Machine
-from experiments.overview import Overview
-from experiments.study import Cell
-from resnet_jax import runs, storage
+from experiments.study import cell_folders, estimate, grid, ledger, packing, plan, scheduling
+from experiments.study.estimate import Size
+from experiments.study.grid import Cell
+from experiments.study.overview import Overview
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError, listing, nearest
+from resnet_jax.runs import reader, storage
 
 _CONFIG = config_flag.define("The study, as configs/degradation_digits.py.", is_study=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder: one run folder a cell.")
@@ -68,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         print(_status(workdir, queue))
         return 0
 
-    all_cells = study.cells(command_line.required(_CONFIG))
+    all_cells = grid.cells(command_line.required(_CONFIG))
     cells = _matching(all_cells)
     cell_folders.refuse_others(workdir, cells)
     missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
@@ -102,20 +92,20 @@ def main(argv: Sequence[str]) -> int:
         return _submit(queue, workdir, missing, jobs)
 
     signals = _run(missing, jobs, sizes, workdir, at_once, on)
-    found = [runs.read(workdir / cell.name) for cell in cells]
+    found = [reader.read(workdir / cell.name) for cell in cells]
     print(ledger.table(found))
     return exit_code(found, signals)
 
 
-def exit_code(found: Sequence[runs.Run], signals: int) -> int:
+def exit_code(found: Sequence[reader.Run], signals: int) -> int:
     """Returns the sweep's exit code, from how its cells ended and how many signals came."""
-    statuses = [runs.shown_status(run) for run in found]
-    unfinished = [status for status in statuses if status not in (*runs.ENDED, "failed")]
+    statuses = [reader.shown_status(run) for run in found]
+    unfinished = [status for status in statuses if status not in (*reader.ENDED, "failed")]
     if unfinished and signals < 2:
         # Also where a cell failed: a scheduler that starts the sweep again tries that one, too.
         logging.info("Not all cells are done; the same command goes on with them.")
         return program.PREEMPTED
-    return 0 if all(status in runs.ENDED for status in statuses) else 1
+    return 0 if all(status in reader.ENDED for status in statuses) else 1
 
 
 def _run(
@@ -193,8 +183,8 @@ def _cancel(queue: Queue | None) -> int:
 def _status(workdir: storage.Path, queue: Queue | None) -> str:
     expected = []
     if _CONFIG.value is not None:
-        expected = [cell.name for cell in _matching(study.cells(_CONFIG.value))]
-    found = runs.find([workdir]) if not expected or storage.is_dir(workdir) else []
+        expected = [cell.name for cell in _matching(grid.cells(_CONFIG.value))]
+    found = reader.find([workdir]) if not expected or storage.is_dir(workdir) else []
     return ledger.table(
         [run for run in found if fnmatch.fnmatchcase(run.name, _ONLY.value)],
         expected,

@@ -20,9 +20,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import command_line, config_flag, program
-from resnet_jax import compilation_cache, distributed, storage
+from experiments.cli import command_line, config_flag, program
+from resnet_jax import compilation_cache
 from resnet_jax.errors import UserError
+from resnet_jax.parallel import processes
+from resnet_jax.runs import storage
 from resnet_jax.train import train
 
 _CONFIG = config_flag.define("What to train, as configs/digits.py.")
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = str(storage.locate(command_line.required(_WORKDIR), "--workdir"))
     cache = compilation_cache.locate(_COMPILATION_CACHE.value, os.environ)
     _join_processes()
-    if _COMPILATION_CACHE.value == "auto" and distributed.is_several():
+    if _COMPILATION_CACHE.value == "auto" and processes.is_several():
         # On GPUs they try out kernels together while they compile: one that found its program,
         # while another did not, would leave it waiting. JAX writes in process 0 only, so each must
         # see the folder of process 0, and that a user must say.
@@ -57,14 +59,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _join_processes() -> None:
-    coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-    if coordinator is None and processes is None and process is None:
+    coordinator, count, number = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    if coordinator is None and count is None and number is None:
         if _CLUSTER.value == "auto":
-            distributed.initialize_cluster()
+            processes.initialize_cluster()
         return
-    if coordinator is None or processes is None or process is None:
+    if coordinator is None or count is None or number is None:
         raise UserError("--coordinator, --processes and --process go together; one is missing.")
-    distributed.initialize(coordinator, processes, process)
+    processes.initialize(coordinator, count, number)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The values that each setting of configs/base.py may have, whatever the others are."""
 
-from resnet_jax.architectures import FAMILIES
-from resnet_jax.blocks import BOTTLENECK_STRIDES, SHORTCUTS
 from resnet_jax.data import sources
 from resnet_jax.data.augment import MEANS
 from resnet_jax.data.crops import CROPS
 from resnet_jax.errors import Range
-from resnet_jax.replicates import BY
-from resnet_jax.resnet import DTYPES, PRECISIONS, STEMS
+from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, FAMILIES, SHORTCUTS
+from resnet_jax.networks.resnet import DTYPES, PRECISIONS, STEMS
+from resnet_jax.parallel.seeds import BY
 
 LENGTHS = {
     "steps": Range(1, whole=True),

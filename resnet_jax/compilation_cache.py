@@ -19,8 +19,8 @@ from typing import Any
 import jax
 from absl import logging
 
-from resnet_jax import storage
-from resnet_jax.storage import reason
+from resnet_jax.runs import storage
+from resnet_jax.runs.storage import reason
 
 LIMIT_BYTES = 1 << 30  # a network's programs are some megabytes
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own

@@ -10,14 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax import mesh as meshes
 from resnet_jax.data import sources
 from resnet_jax.data.order import POPULATION
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import Views
 from resnet_jax.dispatch import spans
-from resnet_jax.distributed import put
-from resnet_jax.normalization import add_moments
+from resnet_jax.networks.normalization import add_moments
+from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel.processes import put
 
 
 def images_per_batch(config: ConfigDict) -> int:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from resnet_jax import layout
+from resnet_jax.networks import layout
 
 # ----------------------------------------------------------------------------- optimisers
 

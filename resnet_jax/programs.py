@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax import layout, replicates, resnet
-from resnet_jax import mesh as meshes
 from resnet_jax import step as steps
 from resnet_jax.data import sources
 from resnet_jax.data.augment import Augmentation, Normalization
-from resnet_jax.distributed import put
+from resnet_jax.networks import layout, resnet
 from resnet_jax.optim import Schedule, make_optimizer
+from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel import seeds
+from resnet_jax.parallel.processes import put
 from resnet_jax.state import Initializer, TrainState
 
 
@@ -100,8 +101,8 @@ def build(
     """
     initialize = initializer(config)
     config = config.copy_and_resolve_references()
-    config.replicates_by = replicates.choose(config, mesh)
-    convolution, product = replicates.convolution_and_product(config.replicates_by)
+    config.replicates_by = seeds.choose(config, mesh)
+    convolution, product = seeds.convolution_and_product(config.replicates_by)
     model = dataclasses.replace(
         resnet.from_config(config.model, mesh.devices.flat[0].platform),
         convolution=convolution,

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from resnet_jax import dispatch
 from resnet_jax.allowed import CHOICES, LENGTHS, RANGES, RATES, STRINGS, SWITCHES, TUPLES
-from resnet_jax.architectures import architecture
 from resnet_jax.data import sources
 from resnet_jax.data.check import check_data
 from resnet_jax.errors import MOST_STEPS, Range, UserError, check_choice, check_numbers, listing
+from resnet_jax.networks.architectures import architecture
 
 
 def get(config: ConfigDict, key: str) -> Any:

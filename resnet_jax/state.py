@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from resnet_jax.networks.resnet import ResNet
 from resnet_jax.optim import Schedule, ScheduleState
-from resnet_jax.resnet import ResNet
 
 NEVER = -1
 Variables = dict[str, Any]  # {"params", "batch_stats"}

@@ -13,13 +13,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax import mesh as meshes
 from resnet_jax import objective
 from resnet_jax.data.augment import Augmentation, Draws, Normalization
-from resnet_jax.jax_flags import compiler_options
-from resnet_jax.normalization import MOMENTS, pool_moments
+from resnet_jax.networks.normalization import MOMENTS, pool_moments
 from resnet_jax.optim import Schedule, descend
-from resnet_jax.replicates import over_replicates
+from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel.seeds import over_replicates
+from resnet_jax.runs.jax_flags import compiler_options
 from resnet_jax.state import (
     NEVER,
     Best,

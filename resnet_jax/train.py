@@ -11,24 +11,25 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from resnet_jax import dispatch, environment, jax_flags, runs, settings
-from resnet_jax import mesh as meshes
-from resnet_jax.checkpoint import open_checkpoints
+from resnet_jax import dispatch, settings
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.order import TRAIN
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
-from resnet_jax.distributed import fetch, from_primary, put
 from resnet_jax.effect import without_effect
 from resnet_jax.errors import RunError, sentence
 from resnet_jax.evaluate import evaluate, images_per_batch, population_statistics
-from resnet_jax.profiling import Profiler
+from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel.processes import fetch, from_primary, put
+from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import Programs, build
-from resnet_jax.run_folder import Onlooker, RunFolder
-from resnet_jax.run_log import Clock, RunLog
-from resnet_jax.signals import StopRequest
+from resnet_jax.runs import environment, jax_flags, reader
+from resnet_jax.runs.checkpoints import open_checkpoints
+from resnet_jax.runs.log import Clock, RunLog
+from resnet_jax.runs.profile import Profiler
+from resnet_jax.runs.storage import reason
+from resnet_jax.runs.writer import Onlooker, RunFolder
 from resnet_jax.state import TrainState
-from resnet_jax.storage import reason
 
 Evaluation = Callable[..., dict[str, jax.Array]]  # (variables, split, name of the views)
 
@@ -50,15 +51,15 @@ def train(config: ConfigDict, workdir: str) -> str:
     """
     config = settings.resolve(config)
     sources.require(config.data.name, config.data.dir)
-    runs.refuse_other(workdir, config.to_dict())
+    reader.refuse_other(workdir, config.to_dict())
     jax_flags.refuse_other_draws(workdir)
     mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
     meshes.check_batch(mesh, config.batch_size, config.accumulate)
 
     folder = _open(workdir, config)
     status = from_primary(folder.status)
-    if status and status["status"] in runs.ENDED:
-        logging.info("%s has ended already: %s.", folder.path, runs.describe_status(status))
+    if status and status["status"] in reader.ENDED:
+        logging.info("%s has ended already: %s.", folder.path, reader.describe_status(status))
         folder.close()
         return status["status"]
     clock = Clock(status.get("device_seconds", 0.0))
@@ -195,7 +196,7 @@ def _train(
         log.status(status := "completed", config.steps)
     else:
         log.status(status := "preempted", steps[-1], f"{stop.received} came; everything is saved")
-    logging.info("%s: %s.", folder.path, runs.describe_status(from_primary(folder.status)))
+    logging.info("%s: %s.", folder.path, reader.describe_status(from_primary(folder.status)))
     return status
 
 

@@ -13,7 +13,7 @@ import pytest
 from resnet_jax import compilation_cache
 from resnet_jax.errors import UserError
 from tests import tiny
-from tests.test_resume import wait_for_step
+from tests.runs.test_resume import wait_for_step
 
 LONG = {"steps": 40, "replicates": 2, "ema_decay": 0.9, "checkpoint__every": 3, "log__every": 1}
 PROGRAMS = ("jit_train_steps", "jit_eval_step", "jit_moments_step")

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax import dispatch, runs, settings, step
+from resnet_jax import dispatch, settings, step
 from resnet_jax import train as trainer
 from resnet_jax.errors import UserError
-from tests import pictures, tiny
-from tests.test_devices import relative_difference, train
+from resnet_jax.runs import reader
+from tests import tiny
+from tests.data import pictures
+from tests.parallel.test_devices import relative_difference, train
 
 # Lines, evaluations and checkpoints at multiples of 4; one step is left over at the end.
 EVERY = {"steps": 9, "log__every": 4, "eval__every": 8, "checkpoint__every": 4}
@@ -151,14 +153,14 @@ def test_a_run_in_spans_is_the_run_step_by_step_and_stops_between_them(
     with monkeypatch.context() as patch:
         tiny.stop_when_asked(patch, 2)
         assert run(tmp_path / "one", **TWO) == "preempted"
-    assert runs.read(tmp_path / "one").status["step"] == 4
+    assert reader.read(tmp_path / "one").status["step"] == 4
     assert run(tmp_path / "one", **EVERY) == "completed"
     assert handed_over == [2, 2, 1, 1, 1, 1, 1]
     handed_over.clear()
 
     assert run(tmp_path / "two", **TWO) == "completed"
     assert handed_over == [2, 2, 2, 2, 1]
-    one, two = runs.read(tmp_path / "one"), runs.read(tmp_path / "two")
+    one, two = reader.read(tmp_path / "one"), reader.read(tmp_path / "two")
     assert two.environment["steps_per_dispatch"] == 2
     for ours, theirs in zip(tiny.lines(two.path), tiny.lines(one.path), strict=True):
         assert ours.keys() == theirs.keys()
@@ -169,7 +171,7 @@ def test_a_run_in_spans_is_the_run_step_by_step_and_stops_between_them(
     with monkeypatch.context() as patch:
         tiny.stop_when_asked(patch, 3)
         assert run(tmp_path / "stopped", **TWO) == "preempted"
-    assert runs.read(tmp_path / "stopped").status["step"] == 6
+    assert reader.read(tmp_path / "stopped").status["step"] == 6
     assert run(tmp_path / "stopped", **TWO) == "completed"
     assert tiny.lines(tmp_path / "stopped") == tiny.lines(two.path)
     tiny.assert_bit_equal(tiny.final_state(tmp_path / "stopped"), tiny.final_state(two.path))
@@ -179,5 +181,5 @@ def test_a_loss_that_is_not_finite_inside_a_span_is_said_of_its_step(tmp_path):
     diverging = EVERY | {"schedule__rate": 1e30, "train__steps_per_dispatch": "4"}
     assert run(tmp_path / "run", **diverging) == "diverged"
     # With weights of 1e30 the first step's loss is still finite; a few squares later it is not.
-    (at,) = runs.read(tmp_path / "run").status["diverged"].values()
+    (at,) = reader.read(tmp_path / "run").status["diverged"].values()
     assert 1 <= at < 4

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax import layout
+from resnet_jax.networks import layout
 from resnet_jax.optim import Schedule, descend, make_optimizer
 from tests import tiny
 

@@ -62,8 +62,8 @@ import resnet_jax
 for module in pkgutil.walk_packages(resnet_jax.__path__, "resnet_jax."):
     importlib.import_module(module.name)
 import jax, jax.numpy as jnp
-from resnet_jax.architectures import architecture
-from resnet_jax.resnet import ResNet
+from resnet_jax.networks.architectures import architecture
+from resnet_jax.networks.resnet import ResNet
 model = ResNet(architecture("cifar", 8), num_classes=10)
 images = jnp.ones((2, 32, 32, 3))
 variables = model.init(jax.random.key(0), images, train=True)

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Settings that no table checks, and who does.
 ELSEWHERE = {
     "model.depth": "the depth table",
-    "profile": "test_profiling.py",
+    "profile": "runs/test_profile.py",
     "eval.views": "test_settings_pictures.py",
 }
 

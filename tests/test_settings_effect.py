@@ -11,11 +11,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base, cifar10, digits, imagenet
-from experiments import plan, study
 from experiments.report import groups, table
-from resnet_jax import optim, runs, settings
+from experiments.study import grid, plan
+from resnet_jax import optim, settings
 from resnet_jax.effect import CONDITIONS, without_effect
-from tests import report_fixture
+from resnet_jax.runs import reader
+from tests.report import fixture
 from tests.test_settings import changed, dotted, shipped
 
 # Settings that have an effect in every run, so that no condition is needed.
@@ -124,7 +125,7 @@ def cells(file, config):
         if file.stem == "base":
             config.steps = 64000
         return [settings.resolve(config)]
-    return [cell.config for cell in study.cells(config)]
+    return [cell.config for cell in grid.cells(config)]
 
 
 @pytest.mark.parametrize("file", shipped(), ids=lambda f: f.stem)
@@ -213,7 +214,7 @@ def test_a_plan_says_it_of_the_cells_that_it_is_true_of():
     config.base = digits.get_config()
     config.base.optimizer.nesterov = True
     config.base.data.workers = 2
-    assert plan.without_effect(study.cells(config)) == [
+    assert plan.without_effect(grid.cells(config)) == [
         "All cells: data.workers=2 has no effect with data.name='digits'",
         "resnet-20-A-name=adam: optimizer.nesterov=True has no effect with optimizer.name='adam'",
     ]
@@ -222,14 +223,12 @@ def test_a_plan_says_it_of_the_cells_that_it_is_true_of():
 def test_a_report_says_it_beside_the_cell(tmp_path):
     sentence = "optimizer.b1=0.8 has no effect with optimizer.name='sgd'"
     for shortcut in ("none", "A"):
-        folder = report_fixture.write(
-            tmp_path / shortcut, report_fixture.flat(20.0), model__shortcut=shortcut
-        )
+        folder = fixture.write(tmp_path / shortcut, fixture.flat(20.0), model__shortcut=shortcut)
         if shortcut == "A":
             file = folder / "environment.json"
             facts = json.loads(file.read_text()) | {"without_effect": [sentence]}
             file.write_text(json.dumps(facts))
-    (group,) = groups.make(runs.find([tmp_path]))
+    (group,) = groups.make(reader.find([tmp_path]))
     assert [note for note in table.footnotes(group) if "no effect" in note] == [
         f"{sentence}: resnet-20-A"
     ]

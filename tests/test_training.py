@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from resnet_jax import runs, state, train
+from resnet_jax import state, train
 from resnet_jax.errors import UserError
+from resnet_jax.runs import reader
 from tests import tiny
 
 
 def run(folder, **overrides):
     status = train.train(tiny.config(**overrides), str(folder))
-    return status, runs.read(folder)
+    return status, reader.read(folder)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_a_foreign_folder_is_refused_before_anything_is_written(finished):
     with pytest.raises(UserError, match=r"model\.depth \(8 there, 14 here\)"):
         train.train(tiny.config(model__depth=14), str(r.path))
     assert sorted(p.name for p in r.path.iterdir()) == before
-    assert runs.read(r.path).status["status"] == "completed"
+    assert reader.read(r.path).status["status"] == "completed"
 
 
 def test_a_batch_that_devices_cannot_share_is_refused_before_a_folder_is_made(tmp_path):
@@ -151,7 +152,7 @@ def test_best_weights_are_tested_where_that_is_asked(tmp_path):
 def test_a_diverged_run_is_a_result(tmp_path):
     wrecked = tiny.launch(tmp_path / "wrecked", schedule__rate=1e30, steps=30)
     assert wrecked.returncode == 0, wrecked.stderr
-    r = runs.read(tmp_path / "wrecked")
+    r = reader.read(tmp_path / "wrecked")
     assert r.status["status"] == "diverged"
     at = r.status["step"]
     assert 1 < at <= 4
@@ -235,9 +236,9 @@ def test_flags_replace_the_files_length_and_one_without_effect_is_named(tmp_path
         command, cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    config = runs.read(tmp_path / "run").config
+    config = reader.read(tmp_path / "run").config
     assert (config["steps"], config["epochs"], config["examples"]) == (2, None, None)
     # The flag that changes nothing is named at the start and in the run folder.
     sentence = "optimizer.b1=0.8 has no effect with optimizer.name='sgd'"
     assert done.stderr.count(f"{sentence}.") == 1
-    assert runs.read(tmp_path / "run").environment["without_effect"] == [sentence]
+    assert reader.read(tmp_path / "run").environment["without_effect"] == [sentence]

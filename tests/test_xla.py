@@ -13,9 +13,10 @@ import pytest
 from flax import linen as nn
 
 import resnet_jax
-from resnet_jax import normalization, rectifier
-from resnet_jax.architectures import Architecture
-from resnet_jax.resnet import ResNet
+from resnet_jax.kernels import rectifier
+from resnet_jax.networks import normalization
+from resnet_jax.networks.architectures import Architecture
+from resnet_jax.networks.resnet import ResNet
 from tests import tiny
 
 

@@ -13,10 +13,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits, saved
-from resnet_jax import runs, settings
-from resnet_jax.checkpoint import open_checkpoints
+from resnet_jax import settings
+from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import initializer
-from resnet_jax.signals import StopRequest
+from resnet_jax.runs import reader
+from resnet_jax.runs.checkpoints import open_checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -51,8 +52,8 @@ def override(config: Any, changes: dict[str, Any]) -> None:
 
 def flags_of(**overrides: Any) -> list[str]:
     """Returns the command-line flags that turn configs/digits.py into config(**overrides)."""
-    before = runs.flatten(digits.get_config().to_dict())
-    after = runs.flatten(config(**overrides).to_dict())
+    before = reader.flatten(digits.get_config().to_dict())
+    after = reader.flatten(config(**overrides).to_dict())
     return [f"--config.{k}={v}" for k, v in after.items() if v != before[k]]
 
 
@@ -119,7 +120,7 @@ def restore(folder: Any, like: Any) -> Any:
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the metrics without the timings, which no two runs share."""
-    rows = runs.read_metrics(workdir / "metrics.jsonl")
+    rows = reader.read_metrics(workdir / "metrics.jsonl")
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 

@@ -2,11 +2,11 @@
 
 from absl import flags
 
-from experiments import program
+from experiments.cli import program
 from experiments.launchers import skypilot, slurm
 from experiments.launchers.interface import Queue
-from resnet_jax import storage
 from resnet_jax.errors import UserError, check_choice, listing
+from resnet_jax.runs import storage
 
 LAUNCHERS = ("local", "slurm", "skypilot")
 

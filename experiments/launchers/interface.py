@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from resnet_jax import storage
+from resnet_jax.runs import storage
 
 
 @dataclasses.dataclass(frozen=True)

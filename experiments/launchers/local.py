@@ -16,8 +16,8 @@ from typing import IO
 from absl import logging
 
 from experiments.launchers.interface import Job
-from resnet_jax import storage
-from resnet_jax.cores import usable_cores
+from resnet_jax.parallel.cores import usable_cores
+from resnet_jax.runs import storage
 
 # JAX's own share of a GPU's memory, taken when a process starts.
 _GPU_MEMORY = 0.75

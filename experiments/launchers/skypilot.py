@@ -24,8 +24,8 @@ from typing import Any
 import yaml
 
 from experiments.launchers.interface import Job
-from resnet_jax import storage
 from resnet_jax.errors import RunError, UserError
+from resnet_jax.runs import storage
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PORT = 8476  # where the processes of nodes meet; JAX's own on TPUs

@@ -18,9 +18,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from experiments.launchers.interface import Job
-from resnet_jax import storage
 from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
+from resnet_jax.runs import storage
 
 _NOTICE_SECONDS = 120  # before the end; Slurm may be half a minute late
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -218,7 +218,7 @@ def _slurm(*command: str) -> str:
     except FileNotFoundError:
         raise UserError(
             f"{command[0]} cannot be found: --launcher=slurm needs a machine from which Slurm's "
-            "jobs are submitted (experiments.try_slurm makes one to try)."
+            "jobs are submitted (tests.launchers.try_slurm makes one to try)."
         ) from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]

@@ -7,18 +7,18 @@ from experiments.report import replicates
 from experiments.report.intervals import Sample
 from experiments.report.measures import Stat
 from experiments.report.replicates import Observation, Replicate
-from resnet_jax import runs
 from resnet_jax.errors import check_choice
+from resnet_jax.networks.architectures import SHORTCUTS
+from resnet_jax.runs import reader
 
-SHORTCUTS = ("none", "A", "B", "C")
 Measure = Callable[[Replicate], float | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class CellResult:
     """Runs that differ in nothing but their seeds, pooled."""
 
-    runs: tuple[runs.Run, ...]  # every run, also those whose replicates are left out
+    runs: tuple[reader.Run, ...]  # every run, also those whose replicates are left out
     replicates: tuple[Replicate, ...]  # those that the numbers are about, diverged ones included
     status: str
     notes: tuple[str, ...]  # what a reader must know about the pooling
@@ -100,7 +100,7 @@ class Cell:
         return next((value for value in known if value is not None), None)
 
 
-def pool(members: Sequence[runs.Run]) -> Cell:
+def pool(members: Sequence[reader.Run]) -> CellResult:
     """Makes one cell of runs that differ in nothing but their seeds.
 
     Completed runs are not mixed with unfinished ones, whose errors are not final: if at least one
@@ -115,8 +115,8 @@ def pool(members: Sequence[runs.Run]) -> Cell:
     every = [r for run in members for r in replicates.of_run(run)]  # names what a config lacks
     for run in members:
         check_choice("model.shortcut", run.config["model"]["shortcut"], SHORTCUTS)
-    statuses = {run.path: runs.shown_status(run) for run in members}
-    unfinished = [run for run in members if statuses[run.path] not in runs.ENDED]
+    statuses = {run.path: reader.shown_status(run) for run in members}
+    unfinished = [run for run in members if statuses[run.path] not in reader.ENDED]
     notes = []
     if "completed" in statuses.values():
         status = "completed"
@@ -130,10 +130,10 @@ def pool(members: Sequence[runs.Run]) -> Cell:
         status = statuses[max(unfinished, key=replicates.last_step).path]
         notes += [_describe(run) for run in unfinished if run.status.get("reason")]
     kept, repeated = _distinct(every)
-    return Cell(tuple(members), tuple(kept), status, (*notes, *repeated))
+    return CellResult(tuple(members), tuple(kept), status, (*notes, *repeated))
 
 
-def order(cell: Cell) -> tuple[int, int]:
+def order(cell: CellResult) -> tuple[int, int]:
     """Sorts plain nets first, then by shortcut, each by depth."""
     return SHORTCUTS.index(cell.shortcut), cell.depth
 
@@ -156,7 +156,7 @@ def _distinct(found: Iterable[Replicate]) -> tuple[list[Replicate], list[str]]:
     return [by_seed[seed] for seed in sorted(by_seed)], notes
 
 
-def _describe(run: runs.Run) -> str:
+def _describe(run: reader.Run) -> str:
     reason = run.status.get("reason")
     progress = f"at step {replicates.last_step(run)} of {replicates.total_steps(run)}"
-    return f"{run.name} ({runs.shown_status(run)} {progress}{f': {reason}' if reason else ''})"
+    return f"{run.name} ({reader.shown_status(run)} {progress}{f': {reason}' if reason else ''})"

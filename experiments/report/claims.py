@@ -8,12 +8,12 @@ signals inside the networks and cannot be judged from errors; it is no part of t
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from experiments.report.cells import Cell
+from experiments.report.cells import CellResult
 from experiments.report.groups import Group
 from experiments.report.intervals import MOST_SEEDS, Difference, Sample, correct
 from experiments.report.measures import Stat
 from experiments.report.replicates import Observation, Replicate
-from resnet_jax import runs
+from resnet_jax.runs import reader
 
 CONFIRMED, REJECTED, UNDECIDED = "confirmed", "rejected", "undecided"
 SATURATED = "saturated"  # both networks are at 0 %: this measure cannot tell them apart
@@ -91,13 +91,13 @@ def judge(group: Group, margin: float) -> list[Claim]:
     ]
 
 
-def _one_shortcut(residual: Sequence[Cell]) -> list[Cell]:
+def _one_shortcut(residual: Sequence[CellResult]) -> list[CellResult]:
     """Returns the cells of one shortcut: A, else B, else C, if two of its depths have ended."""
     by_letter = [[c for c in residual if c.shortcut == letter] for letter in "ABC"]
     return next((own for own in by_letter if len(_ended(own)) > 1), max(by_letter, key=_size))
 
 
-def _rise(number: int, group: Group, nets: Sequence[Cell], threshold: float) -> Claim:
+def _rise(number: int, group: Group, nets: Sequence[CellResult], threshold: float) -> Claim:
     """Judges claim 1 or 2: training error of each deeper net minus that of the shallowest.
 
     There is a rise if *some* deeper net lies above the threshold, none if *every* one lies below.
@@ -114,7 +114,7 @@ def _rise(number: int, group: Group, nets: Sequence[Cell], threshold: float) -> 
     found += [
         _unfinished(cell, shallow, threshold)
         for cell in nets
-        if cell.status not in runs.ENDED and cell.diverged and cell.depth > shallow.depth
+        if cell.status not in reader.ENDED and cell.diverged and cell.depth > shallow.depth
     ]
     results = {comparison.result for comparison in found}
     words = []
@@ -130,7 +130,7 @@ def _rise(number: int, group: Group, nets: Sequence[Cell], threshold: float) -> 
     return _claim(number, group, verdict, decisive, found, [*words, *waiting])
 
 
-def _early(group: Group, plain: Sequence[Cell], residual: Sequence[Cell]) -> Claim:
+def _early(group: Group, plain: Sequence[CellResult], residual: Sequence[CellResult]) -> Claim:
     """Judges claim 4 at the shallowest depth that has both kinds.
 
     The paper makes this claim where the final accuracies are comparable, at 18 layers
@@ -183,7 +183,7 @@ def _claim(
 
 
 def _family(
-    pairs: Sequence[tuple[Cell, Cell]], observe: Observe, threshold: float
+    pairs: Sequence[tuple[CellResult, CellResult]], observe: Observe, threshold: float
 ) -> list[Comparison]:
     """Compares each pair, with a correction for their number."""
     samples = [(one.sample(observe), other.sample(observe)) for one, other in pairs]
@@ -249,7 +249,7 @@ def _remark(comparison: Comparison) -> str:
     return f"{words}; more than {MOST_SEEDS:,} seeds per side would be needed to decide it"
 
 
-def _unfinished(cell: Cell, shallow: Cell, threshold: float) -> Comparison:
+def _unfinished(cell: CellResult, shallow: CellResult, threshold: float) -> Comparison:
     """Returns the comparison of a net that is not finished but of which seeds have diverged.
 
     What its other seeds will give is open, but that some failed is known: so it is not left out.
@@ -265,7 +265,7 @@ def _unfinished(cell: Cell, shallow: Cell, threshold: float) -> Comparison:
     )
 
 
-def _figure(cell: Cell, sample: Sample) -> str:
+def _figure(cell: CellResult, sample: Sample) -> str:
     stat = Stat.of([e for seed, e in sample.errors.items() if seed not in sample.diverged])
     gone = f"{len(sample.diverged)} diverged" if sample.diverged else ""
     if stat.mean is None:
@@ -274,15 +274,15 @@ def _figure(cell: Cell, sample: Sample) -> str:
     return f"{cell.name} {stat.mean:.2f}{spread} % (n = {stat.n}{gone and f' and {gone}'})"
 
 
-def _waiting(cells: Sequence[Cell]) -> list[str]:
+def _waiting(cells: Sequence[CellResult]) -> list[str]:
     """Names what is not counted: the deepest net that ended may not be the deepest planned."""
-    names = [f"{cell.name} ({cell.status})" for cell in cells if cell.status not in runs.ENDED]
+    names = [f"{cell.name} ({cell.status})" for cell in cells if cell.status not in reader.ENDED]
     return [f"not counted: {', '.join(names)}"] if names else []
 
 
-def _ended(cells: Sequence[Cell]) -> list[Cell]:
-    return [cell for cell in cells if cell.status in runs.ENDED]
+def _ended(cells: Sequence[CellResult]) -> list[CellResult]:
+    return [cell for cell in cells if cell.status in reader.ENDED]
 
 
-def _size(cells: Sequence[Cell]) -> int:
+def _size(cells: Sequence[CellResult]) -> int:
     return len(_ended(cells))

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
-from experiments.report.cells import Cell
+from experiments.report.cells import CellResult
 from experiments.report.groups import Group
 from experiments.report.measures import Points, window_means
 from experiments.report.replicates import Replicate
@@ -28,7 +28,7 @@ START = 0.2
 class Curve:
     """Error against iterations: mean over replicates, with the spread where there are several."""
 
-    cell: Cell
+    cell: CellResult
     kind: str  # training | validation
     steps: list[int]
     mean: list[float]
@@ -48,7 +48,7 @@ class Curve:
         )
 
 
-def of_cell(cell: Cell, window: int) -> list[Curve]:
+def of_cell(cell: CellResult, window: int) -> list[Curve]:
     """Returns a cell's curves; empty ones are left out.
 
     Diverged replicates are not in the mean. Where all of them diverged, they are what there is to
@@ -69,7 +69,7 @@ def of_cell(cell: Cell, window: int) -> list[Curve]:
     return found
 
 
-def side(cell: Cell) -> str:
+def side(cell: CellResult) -> str:
     """Returns the panel that a cell belongs to."""
     return SIDES[0] if cell.plain else SIDES[1]
 
@@ -86,7 +86,7 @@ def colours(depths: Sequence[int]) -> dict[int, str]:
     return {depth: to_hex(COLOURS(p)) for depth, p in zip(sorted(depths), places, strict=True)}
 
 
-def legend_name(cell: Cell, group: Group) -> str:
+def legend_name(cell: CellResult, group: Group) -> str:
     """Returns what a legend calls a cell within its panel."""
     letters = {c.shortcut for c in group.cells if not c.plain}
     letter = "" if cell.plain or len(letters) < 2 else f", shortcut {cell.shortcut}"
@@ -117,7 +117,7 @@ def _smoothed(points: Points, window: int) -> Points:
     return list(zip(steps, window_means(points, starts, steps).tolist(), strict=True))
 
 
-def _mean(cell: Cell, kind: str, series: Sequence[Points]) -> Curve:
+def _mean(cell: CellResult, kind: str, series: Sequence[Points]) -> Curve:
     """Averages over replicates at each step that all of those which got so far have logged.
 
     Runs that log at different steps would otherwise make a zigzag between subsets of replicates.

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from experiments.report import curves, paper
-from experiments.report.cells import Cell, Measure
+from experiments.report.cells import CellResult, Measure
 from experiments.report.groups import Group
 from experiments.report.replicates import Replicate
 
@@ -97,13 +97,13 @@ def depth_lines(group: Group, measure: Measure) -> list[DepthLine]:
     return lines
 
 
-def published_points(group: Group, split: str) -> list[tuple[Cell, paper.Published]]:
+def published_points(group: Group, split: str) -> list[tuple[CellResult, paper.PublishedError]]:
     """Returns the paper's numbers on a split, for the cells of the group."""
     found = [(cell, paper.published(cell)) for cell in group.cells]
     return [(cell, number) for cell, number in found if number and number.split == split]
 
 
-def diverged_points(group: Group) -> list[tuple[Cell, float, str]]:
+def diverged_points(group: Group) -> list[tuple[CellResult, float, str]]:
     """Returns the cells of which seeds diverged, a height near the top of the axis, and how many.
 
     No mean shows these seeds. At 100 % they would press everything else to the bottom.
@@ -148,7 +148,7 @@ def title(group: Group) -> str:
     return f"{group.label} \N{EM DASH} {group.note}" if group.note else group.label
 
 
-def _finished(group: Group) -> list[Cell]:
+def _finished(group: Group) -> list[CellResult]:
     return [cell for cell in group.cells if cell.status == "completed"]
 
 

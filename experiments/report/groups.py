@@ -5,10 +5,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments import paper_networks
-from experiments.report import cells, replicates
-from experiments.report.cells import Cell
-from resnet_jax import runs
+from experiments.report import cells, paper_networks, replicates
+from experiments.report.cells import CellResult
+from resnet_jax.runs import reader
 
 VARIED = ("model.depth", "model.shortcut", "seed", "replicates")  # by the experiment
 WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
@@ -24,7 +23,7 @@ class Group:
     label: str
     settings: Settings  # those in which it differs from groups on the same data
     note: str  # what must stand beside its numbers
-    cells: tuple[Cell, ...]
+    cells: tuple[CellResult, ...]
 
     @property
     def data(self) -> str:
@@ -54,7 +53,7 @@ class Group:
         return next((facts for facts in found if facts), {})
 
 
-def make(found: Iterable[runs.Run]) -> list[Group]:
+def make(found: Iterable[reader.Run]) -> list[Group]:
     """Sorts runs into groups and pools those that differ in nothing but their seeds.
 
     Raises:
@@ -65,7 +64,7 @@ def make(found: Iterable[runs.Run]) -> list[Group]:
     for run in members:
         replicates.of_run(run)
     by_recipe = _partition(members, [_recipe(run) for run in members])
-    parts: list[list[runs.Run]] = []
+    parts: list[list[reader.Run]] = []
     for part in by_recipe:
         for same_data in _partition(part, _notes(part)):
             parts += _by_warm_up(same_data)
@@ -81,8 +80,8 @@ def make(found: Iterable[runs.Run]) -> list[Group]:
     ]
 
 
-def _recipe(run: runs.Run) -> Settings:
-    flat = runs.deciding(run.config)
+def _recipe(run: reader.Run) -> Settings:
+    flat = reader.deciding(run.config)
     dropped = set(VARIED)
     if flat.get("steps") is not None:
         dropped |= {"epochs", "examples"}  # other ways to say the same length
@@ -92,9 +91,9 @@ def _recipe(run: runs.Run) -> Settings:
     return recipe | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else recipe
 
 
-def _has_papers_warm_up(run: runs.Run) -> bool:
+def _has_papers_warm_up(run: reader.Run) -> bool:
     """Whether a run is the one that the paper warmed up alone, in the paper's way."""
-    flat = runs.flatten(run.config)
+    flat = reader.flatten(run.config)
     papers = paper_networks.recipe("cifar")
     return (
         flat["model.family"] == "cifar"
@@ -105,22 +104,22 @@ def _has_papers_warm_up(run: runs.Run) -> bool:
     )
 
 
-def _warm_up(part: Sequence[runs.Run]) -> Settings:
+def _warm_up(part: Sequence[reader.Run]) -> Settings:
     """Returns the warm-up of a group: that of the cells to which the paper's exception is none."""
     usual = next((run for run in part if not _has_papers_warm_up(run)), part[0])
-    return {"schedule.warmup": runs.flatten(usual.config).get("schedule.warmup")}
+    return {"schedule.warmup": reader.flatten(usual.config).get("schedule.warmup")}
 
 
-def _network(run: runs.Run) -> Settings:
+def _network(run: reader.Run) -> Settings:
     model = run.config["model"]
     return {"depth": model["depth"], "shortcut": model["shortcut"]}
 
 
-def _by_network(part: Sequence[runs.Run]) -> list[list[runs.Run]]:
+def _by_network(part: Sequence[reader.Run]) -> list[list[reader.Run]]:
     return _partition(part, [_network(run) for run in part])
 
 
-def _by_warm_up(part: list[runs.Run]) -> list[list[runs.Run]]:
+def _by_warm_up(part: list[reader.Run]) -> list[list[reader.Run]]:
     """Takes the warmed-up nets out if a residual net as deep as one of them was not warmed up.
 
     Warm-up is then what is compared.
@@ -136,18 +135,18 @@ def _by_warm_up(part: list[runs.Run]) -> list[list[runs.Run]]:
     return [part]
 
 
-def _note(part: Sequence[runs.Run]) -> str | None:
+def _note(part: Sequence[reader.Run]) -> str | None:
     known = (run.environment.get("data", {}).get("note") for run in part)
     return next((note for note in known if note is not None), None)
 
 
-def _notes(part: Sequence[runs.Run]) -> list[Settings]:
+def _notes(part: Sequence[reader.Run]) -> list[Settings]:
     """Returns each run's data note; a run that never loaded its data takes the first one known."""
     return [{"note": own if (own := _note([run])) is not None else _note(part)} for run in part]
 
 
-def _partition(members: Sequence[runs.Run], keys: Sequence[Settings]) -> list[list[runs.Run]]:
-    parts: dict[str, list[runs.Run]] = {}
+def _partition(members: Sequence[reader.Run], keys: Sequence[Settings]) -> list[list[reader.Run]]:
+    parts: dict[str, list[reader.Run]] = {}
     for run, key in zip(members, keys, strict=True):
         parts.setdefault(json.dumps(key, sort_keys=True), []).append(run)
     return list(parts.values())

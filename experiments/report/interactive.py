@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from experiments.report import curves, figures
-from experiments.report.cells import Cell
+from experiments.report.cells import CellResult
 from experiments.report.groups import Group
 
 DECIMALS = 3  # of percentages in the page; a pixel is far coarser
@@ -172,7 +172,7 @@ def _depth_trace(line: figures.DepthLine, name: str) -> go.Scatter:
     )
 
 
-def _diverged_trace(gone: Sequence[tuple[Cell, float, str]]) -> go.Scatter:
+def _diverged_trace(gone: Sequence[tuple[CellResult, float, str]]) -> go.Scatter:
     colours = [figures.KIND_COLOURS[cell.shortcut] for cell, _, _ in gone]
     return go.Scatter(
         x=[cell.depth for cell, _, _ in gone],

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-from experiments import paper_networks
-from experiments.report.cells import Cell
+from experiments.report import paper_networks
+from experiments.report.cells import CellResult
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedError:
     """One published top-1 error in percent, and which split it was measured on."""
 
     error: float
@@ -17,15 +17,15 @@ class Published:
     remark: str = ""
 
 
-def _cifar(error: float, remark: str = "") -> Published:
+def _cifar(error: float, remark: str = "") -> PublishedError:
     source = "Table 6, whose nets may have been trained on all 50,000 pictures"
-    return Published(error, "test", source, remark)
+    return PublishedError(error, "test", source, remark)
 
 
-def _imagenet(error: float, table: str) -> Published:
+def _imagenet(error: float, table: str) -> PublishedError:
     # The labels of ImageNet's own test split are not public: what is tested on is its validation
     # split, here as there.
-    return Published(error, "test", f"{table}, top-1 on the validation split, 10-crop")
+    return PublishedError(error, "test", f"{table}, top-1 on the validation split, 10-crop")
 
 
 # (shortcut, depth); the paper gives no number for its plain nets on CIFAR-10 (Fig. 6, left).
@@ -54,7 +54,7 @@ RESULTS = {("cifar10", "cifar"): CIFAR10, ("imagenet2012", "imagenet"): IMAGENET
 NAMED = 3  # departures that a sentence names; it counts the rest
 
 
-def published(cell: Cell) -> Published | None:
+def published(cell: CellResult) -> PublishedError | None:
     """Returns the paper's number for this data set, if network and recipe are the paper's."""
     number, config = _of_its_depth(cell), cell.runs[0].config
     if number is None or paper_networks.departures(config):
@@ -66,7 +66,7 @@ def published(cell: Cell) -> Published | None:
     return number
 
 
-def withheld(cell: Cell) -> str:
+def withheld(cell: CellResult) -> str:
     """Returns why the paper's number for a net of this depth is left out, empty if it is not.
 
     For example ``steps=500 (the paper: 64000)``.
@@ -87,7 +87,7 @@ def _show(value: Any) -> str:
     return f"{value:,}" if is_number else str(value)
 
 
-def _of_its_depth(cell: Cell) -> Published | None:
+def _of_its_depth(cell: CellResult) -> PublishedError | None:
     config = cell.runs[0].config
     results = RESULTS.get((config["data"]["name"], config["model"]["family"]), {})
     return results.get((cell.shortcut, cell.depth))

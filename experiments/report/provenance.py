@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.report.groups import Group
-from resnet_jax import runs
+from resnet_jax.runs import reader
 
 UNKNOWN = "not recorded"
 
@@ -41,7 +41,7 @@ def section(groups: Sequence[Group], command: str) -> str:
     )
 
 
-def _row(run: runs.Run) -> str:
+def _row(run: reader.Run) -> str:
     launches = _launches(run)
     commands = "".join(f"<pre>{html.escape(c)}</pre>" for c in _distinct(map(_command, launches)))
     cells = {
@@ -77,7 +77,7 @@ def _data(groups: Sequence[Group]) -> str:
     return f"<h3>The data</h3><dl>{''.join(items)}</dl>"
 
 
-def _launches(run: runs.Run) -> list[dict[str, Any]]:
+def _launches(run: reader.Run) -> list[dict[str, Any]]:
     """Returns the facts of the first launch and of each later one."""
     first = run.environment
     return [first, *first.get("resumed", [])] if first else []

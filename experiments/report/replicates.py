@@ -5,8 +5,8 @@ import math
 from typing import Any
 
 from experiments.report.measures import window_mean
-from resnet_jax import runs
 from resnet_jax.errors import UserError
+from resnet_jax.runs import reader
 
 DIVERGED_ERROR = 100.0  # percent; a network whose weights are not finite classifies nothing
 EARLY = 0.25  # the share of a run's steps that counts as early
@@ -37,7 +37,7 @@ class Observation:
 class Replicate:
     """One seed of one run."""
 
-    run: runs.Run
+    run: reader.Run
     index: int
     seed: int
     diverged_at: int | None  # the step, for a replicate that diverged
@@ -100,7 +100,7 @@ class Replicate:
     @property
     def validation_metric(self) -> str:
         """Which metric is the validation error: runs.POPULATION or runs.MOVING_AVERAGES."""
-        return runs.validation_metric(self.run.metrics)
+        return reader.validation_metric(self.run.metrics)
 
     @property
     def healthy(self) -> bool:
@@ -112,13 +112,13 @@ class Replicate:
         return _last(self.series("test/error"))
 
 
-def of_run(run: runs.Run) -> list[Replicate]:
+def of_run(run: reader.Run) -> list[Replicate]:
     """Returns the replicates of a run; number r has seed + r.
 
     Raises:
       UserError: config.json lacks a setting that the report needs.
     """
-    flat = runs.flatten(run.config)
+    flat = reader.flatten(run.config)
     lacking = [key for key in REQUIRED if flat.get(key) is None]
     if lacking:
         raise UserError(f"{run.path / 'config.json'} lacks {', '.join(lacking)}.")
@@ -126,7 +126,7 @@ def of_run(run: runs.Run) -> list[Replicate]:
     return [dataclasses.replace(r, diverged_at=_diverged_at(r)) for r in found]
 
 
-def total_steps(run: runs.Run) -> int:
+def total_steps(run: reader.Run) -> int:
     """Returns how many steps the run is to take.
 
     Raises:
@@ -138,14 +138,14 @@ def total_steps(run: runs.Run) -> int:
     return steps
 
 
-def longer_than_an_epoch(run: runs.Run) -> bool:
+def longer_than_an_epoch(run: reader.Run) -> bool:
     """Whether a row covers more steps than an epoch, and so blurs the final training error."""
     return "train" in run.environment.get("data", {}) and (
         run.config["log"]["every"] > _steps_an_epoch(run)
     )
 
 
-def last_step(run: runs.Run) -> int:
+def last_step(run: reader.Run) -> int:
     """Returns the step that the run has reached, by its status or its last line."""
     logged = run.metrics[-1]["step"] if run.metrics else 0
     return max(run.status.get("step") or 0, logged)
@@ -166,7 +166,7 @@ def _diverged_at(replicate: Replicate) -> int | None:
     return None
 
 
-def _steps_an_epoch(run: runs.Run) -> int:
+def _steps_an_epoch(run: reader.Run) -> int:
     examples = run.environment.get("data", {}).get("train")
     # Without the count (a run that never got to write it) only the last line is sure to be final.
     return math.ceil(examples / run.config["batch_size"]) if examples else 1
@@ -176,7 +176,7 @@ def _last(points: list[tuple[int, float]]) -> float | None:
     return points[-1][1] if points and math.isfinite(points[-1][1]) else None
 
 
-def _pick(run: runs.Run, value: Any, index: int) -> float | None:
+def _pick(run: reader.Run, value: Any, index: int) -> float | None:
     count = run.config["replicates"]
     if not isinstance(value, list):
         value = [value]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.report.cells import Cell
+from experiments.report.cells import CellResult
 from experiments.report.claims import Claim
 from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
@@ -24,7 +24,7 @@ def make(groups: Sequence[Group], claims: Sequence[Claim], margin: float) -> dic
     }
 
 
-def _cell(cell: Cell, group: Group) -> dict[str, Any]:
+def _cell(cell: CellResult, group: Group) -> dict[str, Any]:
     number = published(cell)
     return {
         "name": cell.name,

@@ -5,13 +5,13 @@ import dataclasses
 import io
 from collections.abc import Callable, Sequence
 
-from experiments.report.cells import Cell
+from experiments.report.cells import CellResult
 from experiments.report.claims import ABOVE, BELOW, COMPARED, NOT_TESTED, Claim, Comparison
 from experiments.report.groups import Group
 from experiments.report.measures import Stat
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
-from resnet_jax import runs
+from resnet_jax.runs import reader
 
 DASH = "\N{EN DASH}"
 COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
@@ -23,7 +23,7 @@ class Column:
 
     metric: str  # its name in summary.json and in the page's data-metric attributes
     heading: str
-    show: Callable[[Cell], str]
+    show: Callable[[CellResult], str]
 
 
 def show_stat(stat: Stat) -> str:
@@ -33,7 +33,7 @@ def show_stat(stat: Stat) -> str:
     return f"{stat.mean:.2f}" + ("" if stat.std is None else f" ± {stat.std:.2f}")
 
 
-def show_status(cell: Cell) -> str:
+def show_status(cell: CellResult) -> str:
     """Returns the status with what it leaves open: the step, and replicates that diverged."""
     words = cell.status
     if cell.status not in ("completed", "diverged"):
@@ -43,7 +43,7 @@ def show_status(cell: Cell) -> str:
     return words
 
 
-def show_n(cell: Cell) -> str:
+def show_n(cell: CellResult) -> str:
     """Returns how many replicates are in the means, and of how many if some diverged."""
     n = str(len(cell.healthy))
     return f"{n} of {len(cell.replicates)}" if cell.diverged else n
@@ -59,7 +59,7 @@ def show_duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _show_paper(cell: Cell) -> str:
+def _show_paper(cell: CellResult) -> str:
     number = published(cell)
     return f"{number.error:.2f}" if number else DASH
 
@@ -182,7 +182,7 @@ def footnotes(group: Group) -> list[str]:
         cell.name
         for cell in group.cells
         if cell.values(Replicate.validation_error)
-        and any(r.validation_metric == runs.MOVING_AVERAGES for r in cell.healthy)
+        and any(r.validation_metric == reader.MOVING_AVERAGES for r in cell.healthy)
     ]
     if by_moving_averages:
         words = "validation error with BatchNorm's moving averages, not its population statistics"

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax import mesh as meshes
 from resnet_jax.data.order import batch_indices
 from resnet_jax.data.splits import EvalBatch
 from resnet_jax.data.views import Views
-from resnet_jax.distributed import put
+from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel.processes import put
 
 
 @dataclasses.dataclass(frozen=True)

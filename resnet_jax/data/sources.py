@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax import runs, storage
 from resnet_jax.data import jpeg
 from resnet_jax.data.order import DIGITS_SPLIT, stream
 from resnet_jax.data.records import Records, examples, read_info
 from resnet_jax.errors import UserError, check_choice
+from resnet_jax.runs import reader, storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,13 +170,13 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
     folder = _required_folder(name, data_dir)
     classes = KNOWN[name].num_classes
     train, test = (Records(folder, split, classes) for split in splits_of(name))
-    return train, test, runs.read_json(folder / PREPARED).get("note", "")
+    return train, test, reader.read_json(folder / PREPARED).get("note", "")
 
 
 def describe(name: str, data_dir: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Returns the folder where a set lies, and its dataset_info.json; see require()."""
     folder = _required_folder(name, data_dir)
-    return folder, runs.read_json(folder / "dataset_info.json")
+    return folder, reader.read_json(folder / "dataset_info.json")
 
 
 def splits_of(name: str) -> tuple[str, str]:

@@ -16,15 +16,15 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from resnet_jax import distributed
-from resnet_jax import mesh as meshes
-from resnet_jax.cores import usable_cores
 from resnet_jax.data import crops, jpeg
 from resnet_jax.data.crops import Crop
 from resnet_jax.data.order import batch_indices
 from resnet_jax.data.records import Records
 from resnet_jax.data.splits import EvalBatch
 from resnet_jax.data.views import Views, pictures_per_batch
+from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel import processes
+from resnet_jax.parallel.cores import usable_cores
 
 _CHUNK = 8  # pictures a task: enough that handing it over costs nothing
 _ALIGNMENT = 64  # bytes
@@ -226,7 +226,7 @@ class StreamedSplit:
             *groups, labels = batch.place()
             mask = np.arange(batch_size) < len(members)
             return EvalBatch(
-                tuple(groups), labels, distributed.put(mask, meshes.split_batch(self.mesh))
+                tuple(groups), labels, processes.put(mask, meshes.split_batch(self.mesh))
             )
 
         return Filling(tasks, to_devices)
@@ -245,7 +245,7 @@ class StreamedSplit:
 
         for task in self.workers.run(measure, len(mine)):
             task.result()
-        sizes = distributed.pick_rows(sizes)
+        sizes = processes.pick_rows(sizes)
         buckets: dict[Any, list[int]] = {}
         for member, (height, width) in zip(self.members, sizes.tolist(), strict=True):
             buckets.setdefault(views.bucket(height, width), []).append(member)

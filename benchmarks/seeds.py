@@ -1,0 +1,147 @@
+"""How long a step of several seeds on one device takes, over a step of one.
+
+    python -m benchmarks.seeds --depth=20 --replicates=1,2,4,8 [--out=results/replicates]
+
+Each row is one way to compute the seeds: the values of config.replicates_by, and `processes`: as
+many processes of one seed each, side by side on the device. For each number of seeds all ways and
+one seed alone take turns, each in processes of its own that wait while another is measured, so a
+noisy machine hurts them alike. The images are noise. Figures are medians over the rounds, with the
+lowest and highest; a ratio is that of one round's times. To measure one core of a CPU, put
+`taskset -c 0` before the command.
+"""
+
+import contextlib
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from benchmarks import results
+from configs import cifar10
+from experiments.cli import command_line
+from experiments.study import ledger
+from experiments.study.side_by_side import Group, GroupFailedError
+from resnet_jax import settings
+from resnet_jax.errors import UserError, check_choice
+from resnet_jax.parallel.seeds import BY
+
+PROCESSES = "processes"
+HOW = (*BY[1:], PROCESSES)
+
+_DEPTH = flags.DEFINE_integer("depth", 20, "Of the CIFAR network.")
+_REPLICATES = flags.DEFINE_list("replicates", ["1", "2", "4", "8"], "Numbers of seeds.")
+_HOW = flags.DEFINE_list("how", list(HOW), f"Ways to compute them, of {', '.join(HOW)}.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of each seed.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Pixels a side.", lower_bound=1)
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Of activations, as config.model.dtype.")
+_STEPS = flags.DEFINE_integer("steps", 20, "In a round, at least.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
+
+_HEADINGS = ["seeds", "computed by", "seconds a step", "over one seed", "seconds to compile"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    for how in _HOW.value:
+        check_choice("how", how, HOW)
+    numbers = results.numbers("replicates", _REPLICATES.value)
+    one = _config(1, BY[1])
+    rows: list[dict[str, Any]] = []
+    for number in numbers:
+        rows += _measure(one, number)
+        logging.info("%s", ledger.aligned([_HEADINGS, *map(_show, rows)]))
+    about = {
+        "unit": "seconds a step of all seeds, median [lowest, highest]",
+        "network": f"ResNet-{_DEPTH.value}, {_IMAGE_SIZE.value} pixels, {_DTYPE.value}",
+        "batch_size": _BATCH_SIZE.value,
+        "rounds": _ROUNDS.value,
+        "steps_a_round_at_least": _STEPS.value,
+        "device": next((row["device"] for row in rows if "device" in row), "unknown"),
+    }
+    about |= results.surroundings(("jax", "jaxlib", "flax"))
+    results.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    return 1 if any("failed" in row for row in rows) else 0
+
+
+def _config(replicates: int, by: str) -> ConfigDict:
+    """Returns the resolved config of `replicates` seeds; raises UserError as settings.resolve."""
+    config = cifar10.get_config()
+    config.replicates, config.replicates_by = replicates, by
+    config.batch_size = _BATCH_SIZE.value
+    config.model.depth, config.model.dtype = _DEPTH.value, _DTYPE.value
+    config.model.bn_group = 0  # any batch size will do
+    config = settings.resolve(config)
+    config.data.image_size = _IMAGE_SIZE.value
+    return config
+
+
+def _measure(one: ConfigDict, number: int) -> list[dict[str, Any]]:
+    """Returns the rows of a number of seeds; how one is computed there is no choice about."""
+    rows: list[dict[str, Any]] = [{"replicates": 1, "how": "alone"}]
+    if number > 1:
+        rows += [{"replicates": number, "how": how} for how in _HOW.value]
+    with contextlib.ExitStack() as stack:
+        groups = []
+        for row in rows:  # one after another: two that compile at once would slow each other down
+            how, seeds = row["how"], row["replicates"]
+            in_one = how != PROCESSES
+            config = _config(seeds, how) if in_one and seeds > 1 else one
+            group = Group(config, 1 if in_one else seeds, _anywhere, devices=1)
+            groups.append(stack.enter_context(group))
+            try:
+                row |= group.wait_until_ready()
+                row["seconds_a_step"] = []
+            except GroupFailedError as e:
+                row["failed"] = str(e)
+        for turn in range(_ROUNDS.value + 1):
+            for row, group in zip(rows, groups, strict=True):
+                if "failed" in row:
+                    continue
+                try:
+                    seconds = group.run(_STEPS.value)
+                except GroupFailedError as e:
+                    row["failed"] = str(e)
+                    continue
+                if turn:  # the first round warms up
+                    row["seconds_a_step"].append(seconds)
+    alone = rows[0]
+    if "failed" in alone:
+        raise UserError(f"one seed cannot be trained: {alone['failed']}.")
+    for row in rows:
+        if "failed" not in row:
+            times = zip(row["seconds_a_step"], alone["seconds_a_step"], strict=True)
+            row["over_one"] = [ours / theirs for ours, theirs in times]
+    return rows if number == 1 else rows[1:]
+
+
+@contextlib.contextmanager
+def _anywhere(number: int) -> Iterator[dict[str, str]]:
+    """Yields a process's environment; it may use all cores, and of the devices the first."""
+    # Processes share a GPU with all others that wait for their turn. By default each would take
+    # three quarters of its memory; fixed shares would have to be guessed.
+    yield {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+
+
+def _show(row: dict[str, Any]) -> list[str]:
+    start = [str(row["replicates"]), row["how"]]
+    if "failed" in row:
+        return [*start, f"failed: {row['failed']}"]
+
+    def spread(values: list[float], digits: int) -> str:
+        median, low, high = statistics.median(values), min(values), max(values)
+        return f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    return [
+        *start,
+        spread(row["seconds_a_step"], 4),
+        spread(row["over_one"], 2),
+        f"{row['compile_seconds']:.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

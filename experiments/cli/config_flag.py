@@ -1,0 +1,241 @@
+"""The flag --config=FILE.py, and a flag --config.KEY=VALUE for every setting in that file.
+
+Reading the file defines the flags of its settings, so absl alone parses the command line, with
+--flagfile, ``--config.KEY VALUE`` and ``--noconfig.KEY``.
+"""
+
+import ast
+import importlib.util
+import inspect
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs import saved
+from experiments.study import grid
+from resnet_jax import settings
+from resnet_jax.errors import UserError, nearest, nearest_key
+from resnet_jax.runs import storage
+
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    tuple: "a tuple of values, such as (1, 2)",
+}
+
+
+def define(help_text: str, *, is_study: bool = False) -> flags.FlagHolder[ConfigDict]:
+    """Defines --config for a run's config, or for a study's."""
+    return flags.DEFINE_flag(_ConfigFlag(help_text, is_study), module_name=sys.argv[0])
+
+
+class _ConfigFlag(flags.Flag):
+    """The flag --config; its value is the file's config, with the other flags' values in it."""
+
+    def __init__(self, help_text: str, is_study: bool):
+        self._is_study = is_study
+        super().__init__(flags.ArgumentParser(), None, "config", None, help_text)
+
+    def parse(self, argument: str) -> None:
+        """Loads the file and defines the flags of its settings."""
+        if self.present:
+            raise UserError(f"--config={argument} is a second --config; give one file.")
+        self.value = load(argument, self._is_study)
+        self.present += 1
+        for key, kind in _settings_of(self.value).items():
+            flags.DEFINE_flag(_SettingFlag(self.value, key, kind), module_name=__name__)
+
+
+class _SettingFlag(flags.Flag):
+    """The flag --config.KEY; parsing it sets the key."""
+
+    def __init__(self, config: ConfigDict, key: str, kind: type):
+        self._config, self._key, self._kind = config, key, kind
+        super().__init__(
+            flags.ArgumentParser(), None, f"config.{key}", None, "", boolean=kind is bool
+        )
+
+    def parse(self, argument: str) -> None:
+        """Sets the key; raises UserError if the text is not of the setting's type."""
+        try:
+            self.value = _read(self._kind, argument)
+        except ValueError:
+            raise UserError(
+                f"--{self.name}={argument!r} is not {_KINDS[self._kind]}{self._default()}."
+            ) from None
+        self.present += 1
+        with self._config.unlocked():
+            _put(self._config, self._key, self.value)
+
+    def _default(self) -> str:
+        try:
+            return f"; it is {settings.get(self._config, self._key)} by default"
+        except KeyError:  # an axis that the study does not have
+            return ""
+
+
+def _read(kind: type, text: str) -> Any:
+    """Returns a setting's value; raises ValueError."""
+    if kind is bool:
+        return flags.BooleanParser().parse(text)
+    if kind is not tuple:
+        return kind(text)
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        if not re.fullmatch(r"[A-Za-z_][\w.]*(,[A-Za-z_][\w.]*)*", text):
+            raise ValueError from None
+        value = text.split(",")  # words need no quotes
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _settings_of(config: ConfigDict) -> dict[str, type]:
+    """Returns the type of every key that has a flag.
+
+    A study's grid may get any of its base's settings as an axis.
+    """
+    kinds = _leaves(config)
+    base = [key.removeprefix("base.") for key in kinds if key.startswith("base.")]
+    kinds |= {f"grid.{key}": tuple for key in base}
+    return {key: kind for key, kind in kinds.items() if kind in _KINDS}
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, type]:
+    kinds: dict[str, type] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            kinds |= _leaves(value, f"{prefix}{key}.")
+        else:
+            kinds[f"{prefix}{key}"] = config.get_type(key)
+    return kinds
+
+
+def _put(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a key, in groups that are made if they are absent."""
+    *groups, last = key.split(".")
+    for group in groups:
+        if group not in config:
+            config[group] = ConfigDict()
+        config = config[group]
+    config[last] = value
+
+
+# ---------------------------------------------------------------------------- the file
+
+
+def load(spec: str, is_study: bool = False) -> ConfigDict:
+    """Returns get_config() of ``FILE.py`` or get_config(ARGUMENT) of ``FILE.py:ARGUMENT``.
+
+    Args:
+      spec: as given to --config.
+      is_study: whether a study is expected, or the config of one run.
+
+    Returns:
+      The config, locked; its keys and types are those of configs/base.py.
+
+    Raises:
+      UserError: there is no such file, it cannot be executed, or its config is not as expected.
+    """
+    file, has_argument, argument = spec.partition(":")
+    origin = f"--config={spec}"
+    path = storage.on_disk(file, "--config")
+    if not path.is_file():
+        there = [str(p) for p in sorted(path.parent.glob("*.py")) if p.name != "__init__.py"]
+        raise UserError(f"--config={file} is not a file{nearest(file, there)}.")
+    get_config = _get_config(path, file)
+    try:
+        inspect.signature(get_config).bind(*([argument] if has_argument else []))
+    except TypeError:
+        way_out = f"leave :{argument} out" if has_argument else f"give one, as in {file}:ARGUMENT"
+        takes = "takes no argument" if has_argument else "needs an argument"
+        raise UserError(f"{origin}: get_config() of this file {takes}; {way_out}.") from None
+    config = _executed(path, lambda: get_config(*([argument] if has_argument else [])))
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{origin}: get_config() returns {type(config).__name__}, no ConfigDict.")
+    if is_study:
+        grid.check_parts(config)
+        config.base = saved.from_dict(config.base.to_dict(), f"The base of {origin}")
+    elif any(key in config for key in grid.KEYS):
+        raise UserError(
+            f"{origin} is a study; run it with python -m experiments.sweep, or give the config of "
+            "one run."
+        )
+    else:
+        config = saved.from_dict(config.to_dict(), origin)
+    return config.lock()
+
+
+def _get_config(path: pathlib.Path, file: str) -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={file} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    loader = spec.loader
+    _executed(path, lambda: loader.exec_module(module))
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={file} defines no get_config().")
+    return module.get_config
+
+
+def _executed(path: pathlib.Path, call: Callable[[], Any]) -> Any:
+    """Calls code of a config file; raises UserError with the line at which it fails."""
+    try:
+        return call()
+    except UserError:
+        raise
+    except Exception as e:
+        here = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
+        line = e.lineno if isinstance(e, SyntaxError) else here[-1] if here else None
+        at = f", line {line}" if line else ""
+        said = " ".join(str(e.msg if isinstance(e, SyntaxError) else e).split())
+        raise UserError(f"{path}{at}: {type(e).__name__}: {said.rstrip('.')}.") from e
+
+
+# ------------------------------------------------------------------- the command line
+
+
+def refusal(name: str) -> str | None:
+    """Returns the sentence on an unknown flag if it is meant for a config, otherwise None."""
+    key = name.removeprefix("no").removeprefix("config.")
+    if "config" not in flags.FLAGS or not name.removeprefix("no").startswith("config."):
+        return None
+    config = flags.FLAGS["config"].value
+    if config is None:
+        return f"--{name} needs --config=FILE.py, the file whose setting it changes; see --help."
+    known = _settings_of(config)
+    if key in known:
+        if name.startswith("no") and known[key] is not bool:
+            return f"--{name} is for settings that are true or false; give --config.{key}=VALUE."
+        return f"--{name} comes before --config=FILE.py; settings come after the file."
+    inside = [k.removeprefix(f"{key}.") for k in known if k.startswith(f"{key}.")]
+    if inside:
+        return f"--config.{key} is a group of settings; give one of {', '.join(inside)}."
+    return f"--config.{key} is not a setting{nearest_key(key, known)}; configs/base.py has all."
+
+
+def keep_one_length() -> None:
+    """Clears the file's length of training if the command line gives another.
+
+    If a flag gives one of steps, epochs and examples, it replaces the one in the file.
+    """
+    if "config" not in flags.FLAGS or flags.FLAGS["config"].value is None:
+        return
+    config = flags.FLAGS["config"].value
+    for prefix, group in (("config.", config), ("config.base.", config.get("base"))):
+        given = [
+            key
+            for key in settings.LENGTHS
+            if prefix + key in flags.FLAGS and flags.FLAGS[prefix + key].present
+        ]
+        if len(given) == 1:
+            for key in settings.LENGTHS:
+                if key not in given:
+                    group[key] = None

@@ -1,0 +1,188 @@
+"""A study's config: a base config, a grid over its settings, and exceptions for named cells.
+
+    study.base        a whole config as for training; --config.base.KEY=VALUE changes every cell
+    study.grid        settings as in the base, each with a tuple of values: the axes
+    study.exceptions  NAME: {"when": settings a cell must have, "set": settings it then gets}
+
+A value in "when" may be a tuple: any of these. An exception overrides the base, never an axis.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax import settings
+from resnet_jax.errors import UserError, check_choice, nearest, nearest_key
+from resnet_jax.runs import reader
+
+KEYS = ("base", "grid", "exceptions")
+# These two make the first part of a cell's name.
+_NAMED = ("model.depth", "model.shortcut")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")  # in a folder's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+      name: of its folder: ``plain-56``, ``resnet-56-A``, ``plain-20-rate=0.1``.
+      config: resolved.
+      exceptions: names of those that it matches.
+    """
+
+    name: str
+    config: ConfigDict
+    exceptions: tuple[str, ...]
+
+
+def cells(study: ConfigDict) -> list[Cell]:
+    """Returns every cell of a study, axes in alphabetical order (as a ConfigDict has them).
+
+    Raises:
+      UserError: the config is not a study, a key or value in it is not allowed, two cells would
+        have one name, or a cell's settings do not go together.
+    """
+    check_parts(study)
+    axes = _axes(study)
+    exceptions = _exceptions(study, axes)
+    found: list[Cell] = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        config = _changed(study.base, point, "grid")
+        matched = [name for name, (when, _) in exceptions.items() if _matches(config, when)]
+        for name in matched:
+            config = _changed(config, exceptions[name][1], f"exceptions.{name}.set")
+        name = cell_name(config, point)
+        if name in [cell.name for cell in found]:
+            raise UserError(
+                f"Two cells of the grid are named {name}; each value of an axis may stand once."
+            )
+        try:
+            found.append(Cell(name, settings.resolve(config), tuple(matched)))
+        except UserError as e:
+            raise UserError(f"Cell {name}: {e}") from e
+    return found
+
+
+def cell_name(config: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
+    """Returns ``plain-56`` or ``resnet-56-A``, with ``-rate=0.1`` for each further axis.
+
+    Args:
+      config: the cell's.
+      axes: dotted key -> this cell's value.
+    """
+    depth, shortcut = config["model"]["depth"], config["model"]["shortcut"]
+    name = f"plain-{depth}" if shortcut == "none" else f"resnet-{depth}-{shortcut}"
+    further = {key: value for key, value in axes.items() if key not in _NAMED}
+    last_parts = [key.split(".")[-1] for key in further]
+    for key, value in further.items():
+        last = key.split(".")[-1]
+        # optimizer.name and schedule.name are told apart by their whole keys.
+        label = last if last_parts.count(last) == 1 else key
+        name += f"-{label}={_UNSAFE.sub('_', _spelled(value))}"
+    return name
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "+".join(map(_spelled, value))
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def check_parts(study: ConfigDict) -> None:
+    """Raises UserError unless a config has the parts of a study, and no others."""
+    lacking = [key for key in KEYS if key not in study]
+    if len(lacking) == len(KEYS):
+        raise UserError(
+            "--config is not a study (it has no base, grid and exceptions); one run's config is "
+            "trained with: python -m experiments.train."
+        )
+    if lacking:
+        raise UserError(f"The study has no {', '.join(lacking)}; allowed is an empty ConfigDict().")
+    for key in study:
+        if key not in KEYS:
+            raise UserError(
+                f"{key} is no part of a study; allowed are {', '.join(KEYS)}{nearest(key, KEYS)}."
+            )
+        if not isinstance(study[key], ConfigDict):
+            raise UserError(f"The study's {key} is {study[key]!r}; it must be a ConfigDict.")
+
+
+def _axes(study: ConfigDict) -> dict[str, list[Any]]:
+    axes = reader.flatten(study.grid.to_dict())
+    for key, values in axes.items():
+        _check_key(study.base, key, "grid")
+        if not isinstance(values, list):
+            raise UserError(f"grid.{key}={values!r} is not a tuple of values, as in ({values!r},).")
+        if not values:
+            raise UserError(f"grid.{key} lists no value, so the study has no cell.")
+    return axes
+
+
+def _exceptions(
+    study: ConfigDict, axes: Mapping[str, Any]
+) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Returns name -> (when, set), both by dotted key."""
+    checked = {}
+    for name, exception in study.exceptions.items():
+        where = f"exceptions.{name}"
+        if not isinstance(exception, ConfigDict) or set(exception) != {"when", "set"}:
+            raise UserError(f'{where} is not of the form {{"when": ..., "set": ...}}.')
+        when, then = (reader.flatten(exception[part].to_dict()) for part in ("when", "set"))
+        for part, given in (("when", when), ("set", then)):
+            for key in given:
+                _check_key(study.base, key, f"{where}.{part}")
+        for key, value in when.items():
+            for one in _alternatives(study.base, key, value):
+                # A value that no cell can have would leave the exception out, silently.
+                _changed(study.base, {key: one}, f"{where}.when")
+                if key in settings.CHOICES:
+                    check_choice(f"{where}.when.{key}", one, settings.CHOICES[key])
+        for key in then:
+            if key in axes:
+                raise UserError(
+                    f"{where}.set.{key} is an axis of the grid, by which cells are told apart; an "
+                    "exception may set anything else."
+                )
+        checked[name] = (when, then)
+    return checked
+
+
+def _alternatives(base: ConfigDict, key: str, value: Any) -> list[Any]:
+    if isinstance(settings.get(base, key), tuple) or not isinstance(value, list):
+        return [value]
+    return value
+
+
+def _matches(config: ConfigDict, when: Mapping[str, Any]) -> bool:
+    def matches(key: str, value: Any) -> bool:
+        has = settings.get(config, key)
+        has = list(has) if isinstance(has, tuple) else has
+        return has in _alternatives(config, key, value)
+
+    return all(matches(key, value) for key, value in when.items())
+
+
+def _check_key(base: ConfigDict, key: str, where: str) -> None:
+    known = reader.flatten(base.to_dict())
+    if key not in known:
+        raise UserError(
+            f"{where}.{key} is not a setting{nearest_key(key, known)}; configs/base.py has all."
+        )
+
+
+def _changed(base: ConfigDict, changes: Mapping[str, Any], where: str) -> ConfigDict:
+    """Returns a copy of `base` with dotted keys set.
+
+    Raises:
+      UserError: a value is not of its setting's type.
+    """
+    config = base.copy_and_resolve_references()
+    for key, value in changes.items():
+        settings.put(config, key, value, f"{where}.{key}")
+    return config

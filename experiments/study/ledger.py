@@ -1,0 +1,132 @@
+"""The ledger of a study, from its run folders alone: who is how far, at what error."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments.report import replicates
+from experiments.report.replicates import Replicate
+from experiments.study import cell_folders
+from resnet_jax.errors import UserError
+from resnet_jax.runs import reader, storage
+from resnet_jax.runs.progress import show_error
+
+# Each error as the report has it.
+_ERRORS = {
+    "training": Replicate.train_error,
+    "validation": Replicate.validation_error,
+    "test": Replicate.test_error,
+}
+_DASH = "-"
+_MARK = "*"
+
+
+def table(
+    found: Iterable[reader.Run],
+    expected: Sequence[str] = (),
+    jobs: Mapping[str, str] | None = None,
+) -> str:
+    """Returns the table of `found`; cells of `expected` that have no folder are listed too.
+
+    `jobs` is what a scheduler says of each cell: a column of its own.
+    """
+    by_name = {run.name: run for run in found}
+    rows = [["cell", "status", "step", *(f"{e} %" for e in _ERRORS), "device time", "remarks"]]
+    for name in [*expected, *(n for n in by_name if n not in expected)]:
+        rows.append(_row(by_name[name]) if name in by_name else [name, "not started"])
+    if jobs:
+        rows[0].insert(2, "job")
+        for row in rows[1:]:
+            row.insert(2, jobs.get(row[0], _DASH))
+    rows += [[], ["Errors are the report's: training errors are means over the last epoch."]]
+    rows += [["Several replicates are shown as their mean, without those that diverged."]]
+    if any(cell.endswith(_MARK) for row in rows for cell in row):
+        rows += [[f"{_MARK} BatchNorm used its moving averages, not population statistics."]]
+    return aligned(rows)
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Returns rows as columns of equal width, headings first; a row of one cell is plain text."""
+    rows = [list(row) for row in rows]
+    columns = max(map(len, rows))
+    widths = [
+        max((len(row[i]) for row in rows if 1 < len(row) > i), default=0) for i in range(columns)
+    ]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def show_errors(run: reader.Run) -> str:
+    """Returns ``training error 1.00 %, ...`` with the numbers of the table; empty without any."""
+    values, problem = _errors(run)
+    return problem or ", ".join(
+        show_error(split, values[split], run.config["replicates"], _is_marked(run, split))
+        for split in values
+        if values[split]
+    )
+
+
+def show_step(status: dict[str, Any]) -> str:
+    """Returns ``120/240``."""
+    return f"{status.get('step', 0)}/{status.get('steps', '?')}"
+
+
+def _row(run: reader.Run) -> list[str]:
+    errors, problem = _errors(run)
+    seconds = run.status.get("device_seconds") or 0.0
+    return [
+        run.name,
+        reader.shown_status(run),
+        show_step(run.status),
+        *(
+            f"{np.mean(values):.2f}{_MARK if _is_marked(run, split) else ''}" if values else _DASH
+            for split, values in errors.items()
+        ),
+        tqdm.format_interval(seconds) if seconds else _DASH,
+        "; ".join(filter(None, [remarks(run), problem])),
+    ]
+
+
+def remarks(run: reader.Run) -> str:
+    """Returns why a run ended as it did, and where its log is; empty where all is well."""
+    parts = [run.status["reason"]] if run.status.get("reason") else []
+    diverged = run.status.get("diverged") or {}
+    if diverged and run.status.get("status") != "diverged":
+        parts += [f"replicate {r} diverged at step {step}" for r, step in diverged.items()]
+    log = run.path / cell_folders.LOG
+    if reader.shown_status(run) in ("failed", "interrupted") and _exists(log):
+        parts.append(f"see {_short(log)}")
+    return "; ".join(parts)
+
+
+def _exists(path: storage.Path) -> bool:
+    with contextlib.suppress(OSError), storage.reaching(path):
+        return path.is_file()
+    return False
+
+
+def _errors(run: reader.Run) -> tuple[dict[str, list[float]], str]:
+    """Returns the errors that the report takes means of, by split, and why there are none."""
+    try:
+        healthy = [replicate for replicate in replicates.of_run(run) if replicate.healthy]
+        return {
+            split: [value for value in map(measure, healthy) if value is not None]
+            for split, measure in _ERRORS.items()
+        }, ""
+    except UserError as e:  # one run that cannot be read is no reason to show none
+        return {split: [] for split in _ERRORS}, str(e)
+
+
+def _is_marked(run: reader.Run, split: str) -> bool:
+    return split == "validation" and reader.validation_metric(run.metrics) == reader.MOVING_AVERAGES
+
+
+def _short(path: storage.Path) -> str:
+    """Returns a path as the user would type it here."""
+    here = pathlib.Path.cwd()
+    if storage.is_bucket(path) or not path.is_relative_to(here):
+        return str(path)
+    return str(path.relative_to(here))

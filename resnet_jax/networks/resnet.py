@@ -1,0 +1,242 @@
+"""One module for every network: stem -> stages -> head."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from resnet_jax.errors import Range, UserError, check_choice
+from resnet_jax.kernels import space_to_depth
+from resnet_jax.kernels.pooling import max_pool
+from resnet_jax.networks import layout
+from resnet_jax.networks.architectures import (
+    BOTTLENECK_STRIDES,
+    SHORTCUTS,
+    Architecture,
+    architecture,
+)
+from resnet_jax.networks.blocks import CONVOLVED, Block
+from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS, BatchNorm
+
+# He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
+# Not variance_scaling's truncated normal, whose tails are cut.
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+STEMS = ("cifar", "imagenet")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# JAX's names. Only the first is float32 everywhere; the others are what the device calls so.
+PRECISIONS = ("highest", "high", "default")
+
+
+class ResNet(nn.Module):
+    """A plain or residual network.
+
+    Attributes:
+      arch: block type, stage sizes and filters, from the depth table.
+      num_classes: logits.
+      shortcut: "none" (plain) | "A" | "B" | "C".
+      bottleneck_stride: "v1" (the first 1x1 strides, as in the paper) | "v1.5" (the 3x3).
+      preactivation: He et al. 2016's order in place of 2015's.
+      stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 max pool) | "cifar" (3x3, BN, ReLU).
+      width: factor on all filters.
+      zero_init_residual: each block's branch starts at 0, see Block.
+      dtype: of activations; parameters, statistics and logits are float32.
+      precision: of products of float32 in convolutions and the classifier, one of PRECISIONS.
+      bn_group, bn_momentum, bn_epsilon: see BatchNorm.
+      scan: the blocks of a stage but the first, which are alike, run in a loop that is compiled
+        once whatever the depth, and their variables are stacked: see layout.py.
+      space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
+      remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
+        so that only their inputs are kept.
+      convolution: jax.lax.conv_general_dilated, or what computes the same: see convolution.py.
+      product: the classifier's: jax.lax.dot_general, or what computes the same.
+    """
+
+    arch: Architecture
+    num_classes: int
+    shortcut: str = "A"
+    bottleneck_stride: str = "v1"
+    preactivation: bool = False
+    stem: str = "cifar"
+    width: float = 1.0
+    zero_init_residual: bool = False
+    dtype: Any = jnp.float32
+    precision: str = "highest"
+    bn_group: int = 0
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    scan: bool = False
+    space_to_depth: bool = False
+    remat: tuple[int, ...] = ()
+    convolution: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+    product: Callable[..., jax.Array] = jax.lax.dot_general
+
+    def __post_init__(self) -> None:
+        """Raises UserError if a field is not one of those above."""
+        if not isinstance(self.arch, Architecture):
+            raise UserError(
+                f"arch={self.arch!r} is not an Architecture; look one up by its depth, as in "
+                'ResNet(architecture("imagenet", 50), num_classes=1000).'
+            )
+        check_choice("shortcut", self.shortcut, SHORTCUTS)
+        check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
+        check_choice("stem", self.stem, STEMS)
+        check_choice("precision", self.precision, PRECISIONS)
+        Range(1, whole=True).check("num_classes", self.num_classes)
+        Range(0, above=True).check("width", self.width)
+        Range(0, whole=True).check("bn_group", self.bn_group)
+        Range(0, 1, below=True).check("bn_momentum", self.bn_momentum)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
+        """Maps float images (B, H, W, C), already normalised, to float32 logits (B, num_classes).
+
+        With `train`, BatchNorm uses its group's statistics and `batch_stats` must be mutable for
+        the moving averages to be updated.
+        """
+        conv = functools.partial(
+            _convolution,
+            dtype=self.dtype,
+            precision=self.precision,
+            computed_by=self.convolution,
+        )
+        norm = functools.partial(
+            BatchNorm,
+            train=train,
+            group=self.bn_group,
+            momentum=self.bn_momentum,
+            epsilon=self.bn_epsilon,
+            dtype=self.dtype,
+        )
+        filters = [max(1, round(f * self.width)) for f in self.arch.filters]
+
+        x = images_BHWC.astype(self.dtype)
+        if self.stem == "imagenet":
+            computed_by = self.convolution
+            if self.space_to_depth:
+                computed_by = functools.partial(space_to_depth.convolution, convolve=computed_by)
+            stem_conv = conv(filters[0], (7, 7), (2, 2), computed_by=computed_by, name="stem_conv")
+            x = stem_conv(x)
+        else:
+            x = conv(filters[0], (3, 3), (1, 1), name="stem_conv")(x)
+        if not self.preactivation:
+            x = norm(name="stem_norm", rectify=True)(x)
+        if self.stem == "imagenet":
+            x = max_pool(x)
+
+        for stage, blocks in enumerate(self.arch.stage_sizes, start=1):
+            make = functools.partial(
+                self._block,
+                stage=stage,
+                kind=self.arch.block,
+                filters=filters[stage - 1],
+                shortcut_kind=self.shortcut,
+                bottleneck_stride=self.bottleneck_stride,
+                preactivation=self.preactivation,
+                conv=conv,
+                norm=norm,
+                zero_init_residual=self.zero_init_residual,
+            )
+            x = make(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x)
+            if self.scan and blocks > 1:
+                rest = make(stride=1, name=layout.rest(stage), looped=True)
+                x, _ = _loop(blocks - 1)(rest, x, None)
+            else:
+                for number in range(2, blocks + 1):
+                    x = make(stride=1, name=layout.block(stage, number))(x)
+
+        if self.preactivation:
+            x = norm(name="head_norm", rectify=True)(x)
+        pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        # float32, so that bfloat16's 8 bits never reach the loss.
+        classifier = nn.Dense(
+            self.num_classes,
+            kernel_init=HE_NORMAL,
+            precision=self.precision,
+            dot_general=self.product,
+            name="logits",
+        )
+        return classifier(pooled_BC)
+
+    def _block(self, *, stage: int, looped: bool = False, **attributes: Any) -> Block:
+        if stage in self.remat:
+            # Inside a loop the compiler cannot merge the two computations; elsewhere it would.
+            return nn.remat(Block, prevent_cse=not looped)(**attributes)
+        if looped:
+            # What a loop keeps it must copy, in and out; all but these is cheaper computed again.
+            kept = jax.checkpoint_policies.save_only_these_names(CONVOLVED, MOMENTS_OF_GROUPS)
+            return nn.remat(Block, prevent_cse=False, policy=kept)(**attributes)
+        return Block(**attributes)
+
+
+def _loop(blocks: int) -> Any:
+    """Returns f(block, x, None) -> (x, None), which puts x through `blocks` blocks like `block`."""
+    return nn.scan(
+        lambda block, x, _: (block(x), None),
+        variable_axes={True: 0},  # of all that a block keeps there is one for each
+        split_rngs={"params": True},  # else all would begin with the same weights
+        length=blocks,
+        unroll=0 if blocks == 1 else 1,  # 0: no loop
+    )
+
+
+def _convolution(
+    filters: int,
+    kernel_size: tuple[int, int],
+    strides: tuple[int, int],
+    *,
+    dtype: Any,
+    precision: str,
+    computed_by: Callable[..., jax.Array],
+    name: str,
+    kernel_init: nn.initializers.Initializer | None = None,
+) -> nn.Conv:
+    # Symmetric padding, as Caffe and PyTorch: "SAME" pads a strided 3x3 on one side only.
+    padding = [(size // 2, size // 2) for size in kernel_size]
+    return nn.Conv(
+        filters,
+        kernel_size,
+        strides,
+        padding=padding,
+        use_bias=False,  # BatchNorm's beta follows
+        dtype=dtype,
+        precision=precision,
+        kernel_init=kernel_init or HE_NORMAL,
+        conv_general_dilated=computed_by,
+        name=name,
+    )
+
+
+def from_config(model: Mapping[str, Any], platform: str = "") -> ResNet:
+    """Builds the network of a resolved config's `model` section.
+
+    Args:
+      model: the section, every key present; settings.resolve() has set num_classes.
+      platform: that it will run on, "cpu", "gpu" or "tpu"; empty where it is only looked at.
+
+    Raises:
+      UserError: the family does not have this depth.
+    """
+    return ResNet(
+        arch=architecture(model["family"], model["depth"]),
+        num_classes=model["num_classes"],
+        shortcut=model["shortcut"],
+        bottleneck_stride=model["bottleneck_stride"],
+        preactivation=model["activation"] == "pre",
+        stem=model["stem"],
+        width=model["width"],
+        zero_init_residual=model["zero_init_residual"],
+        dtype=DTYPES[model["dtype"]],
+        precision=model["precision"],
+        bn_group=model["bn_group"],
+        bn_momentum=model["bn_momentum"],
+        bn_epsilon=model["bn_epsilon"],
+        # XLA's convolutions in loops are over ten times slower on CPU.
+        scan=platform != "cpu" if model["scan"] == "auto" else model["scan"] == "on",
+        space_to_depth=model["space_to_depth"],
+        remat=tuple(model["remat"]),
+    )

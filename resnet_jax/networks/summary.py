@@ -1,0 +1,132 @@
+"""What a network is made of: shapes, parameters, mult-adds and projections a stage (Table 1)."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from resnet_jax.networks import layout
+from resnet_jax.networks.blocks import Block
+from resnet_jax.networks.resnet import ResNet
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSummary:
+    """One row of the layer table: the stem, a stage or the head.
+
+    Attributes:
+      name: "stem", "stage1" ... or "head".
+      output_shape: (H, W, C) after the stage, of one image; (classes,) after the head.
+      blocks: in this stage; 0 for stem and head.
+      convolutions: weighted layers on the branch, projections not counted.
+      parameters: trainable numbers.
+      mult_adds: of one image, a multiply-add counted as one operation: convolutions and the
+        fully connected layer, as the paper counts.
+      projections: 1x1 convolutions on shortcuts.
+    """
+
+    name: str
+    output_shape: tuple[int, ...]
+    blocks: int
+    convolutions: int
+    parameters: int
+    mult_adds: int
+    projections: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The layer table and its totals."""
+
+    layers: tuple[StageSummary, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def mult_adds(self) -> int:
+        """Of one image."""
+        return sum(layer.mult_adds for layer in self.layers)
+
+    @property
+    def projections(self) -> int:
+        """Shortcuts that are 1x1 convolutions."""
+        return sum(layer.projections for layer in self.layers)
+
+
+def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
+    """Traces a network on one image of `image_shape` (H, W, C); no device computes anything."""
+    mult_adds: dict[tuple[str, ...], int] = {}  # of each module, by its path
+    shapes: dict[str, tuple[int, ...]] = {}
+    stage_sizes = {f"stage{i}": n for i, n in enumerate(model.arch.stage_sizes, start=1)}
+    model = dataclasses.replace(model, scan=True)
+
+    def blocks_like(path: tuple[str, ...]) -> int:
+        """Blocks that are alike are one module, which is traced as if it were one block."""
+        return stage_sizes[_row(path[0])] - 1 if layout.is_stacked(path[0]) else 1
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if context.method_name != "__call__" or not module.path:
+            return call(*args, **kwargs)
+        if isinstance(module, Block) and module.path[0] == layout.block(1, 1):
+            shapes["stem"] = args[0].shape[1:]  # after the max pool, if any
+        out = call(*args, **kwargs)
+        row = _row(module.path[0])
+        if isinstance(module, Block) or row == "head":
+            shapes[row] = out.shape[1:]
+        if isinstance(module, (nn.Conv, nn.Dense)):
+            kernel = module.variables["params"]["kernel"]
+            # A kernel is used once at every position of the output. Set, not added: a module that
+            # is traced twice computes once.
+            mult_adds[module.path] = math.prod(out.shape[1:-1]) * kernel.size
+        return out
+
+    with nn.intercept_methods(record):
+        # Whatever the batch's statistics group, one image is enough to see the shapes.
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        # A key made outside the trace would be an array, and start the accelerator for it.
+        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=True), image)
+
+    work: dict[str, int] = {}
+    convolutions: dict[str, int] = {}
+    for path, of_one in mult_adds.items():
+        row, times = _row(path[0]), blocks_like(path)
+        work[row] = work.get(row, 0) + times * of_one
+        on_branch = path[-1] != "shortcut_conv"
+        convolutions[row] = convolutions.get(row, 0) + times * on_branch
+    parameters: dict[str, int] = {}
+    projections: dict[str, int] = {}
+    blocks: dict[str, int] = {}
+    for name, node in jax.eval_shape(layout.by_block, variables["params"]).items():
+        row = _row(name)
+        parameters[row] = parameters.get(row, 0) + sum(a.size for a in jax.tree.leaves(node))
+        blocks[row] = blocks.get(row, 0) + name.startswith("stage")
+        projections[row] = projections.get(row, 0) + ("shortcut_conv" in node)
+    rows = ["stem", *sorted(r for r in parameters if r.startswith("stage")), "head"]
+    return Summary(
+        tuple(
+            StageSummary(
+                name=row,
+                output_shape=shapes[row],
+                blocks=blocks[row],
+                convolutions=convolutions[row],
+                parameters=parameters[row],
+                mult_adds=work[row],
+                projections=projections[row],
+            )
+            for row in rows
+        )
+    )
+
+
+def _row(module_name: str) -> str:
+    """Returns the row that a top-level module belongs to."""
+    if module_name.startswith("stage"):
+        return module_name.split("_")[0]
+    return "stem" if module_name.startswith("stem") else "head"

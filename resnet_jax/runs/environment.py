@@ -1,0 +1,109 @@
+"""Where and with what a run was made."""
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax.data import sources
+from resnet_jax.data.datasets import DataSet
+from resnet_jax.data.order import STREAMS
+from resnet_jax.dispatch import steps_at_once
+from resnet_jax.effect import without_effect
+from resnet_jax.errors import UserError
+from resnet_jax.networks.resnet import ResNet
+from resnet_jax.networks.summary import summarize
+from resnet_jax.parallel.processes import of_all
+from resnet_jax.parallel.seeds import choose
+from resnet_jax.runs import jax_flags
+from resnet_jax.runs.writer import differences
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> dict[str, Any]:
+    """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
+    network = summarize(model, sources.image_shape(config.data))
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
+        "git": _git(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "flags": jax_flags.current(),
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "mesh": dict(mesh.shape),
+        "replicates_by": choose(config, mesh),
+        "steps_per_dispatch": steps_at_once(config, mesh),
+        "hosts": of_all(socket.gethostname()),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "without_effect": without_effect(config),
+        "network": {
+            "parameters": network.parameters,
+            "mult_adds": network.mult_adds,
+            "projections": network.projections,
+        },
+        "data": data_facts(config, data),
+    }
+
+
+def data_facts(config: ConfigDict, data: DataSet) -> dict[str, Any]:
+    """Returns the facts of a run's data that a resumed run, and every process, must find again."""
+    return {
+        "name": config.data.name,
+        "version": data.version,
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+        "classes": config.model.num_classes,
+        "image_shape": list(sources.image_shape(config.data)),
+        "note": data.note,
+        "content": data.content,
+        "streams": STREAMS,
+    }
+
+
+def refuse_differing_data(facts: Mapping[str, Any]) -> None:
+    """Raises UserError, in every process, if one of them sees other data than process 0."""
+    first, *others = (json.loads(text) for text in of_all(json.dumps(facts)))
+    for process, its in enumerate(others, start=1):
+        if its != first:
+            differing = differences(first, its, "in process 0", f"in process {process}")
+            raise UserError(
+                f"Processes 0 and {process} see different data: {differing}; data.dir must lead "
+                "all processes to the same."
+            )
+
+
+def _git(here: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, Any]:
+    """Returns {"commit", "clean"} of the checkout that holds `here`, or why there is none."""
+
+    def git(*args: str) -> str:
+        # Git refuses a checkout of another user, whose hooks it might run; we run its code anyway.
+        return subprocess.run(
+            ["git", "-c", "safe.directory=*", *args],
+            cwd=here, capture_output=True, check=True, encoding="utf-8", errors="replace",
+        ).stdout.strip()  # fmt: skip
+
+    try:
+        # Else it may be the checkout of a project that has us installed inside.
+        git("ls-files", "--error-unmatch", "environment.py")
+        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
+    except subprocess.CalledProcessError as e:
+        reason = (e.stderr.strip() or f"git ended with {e.returncode}").splitlines()[0]
+    except OSError as e:
+        reason = f"git: {e.strerror}"
+    logging.info("The commit is not recorded: %s.", reason.rstrip("."))
+    return {"commit": None, "clean": None, "reason": reason}

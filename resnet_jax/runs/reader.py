@@ -1,0 +1,280 @@
+"""The run folder: everything that a run leaves behind, and all that a report reads.
+
+    config.json        the resolved config; its hash is the run's identity
+    environment.json   command, commit, versions, devices, network and data facts; every launch;
+                       where the run ended before it was made longer, and its test there
+    metrics.jsonl      one object a logged step, append-only, never two lines for one step
+    checkpoints/       Orbax; the last is written before the test
+    tested/            Orbax: the variables that the test error belongs to
+    tensorboard/       the same scalars
+    profile/           a trace of some steps, where config.profile asks for one
+    status.json        queued | running | preempted | completed | diverged | failed
+
+Errors are in percent, lengths in steps, whatever is a timing is named ``time/...``. A run of
+several replicates (seeds) writes a list with one value a replicate where a run of one writes a
+number; ``null`` stands for a value that is not finite.
+
+Here it is read; writer.py writes it. Neither imports JAX or the trainer, so that reports and
+ledgers stay quick.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from resnet_jax.errors import UserError
+from resnet_jax.runs import lock, storage
+
+STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
+ENDED = ("completed", "diverged")  # nothing is left to do
+# The settings that change no result but for rounding. You may change them when you resume a run,
+# and runs that differ in them are compared as if they did not. A name that ends in a dot stands for
+# every setting below it.
+CHANGE_NO_RESULT = (
+    "accumulate",
+    "checkpoint.",
+    "data.dir",
+    "data.workers",
+    "deterministic",
+    "eval.batch_size",
+    "log.",
+    "mesh.",
+    "model.remat",
+    "model.scan",
+    "model.space_to_depth",
+    "profile",
+    "replicates_by",
+    "train.steps_per_dispatch",
+)
+# Schedules under which a step's rate does not depend on how many steps there will be.
+RATES_OF_ANY_LENGTH = ("constant", "step", "plateau")
+# The settings in steps that come from fractions of the length.
+_MOVED_BY_LENGTH = frozenset({"steps", "schedule.boundaries", "schedule.warmup_length"})
+# A run's validation error, by BatchNorm's statistics: exact population statistics, taken once after
+# training (the paper), or its moving averages.
+POPULATION, MOVING_AVERAGES = "validation/error_population", "validation/error"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder as read from disk; parts that do not exist (yet) are empty."""
+
+    path: storage.Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    status: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which in a study says what the cell is (``plain-56``)."""
+        return self.path.name
+
+
+def read(path: str | os.PathLike[str] | storage.Path) -> Run:
+    """Reads one run folder.
+
+    Raises:
+      UserError: `path` holds no config.json, or a file in it is not what a run writes.
+    """
+    path = storage.locate(path)
+    config = read_json(path / "config.json")
+    if not config:
+        raise UserError(f"{path} is not a run folder: it holds no config.json.")
+    return Run(
+        path=path,
+        config=config,
+        environment=read_json(path / "environment.json"),
+        metrics=read_metrics(path / "metrics.jsonl"),
+        status=read_json(path / "status.json"),
+    )
+
+
+def find(paths: Iterable[str | os.PathLike[str] | storage.Path]) -> list[Run]:
+    """Reads every run in `paths`, each a run folder or a study (a folder of run folders).
+
+    Raises:
+      UserError: a path does not exist or holds no run.
+    """
+    found = []
+    for path in map(storage.locate, paths):
+        if not storage.is_dir(path):
+            raise UserError(f"{path} is not a folder; give a run folder or a folder of runs.")
+        configs = _configs(path)
+        if "config.json" in configs:
+            found.append(read(path))
+            continue
+        inside = [path / config.split("/")[0] for config in configs]
+        if not inside:
+            raise UserError(
+                f"{path} holds no run: neither it nor a folder in it has a config.json."
+            )
+        found.extend(map(read, inside))
+    return found
+
+
+def _configs(path: storage.Path) -> list[str]:
+    """Returns the names of the config.json in a folder and in the folders in it, in order."""
+    try:
+        if storage.is_bucket(path):
+            names = storage.files(path, depth=2)
+        else:
+            found = (*path.glob("config.json"), *path.glob("*/config.json"))
+            names = [p.relative_to(path).as_posix() for p in found]
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
+    return sorted(name for name in names if name.split("/")[-1] == "config.json")
+
+
+def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    lines = (_read(path) or b"").split(b"\n")
+    rows = []
+    for number, line in enumerate(
+        lines[:-1], start=1
+    ):  # after the last newline: nothing, or half a line
+        try:
+            rows.append(json.loads(line))
+        except ValueError as e:
+            raise UserError(f"{path} line {number} is not JSON ({e}).") from e
+    return rows
+
+
+def validation_metric(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Returns which metric is the validation error that a table or a line shows.
+
+    It is POPULATION if the last row with a validation error has it, else MOVING_AVERAGES.
+    """
+    validated = (row for row in reversed(metrics) if row.keys() & {POPULATION, MOVING_AVERAGES})
+    return POPULATION if POPULATION in next(validated, {}) else MOVING_AVERAGES
+
+
+def is_alive(path: storage.Path, status: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote a run folder's ``running`` status may still be there.
+
+    The folder's lock tells, since another process may have the same number by now. On a disk a
+    process on another host cannot be asked, and counts as alive.
+    """
+    if status.get("status") != "running":
+        return False
+    is_here = status["host"] == socket.gethostname()
+    if not is_here and not storage.is_bucket(path):
+        return True
+    is_held = lock.is_held(path)
+    if is_held is False or not is_here:
+        return is_held is not False
+    if is_held and not storage.is_bucket(path):
+        return True
+    try:  # a lease outlives its process; without a lock that tells, the number has to do
+        os.kill(status["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def shown_status(run: Run) -> str:
+    """Returns a run's status, or "interrupted" where it says running but its process is gone."""
+    status = run.status.get("status", "queued")
+    if status == "running" and not is_alive(run.path, run.status):
+        return "interrupted"
+    return status
+
+
+def describe_status(status: Mapping[str, Any]) -> str:
+    """Returns ``diverged at step 57 of 240: the loss was ...``."""
+    text = f"{status['status']} at step {status['step']} of {status['steps']}"
+    if status.get("diverged"):
+        each = ", ".join(f"{r} at step {step}" for r, step in status["diverged"].items())
+        text += f" (diverged replicates: {each})"
+    return f"{text}: {status['reason']}" if status["reason"] else text
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns ``{"model.depth": 56, ...}`` for a nested config."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that can change a result, flat: all but `CHANGE_NO_RESULT`."""
+    return {k: v for k, v in flatten(config).items() if not changes_no_result(k)}
+
+
+def changes_no_result(key: str) -> bool:
+    """Whether a setting, by its dotted name, is one of `CHANGE_NO_RESULT`."""
+    return any(
+        key.startswith(name) if name.endswith(".") else key == name for name in CHANGE_NO_RESULT
+    )
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Returns the run's identity: 12 hex digits over all settings that can change a result."""
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_json(path: storage.Path) -> dict[str, Any]:
+    """Returns a JSON file's object, empty where there is no file; raises UserError otherwise."""
+    content = _read(path)
+    if content is None:
+        return {}
+    try:
+        return json.loads(content)
+    except ValueError as e:
+        raise UserError(f"{path} is not JSON ({e}).") from e
+
+
+def _read(path: storage.Path) -> bytes | None:
+    """Returns a file's content, None where there is none."""
+    try:
+        return storage.read_bytes(path)
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
+
+
+def refuse_other(path: str | os.PathLike[str] | storage.Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError, with the differing keys, if `path` is another config's run folder.
+
+    A config that only asks for more steps is no other one, unless the rates of the steps before
+    depend on the length.
+    """
+    there = read_json(storage.locate(path) / "config.json")
+    if not there or identity(there) == identity(config):
+        return
+    old, new = deciding(there), json.loads(json.dumps(deciding(config)))
+    absent = object()
+    differing = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+    ]
+    why = ""
+    if differing == ["steps"]:
+        if new["steps"] > old["steps"] and old["schedule.name"] in RATES_OF_ANY_LENGTH:
+            return
+        why = "a run can be made longer, not shorter; "
+        if new["steps"] > old["steps"]:
+            why = (
+                f"schedule.name={old['schedule.name']!r} spreads the rates over all steps, so this "
+                "run cannot be made longer, only a new one; "
+            )
+    elif "steps" in differing and _MOVED_BY_LENGTH.issuperset(differing):
+        why = (
+            "a run can be made longer if its schedule is given in steps (schedule.unit='steps') "
+            "and stays the same; "
+        )
+    values = (f"{k} ({old.get(k, 'absent')} there, {new.get(k, 'absent')} here)" for k in differing)
+    raise UserError(
+        f"{path} belongs to another config, which differs in {', '.join(values)}; {why}"
+        "give another --workdir or the same settings."
+    )

@@ -1,0 +1,78 @@
+"""The stem's max pool is Flax's, and its gradient goes to the first maximum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from resnet_jax.kernels.pooling import max_pool
+
+
+def theirs(x):
+    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+def gradient(pool, x, dy):
+    return jax.jit(lambda x, dy: jax.vjp(pool, x)[1](dy)[0])(x, dy)
+
+
+def drawn(dtype, *shape):
+    """Rectified noise, half of it equal, and weights of the outputs."""
+    x = jax.nn.relu(jax.random.normal(jax.random.key(0), shape)).astype(dtype)
+    dy = jax.random.normal(jax.random.key(1), theirs(x).shape).astype(dtype)
+    return x, dy
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (8, 5), (1, 2)], ids=str)
+def test_values_and_gradients_are_those_of_flax(size, dtype):
+    x, dy = drawn(dtype, 3, *size, 5)
+    assert max_pool(x).dtype == dtype
+    np.testing.assert_array_equal(*(np.asarray(f(x), np.float32) for f in (max_pool, theirs)))
+    # Up to four windows are added: in another order, and by us in float32 whatever the dtype.
+    ours, flax = gradient(max_pool, x, dy), gradient(theirs, x, dy)
+    assert ours.dtype == dtype
+    tolerance = {"float32": 1e-6, "bfloat16": 0.05}[dtype]
+    np.testing.assert_allclose(
+        *(np.asarray(dx, np.float32) for dx in (ours, flax)), rtol=tolerance, atol=tolerance
+    )
+
+
+def test_negative_values_win_over_the_padding():
+    x = -1 - jnp.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[-1, -2], [-5, -6]])
+
+
+def test_the_first_of_equal_maxima_has_the_gradient():
+    x = jnp.zeros((1, 4, 4, 1))
+    dx = gradient(max_pool, x, jnp.asarray([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1))
+    expected = np.zeros((4, 4))
+    # The first inside the picture: the padding is never a maximum.
+    expected[0, 0], expected[0, 1], expected[1, 0], expected[1, 1] = 1, 2, 3, 4
+    np.testing.assert_array_equal(dx[0, :, :, 0], expected)
+
+
+def test_nan_is_seen():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
+    assert jnp.isnan(max_pool(x)).all()  # all four windows have it
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 3, 3, 0].set(jnp.nan)
+    np.testing.assert_array_equal(
+        jnp.isnan(max_pool(x))[0, :, :, 0], [[False, False], [False, True]]
+    )
+
+
+def test_a_byte_each_is_kept():
+    x, _ = drawn("bfloat16", 2, 8, 8, 4)
+    _, pullback = jax.vjp(max_pool, x)
+    assert [(a.shape, a.dtype) for a in jax.tree.leaves(pullback)] == [((2, 4, 4, 4), jnp.int8)]
+
+
+def test_a_gradient_has_derivatives_of_its_own():
+    x, direction = drawn("float32", 2, 6, 6, 3)[0], jnp.ones((2, 6, 6, 3))
+
+    def product(pool):
+        return jax.jvp(jax.grad(lambda x: (pool(x) ** 3).sum()), (x,), (direction,))[1]
+
+    assert float(jnp.abs(product(theirs)).max()) > 1
+    np.testing.assert_allclose(product(max_pool), product(theirs), rtol=1e-5, atol=1e-5)

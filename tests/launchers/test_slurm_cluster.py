@@ -1,0 +1,196 @@
+"""The launcher on a real Slurm: two nodes, preemption, a lost node, a cancelled job."""
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from resnet_jax.runs import reader
+from tests import tiny
+from tests.launchers.try_slurm import NEEDED, NODES, Cluster
+
+absent = [name for name in NEEDED if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(absent), reason=f"not installed: {', '.join(absent)}"),
+]
+
+CELLS = ("plain-8", "resnet-8-A", "resnet-8-B")
+EVERY = 50  # steps between checkpoints
+STEPS = 2500
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    made = Cluster(tmp_path_factory.mktemp("slurm"))
+    made.start(cpus=2)
+    yield made
+    made.stop()
+
+
+def sweep(cluster, folder, *flags):
+    """Runs the sweep program on a study of small cells; returns what it printed."""
+    c = tiny.config(
+        steps=STEPS, checkpoint__every=EVERY, log__every=10, eval__every=1000, model__bn_group=8
+    )
+    before = reader.flatten(tiny.digits.get_config().to_dict())
+    after = reader.flatten(c.to_dict())
+    base = [f"--config.base.{k}={v}" for k, v in after.items() if v != before[k]]
+    base = [flag for flag in base if not flag.startswith("--config.base.model.depth")]
+    command = [
+        sys.executable, "-m", "experiments.sweep", "--config=configs/degradation_digits.py",
+        f"--workdir={folder}", "--launcher=slurm", *base, "--config.base.replicates=1",
+        "--config.grid.model.depth=(8,)", "--config.grid.model.shortcut=('none','A','B')", *flags,
+    ]  # fmt: skip
+    environment = {k: v for k, v in cluster.environment.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        command, cwd=tiny.ROOT, env=environment | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def status(folder, cell):
+    path = folder / cell
+    return reader.read(path).status if (path / "config.json").is_file() else {}
+
+
+def until(condition, what, seconds=240):
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, f"waited in vain until {what}"
+        time.sleep(0.3)
+
+
+def step_of(folder, cell):
+    rows = reader.read_metrics(folder / cell / "metrics.jsonl")
+    return rows[-1]["step"] if rows else 0
+
+
+def all_completed(folder, cells=CELLS):
+    return all(status(folder, cell).get("status") == "completed" for cell in cells)
+
+
+def jobs_of(cluster, folder):
+    """Returns {cell: (job, state, node)} as --status prints it."""
+    printed = sweep(cluster, folder, "--status")
+    found = re.findall(r"^(\S+) +\w+ +(\d+_\d+) ([A-Z]+)(?: on (\S+))?", printed, re.MULTILINE)
+    return {cell: (job, state, node) for cell, job, state, node in found}
+
+
+def launches(folder, cell):
+    """Returns the steps that each launch of a cell began at and logged."""
+    text = (folder / cell / "log.txt").read_text()
+    parts = re.split(r"(?:starting at|going on from) step (\d+)\.", text)[1:]
+    return [
+        (int(start), [int(step) for step in re.findall(rf": step (\d+)/{STEPS},", said)])
+        for start, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def assert_nothing_was_done_twice(folder, cell):
+    """Each launch began at the last checkpoint of the one before, which is at most EVERY old."""
+    found = launches(folder, cell)
+    assert found[0][0] == 0
+    for (_, logged), (start, again) in itertools.pairwise(found):
+        reached = max(logged, default=0)
+        assert start >= reached - 2 * EVERY  # a save goes on in the background for a while
+        assert all(step > start for step in again)
+    steps = [row["step"] for row in reader.read_metrics(folder / cell / "metrics.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    said = sweep(cluster, folder)
+    assert "Slurm has them as job" in said
+    until(lambda: all_completed(folder), "the undisturbed study is done")
+    for cell in CELLS:  # the variable has come through Slurm
+        log = (folder / cell / "log.txt").read_text()
+        assert f"Compiled programs are kept in {os.environ['JAX_COMPILATION_CACHE_DIR']}/" in log
+    return folder
+
+
+def test_every_cell_completes_whatever_happens_to_its_job(cluster, undisturbed, tmp_path):
+    folder = tmp_path / "a study"
+    sweep(cluster, folder, "--jobs=3")
+    until(lambda: all(step_of(folder, cell) > 2 * EVERY for cell in CELLS), "all cells train")
+    jobs = jobs_of(cluster, folder)
+    assert {state for _, state, _ in jobs.values()} == {"RUNNING"}
+    assert {node for _, _, node in jobs.values()} == set(NODES)
+    # Two cells share a node: one of them is cancelled; the other's job has to make way for a more
+    # important one. The third's node is lost.
+    by_node = {node: [c for c in CELLS if jobs[c][2] == node] for node in NODES}
+    (lost,), (preempted, cancelled) = sorted(by_node.values(), key=len)
+
+    cluster.lose_node(jobs[lost][2])
+    assert f"Cancelled: {cancelled}." in sweep(cluster, folder, "--cancel", f"--only={cancelled}")
+    cluster.run("sbatch", "--partition=high", f"--nodelist={jobs[preempted][2]}", "--exclusive",
+                f"--output={tmp_path}/high.txt", "--wrap=sleep 3")  # fmt: skip
+
+    until(lambda: status(folder, cancelled).get("status") == "preempted", "the cancelled one saved")
+    until(lambda: len(launches(folder, preempted)) == 2, "the preempted one is back")
+    until(lambda: jobs_of(cluster, folder)[lost][2] != jobs[lost][2], "the lost one is requeued")
+    cluster.start_node(jobs[lost][2])
+    assert jobs_of(cluster, folder)[cancelled][1] == "CANCELLED"
+    said = sweep(cluster, folder, "--cancel", f"--only={cancelled}")
+    assert "Cancelled: none, for none was there." in said
+
+    # The same command goes on with what was cancelled, and leaves what Slurm has alone.
+    assert "1 cells are submitted" in sweep(cluster, folder)
+    assert "There is nothing to submit." in sweep(cluster, folder)
+    until(lambda: all_completed(folder), "all cells are done")
+    for cell in CELLS:
+        assert len(launches(folder, cell)) == 2
+        assert_nothing_was_done_twice(folder, cell)
+        assert tiny.lines(folder / cell) == tiny.lines(undisturbed / cell)
+        tiny.assert_bit_equal(tiny.final_state(folder / cell), tiny.final_state(undisturbed / cell))
+    # Asked to stop, a job loses no step at all.
+    for cell in (preempted, cancelled):
+        (_, logged), (start, _) = launches(folder, cell)
+        assert max(logged) <= start < max(logged) + 10
+    assert "There is nothing to submit." in sweep(cluster, folder)
+    until(
+        lambda: {state for _, state, _ in jobs_of(cluster, folder).values()} == {"COMPLETED"},
+        "Slurm has noticed",
+    )
+
+
+def test_a_cell_over_two_nodes_is_preempted_and_goes_on(cluster, tmp_path):
+    only = ("--only=resnet-8-A", "--nodes=2", "--time=10:00")
+    sweep(cluster, tmp_path / "whole", *only)
+    cell = ["resnet-8-A"]
+    until(lambda: all_completed(tmp_path / "whole", cell), "the undisturbed one is done")
+    folder = tmp_path / "study"
+    sweep(cluster, folder, *only)
+    until(lambda: step_of(folder, cell[0]) > 2 * EVERY, "it trains")
+    cluster.run("sbatch", "--partition=high", f"--nodelist={NODES[1]}", "--exclusive",
+                f"--output={tmp_path}/high.txt", "--wrap=sleep 3")  # fmt: skip
+    until(lambda: all_completed(folder, cell), "it is done")
+    found = reader.read(folder / cell[0])
+    assert len(found.environment["hosts"]) == len(found.environment["devices"]) == 2
+    assert len(launches(folder, cell[0])) == 2
+    assert_nothing_was_done_twice(folder, cell[0])
+    (_, logged), (start, _) = launches(folder, cell[0])
+    assert max(logged) <= start < max(logged) + 10
+    assert tiny.lines(folder / cell[0]) == tiny.lines(tmp_path / "whole" / cell[0])
+
+
+def test_a_job_that_cannot_be_is_one_sentence(cluster, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", "--config=configs/degradation_digits.py",
+         f"--workdir={tmp_path / 'study'}", "--launcher=slurm", "--partition=none"],
+        cwd=tiny.ROOT, env=cluster.environment | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: sbatch failed: Batch job submission failed: Invalid partition")
+    assert "Traceback" not in done.stderr

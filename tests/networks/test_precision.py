@@ -1,0 +1,92 @@
+"""Every product of float32 numbers has the precision that the run's config names."""
+
+import functools
+import importlib.util
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.compiled import target
+from resnet_jax import settings
+from resnet_jax.data.augment import Augmentation
+from resnet_jax.networks.architectures import Architecture
+from resnet_jax.networks.resnet import ResNet
+from resnet_jax.runs import reader
+from tests import tiny
+from tests.parallel.test_mesh import SEEDS, Setup
+
+
+@functools.cache
+def products(precision, dtype="float32"):
+    """Returns the precisions of each convolution and matrix product of all of a run's programs."""
+    setup = Setup(1, 1, 1, model__precision=precision, model__dtype=dtype, model__shortcut="B")
+    state = setup.programs.start(SEEDS)
+    seeds, arrays, batch = setup.arguments(0)
+    images = np.zeros((8, 1, 8, 8, 1), np.uint8)
+    evaluated = ((images,), np.zeros(8, np.int32), np.ones(8, bool))
+    lowered = [
+        setup.programs.train_steps.lower(state, seeds, arrays, batch),
+        setup.programs.moments_step.lower(state.evaluated, seeds, 0, arrays, batch),
+        setup.programs.eval_steps[False].lower(state.evaluated, *evaluated),
+    ]
+    lines = [
+        line
+        for program in lowered
+        for line in program.as_text().splitlines()
+        if re.search(r"stablehlo\.(convolution|dot_general|dot)\b", line)
+    ]
+    return [re.findall(r"\b(HIGHEST|HIGH|DEFAULT)\b", line) for line in lines]
+
+
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_it_is_that_of_every_product_of_a_run(precision):
+    found = products(precision)
+    # Forward, and two gradients of all but the first layer, of four seeds; moments; evaluation.
+    assert len(found) > 5 * 4 * 8
+    allowed = [["HIGHEST"] * 2] if precision == "highest" else [[], ["DEFAULT"] * 2]
+    assert all(each in allowed for each in found)
+
+
+def test_a_shift_of_colours_is_float32_whatever_the_network_is():
+    augmentation = Augmentation(0, False, color=True)
+    draws = augmentation.draw(jax.random.key(0), 2)
+    text = jax.jit(augmentation).lower(draws, jnp.zeros((2, 4, 4, 3))).as_text()
+    (product,) = [line for line in text.splitlines() if "dot_general" in line]
+    assert "precision = [HIGHEST, HIGHEST]" in product
+
+
+def test_it_is_part_of_a_runs_identity_and_the_papers_is_float32():
+    paper, other = (
+        settings.resolve(tiny.config(model__precision=precision))
+        for precision in ("highest", "high")
+    )
+    assert settings.resolve(tiny.config()).model.precision == "highest"
+    assert reader.identity(paper.to_dict()) != reader.identity(other.to_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "count"), [("highest", 11), ("default", 0)])
+@pytest.mark.parametrize(("chip", "package"), [("H200", "jax_cuda13_plugin"), ("v5e", "libtpu")])
+def test_it_reaches_the_program_of_a_chip(chip, package, precision, count):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    model = ResNet(
+        Architecture("basic", (1,), (64,)), num_classes=100, shortcut="B", precision=precision
+    )
+    x = np.ones((8, 8, 8, 64), np.float32)
+    variables = jax.eval_shape(lambda: dict(model.init(jax.random.key(0), x, train=True)))
+
+    def loss(variables, x):
+        logits, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
+        return (logits**2).mean()
+
+    here = jax.sharding.SingleDeviceSharding(target.named(chip))
+    shapes = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), (variables, x)
+    )
+    text = jax.jit(jax.grad(loss)).lower(*shapes).compile().as_text()
+    # Three convolutions and the classifier, each with two gradients, but for that of the images.
+    assert text.count("operand_precision={highest,highest}") == count

@@ -1,0 +1,325 @@
+"""However seeds that share a device are computed, each is the seed trained alone."""
+
+import functools
+import importlib.util
+import re
+from collections import Counter
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.compiled import target
+from benchmarks.peers import ours
+from resnet_jax import settings
+from resnet_jax.data.order import TRAIN
+from resnet_jax.dispatch import spans
+from resnet_jax.kernels.convolution import one_by_one
+from resnet_jax.networks.architectures import Architecture
+from resnet_jax.networks.resnet import ResNet
+from resnet_jax.objective import cross_entropy
+from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel.seeds import BY, choose, convolution_and_product, over_replicates
+from resnet_jax.runs import environment, reader
+from resnet_jax.runs.disk_checkpoints import DiskCheckpoints
+from resnet_jax.state import NEVER
+from tests import tiny
+from tests.parallel.test_devices import relative_difference
+from tests.parallel.test_mesh import SEEDS, Setup
+
+WAYS = BY[1:]
+QUICKLY = {"xla_backend_optimization_level": "0"}  # compiling takes longer than running
+OPTIONS = {"data__pad": 1, "data__flip": "on", "model__bn_group": 4, "model__shortcut": "B"}
+
+
+@functools.cache  # each is compiled once for all tests
+def one_device(way, **overrides):
+    return Setup(1, 1, 1, replicates_by=way, **(OPTIONS | overrides))
+
+
+def program(setup):
+    """Returns the text of the training step, not yet compiled."""
+    state = setup.programs.start(SEEDS)
+    return setup.programs.train_steps.lower(state, *setup.arguments(0)).as_text()
+
+
+def features(text):
+    """What tells the ways' programs apart; no product or convolution may have several groups."""
+    groups = re.findall(r"(?:feature|batch)_group_count = (\d+)", text)
+    products_of_several = re.findall(r"dot_general.* batching_dims", text)
+    return {
+        "convolutions": text.count("stablehlo.convolution"),
+        "grouped": sum(int(count) > 1 for count in groups) + len(products_of_several),
+        "additions": text.count("stablehlo.add"),
+        "loops": text.count("stablehlo.while"),
+    }
+
+
+def test_each_way_is_another_program():
+    found = {way: features(program(one_device(way))) for way in WAYS}
+    alone = features(program(Setup(4, 4, 1, **OPTIONS)))  # a seed a device
+    assert alone["convolutions"] > 20
+    assert alone["grouped"] == 0
+    for way in WAYS:
+        assert found[way]["grouped"] == 0
+    assert found["separate"]["convolutions"] >= 3 * alone["convolutions"]
+    assert found["separate"]["additions"] < 2 * alone["additions"]
+    assert found["unroll"]["convolutions"] == 4 * alone["convolutions"]
+    assert found["unroll"]["additions"] > 3 * alone["additions"]
+    assert found["loop"]["convolutions"] == alone["convolutions"]
+    assert found["loop"]["loops"] > alone["loops"]
+
+
+@pytest.mark.slow
+def test_on_a_tpu_no_product_sees_two_seeds():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+
+    def products(seeds):
+        config = ours.resolve("cifar", 8, batch_size=8, scan="off", replicates=seeds)
+        config.replicates_by = "separate"
+        programs, others = ours.shapes(config, target.named("v5e"))
+        text = programs.train_steps.lower(programs.state, *others).compile().as_text()
+        # For a TPU matrix products are convolutions, too. What follows a shape is its layout.
+        return Counter(re.findall(r"= (\w+\[[0-9,]+\])\S* convolution\(", text))
+
+    one = products(1)
+    assert one.total() > 3 * 7
+    assert products(3) == Counter({shape: 3 * count for shape, count in one.items()})
+
+
+@functools.cache
+def alone(steps):
+    """Returns each seed's state, trained in a run of its own."""
+    setup, states = one_device("unroll", replicates=1), []
+    train = setup.data.train
+    for seed in SEEDS:
+        only = np.array([seed], np.int32)
+        state = setup.programs.start(only)
+        found = train.batches(only, spans(range(steps)), setup.config.batch_size, 1, TRAIN)
+        for batch in found:
+            state, metrics = setup.programs.train_steps(state, only, train.arrays, batch)
+        states.append(jax.device_get((state, metrics)))
+    return states
+
+
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=pytest.mark.slow if way == "unroll" else []) for way in WAYS],
+)
+def test_every_way_is_the_seed_trained_alone(way):
+    setup = one_device(way)
+    state = setup.programs.start(SEEDS)
+    for number in range(4):
+        state, metrics = setup.programs.train_steps(state, *setup.arguments(number))
+    together = jax.device_get((state, metrics))
+    for r, theirs in enumerate(alone(4)):
+        ours = jax.tree.map(lambda a, r=r: a[r], together)
+        theirs = jax.tree.map(lambda a: a[0], theirs)
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+        assert relative_difference(ours[0].params, theirs[0].params) < 1e-4
+        assert relative_difference(ours[0].batch_stats, theirs[0].batch_stats) < 1e-4
+        np.testing.assert_allclose(ours[1]["train/loss"], theirs[1]["train/loss"], rtol=1e-4)
+    first, second = (alone(4)[r][0].params for r in (0, 1))
+    assert relative_difference(first, second) > 0.5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_evaluates_alike(way):
+    def evaluated(way):
+        setup = one_device(way)
+        return setup.evaluate(setup.programs.start(SEEDS))
+
+    (their_statistics, theirs), (statistics, result) = evaluated("unroll"), evaluated(way)
+    assert relative_difference(their_statistics, statistics) < 1e-5
+    np.testing.assert_allclose(theirs["loss"], result["loss"], rtol=1e-5)
+    np.testing.assert_allclose(theirs["error"], result["error"], atol=0.6)  # one of 180 images
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_may_go_on_another_way(tmp_path, way):
+    there, here = one_device("unroll"), one_device(way)
+    assert reader.identity(here.config.to_dict()) == reader.identity(there.config.to_dict())
+    state = there.train(2)
+    checkpoints = DiskCheckpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(2, there.programs.to_saved(state))
+    checkpoints.wait()
+    restored = here.programs.from_saved(checkpoints.restore(here.programs.saved_state))
+    checkpoints.close()
+    tiny.assert_bit_equal(jax.device_get(state), jax.device_get(restored))
+    ours, _ = here.programs.train_steps(restored, *here.arguments(2))
+    theirs, _ = there.programs.train_steps(state, *there.arguments(2))
+    assert relative_difference(theirs.params, ours.params) < 1e-4
+
+
+SHARED = {"model__width": 1.0, "model__bn_group": 4, "batch_size": 32, "data__pad": 1}
+
+
+@functools.cache
+def trained_whole():
+    return jax.device_get(Setup(1, 1, 1, replicates_by="unroll", **SHARED).train(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_shares_out_batches_and_parameters(way):
+    # Two seeds a place; of each batch a half over the data axis, a half of that over fsdp, and
+    # that in two parts.
+    setup = Setup(8, 2, 2, replicates_by=way, accumulate=2, **SHARED)
+    assert tuple(setup.mesh.shape.values()) == (2, 2, 2)
+    state = setup.train(2)
+    assert jax.tree.map(lambda a: a.sharding, state) == setup.programs.state_shardings
+    assert relative_difference(trained_whole().params, state.params) < 1e-4
+    assert relative_difference(trained_whole().batch_stats, state.batch_stats) < 1e-4
+
+
+def test_a_seed_with_a_device_of_its_own_is_not_batched_at_all():
+    texts = {program(Setup(4, 4, 1, replicates_by=way)) for way in BY}
+    assert len(texts) == 1
+    assert len({program(Setup(4, 2, 1, replicates_by=way)) for way in WAYS}) == len(WAYS)
+
+
+def mesh_of(platform, places):
+    device = SimpleNamespace(platform=platform)
+    return SimpleNamespace(shape={meshes.REPLICATES: places}, devices=np.array([device]))
+
+
+@pytest.mark.parametrize(
+    ("by", "platform", "places", "side", "chosen"),
+    [
+        ("auto", "cpu", 1, 32, "separate"),
+        ("auto", "gpu", 1, 32, "separate"),
+        ("auto", "tpu", 2, 32, "separate"),
+        ("auto", "gpu", 1, 64, "separate"),
+        ("auto", "gpu", 1, 65, "loop"),
+        ("auto", "gpu", 1, 224, "loop"),
+        ("auto", "gpu", 4, 32, "unroll"),
+        ("loop", "gpu", 4, 32, "unroll"),
+        ("unroll", "gpu", 1, 32, "unroll"),
+        ("separate", "cpu", 1, 32, "separate"),
+        ("loop", "cpu", 2, 32, "loop"),
+    ],
+)
+def test_what_is_chosen(by, platform, places, side, chosen):
+    c = settings.resolve(tiny.config(replicates=4, replicates_by=by))
+    c.data.image_size = side
+    assert choose(c, mesh_of(platform, places)) == chosen
+
+
+@pytest.mark.parametrize(
+    ("steps", "side", "chosen"),
+    [(1000, 8, "separate"), (1001, 8, "unroll"), (62, 32, "separate"), (63, 32, "unroll")],
+)
+def test_a_cpu_compiles_longer_for_long_training(steps, side, chosen):
+    c = settings.resolve(tiny.config(replicates=4, steps=steps))
+    c.data.image_size = side
+    assert choose(c, mesh_of("cpu", 1)) == chosen
+    c.replicates_by = "separate"
+    assert choose(c, mesh_of("cpu", 1)) == "separate"
+
+
+def test_a_run_says_which_way_it_went():
+    for way in ("loop", "auto"):
+        setup = one_device(way)
+        facts = environment.describe(setup.config, setup.programs.model, setup.data, setup.mesh)
+        assert facts["replicates_by"] == ("separate" if way == "auto" else way)
+        assert facts["network"] == environment.describe(
+            setup.config, setup.programs.model.clone(convolution=one_by_one), setup.data, setup.mesh
+        )["network"]  # fmt: skip
+
+
+def others_of(tree, gone=1):
+    """Returns what belongs to all seeds but one."""
+    return jax.tree.map(lambda a: np.delete(np.asarray(a), gone, axis=0), tree)
+
+
+@functools.cache
+def small_step(way, preactivation):
+    """Returns compiled step(variables, images, factors on the logits), and its healthy arguments.
+
+    Every kind of layer is in it; the results are losses, logits, statistics and gradients.
+    """
+    convolution, product = convolution_and_product(way)
+    model = ResNet(
+        Architecture("bottleneck" if preactivation else "basic", (2, 1), (4, 8)),
+        num_classes=3,
+        shortcut="B",
+        stem="cifar" if preactivation else "imagenet",
+        preactivation=preactivation,
+        convolution=convolution,
+        product=product,
+    )
+    images = jax.random.normal(jax.random.key(0), (3, 4, 16, 16, 3))
+    variables = jax.jit(
+        jax.vmap(lambda key: dict(model.lazy_init(key, images[0], train=True))),
+        compiler_options=QUICKLY,
+    )(jax.random.split(jax.random.key(1), 3))
+
+    def step(variables, images_BHWC, factor):
+        def loss(params, images_BHWC):
+            state = variables | {"params": params}
+            logits, updated = model.apply(state, images_BHWC, train=True, mutable=["batch_stats"])
+            labels = jnp.arange(len(images_BHWC)) % 3
+            return cross_entropy(factor * logits, labels, 0.0).mean(), (logits, updated)
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+            variables["params"], images_BHWC
+        )
+
+    arguments = (variables, images, jnp.ones(3))
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    mapped = jax.jit(over_replicates(step, 3, (0, 0, 0), mesh, way), compiler_options=QUICKLY)
+    return mapped.lower(*arguments).compile(), arguments
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30], ids=str)
+@pytest.mark.parametrize("place", ["weights", "images", "gradient"])
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_is_not_finite_in_one_seed_leaves_the_others_alone(
+    way, preactivation, place, value
+):
+    step, (variables, images, factors) = small_step(way, preactivation)
+    healthy = step(variables, images, factors)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(healthy))
+    if place == "weights":
+        kernel = variables["params"]["stage1_block2"]["conv1"]["kernel"]
+        broken = jax.tree.map(lambda a: a.at[1, ..., 0].set(value) if a is kernel else a, variables)
+        sick = step(broken, images, factors)
+    elif place == "images":
+        sick = step(variables, images.at[1, 0, 3, 3, 0].set(value), factors)
+    else:
+        sick = step(variables, images, factors.at[1].set(value))
+    tiny.assert_bit_equal(others_of(healthy), others_of(sick))
+    assert any((np.asarray(a)[1] != np.asarray(b)[1]).any() for a, b in zip(
+        jax.tree.leaves(healthy), jax.tree.leaves(sick), strict=True
+    ))  # fmt: skip
+
+
+@functools.cache
+def three_steps(way, value=None):
+    """Returns the state, metrics and evaluation after three steps; seed 1 breaks before the third.
+
+    Args:
+      way: one of WAYS.
+      value: of all of seed 1's weights from then on; None for a healthy run.
+    """
+    setup = one_device(way)
+    state = setup.programs.start(SEEDS)
+    for number in range(3):
+        if number == 2 and value is not None:
+            params = jax.tree.map(lambda a: a.at[1].set(value), state.params)
+            state = state.replace(params=params)
+        state, metrics = setup.programs.train_steps(state, *setup.arguments(number))
+    return jax.device_get((state, metrics, setup.evaluate(state)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_seed_that_breaks_in_mid_run_diverges_alone(way, value):
+    healthy, sick = three_steps(way), three_steps(way, value)
+    tiny.assert_bit_equal(others_of(healthy), others_of(sick))
+    assert sick[1]["diverged_at"].tolist() == [NEVER, 3, NEVER, NEVER]
+    assert healthy[1]["diverged_at"].tolist() == [NEVER] * 4

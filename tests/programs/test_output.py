@@ -1,0 +1,124 @@
+"""Nobody needs to watch: what happens to a terminal or a pipe never stops the work."""
+
+import json
+import os
+import pathlib
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from experiments.cli import output
+from resnet_jax.runs import reader
+from tests import tiny
+from tests.report import fixture
+from tests.study.test_scheduling import STUDY, running, statuses, until
+
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("describe", DIGITS), ("sweep", "--help")],
+    ids=" ".join,
+)
+def test_a_reader_that_has_ended_is_no_error(arguments):
+    reader, pipe = os.pipe()
+    os.close(reader)
+    program, *flags = arguments
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{program}", *flags],
+        cwd=tiny.ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_report_is_whole_if_nobody_reads_what_is_printed(tmp_path):
+    study = fixture.study(tmp_path / "study", depths=(8, 14), replicates=2)
+    reader, pipe = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "experiments.compare", str(study), f"--out={tmp_path / 'r'}"]
+    done = subprocess.run(command, cwd=tiny.ROOT, stdout=pipe, stderr=pipe)
+    os.close(pipe)
+    assert done.returncode == 0
+    assert (tmp_path / "r" / "index.html").stat().st_size > 1000
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_is_lost_is_one_sentence():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.describe", DIGITS],
+            cwd=tiny.ROOT, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: stdout could not be written: No space left on device.\n"
+
+
+@pytest.mark.slow
+def test_training_needs_neither_stdout_nor_stderr(tmp_path):
+    command = tiny.command(tmp_path, steps=3)
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    done = subprocess.run(closed, cwd=tiny.ROOT, env=tiny.environment())
+    assert done.returncode == 0
+    assert reader.read(tmp_path).status["status"] == "completed"
+
+
+def test_what_is_opened_later_does_not_get_the_number_of_a_closed_stream(tmp_path):
+    program = (
+        "import os, sys; from experiments.cli import output; output.install(); "
+        f"f = open({str(tmp_path / 'data')!r}, 'w'); os.write(2, b'from C++'); f.close(); "
+        "print('hidden'); print('hidden', file=sys.stderr)"
+    )
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(closed, cwd=tiny.ROOT).returncode == 0
+    assert (tmp_path / "data").read_bytes() == b""
+
+
+def sweep_on_a_terminal(workdir, first, cells):
+    """Starts a sweep of fake cells that owns a new terminal; returns it and the other end.
+
+    `first` is a shell command to run before.
+    """
+    master, slave = pty.openpty()
+    program = [sys.executable, "-m", "tests.study.sweep_fake", STUDY, f"--workdir={workdir}"]
+    # The first terminal that the leader of a session opens is its own, and tells it of a hang-up.
+    shell = f'{first}; exec "$@" <{os.ttyname(slave)} >{os.ttyname(slave)} 2>&1'
+    sweep = subprocess.Popen(
+        ["sh", "-c", shell, "sh", *program, "--jobs=2"],
+        cwd=tiny.ROOT, start_new_session=True,
+        env=tiny.environment() | {"JAX_PLATFORMS": "cpu", "FAKE_CELLS": json.dumps(cells)},
+    )  # fmt: skip
+    until(lambda: len(running(workdir)) == 2)
+    os.read(master, 1 << 16)  # the overview, or what was said before it
+    os.close(slave)
+    return sweep, master
+
+
+def test_a_sweep_whose_terminal_is_gone_trains_all_its_cells(tmp_path):
+    sweep, master = sweep_on_a_terminal(tmp_path, "trap '' HUP", {})
+    os.close(master)
+    assert sweep.wait(timeout=60) == 0
+    assert set(statuses(tmp_path).values()) == {"completed"}
+    assert len(statuses(tmp_path)) == 4
+
+
+def test_a_sweep_whose_terminal_hangs_up_has_its_cells_save(tmp_path):
+    cells = {"plain-56": "wait", "resnet-56-A": "linger"}
+    sweep, master = sweep_on_a_terminal(tmp_path, ":", cells)
+    os.close(master)
+    assert sweep.wait(timeout=60) == 42
+    assert statuses(tmp_path) == {
+        "plain-56": "preempted", "resnet-56-A": "preempted",
+        "plain-20": "queued", "resnet-20-A": "queued",
+    }  # fmt: skip
+
+
+def test_any_character_can_be_printed(tmp_path):
+    with open(tmp_path / "out", "w", encoding="ascii") as f:
+        shown = output.Display(f)
+        shown.write("7.1 ± 0.2")
+        shown.flush()
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "7.1 \\xb1 0.2"

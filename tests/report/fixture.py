@@ -1,0 +1,184 @@
+"""Writes run folders with numbers known beforehand, as the trainer would leave them."""
+
+import copy
+import json
+import math
+import pathlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from configs import base, cifar10
+from resnet_jax import settings
+from resnet_jax.runs import reader
+from tests import tiny
+
+CHANGES: dict[str, Any] = {
+    "batch_size": 100,
+    "steps": 100,
+    "eval__every": 20,
+    "eval__views": ["ten_crop"],
+    "log__every": 10,
+}
+# The paper's recipe on CIFAR-10, but for its length and seeds; pass steps=64000.
+PAPER = {
+    key.replace(".", "__"): value
+    for key, value in reader.flatten(settings.resolve(cifar10.get_config()).to_dict()).items()
+    if key not in ("seed", "replicates", "steps", "model.depth", "model.shortcut")
+}
+ENVIRONMENT: dict[str, Any] = {
+    "command": "python -m experiments.train --config=configs/digits.py",
+    "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True},
+    "packages": {"jax": "0.10.2", "flax": "0.12.8"},
+    "python": "3.11.4",
+    "devices": ["NVIDIA H100"],
+    "hosts": ["node-1"],
+    "started": "2026-01-02T03:04:05+00:00",
+    "network": {"parameters": 269722, "mult_adds": 40551808, "projections": 0},
+    "data": {
+        "name": "digits",
+        "train": 2000,
+        "validation": 180,
+        "test": 360,
+        "classes": 10,
+        "image_shape": [8, 8, 1],
+        "note": "",
+    },
+    "resumed": [],
+}
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """Returns the base config, as JSON has it, with changes such as ``model__depth=56``."""
+    changed = base.get_config().to_dict()
+    tiny.override(changed, CHANGES | changes)
+    return json.loads(json.dumps(changed))
+
+
+def lines(steps: Sequence[int], train: Any, **last: Any) -> list[dict[str, Any]]:
+    """Returns a line for each step with its training error; `last` is added to the last one.
+
+    Names in `last` spell the slash as two underscores: ``test__error``.
+    """
+    rows = [
+        {
+            "step": step,
+            "train/error": error,
+            "train/loss": [1.0] * len(error) if isinstance(error, list) else 1.0,
+        }
+        for step, error in zip(steps, train, strict=True)
+    ]
+    rows[-1] |= {key.replace("__", "/"): value for key, value in last.items()}
+    return rows
+
+
+def flat(train: Any, validation: Any = 30.0, test: Any = 31.0) -> list[dict[str, Any]]:
+    """Returns a completed run of 100 steps whose training error never changes."""
+    return lines(
+        range(10, 101, 10),
+        [train] * 10,
+        validation__error=validation,
+        validation__error_population=validation,
+        test__error=test,
+    )
+
+
+def write(
+    path: pathlib.Path,
+    metrics: list[dict[str, Any]],
+    status: str = "completed",
+    *,
+    note: str = "",
+    train_examples: int = 2000,
+    parameters: int = 269722,
+    environment: bool = True,
+    more: dict[str, Any] | None = None,
+    **changes: Any,
+) -> pathlib.Path:
+    """Writes one run folder and returns it; `more` goes into status.json."""
+    settings = config(**changes)
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(settings))
+    if environment:
+        facts = copy.deepcopy(ENVIRONMENT)
+        facts["data"] |= {"name": settings["data"]["name"], "note": note, "train": train_examples}
+        facts["network"]["parameters"] = parameters
+        (path / "environment.json").write_text(json.dumps(facts))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    (path / "status.json").write_text(
+        json.dumps(
+            {
+                "status": status,
+                "step": metrics[-1]["step"] if metrics else 0,
+                "steps": settings["steps"],
+                "reason": "",
+                "device_seconds": 12.5,
+                "host": "another-host",  # whose processes cannot be asked: running stays running
+                "pid": 1,
+                **(more or {}),
+            }
+        )
+    )
+    return path
+
+
+def study(
+    folder: pathlib.Path,
+    *,
+    depths: Sequence[int] = (8, 14, 20, 32),
+    shortcuts: Sequence[str] = ("none", "A"),
+    steps: int = 1000,
+    every: int = 10,
+    replicates: int = 5,
+    note: str = "",
+    **changes: Any,
+) -> pathlib.Path:
+    """Writes a study of noisy curves in which plain nets degrade with depth and residual do not."""
+    for shortcut in shortcuts:
+        for depth in depths:
+            name = f"plain-{depth}" if shortcut == "none" else f"resnet-{depth}-{shortcut}"
+            write(
+                folder / name,
+                curve(depth, shortcut, steps, every, replicates),
+                note=note,
+                parameters=10_000 * depth,
+                model__depth=depth,
+                model__shortcut=shortcut,
+                steps=steps,
+                replicates=replicates,
+                **changes,
+            )
+    return folder
+
+
+def curve(
+    depth: int, shortcut: str, steps: int, every: int, replicates: int
+) -> list[dict[str, Any]]:
+    """Returns noisy, falling errors; the same arguments give the same numbers."""
+    dice = random.Random(f"{depth}{shortcut}")
+    floor = 2 + depth / 3 if shortcut == "none" else 6 - depth / 10
+    speed = steps / (12 if shortcut == "none" else 20)
+    own = [floor + dice.gauss(0, 0.4) for _ in range(replicates)]
+
+    def each(of: Callable[[float], float]) -> Any:
+        values = [round(min(100.0, max(0.0, of(base))), 4) for base in own]
+        return values if replicates > 1 else values[0]
+
+    rows: list[dict[str, Any]] = []
+    for step in range(every, steps + 1, every):
+        fall = 88 * math.exp(-step / speed)
+        row: dict[str, Any] = {
+            "step": step,
+            "train/error": each(lambda base: base + fall + dice.gauss(0, 1.2)),  # noqa: B023 - called at once
+            "train/loss": each(lambda base: base / 10),
+            "time/images_per_second": 5000.0,
+        }
+        if step % (5 * every) == 0 or step == steps:
+            row["validation/error"] = each(
+                lambda base: 1.2 * base + fall + 3 + dice.gauss(0, 0.5)  # noqa: B023 - called at once
+            )
+        rows.append(row)
+    rows[-1]["validation/error_population"] = each(lambda base: 1.2 * base + 3)
+    rows[-1]["test/error"] = each(lambda base: 1.2 * base + 3.5)
+    rows[-1]["test/loss"] = each(lambda base: base / 8)
+    return rows

@@ -1,0 +1,212 @@
+"""The page in a real browser, opened as a file: what a reader sees and can do."""
+
+import json
+import pathlib
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from experiments import compare
+from tests.report import fixture
+
+CHROMIUM = pathlib.Path("/usr/bin/chromium")
+DRIVER = pathlib.Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM.exists() and DRIVER.exists()),
+    reason="needs the Debian packages chromium and chromium-driver",
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    fixture.study(folder / "digits", shortcuts=("none", "A", "B"), depths=(8, 14, 20))
+    note = "JPEG-coded copies of the images: errors run above those on the original pixels"
+    cifar = {"depths": (20, 56), "data__name": "cifar10", "note": note}
+    fixture.study(folder / "cifar", **cifar)
+    # Labels of groups on the same data name settings: long words on the page.
+    fixture.study(folder / "adam", **cifar, optimizer__name="adam", batch_size=64, steps=400)
+    studies = [str(folder / name) for name in ("digits", "cifar", "adam")]
+    arguments = [*studies, f"--out={folder / 'out'}"]
+    assert compare.main(arguments) == 0
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def browser(out, tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, out):
+    resize(browser, 1400)
+    browser.get((out / "index.html").as_uri())
+    drawn(browser)
+    return browser
+
+
+def resize(browser, width):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+
+
+def drawn(browser):
+    count = (
+        "return [...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg'))"
+    )
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(count))
+
+
+def lines_in(browser, plot):
+    """Returns how many lines the plot really draws (bands have no line)."""
+    return browser.execute_script(
+        "const plot = document.getElementById(arguments[0]);"
+        "return [...plot.querySelectorAll('.scatterlayer .trace path.js-line')]"
+        ".filter(p => p.getAttribute('d') && parseFloat(p.style.strokeWidth) > 0).length",
+        plot,
+    )
+
+
+def test_numbers_on_the_page_are_those_of_the_summary(page, out):
+    summary = json.loads((out / "summary.json").read_text())
+    for cell in summary["cells"]:
+        table = f'table[data-group="{cell["group"]}"]'
+        for metric in ("train_error", "validation_error", "test_error"):
+            place = f'{table} [data-cell="{cell["name"]}"][data-metric="{metric}"]'
+            mean, std = page.find_element(By.CSS_SELECTOR, place).text.split(" ± ")
+            assert float(mean) == pytest.approx(cell[metric]["mean"], abs=0.006)
+            assert float(std) == pytest.approx(cell[metric]["std"], abs=0.006)
+    for claim in summary["claims"]:
+        row = f'tr[data-claim="{claim["id"]}"][data-group="{claim["group"]}"]'
+        verdict = page.find_element(By.CSS_SELECTOR, f"{row} [data-field=verdict]")
+        assert verdict.text == claim["verdict"]
+        shown = page.find_element(By.CSS_SELECTOR, f"{row} [data-field=difference]").text
+        numbers = [float(word.strip("[],")) for word in shown.split()]
+        assert numbers == pytest.approx([claim["difference"], *claim["ci95"]], abs=0.006)
+
+
+def test_a_curve_tells_its_values_where_one_points(page, out):
+    plot = page.find_element(By.ID, "curves-0-0")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    # The middle of the deepest plain net's validation curve, in pixels from the plot's corner.
+    x, y, step, value = page.execute_script(
+        """const plot = arguments[0], full = plot._fullLayout;
+        const curve = plot.data.find(t => t.meta === 'plain-20/validation' && t.hovertemplate);
+        const i = Math.floor(curve.x.length / 2);
+        return [full.xaxis._offset + full.xaxis.l2p(curve.x[i]),
+                full.yaxis._offset + full.yaxis.l2p(curve.y[i]), curve.x[i], curve.y[i]]""",
+        plot,
+    )
+    size = plot.size
+    actions = ActionChains(page)
+    actions.move_to_element_with_offset(plot, x - size["width"] / 2 - 3, y - size["height"] / 2)
+    actions.pause(0.2).move_by_offset(3, 0).pause(0.2).perform()
+    text = WebDriverWait(page, 5).until(
+        lambda b: b.execute_script(
+            "return document.querySelector('#curves-0-0 .hoverlayer').textContent"
+        )
+    )
+    assert "plain-20, validation error" in text
+    assert f"iteration {step:,}" in text
+    assert f"{value:.2f} ± " in text
+    assert "n = 5" in text
+
+
+def test_the_legend_switches_a_curve_with_its_band(page):
+    before = lines_in(page, "curves-0-0"), lines_in(page, "curves-0-1")
+    assert before == (6, 12)
+    button = page.find_element(By.CSS_SELECTOR, 'button[data-curve="plain-20/validation"]')
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    WebDriverWait(page, 5).until(lambda b: lines_in(b, "curves-0-0") == 5)
+    shown = page.execute_script(
+        "return document.getElementById('curves-0-0').data"
+        ".filter(t => t.visible !== false).map(t => t.meta)"
+    )
+    assert "plain-20/validation" not in shown
+    assert lines_in(page, "curves-0-1") == 12
+    button.click()
+    WebDriverWait(page, 5).until(lambda b: lines_in(b, "curves-0-0") == 6)
+
+
+def test_kinds_of_curves_are_switched_together(page):
+    page.find_element(By.CSS_SELECTOR, '.toolbar button[data-show="validation"]').click()
+    WebDriverWait(page, 5).until(lambda b: lines_in(b, "curves-0-0") == 3)
+    assert lines_in(page, "curves-0-1") == 6
+    assert lines_in(page, "curves-1-0") == 4  # another figure
+    page.find_element(By.CSS_SELECTOR, '.toolbar button[data-show="training validation"]').click()
+    WebDriverWait(page, 5).until(lambda b: lines_in(b, "curves-0-0") == 6)
+
+
+def test_panels_zoom_together(page):
+    ranges = """return ['curves-0-0', 'curves-0-1', 'curves-1-0'].map(id => {
+        const full = document.getElementById(id)._fullLayout;
+        return [...full.xaxis.range, ...full.yaxis.range]; })"""
+    plain, residual, other = page.execute_script(ranges)
+    assert plain == residual
+    plot = page.find_element(By.ID, "curves-0-0")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    actions = ActionChains(page)
+    actions.move_to_element(plot).click_and_hold().move_by_offset(120, 70).release().perform()
+    WebDriverWait(page, 5).until(lambda b: b.execute_script(ranges)[1] != residual)
+    zoomed, followed, untouched = page.execute_script(ranges)
+    assert zoomed == followed
+    assert zoomed[1] - zoomed[0] < plain[1] - plain[0]
+    assert zoomed[3] - zoomed[2] < plain[3] - plain[2]
+    assert untouched == other
+
+
+@pytest.mark.parametrize("width", [340, 400, 1021, 1400])
+def test_nothing_is_wider_than_the_window(page, width, tmp_path):
+    resize(page, width)
+    page.refresh()
+    drawn(page)
+    for details in page.find_elements(By.TAG_NAME, "details"):
+        page.execute_script("arguments[0].open = true", details)
+    scroll, inner = page.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert scroll <= inner
+    wide = page.execute_script(
+        "return [...document.querySelectorAll('main *')].filter(e => !e.closest('svg') &&"
+        "e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert wide == []
+    page.save_screenshot(str(tmp_path / f"page-{width}.png"))
+
+
+def test_the_browser_has_nothing_to_complain_of_and_asks_for_nothing(page):
+    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    requests = [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+        and event["params"]["documentURL"].startswith("file:")  # not the browser's own start page
+    ]
+    assert any(url.endswith("index.html") for url in requests), "the log of requests proves nothing"
+    assert {url.split(":")[0] for url in requests} <= {"file", "data", "blob"}

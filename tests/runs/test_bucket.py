@@ -1,0 +1,322 @@
+"""A run and a study whose folders are in a bucket, through real servers and their own clients."""
+
+import signal
+import subprocess
+import tempfile
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax import settings
+from resnet_jax.errors import RunError
+from resnet_jax.programs import initializer
+from resnet_jax.runs import lock, reader, storage
+from resnet_jax.runs.checkpoints import open_checkpoints
+from resnet_jax.runs.disk_checkpoints import OtherStateError
+from tests import tiny
+from tests.parallel import test_processes
+from tests.runs import buckets
+
+LONG = {"steps": 400, "log__every": 10, "checkpoint__every": 50, "eval__every": 100,
+        "log__tensorboard": True}  # fmt: skip
+
+
+# gcsfs and its emulator take several times as long for the same files.
+@pytest.fixture(scope="module", params=["s3", pytest.param("gs", marks=pytest.mark.slow)])
+def url(request):
+    with buckets.served(request.param) as folder:
+        yield folder
+
+
+@pytest.fixture
+def place(url, request):
+    """An empty folder in the bucket."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    return storage.locate(f"{url}/{name}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same run, its folder on a disk."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = tiny.launch(folder, **LONG)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def state():
+    c = settings.resolve(tiny.config())
+    return jax.device_put(initializer(c)(np.arange(2)))
+
+
+def program(name, *arguments):
+    return tiny.program(f"experiments.{name}", *arguments)
+
+
+def until(condition, seconds=120):
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.1)
+
+
+def inventories(place):
+    """The checkpoints that were uploaded to the end."""
+    return sorted(name for name in storage.files(place) if name.endswith("inventory.json"))
+
+
+def stop(place, number):
+    """Starts a run, sends it a signal after its first checkpoints, returns its exit code."""
+    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would fill up
+        process = subprocess.Popen(
+            tiny.command(place, **LONG), cwd=tiny.ROOT, env=tiny.environment(), stderr=said
+        )
+        until(lambda: inventories(place) or process.poll() is not None)
+        process.send_signal(number)
+        process.wait(timeout=60)
+        said.seek(0)
+        assert "Traceback" not in said.read()
+    return process.returncode
+
+
+def assert_same_run(place, folder):
+    assert tiny.lines(place) == tiny.lines(folder)
+    tiny.assert_bit_equal(tiny.final_state(place), tiny.final_state(folder))
+    ours, theirs = reader.read(place), reader.read(folder)
+    assert ours.status["status"] == theirs.status["status"] == "completed"
+    assert ours.config == theirs.config
+
+
+# ------------------------------------------------------------------------------------- a run
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_bit_for_bit(place, undisturbed, tmp_path):
+    assert stop(place, signal.SIGTERM) == 42
+    stopped = reader.read(place)
+    assert stopped.status["status"] == "preempted"
+    at = stopped.status["step"]
+    assert stopped.metrics[-1]["step"] == at // 10 * 10
+    done = tiny.launch(place, **LONG)
+    assert done.returncode == 0, done.stderr
+    assert f"going on from step {at}." in done.stderr
+    assert_same_run(place, undisturbed)
+    assert lock.NAME not in storage.files(place)
+    whole = ("checkpoints/350", "checkpoints/400", "tested/400")
+    assert inventories(place) == [f"{name}/inventory.json" for name in whole]
+    board = place / "tensorboard"
+    launches = [storage.read_bytes(board / name) for name in storage.files(board)]
+    assert len(launches) == 2
+    assert all(b"train/loss" in events for events in launches)
+
+    said = program("compare", place, f"--out={tmp_path / 'report'}")
+    assert said.returncode == 0, said.stderr
+    assert "resnet-8-A" in (tmp_path / "report" / "table.csv").read_text()
+    again = tiny.launch(place, **LONG)
+    assert again.returncode == 0
+    assert "has ended already: completed at step 400 of 400" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["s3"], indirect=True)
+def test_a_killed_run_goes_on_bit_for_bit(place, undisturbed):
+    assert stop(place, signal.SIGKILL) == -signal.SIGKILL
+    assert storage.read_bytes(place / lock.NAME)
+    done = tiny.launch(place, **LONG)
+    assert done.returncode == 0, done.stderr
+    assert "was left in a hurry, or is in use: waiting up to 40 s" in done.stderr
+    assert "going on from step" in done.stderr
+    assert_same_run(place, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["s3"], indirect=True)
+def test_two_processes_train_into_a_bucket_and_go_on(place, undisturbed, monkeypatch):
+    # The bucket is on this machine, to which no proxy leads.
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    overrides = test_processes.SEEDS | {"steps": 60, "checkpoint__every": 20, "log__every": 10}
+    codes, said = test_processes.finish(test_processes.start(place, 2, 2, **overrides))
+    assert codes == [0, 0], said
+    assert len(reader.read(place).environment["hosts"]) == 2
+    whole = tiny.final_state(place)
+    # As if it had been killed just before its end; the last checkpoint is of step 40.
+    storage.write_json(place / "status.json", reader.read(place).status | {"status": "running"})
+    (place / "checkpoints" / "60" / "inventory.json").unlink()
+    storage.write_bytes(place / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
+    codes, said = test_processes.finish(test_processes.start(place, 2, 2, **overrides))
+    assert codes == [0, 0], said
+    # Longer than a collective on the devices waits.
+    assert "waiting up to 40 s to see which" in said[0]
+    assert "going on from step 40" in said[0]
+    tiny.assert_bit_equal(tiny.final_state(place), whole)
+
+
+@pytest.mark.slow
+def test_a_study_runs_in_a_bucket_and_its_logs_are_there(place):
+    flags = [flag.replace("--config.", "--config.base.") for flag in tiny.flags_of()]
+    study = [
+        "--config=configs/degradation_digits.py", f"--workdir={place}",
+        *(flag for flag in flags if "model.depth" not in flag), "--config.grid.model.depth=(8,)",
+        "--config.base.replicates=1", "--config.base.model.bn_group=0",
+    ]  # fmt: skip
+    done = program("sweep", *study)
+    assert done.returncode == 0, done.stderr
+    assert {run.name: run.status["status"] for run in reader.find([place])} == {
+        "plain-8": "completed",
+        "resnet-8-A": "completed",
+    }
+    log = storage.read_bytes(place / "plain-8" / "log.txt").decode()
+    assert log.startswith("--- ")
+    assert "completed at step 12 of 12" in log
+    status = program("sweep", *study, "--status")
+    assert status.returncode == 0
+    assert status.stdout.count("completed") == 2
+    refused = program("sweep", *study, "--launcher=slurm")
+    assert refused.returncode == 2
+    assert f"error: --workdir={place} is in a bucket" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["s3"], indirect=True)
+def test_what_cannot_be_reached_is_one_sentence(url, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    done = tiny.launch(f"{url}/run")
+    assert done.returncode == 2
+    errors = done.stderr.splitlines()
+    assert errors[-1].startswith(f"error: {url}/run/config.json cannot be read: ")
+    assert "connect" in errors[-1].lower()
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------- checkpoints
+
+
+def at_step(state, step):
+    return jax.tree.map(lambda a: a if a.dtype == bool else a + np.asarray(step, a.dtype), state)
+
+
+@pytest.fixture
+def folder(place, state):
+    """Checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
+    checkpoints = open_checkpoints(place, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, at_step(state, step))
+    checkpoints.save(3, at_step(state, 9))  # it is there already
+    assert checkpoints.steps()[-1] in (2, 3)
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 3]
+    checkpoints.close()
+    return place
+
+
+def test_the_newest_comes_back_bit_for_bit(folder, state):
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
+def test_what_is_there_is_not_uploaded_again(folder, state):
+    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints.restore(state)
+    checkpoints.save(3, at_step(state, 9))
+    checkpoints.close()
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
+def test_copied_to_a_disk_it_is_a_disks_checkpoint(folder, state, tmp_path):
+    for name in storage.files(folder):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(storage.read_bytes(folder / name))
+    tiny.assert_bit_equal(tiny.restore(tmp_path, state), at_step(state, 3))
+
+
+def test_none_where_there_is_none(place, state):
+    assert tiny.restore(place, state) is None
+
+
+def steps_in(folder):
+    return {name.split("/")[0] for name in storage.files(folder)}
+
+
+def flip_bytes(checkpoint):
+    contents = {name: storage.read_bytes(checkpoint / name) for name in storage.files(checkpoint)}
+    largest = max(contents, key=lambda name: len(contents[name]))
+    content = bytearray(contents[largest])
+    content[len(content) // 2] ^= 0xFF
+    storage.write_bytes(checkpoint / largest, bytes(content))
+
+
+def lose_a_file(checkpoint):
+    (checkpoint / "best" / "manifest.ocdbt").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_bytes, lose_a_file])
+def test_a_damaged_one_falls_back_loudly(folder, state, damage, caplog):
+    damage(folder / "3")
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
+    assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
+    assert steps_in(folder) == {"2", "damaged-3"}
+    damage(folder / "2")
+    with pytest.raises(RunError, match=r"None of the checkpoints \[2\] in .* can be read"):
+        tiny.restore(folder, state)
+
+
+def test_another_versions_is_no_damage_and_stays(folder, state):
+    other = state.replace(params={k: v for k, v in state.params.items() if k != "logits"})
+    with pytest.raises(OtherStateError, match=rf"Checkpoint 3 in {folder} is whole, but"):
+        tiny.restore(folder, other)
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
+def test_half_an_upload_is_no_checkpoint_and_the_next_one_clears_it_away(folder, state):
+    (folder / "3" / "inventory.json").unlink()
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
+    assert steps_in(folder) == {"2", "3"}  # who only reads removes nothing: it may be under way
+    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints.save(4, at_step(state, 4))
+    checkpoints.close()
+    assert steps_in(folder) == {"2", "4"}
+
+
+def test_an_upload_that_fails_is_a_run_error_and_leaves_the_one_before(
+    folder, state, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    checkpoints = open_checkpoints(folder, keep=2)
+
+    begun = []
+
+    def full(_, there):
+        begun.extend(there)
+        raise OSError(28, "quota exceeded")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(folder.fs, "put", full)
+        checkpoints.save(4, at_step(state, 4))
+        with pytest.raises(RunError, match=r"could not be written to .*: quota exceeded"):
+            checkpoints.wait()
+    checkpoints.close()
+    assert len(begun) > 5
+    assert not any(path.endswith("inventory.json") for path in begun)  # that goes last
+    assert list(tmp_path.iterdir()) == []  # no scratch folder stays
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
+def test_a_network_that_fails_is_no_damage(folder, state, monkeypatch):
+    def lost(*_, **__):
+        raise OSError(101, "network is unreachable")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(folder.fs, "get", lost)
+        with pytest.raises(RunError, match="cannot be read: network is unreachable"):
+            tiny.restore(folder, state)
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
+def test_a_report_is_not_written_to_a_bucket(place):
+    said = program("compare", place, f"--out={place}/report")
+    assert said.returncode == 2
+    assert "is a URL; it must be a path on a disk of this machine" in said.stderr

@@ -1,0 +1,156 @@
+"""A checkpoint is whole, or it is not used."""
+
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+
+from resnet_jax import settings
+from resnet_jax.errors import RunError
+from resnet_jax.programs import initializer
+from resnet_jax.runs.checkpoints import open_checkpoints
+from resnet_jax.runs.disk_checkpoints import OtherStateError
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def state():
+    c = settings.resolve(tiny.config(ema_decay=0.9))
+    return jax.device_put(initializer(c)(np.arange(2)))
+
+
+def at_step(state, step):
+    """Returns a state that differs in every array from those of other steps."""
+
+    def shift(a):
+        return a ^ True if a.dtype == bool and step % 2 else a + jnp.asarray(step, a.dtype)
+
+    return jax.tree.map(shift, state)
+
+
+@pytest.fixture
+def folder(tmp_path, state):
+    """Checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
+    checkpoints = open_checkpoints(tmp_path / "checkpoints", keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, at_step(state, step))
+    checkpoints.close()
+    return tmp_path / "checkpoints"
+
+
+def largest(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=os.path.getsize)
+
+
+def flip_bytes(folder):
+    path = largest(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    path = largest(folder)
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def hold_other_arrays(folder):
+    # Whole in itself, so that Orbax restores it without a word: only the inventory can tell.
+    shutil.rmtree(folder / "state")
+    shutil.copytree(folder.parent / "2" / "state", folder / "state")
+
+
+def lose_an_item(folder):
+    shutil.rmtree(folder / "best")
+
+
+def lose_the_inventory(folder):
+    (folder / "inventory.json").unlink()
+
+
+def empty_the_inventory(folder):
+    (folder / "inventory.json").write_bytes(b"")
+
+
+def test_the_newest_comes_back_bit_for_bit(folder, state):
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
+
+
+def test_none_where_there_is_none(tmp_path, state):
+    assert tiny.restore(tmp_path / "new", state) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_bytes,
+        hold_other_arrays,
+        truncate,
+        lose_an_item,
+        lose_the_inventory,
+        empty_the_inventory,
+    ],
+)
+def test_a_damaged_one_falls_back_loudly_and_makes_room(folder, state, damage, caplog):
+    damage(folder / "3")
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
+    assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
+    assert sorted(p.name for p in folder.iterdir()) == ["2", "damaged-3"]
+    again = open_checkpoints(folder, keep=2)
+    again.save(3, at_step(state, 3))
+    again.close()
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
+def test_all_damaged_is_an_error_not_a_fresh_start(folder, state):
+    for step in ("2", "3"):
+        flip_bytes(folder / step)
+    with pytest.raises(RunError, match=r"None of the checkpoints \[2, 3\]"):
+        tiny.restore(folder, state)
+
+
+def without_an_array(state):
+    return state.replace(params={k: v for k, v in state.params.items() if k != "logits"})
+
+
+def with_a_shorter_array(state):
+    of_logits = state.params["logits"] | {"bias": state.params["logits"]["bias"][:, :-1]}
+    return state.replace(params=state.params | {"logits": of_logits})
+
+
+@pytest.mark.parametrize("other", [without_an_array, with_a_shorter_array])
+def test_another_versions_is_no_damage_and_stays(folder, state, other, caplog):
+    with pytest.raises(OtherStateError, match=r"Checkpoint 3 in .* state/params/logits/bias diff"):
+        tiny.restore(folder, other(state))
+    assert "DAMAGED" not in caplog.text
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
+def test_half_a_save_is_cleaned_away(folder, state):
+    shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp")
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
+
+
+def test_saving_the_same_step_twice_writes_once(folder, state):
+    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints.save(3, at_step(state, 7))  # a stop right after a resume: step 3 is there
+    checkpoints.close()
+    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+
+
+def test_a_save_asks_no_one_whether_the_run_is_to_stop(tmp_path, state, monkeypatch):
+    asked = []  # JAX would take the step of the last question to be where the run is
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
+    )
+    checkpoints = open_checkpoints(tmp_path / "checkpoints", 2)
+    for step in (1, 2):
+        checkpoints.save(step, state)
+    checkpoints.wait()
+    assert asked == []

@@ -1,0 +1,95 @@
+"""A full disk stops a run with one sentence, and costs it nothing but time."""
+
+import subprocess
+import zlib
+
+import pytest
+
+from resnet_jax import train
+from resnet_jax.errors import RunError
+from resnet_jax.runs.reader import read
+from tests import tiny
+
+WIDE = {"model__width": 0.5, "checkpoint__every": 4}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Returns a function that makes a file system of few bytes, or of few files."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def enlarge(disk):
+    subprocess.run(["mount", "-o", "remount,size=64m,nr_inodes=10000", str(disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert tiny.launch(folder, **WIDE).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        # Room for one checkpoint of two: refused before a byte of it is written.
+        ("size=300k", "a checkpoint could not be written to {}/checkpoints: it needs about"),
+        # Room for one checkpoint's files, so that the next fails half way, or a file beside it.
+        pytest.param("size=64m,nr_inodes=62", "written", marks=pytest.mark.slow),
+        pytest.param("size=64m,nr_inodes=75", "written", marks=pytest.mark.slow),
+        pytest.param("size=64m,nr_inodes=85", "written", marks=pytest.mark.slow),
+    ],
+)
+def test_it_is_one_sentence_and_the_run_goes_on(small_disk, undisturbed, options, sentence):
+    disk = small_disk(options)
+    folder = disk / "run"
+    stopped = tiny.launch(folder, **WIDE)
+    assert stopped.returncode == 1
+    assert "Traceback" not in stopped.stderr
+    (error,) = [line for line in stopped.stderr.splitlines() if line.startswith("error: ")]
+    assert sentence.format(folder).lower() in error.lower()
+    assert stopped.stderr.splitlines()[-1] == error
+    assert not list((folder / "checkpoints").glob("*tmp*"))
+
+    enlarge(disk)
+    assert tiny.launch(folder, **WIDE).returncode == 0
+    tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(undisturbed))
+    assert tiny.lines(folder) == tiny.lines(undisturbed)
+    assert read(folder).status["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_where_compiled_programs_find_no_room_it_is_one_line(small_disk, undisturbed, tmp_path):
+    disk, folder = small_disk("size=200k"), tmp_path / "run"  # enough for some of them
+    done = tiny.launch(folder, f"--compilation_cache={disk}", **WIDE)
+    assert done.returncode == 0
+    assert done.stderr.count(" could not be written to ") == 1
+    assert f"{disk}/jax-" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "UserWarning" not in done.stderr
+    tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(undisturbed))
+    assert tiny.lines(folder) == tiny.lines(undisturbed)
+    for path in disk.glob("*/*-cache"):
+        zlib.decompress(path.read_bytes())  # none that is cut off
+
+
+@pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 24, 32])
+def test_wherever_it_fills_up_it_is_a_run_error(small_disk, kilobytes):
+    """Free pages run out at the config, the environment, the events, a line of metrics ..."""
+    disk = small_disk("size=1m")
+    (disk / "ballast").write_bytes(b"x" * ((1024 - kilobytes) << 10))
+    config = tiny.config(log__tensorboard=True, log__every=1, steps=40, checkpoint__every=100)
+    with pytest.raises(RunError, match="written"):
+        train.train(config, str(disk / "run"))

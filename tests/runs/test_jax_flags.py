@@ -1,0 +1,113 @@
+"""What changes numbers from outside the config is recorded, and compared when a run resumes."""
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.compiled import target
+from benchmarks.peers import ours
+from resnet_jax import step, train
+from resnet_jax.errors import UserError
+from resnet_jax.runs import jax_flags
+from tests import tiny
+from tests.parallel.test_mesh import SEEDS, Setup
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run folder that was started with the flags of these tests."""
+    (tmp_path / "environment.json").write_bytes(json.dumps({"flags": jax_flags.current()}).encode())
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("jax_threefry_partitionable", False, "THREEFRY_PARTITIONABLE=True, and here it is False"),
+        ("jax_default_prng_impl", "rbg", "PRNG_IMPL=threefry2x32, and here it is rbg"),
+        ("jax_random_seed_offset", 7, "SEED_OFFSET=0, and here it is 7"),
+        ("jax_enable_x64", True, "X64=False, and here it is True"),
+    ],
+)
+def test_a_run_resumes_with_the_draws_that_it_was_started_with(folder, option, value, words):
+    jax_flags.refuse_other_draws(folder)
+    before = getattr(jax.config, option)
+    jax.config.update(option, value)
+    try:
+        with pytest.raises(UserError, match=f"{words}.*set {option.upper()}={before}"):
+            train.train(tiny.config(), folder)  # before anything is written
+    finally:
+        jax.config.update(option, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("XLA_FLAGS", "--xla_gpu_deterministic_ops=true"),
+        ("LIBTPU_INIT_ARGS", "--xla_tpu_x=1"),
+        ("NVIDIA_TF32_OVERRIDE", "0"),
+    ],
+)
+def test_flags_that_round_otherwise_are_one_line(folder, name, value, monkeypatch, caplog):
+    jax_flags.log_other_rounding(folder)
+    assert not caplog.text
+    monkeypatch.setenv(name, f"{jax_flags.current()[name]} {value}")
+    jax_flags.refuse_other_draws(folder)
+    jax_flags.log_other_rounding(folder)
+    (record,) = caplog.records
+    assert f"{name}=" in record.getMessage()
+    assert f"{value}': from here on results may round differently." in record.getMessage()
+
+
+def test_flags_in_another_order_or_for_more_devices_are_the_same(folder, monkeypatch, caplog):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_b=2")
+    with open(f"{folder}/environment.json", "w", encoding="utf-8") as f:
+        json.dump({"flags": jax_flags.current()}, f)
+    others = "--xla_b=2  --xla_force_host_platform_device_count=2 --xla_dump_to=/tmp/x --xla_a=1"
+    monkeypatch.setenv("XLA_FLAGS", others)
+    jax_flags.log_other_rounding(folder)
+    assert not caplog.text
+
+
+def test_a_folder_without_flags_is_resumed(tmp_path):
+    jax_flags.refuse_other_draws(str(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_gpu_is_asked_for_the_same_bits_each_time_and_nothing_else_is(deterministic):
+    def options(platform):
+        mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+        return jax_flags.compiler_options(tiny.config(deterministic=deterministic), mesh)
+
+    assert options("gpu") == {"xla_gpu_deterministic_ops": deterministic}
+    assert options("cpu") == options("tpu") == {}
+    assert tiny.config().deterministic
+
+
+def test_every_program_with_a_convolution_is_compiled_so(monkeypatch):
+    monkeypatch.setattr(step, "compiler_options", lambda config, mesh: {"xla_unheard_of": True})
+    setup = Setup(1, 1, 1)
+    state = setup.programs.start(SEEDS)
+    seeds, arrays, batch = setup.arguments(0)
+    evaluated = ((np.zeros((8, 1, 8, 8, 1), np.uint8),), np.zeros(8, np.int32), np.ones(8, bool))
+    for program, arguments in (
+        (setup.programs.train_steps, (state, seeds, arrays, batch)),
+        (setup.programs.moments_step, (state.evaluated, seeds, 0, arrays, batch)),
+        (setup.programs.eval_steps[False], (state.evaluated, *evaluated)),
+        (setup.programs.eval_steps[True], (state.evaluated, *evaluated)),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="xla_unheard_of"):
+            program.lower(*arguments).compile()
+
+
+@pytest.mark.slow
+def test_the_compiler_of_a_gpu_knows_the_option():
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        pytest.skip("jax_cuda13_plugin is not installed")
+    config = ours.resolve("cifar", 8, deterministic=True)
+    programs, others = ours.shapes(config, target.named("H200"))
+    programs.train_steps.lower(programs.state, *others).compile()

@@ -1,0 +1,213 @@
+"""A killed run ends bit for bit like one that was never touched."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from resnet_jax.runs import reader
+from tests import tiny
+
+# Everything that a state can hold is on, so that nothing can be forgotten in a checkpoint.
+EVERYTHING = {
+    "replicates": 2,
+    "ema_decay": 0.9,
+    "optimizer__name": "sgd",
+    "schedule__name": "plateau",
+    "schedule__rate": 3.0,  # high enough that the best weights are not the last
+    "schedule__warmup": "until_error",
+    "schedule__warmup_window": 4,
+    "schedule__warmup_error": 88.0,
+    "schedule__patience": 2,
+    "schedule__tolerance": 50.0,  # almost nothing is better: the rate drops
+    "data__pad": 1,
+    "eval__weights": "best",
+    "steps": 60,
+    "checkpoint__every": 3,
+    "log__every": 4,  # checkpoints fall inside windows of metrics too
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = tiny.launch(folder, **EVERYTHING)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_same_run(folder, undisturbed):
+    tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(undisturbed))
+    assert tiny.lines(folder) == tiny.lines(undisturbed)
+    assert reader.read(folder).status["status"] == "completed"
+
+
+def wait_for_step(folder, process, step):
+    """Waits until a line of metrics of `step` or later is on disk."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        rows = reader.read_metrics(folder / "metrics.jsonl")
+        if rows and rows[-1]["step"] >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no line of step {step}; exit code {process.poll()}")
+
+
+def start(folder, **overrides):
+    return subprocess.Popen(
+        tiny.command(folder, **overrides),
+        cwd=tiny.ROOT,
+        env=tiny.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_the_undisturbed_run_has_moving_parts(undisturbed):
+    state = tiny.final_state(undisturbed)
+    assert state.step.tolist() == [60, 60]
+    assert not state.schedule.warming.any()  # the warm-up was on, and ended
+    rows = [row for row in tiny.lines(undisturbed) if "train/loss" in row]
+    assert (
+        len({row["train/learning_rate"][0] for row in rows}) >= 3
+    )  # warm-up, full rate, and a plateau
+    assert (state.best.step < 60).any()
+
+
+def test_sigterm_saves_exits_with_42_and_goes_on_exactly(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    process = start(folder, **EVERYTHING)
+    wait_for_step(folder, process, 8)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 42
+    status = reader.read(folder).status
+    assert status["status"] == "preempted"
+    assert "SIGTERM" in status["reason"]
+    assert 8 <= status["step"] < 60
+    assert (folder / "checkpoints" / str(status["step"])).is_dir()  # where it stood, not before
+
+    again = tiny.launch(folder, **EVERYTHING)
+    assert again.returncode == 0, again.stderr
+    assert f"going on from step {status['step']}" in again.stderr
+    assert_same_run(folder, undisturbed)
+    launches = reader.read(folder).environment
+    assert [launches["step"], launches["resumed"][0]["step"]] == [0, status["step"]]
+
+
+def half_saved(folder):
+    return list(folder.glob("checkpoints/*.orbax-checkpoint-tmp"))
+
+
+def test_kill_9_in_the_middle_of_a_save(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    for _ in range(5):  # should the save have ended just before the kill, again
+        process = start(folder, **EVERYTHING)
+        wait_for_step(folder, process, 4)
+        while process.poll() is None and not half_saved(folder):
+            time.sleep(0.002)
+        process.kill()
+        process.wait(60)
+        if half_saved(folder):
+            break
+    assert half_saved(folder)
+    assert tiny.launch(folder, **EVERYTHING).returncode == 0
+    assert not half_saved(folder)
+    assert_same_run(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_test(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    process = start(folder, **EVERYTHING)
+    wait_for_step(folder, process, 60)
+    while process.poll() is None and not (folder / "checkpoints" / "60").is_dir():
+        time.sleep(0.002)
+    process.kill()
+    process.wait(60)
+    assert reader.read(folder).status["status"] == "running"
+    assert tiny.launch(folder, **EVERYTHING).returncode == 0
+    assert_same_run(folder, undisturbed)
+    assert [launch["step"] for launch in reader.read(folder).environment["resumed"]] == [60]
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_times(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    seed = random.randrange(2**32)
+    print(f"times drawn with seed {seed}")
+    draw = random.Random(seed)
+    in_a_save, reached = 0, 0
+    for _ in range(6):
+        process = start(folder, **EVERYTHING)
+        # A save takes as long as the three steps between two: many kills come in the middle of one.
+        wait_for_step(folder, process, min(50, reached + draw.randrange(1, 15)))
+        time.sleep(draw.uniform(0, 0.3))
+        process.kill()
+        process.wait(60)
+        in_a_save += any("tmp" in p.name for p in (folder / "checkpoints").iterdir())
+        reached = tiny.lines(folder)[-1]["step"]
+    print(f"killed 6 times, {in_a_save} of them in the middle of a save")
+    assert tiny.launch(folder, **EVERYTHING).returncode == 0
+    assert_same_run(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_before_the_first_checkpoint_starts_over_exactly(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    process = start(folder, **(EVERYTHING | {"checkpoint__every": 3}))
+    wait_for_step(folder, process, 4)
+    process.kill()
+    process.wait(60)
+    shutil.rmtree(folder / "checkpoints")  # as if the kill had come before the first was whole
+    with open(folder / "metrics.jsonl", "ab") as f:
+        f.write(b'{"step": 5, "train/lo')  # and in the middle of a line
+    assert tiny.launch(folder, **EVERYTHING).returncode == 0
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_loudly(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    process = start(folder, **EVERYTHING)
+    wait_for_step(folder, process, 16)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 42
+    newest = max(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
+    data = max((folder / f"checkpoints/{newest}/state").rglob("d/*"), key=os.path.getsize)
+    content = bytearray(data.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 32] = bytes(b ^ 0xFF for b in content[middle : middle + 32])
+    data.write_bytes(content)
+
+    again = tiny.launch(folder, **EVERYTHING)
+    assert again.returncode == 0, again.stderr
+    assert f"CHECKPOINT {newest} IS DAMAGED" in again.stderr
+    assert_same_run(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_blocks_in_a_loop(tmp_path):
+    """Checkpoints know nothing of `model.scan`: here a CPU's run goes on as a GPU would run it."""
+    changes = {"model__depth": 20, "steps": 12, "log__every": 1, "checkpoint__every": 3}
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
+    assert tiny.launch(undisturbed, **changes).returncode == 0
+    process = start(folder, **changes)
+    wait_for_step(folder, process, 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 42
+    again = tiny.launch(folder, model__scan="on", **changes)
+    assert again.returncode == 0, again.stderr
+    done = int(re.search(r"going on from step (\d+)", again.stderr)[1])
+    losses, expected = (
+        np.array([row["train/loss"] for row in tiny.lines(f) if "train/loss" in row])
+        for f in (folder, undisturbed)
+    )
+    assert losses.shape == (12,)
+    np.testing.assert_allclose(losses[: done + 1], expected[: done + 1], rtol=1e-4)
+    # A loop rounds otherwise: sooner or later an activation is at one side of 0 and not the other.
+    np.testing.assert_allclose(losses, expected, rtol=0.02)

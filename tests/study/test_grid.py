@@ -1,0 +1,225 @@
+"""The study's config: names, grid, exceptions, mistakes, and the identity of a queued cell."""
+
+import json
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import degradation_cifar10, degradation_digits, digits, saved, shortcuts_cifar10
+from experiments.study import grid
+from resnet_jax import settings
+from resnet_jax.errors import UserError
+from resnet_jax.runs import reader, storage
+
+
+def make(grid=None, exceptions=None, **base):
+    config = ConfigDict()
+    config.base = digits.get_config()
+    config.base.update(base)
+    config.grid = ConfigDict(grid or {})
+    config.exceptions = ConfigDict(exceptions or {})
+    return config
+
+
+def names(config):
+    return [cell.name for cell in grid.cells(config)]
+
+
+def by_name(config):
+    return {cell.name: cell for cell in grid.cells(config)}
+
+
+def refusal(config):
+    with pytest.raises(UserError) as caught:
+        grid.cells(config)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def test_cells_are_named_by_what_they_are():
+    assert names(make({"model": {"depth": (20, 56), "shortcut": ("none", "A", "B")}})) == [
+        "plain-20", "resnet-20-A", "resnet-20-B", "plain-56", "resnet-56-A", "resnet-56-B",
+    ]  # fmt: skip
+
+
+def test_further_axes_stand_in_the_name_and_in_the_config():
+    grid = {
+        "model": {"shortcut": ("none",)},
+        "schedule": {"rate": (0.1, 1e-3)},
+        "optimizer": {"nesterov": (False, True)},
+    }
+    cells = by_name(make(grid))
+    assert list(cells) == [
+        f"plain-20-nesterov={n}-rate={r}" for n in (False, True) for r in ("0.1", "0.001")
+    ]
+    for name, cell in cells.items():
+        assert cell.config.schedule.rate == (0.001 if "0.001" in name else 0.1)
+        assert cell.config.optimizer.nesterov == ("True" in name)
+
+
+def test_axes_of_one_last_part_are_told_apart():
+    grid = {"optimizer": {"name": ("sgd", "adam")}, "schedule": {"name": ("constant",)}}
+    assert names(make(grid)) == [
+        "resnet-20-A-optimizer.name=sgd-schedule.name=constant",
+        "resnet-20-A-optimizer.name=adam-schedule.name=constant",
+    ]
+
+
+def test_names_are_safe_as_folders():
+    grid = {"data": {"dir": ("/a b/../c",)}, "schedule": {"boundaries": ((1.0, 2.5),)}}
+    (name,) = names(make(grid))
+    assert not set(name) & set("/ (),:")
+    assert name.endswith("boundaries=1+2.5")
+
+
+def test_an_empty_grid_is_the_base_alone():
+    assert names(make()) == ["resnet-20-A"]
+
+
+def test_base_settings_reach_every_cell_resolved():
+    config = make({"model": {"depth": (8, 14)}}, replicates=3)
+    config.base.steps, config.base.epochs = None, 2.0
+    for cell in grid.cells(config):
+        assert cell.config.replicates == 3
+        assert cell.config.steps == round(2 * 1257 / 128)
+        assert cell.config.model.num_classes == 10
+    assert config.base.epochs == 2.0  # the study itself stays as it was
+
+
+EXCEPTION = {
+    "deep": {
+        "when": {"model": {"depth": 56, "shortcut": ("A", "B")}},
+        "set": {"schedule": {"warmup": "until_error", "warmup_rate": 0.005}},
+    }
+}
+
+
+def test_an_exception_meets_only_its_cells():
+    grid = {"model": {"depth": (20, 56), "shortcut": ("none", "A", "B", "C")}}
+    for name, cell in by_name(make(grid, EXCEPTION)).items():
+        expected = name in ("resnet-56-A", "resnet-56-B")
+        assert cell.exceptions == (("deep",) if expected else ())
+        assert cell.config.schedule.warmup == ("until_error" if expected else "none")
+        assert cell.config.schedule.warmup_rate == (0.005 if expected else 0.01)
+
+
+def test_only_resnet_110_of_the_papers_study_warms_up():
+    warm = [c.name for c in grid.cells(degradation_cifar10.get_config())
+            if c.config.schedule.warmup != "none"]  # fmt: skip
+    assert warm == ["resnet-110-A"]
+
+
+def test_the_studies_hold_what_they_say():
+    assert set(names(degradation_digits.get_config())) == {
+        "plain-20", "resnet-20-A", "plain-56", "resnet-56-A",
+    }  # fmt: skip
+    assert set(names(degradation_cifar10.get_config())) == {
+        name for d in (20, 32, 44, 56, 110) for name in (f"plain-{d}", f"resnet-{d}-A")
+    }
+    assert set(names(shortcuts_cifar10.get_config())) == {
+        name for d in (20, 56) for name in (f"plain-{d}", *(f"resnet-{d}-{s}" for s in "ABC"))
+    }
+    replicates = [
+        {c.config.replicates for c in grid.cells(s.get_config())}
+        for s in (degradation_digits, degradation_cifar10, shortcuts_cifar10)
+    ]
+    assert replicates == [{4}, {5}, {5}]
+
+
+@pytest.mark.parametrize(
+    ("grid", "exceptions", "words"),
+    [
+        ({"model": {"depht": (20,)}}, {}, ["grid.model.depht", "(nearest: model.depth)"]),
+        ({"depth": (20,)}, {}, ["grid.depth", "(nearest: model.depth)"]),
+        ({"model": {"depth": 20}}, {}, ["grid.model.depth=20 is not a tuple"]),
+        ({"model": {"depth": ()}}, {}, ["grid.model.depth lists no value"]),
+        ({"model": {"depth": (20, 20)}}, {}, ["Two cells", "resnet-20-A"]),
+        ({"model": {"depth": ("20",)}}, {}, ["grid.model.depth", "'20'", "type"]),
+        ({"model": {"depth": (True,)}}, {}, ["grid.model.depth", "True", "type"]),
+        ({"replicates": (None,)}, {}, ["grid.replicates", "None", "type"]),
+        ({"model": {"depth": (20, 21)}}, {}, ["Cell resnet-21-A", "20 and 26"]),
+        ({"model": {"shortcut": ("a",)}}, {}, ["Cell resnet-20-a", "nearest: A"]),
+        ({}, {"x": {"when": {}}}, ["exceptions.x", '"when"', '"set"']),
+        ({}, {"x": {"when": {}, "set": {"schedule": {"wramup": "none"}}}},
+         ["exceptions.x.set.schedule.wramup", "(nearest: schedule.warmup)"]),
+        ({}, {"x": {"when": {"model": {"dept": 8}}, "set": {}}},
+         ["exceptions.x.when.model.dept", "(nearest: model.depth)"]),
+        ({}, {"x": {"when": {"model": {"shortcut": ("A", "b")}}, "set": {}}},
+         ["exceptions.x.when.model.shortcut='b'", "nearest: B"]),
+        ({}, {"x": {"when": {"model": {"depth": "110"}}, "set": {}}},
+         ["exceptions.x.when.model.depth", "'110'", "type"]),
+        ({"model": {"depth": (8,)}}, {"x": {"when": {}, "set": {"model": {"depth": 14}}}},
+         ["exceptions.x.set.model.depth is an axis"]),
+        ({}, {"x": {"when": {}, "set": {"seed": 0.5}}}, ["exceptions.x.set.seed", "0.5", "type"]),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence_with_the_key(grid, exceptions, words):
+    sentence = refusal(make(grid, exceptions))
+    for word in words:
+        assert word in sentence
+
+
+def test_what_is_no_study_is_refused():
+    assert "experiments.train" in refusal(digits.get_config())
+    lacking = make()
+    del lacking["exceptions"]
+    assert "exceptions" in refusal(lacking)
+    odd = make()
+    odd.grids = 1
+    assert "(nearest: grid)" in refusal(odd)
+
+
+@pytest.mark.parametrize("module", [degradation_digits, degradation_cifar10, shortcuts_cifar10])
+def test_a_queued_cell_is_what_the_trainer_resolves(module, tmp_path):
+    for cell in grid.cells(module.get_config()):
+        storage.write_json(tmp_path / "config.json", cell.config.to_dict())
+        resolved = settings.resolve(saved.get_config(str(tmp_path)))
+        assert resolved.to_dict() == cell.config.to_dict()
+        on_disk = json.loads((tmp_path / "config.json").read_text())
+        assert reader.identity(resolved.to_dict()) == reader.identity(on_disk)
+
+
+def test_saved_keeps_types():
+    cell = grid.cells(degradation_cifar10.get_config())[0]
+    config = saved.from_dict(json.loads(json.dumps(cell.config.to_dict())), "x")
+    assert config.schedule.boundaries == (32000.0, 48000.0)
+    assert isinstance(config.schedule.boundaries, tuple)
+    assert config.epochs is None
+
+
+def saved_refusal(path: pathlib.Path | str) -> str:
+    with pytest.raises(UserError) as caught:
+        saved.get_config(str(path))
+    return str(caught.value)
+
+
+def test_saved_refuses_what_is_no_config(tmp_path):
+    content = settings.resolve(digits.get_config()).to_dict()
+    file = tmp_path / "config.json"
+    assert "Which run?" in saved_refusal("")
+    assert "cannot be read" in saved_refusal(tmp_path)
+    file.write_text("{")
+    assert "not JSON" in saved_refusal(file)
+    file.write_text("[]")
+    assert "not a run's config.json" in saved_refusal(file)
+    file.write_text(json.dumps(content | {"stepps": 3}))
+    assert "stepps, which is not a setting (nearest: steps)" in saved_refusal(file)
+    file.write_text(json.dumps({k: v for k, v in content.items() if k != "seed"}))
+    assert "lacks seed" in saved_refusal(file)
+    file.write_text(json.dumps(content | {"seed": "x"}))
+    assert "seed='x'" in saved_refusal(file)
+
+
+def test_a_saved_config_may_be_older_than_what_changes_no_result(tmp_path):
+    content = settings.resolve(digits.get_config()).to_dict()
+    older = {k: v for k, v in content.items() if k not in ("train", "profile", "mesh")}
+    older["seed"] = 7
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    found = saved.get_config(str(tmp_path))
+    assert found.seed == 7
+    assert found.train.steps_per_dispatch == "auto"
+    assert found.mesh.fsdp == 1
+    assert reader.identity(found.to_dict()) == reader.identity(older)

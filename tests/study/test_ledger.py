@@ -1,0 +1,246 @@
+"""The ledger is read from run folders alone, the plan writes nothing, and their numbers hold."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from configs import degradation_cifar10, degradation_digits
+from experiments.launchers.local import Machine
+from experiments.report import figures as report_figures
+from experiments.report import groups
+from experiments.report import table as report_table
+from experiments.study import estimate, grid, ledger, plan
+from experiments.study.estimate import Rate, Size
+from resnet_jax.data import sources
+from resnet_jax.errors import RunError
+from resnet_jax.runs import reader, writer
+from tests import tiny
+from tests.report import fixture
+
+PARAMETERS = {20: 269722, 32: 464154, 44: 658586, 56: 853018, 110: 1727962}  # the paper's networks
+
+
+def write(folder, *, rows=(), replicates=1, **status):
+    folder.mkdir(parents=True)
+    config = fixture.config(replicates=replicates)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if status:
+        status = {"step": 40, "steps": 240, "reason": "", "device_seconds": 75.0} | status
+        (folder / "status.json").write_text(json.dumps(status))
+
+
+def row_of(text, name):
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
+    return line
+
+
+def gone():
+    """Returns the id of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_the_ledger_says_how_each_cell_stands(tmp_path):
+    host = socket.gethostname()
+    rows = [
+        {"step": 20, "train/error": 30.0, "validation/error": 41.0},
+        {"step": 40, "train/error": 22.25},
+    ]
+    write(tmp_path / "alive", rows=rows, status="running", host=host, pid=os.getpid())
+    write(tmp_path / "dead", rows=rows, status="running", host=host, pid=gone())
+    last = {"step": 240, "train/error": [1.0, 2.0], "test/error": [4.0, 90.0]}
+    ended = {"status": "completed", "step": 240, "diverged": {"1": 57}}
+    write(tmp_path / "done", rows=[last], replicates=2, **ended)
+    write(tmp_path / "bad", status="failed", step=0, reason="the disk is full")
+    (tmp_path / "bad" / "log.txt").write_text("")
+    write(tmp_path / "new")
+    text = ledger.table(reader.find([tmp_path]), expected=["never", "done"])
+    assert row_of(text, "alive").split() == [
+        "alive", "running", "40/240", "22.25", "41.00*", "-", "01:15",
+    ]  # fmt: skip
+    assert "interrupted" in row_of(text, "dead")
+    assert row_of(text, "done").split()[:7] == [
+        "done", "completed", "240/240", "1.00", "-", "4.00", "01:15",
+    ]  # fmt: skip
+    assert "replicate 1 diverged at step 57" in row_of(text, "done")
+    assert "the disk is full" in row_of(text, "bad")
+    assert str(tmp_path / "bad" / "log.txt") in row_of(text, "bad")
+    assert row_of(text, "new").split()[1] == "queued"
+    assert row_of(text, "never").split() == ["never", "not", "started"]
+    assert text.splitlines()[1].startswith("never")
+    assert "their mean" in text
+    assert "* BatchNorm used its moving averages" in text
+
+
+def test_every_table_and_line_shows_the_reports_numbers(tmp_path):
+    """Three replicates, one of them diverged with finite errors, and both kinds of statistics."""
+    rows = fixture.lines(
+        [85, 95, 100],
+        [[40.0, 90.0, 60.0], [8.0, 90.0, 20.0], [2.0, 90.0, 10.0]],
+        validation__error=[67.0, 90.0, 67.44],
+        validation__error_population=[8.0, 90.0, 9.5],
+        test__error=[7.0, 90.0, 8.0],
+    )
+    rows[0]["validation/error"] = [70.0, 90.0, 70.0]
+    about = {"replicates": 3, "train_examples": 1000}  # an epoch is 10 steps
+    diverged = {"more": {"diverged": {"1": 90}}}
+    done = fixture.write(tmp_path / "a" / "done", rows, **about, **diverged)
+    going = fixture.write(tmp_path / "b" / "going", rows[:1], "preempted", **about)
+    shown = {"done": ("10.00", "8.75", "7.50"), "going": ("63.33", "76.67*", "-")}
+    wanted = {"done": (10.0, 8.75, 7.5), "going": (pytest.approx(190 / 3), 230 / 3, None)}
+    for folder, n in ((done, 2), (going, 3)):
+        run = reader.read(folder)
+        text = ledger.table([run])
+        assert tuple(row_of(text, run.name).split()[3:6]) == shown[run.name]
+        ((cell,),) = [group.cells for group in groups.make([run])]
+        means = [cell.stat(measure).mean for measure in report_figures.MEASURES.values()]
+        assert means == pytest.approx(list(wanted[run.name]))
+        marked = shown[run.name][1].endswith("*")
+        assert ("* BatchNorm used its moving averages" in text) == marked
+        assert f"mean of {n}{'; moving averages' if marked else ''})" in ledger.show_errors(run)
+        (group,) = groups.make([run])
+        noted = "validation error with BatchNorm's moving averages, not its population statistics"
+        assert any(note.startswith(noted) for note in report_table.footnotes(group)) == marked
+    assert ledger.show_errors(reader.read(done)) == (
+        "training error 10.00 % (mean of 2), validation error 8.75 % (mean of 2), "
+        "test error 7.50 % (mean of 2)"
+    )
+
+
+def test_a_run_that_was_trained_on_after_its_test_shows_its_newest_validation(tmp_path):
+    rows = fixture.lines([50], [5.0], validation__error=9.0)
+    rows[-1]["validation/error_population"] = 8.0
+    rows += fixture.lines([100], [4.0], validation__error=7.0)
+    run = reader.read(fixture.write(tmp_path / "run", rows))
+    assert "validation error 7.00 % (moving averages)" in ledger.show_errors(run)
+
+
+def test_columns_are_aligned_and_text_is_no_column():
+    text = ledger.aligned([["a", "bb"], ["ccc", "d"], ["a long sentence at the end"]])
+    assert text == "a    bb\nccc  d\na long sentence at the end"
+
+
+def test_makespan_fills_the_free_place():
+    assert estimate.makespan([5, 5, 1, 1], 2) == 6
+    assert estimate.makespan([5, 1, 1, 1], 2) == 5
+    assert estimate.makespan([3, 2, 1], 1) == 6
+    assert estimate.makespan([], 2) == 0
+
+
+@pytest.fixture(scope="module")
+def cifar():
+    cells = [c for c in grid.cells(degradation_cifar10.get_config()) if "-110" not in c.name]
+    cells = [c for c in cells if "-20" in c.name or "-56" in c.name]
+    return cells, {cell.name: estimate.size_of(cell) for cell in cells}
+
+
+def test_sizes_are_the_papers(cifar):
+    cells, sizes = cifar
+    for cell in cells:
+        size = sizes[cell.name]
+        assert size.parameters == PARAMETERS[cell.config.model.depth]
+        assert size.work == size.mult_adds * 3 * 128 * 64000 * 5
+    assert sizes["plain-20"].mult_adds == 40551040  # 4.06e7, without additions and BatchNorm
+
+
+def make_plan(monkeypatch, cells, sizes, workdir, at_once=2, rate=None):
+    rate = rate or Rate(mult_adds=1e9, seconds_a_layer=1.0, source="a test")
+    monkeypatch.setattr(plan, "_calibrated", lambda *_: rate)
+    return plan.table(cells, sizes, workdir, at_once, Machine("cpu"), sources.require)
+
+
+def test_the_plan_without_data_prints_and_writes_nothing(cifar, monkeypatch, tmp_path):
+    cells, sizes = cifar
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    cells = [c for c in grid.cells(degradation_cifar10.get_config()) if c.name in sizes]
+    text = make_plan(monkeypatch, cells, sizes, tmp_path / "study")
+    assert row_of(text, "plain-20").split() == [
+        "plain-20", "20", "none", "269,722", "40,551,040", "64,000", "5",
+        "not", "started", "1384:08:51", "1,384",
+    ]  # fmt: skip
+    # mult-adds, forward and backward, batch, steps, replicates, the rate; 20 layers' compilation
+    seconds = 40551040 * 3 * 128 * 64000 * 5 / 1e9 + 20 * 1.0
+    assert int(seconds) == 1384 * 3600 + 8 * 60 + 51
+    assert "would be refused" in text
+    assert "cifar10" in text
+    assert "Nothing was started or written" in text
+    assert not list(tmp_path.iterdir())
+
+
+def digits():
+    config = degradation_digits.get_config()
+    config.base.steps = 240
+    cells = grid.cells(config)
+    return cells, {cell.name: Size(100, 10, 1000.0 * cell.config.model.depth) for cell in cells}
+
+
+def test_the_plan_estimates_from_what_has_finished(monkeypatch, tmp_path):
+    cells, sizes = digits()
+
+    def end(cell, word, step, seconds):
+        folder = writer.RunFolder(tmp_path / cell.name, cell.config.to_dict())
+        folder.set_status(word, step=step, steps=240, device_seconds=seconds)
+        folder.record_launch({"devices": ["cpu: cpu", "cpu: cpu"]})
+        folder.close()
+
+    end(cells[0], "completed", 240, 80.0)  # plain-20: 40 s on its two devices, 20,000 mult-adds
+    end(cells[2], "preempted", 60, 1.0)  # plain-56
+    end(cells[3], "failed", 0, 1.0)  # resnet-56-A
+    text = make_plan(monkeypatch, cells, sizes, tmp_path, at_once=2)
+    assert row_of(text, "plain-20").split()[-3:] == ["completed", "-", "-"]
+    assert row_of(text, "resnet-20-A").split()[-2:] == ["00:40", "0.0222"]  # on two devices
+    assert row_of(text, "plain-56").split()[-4:] == ["preempted", "60/240", "01:24", "0.0467"]
+    assert row_of(text, "resnet-56-A").split()[-2:] == ["01:52", "0.0622"]
+    assert "4 cells, 3 of them left to run, 2 at a time" in text
+    # In the order given: 20-A and 56 begin, and 56-A follows 20-A.
+    assert "in all: 02:32" in text
+    assert "what has finished here: plain-20" in text
+
+
+def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
+    cells, sizes = digits()
+
+    def broken(*_):
+        raise RunError("no device.")
+
+    monkeypatch.setattr(plan, "_calibrated", broken)
+    text = plan.table(cells, sizes, tmp_path, 1, Machine("cpu"), sources.require)
+    assert "There is no estimate: no device." in text
+    assert "one at a time on cpu" in text
+
+
+@pytest.mark.slow
+def test_the_rate_is_timed_on_this_machine(monkeypatch, tmp_path):
+    config = degradation_digits.get_config()
+    config.base.batch_size = 16
+    config.base.model.width = 0.25
+    config.base.replicates = 1
+    config.grid.model.depth = (8,)
+    cell = grid.cells(config)[0]
+    for key in ("JAX_PLATFORMS", "XLA_FLAGS"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.chdir(tiny.ROOT)
+    size = estimate.size_of(cell)
+    rate = plan._calibrated(cell, size, at_once=1, on=Machine("cpu"))
+    assert 0 < rate.seconds_a_layer < 60
+    seconds = estimate.seconds(cell, size, rate, step=0)
+    assert seconds == pytest.approx(size.work / rate.mult_adds + 8 * rate.seconds_a_layer)
+    step = size.work / cell.config.steps / rate.mult_adds
+    assert 1e-5 < step < 10
+    assert f"{step:.3g} s a step" in rate.source
+
+
+def test_a_run_whose_metrics_do_not_fit_its_config_does_not_hide_the_others(tmp_path):
+    write(tmp_path / "odd", rows=[{"step": 1, "train/error": [1.0, 2.0]}], replicates=3)
+    write(tmp_path / "sound", rows=[{"step": 1, "train/error": 5.0}])
+    text = ledger.table(reader.find([tmp_path]))
+    assert "holds 2 values where config.json says 3 replicates" in row_of(text, "odd")
+    assert "5.00" in row_of(text, "sound")
+    assert "3 replicates" in ledger.show_errors(reader.read(tmp_path / "odd"))

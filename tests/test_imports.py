@@ -1,0 +1,106 @@
+"""Imports go one way: configs and programs use the library, and no room uses one above it."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = ("resnet_jax", "experiments", "configs", "benchmarks")
+TOP = "resnet_jax"  # the library's own floor: the loop, the step, the settings
+
+# The rooms whose modules a room may import, beside its own. Every room may import errors.py.
+MAY_IMPORT = {
+    "resnet_jax.kernels": [],
+    "resnet_jax.networks": ["resnet_jax.kernels"],
+    "resnet_jax.parallel": ["resnet_jax.kernels"],
+    "resnet_jax.data": ["resnet_jax.parallel", "resnet_jax.runs"],
+    "resnet_jax.runs": ["resnet_jax.data", "resnet_jax.networks", "resnet_jax.parallel", TOP],
+    TOP: [f"resnet_jax.{room}" for room in ("data", "kernels", "networks", "parallel", "runs")],
+    "configs": [TOP, "resnet_jax.runs"],
+    # A report reads folders: it knows the names of networks, and nothing that trains.
+    "experiments.report": ["configs", "resnet_jax.networks", "resnet_jax.runs"],
+    "experiments.launchers": ["experiments.cli", "resnet_jax.data", "resnet_jax.parallel",
+                              "resnet_jax.runs"],
+    "experiments.cli": ["configs", "experiments.study", TOP, "resnet_jax.runs"],
+}  # fmt: skip
+# Of the top floor, what the run folder may know.
+KNOWN_TO_RUNS = {"state", "dispatch", "effect"}
+
+
+def modules():
+    """Returns {dotted name: path} of every source file."""
+    paths = [p for source in SOURCES for p in (ROOT / source).rglob("*.py")]
+    names = (".".join(p.relative_to(ROOT).with_suffix("").parts) for p in paths)
+    return {n.removesuffix(".__init__"): p for n, p in zip(names, paths, strict=True)}
+
+
+MODULES = modules()
+
+
+def imported(path):
+    """Returns the modules of ours that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return found & MODULES.keys()
+
+
+def room(module):
+    """Returns the folder of a module, or the module itself for a package's `__init__`."""
+    return module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+
+
+def test_this_file_sees_imports():
+    assert imported(MODULES["resnet_jax.train"]) >= {"resnet_jax.programs", "resnet_jax.settings"}
+    assert room("resnet_jax.train") == TOP
+    assert room("resnet_jax.runs.reader") == "resnet_jax.runs"
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_room_imports_only_rooms_below_it(folder):
+    allowed = {folder, *MAY_IMPORT[folder]}
+    inside = [module for module in MODULES if room(module) == folder]
+    assert inside
+    for module in inside:
+        others = imported(MODULES[module]) - {"resnet_jax.errors"}
+        assert {room(other) for other in others} <= allowed, module
+
+
+def test_the_library_knows_no_programs_and_no_configs():
+    inside = [module for module in MODULES if module.startswith("resnet_jax")]
+    for module in inside:
+        assert all(other.startswith("resnet_jax") for other in imported(MODULES[module])), module
+
+
+def test_the_run_folder_knows_little_of_the_loop():
+    for module in (m for m in MODULES if room(m) == "resnet_jax.runs"):
+        loop = {other for other in imported(MODULES[module]) if room(other) == TOP}
+        assert {other.rpartition(".")[2] for other in loop} <= {*KNOWN_TO_RUNS, "errors"}, module
+
+
+def test_a_report_imports_nothing_that_trains():
+    inside = [module for module in MODULES if module.startswith("experiments.report")]
+    found = set().union(*(imported(MODULES[module]) for module in inside))
+    assert {m for m in found if room(m) == "resnet_jax.networks"} == {
+        "resnet_jax.networks.architectures"
+    }
+
+
+def test_no_two_modules_import_each_other():
+    graph = {module: imported(path) for module, path in MODULES.items()}
+    done = set()
+    while left := {m: uses - done - {m} for m, uses in graph.items() if m not in done}:
+        free = {module for module, uses in left.items() if not uses}
+        assert free, f"these import each other: {sorted(left)}"
+        done |= free
+
+
+def test_a_folder_of_experiments_itself_holds_programs_only():
+    programs = [m for m in MODULES if room(m) == "experiments" and m != "experiments"]
+    for module in programs:
+        assert 'if __name__ == "__main__":' in MODULES[module].read_text(encoding="utf-8"), module
