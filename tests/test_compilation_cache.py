@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 import zlib
 
 import jax
@@ -180,31 +181,23 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, caplog):
 
 # ------------------------------------------------------------------------- what lies in there
 
-CPUINFO = """\
-processor	: 0
-model name	: A Processor
-cpu MHz		: 2000.0
-flags		: fpu sse avx2
 
-processor	: 1
-model name	: A Processor
-"""
+def test_jax_itself_tells_unlike_processors_apart():
+    """The fingerprint is part of JAX's key, so no program is run that has unknown instructions."""
+    program = (
+        "import jax; from jax._src.lib import xla_client; "
+        "print(xla_client.get_topology_for_devices(jax.devices()).fingerprint())"
+    )
 
+    def fingerprint(**variables):
+        return subprocess.run(
+            [sys.executable, "-c", program], env=tiny.environment() | variables, check=True,
+            capture_output=True, text=True,
+        ).stdout  # fmt: skip
 
-def test_unlike_processors_have_folders_of_their_own(tmp_path):
-    path = tmp_path / "cpuinfo"
-
-    def name(text):
-        path.write_text(text)
-        return compilation_cache._processor(path)
-
-    kind = name(CPUINFO)
-    assert re.fullmatch("[0-9a-f]{8}", kind)
-    assert name(CPUINFO.replace("2000.0", "3000.0")) == kind  # now faster, still the same
-    assert name(CPUINFO.replace("avx2", "avx2 avx512f")) != kind
-    assert name(CPUINFO.replace("A Pro", "B Pro")) != kind
-    path.unlink()
-    assert compilation_cache._processor(path) != kind
+    assert int(fingerprint())
+    assert fingerprint() == fingerprint()
+    assert fingerprint() != fingerprint(XLA_FLAGS="--xla_cpu_max_isa=SSE4_2")
 
 
 def test_the_longest_unused_go_where_there_are_too_many(tmp_path, monkeypatch):
