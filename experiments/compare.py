@@ -7,14 +7,13 @@ JAX nor the machine that trained: run folders are all that is read.
 """
 
 import argparse
-import json
 import pathlib
 import shlex
 from collections.abc import Sequence
 from typing import NoReturn
 
 from experiments.cli import program
-from experiments.report import claims, figures, groups, page, summary, table
+from experiments.report import claims, figures, groups, page, table
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
 
@@ -37,10 +36,10 @@ def compare(
     """
     found = groups.make(reader.find(folders))
     verdicts = [claim for group in found for claim in claims.judge(group, margin)]
-    content = json.dumps(summary.make(found, verdicts, margin), indent=2, allow_nan=False)
+    numbers = table.as_json(found, verdicts, margin)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "summary.json").write_text(content + "\n", encoding="utf-8")
+        (out / "summary.json").write_text(numbers, encoding="utf-8")
         (out / "table.csv").write_text(table.as_csv(found), encoding="utf-8")
         (out / "table.md").write_text(table.as_markdown(found, verdicts), encoding="utf-8")
         figures.write(found, window, out)

@@ -7,6 +7,7 @@ The paper's numbers stand beside ours where it has them for this very network. N
 no device is touched. --json prints the same for programs.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.cli import command_line, config_flag
-from experiments.report import paper_networks
+from experiments.report import paper
 from resnet_jax import settings
 from resnet_jax.data import sources
 from resnet_jax.networks import resnet, summary
@@ -30,7 +31,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     model, image_shape = config.model, sources.image_shape(config.data)
     network = resnet.from_config(model)
     found = summary.summarize(network, image_shape)
-    paper = paper_networks.published_size(config.to_dict(), image_shape)
+    published = paper.published_size(config.to_dict(), image_shape)
     return {
         "family": model.family,
         "depth": model.depth,
@@ -42,7 +43,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "parameters": found.parameters,
         "mult_adds": found.mult_adds,
         "projections": found.projections,
-        "paper": {"parameters": paper.parameters, "mult_adds": paper.mult_adds},
+        "paper": dataclasses.asdict(published),
         "layers": [vars(layer) for layer in found.layers],
     }
 
@@ -50,7 +51,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
 def describe_family(config: ConfigDict) -> list[dict[str, Any]]:
     """Describes the config's network at each depth of the paper."""
     networks = []
-    for depth in paper_networks.STUDIED[config.model.family]:
+    for depth in paper.STUDIED[config.model.family]:
         deeper = config.copy_and_resolve_references()
         deeper.model.depth = depth
         networks.append(describe(deeper))

@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from experiments.report import replicates
-from experiments.report.intervals import Sample
-from experiments.report.measures import Stat
 from experiments.report.replicates import Observation, Replicate
+from experiments.report.statistics import Sample, Stat
 from resnet_jax.errors import check_choice
 from resnet_jax.networks.architectures import SHORTCUTS
 from resnet_jax.runs import reader
@@ -24,14 +24,19 @@ class CellResult:
     notes: tuple[str, ...]  # what a reader must know about the pooling
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The first run's config; the others differ from it in their seeds alone."""
+        return self.runs[0].config
+
+    @property
     def depth(self) -> int:
         """Weighted layers, as the paper counts them."""
-        return self.runs[0].config["model"]["depth"]
+        return self.config["model"]["depth"]
 
     @property
     def shortcut(self) -> str:
         """``none`` for the plain net, or the shortcut's letter."""
-        return self.runs[0].config["model"]["shortcut"]
+        return self.config["model"]["shortcut"]
 
     @property
     def plain(self) -> bool:

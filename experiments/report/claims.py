@@ -1,6 +1,6 @@
 """The paper's claims about depth, each held against the runs: confirmed, rejected or undecided.
 
-Which networks are compared, and in which words; intervals.py has the arithmetic and
+Which networks are compared, and in which words; statistics.py has the arithmetic and
 docs/statistics.md the reasons. Claim 3 (that vanishing gradients do not explain the gap) is about
 signals inside the networks and cannot be judged from errors; it is no part of this report.
 """
@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 
 from experiments.report.cells import CellResult
 from experiments.report.groups import Group
-from experiments.report.intervals import MOST_SEEDS, Difference, Sample, correct
-from experiments.report.measures import Stat
 from experiments.report.replicates import Observation, Replicate
+from experiments.report.statistics import MOST_SEEDS, Difference, Sample, Stat, correct
 from resnet_jax.runs import reader
 
 CONFIRMED, REJECTED, UNDECIDED = "confirmed", "rejected", "undecided"

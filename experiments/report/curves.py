@@ -10,8 +10,7 @@ from matplotlib.colors import to_hex
 
 from experiments.report.cells import CellResult
 from experiments.report.groups import Group
-from experiments.report.measures import Points, window_means
-from experiments.report.replicates import Replicate
+from experiments.report.replicates import Points, Replicate, window_means
 
 KINDS = {"training": "train/error", "validation": "validation/error"}
 SIDES = ("Plain nets", "Residual nets")

@@ -99,7 +99,7 @@ def depth_lines(group: Group, measure: Measure) -> list[DepthLine]:
 
 def published_points(group: Group, split: str) -> list[tuple[CellResult, paper.PublishedError]]:
     """Returns the paper's numbers on a split, for the cells of the group."""
-    found = [(cell, paper.published(cell)) for cell in group.cells]
+    found = [(cell, paper.published(cell.config)) for cell in group.cells]
     return [(cell, number) for cell, number in found if number and number.split == split]
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.report import cells, paper_networks, replicates
+from experiments.report import cells, paper, replicates
 from experiments.report.cells import CellResult
 from resnet_jax.runs import reader
 
@@ -28,12 +28,12 @@ class Group:
     @property
     def data(self) -> str:
         """The data set's name."""
-        return self.cells[0].runs[0].config["data"]["name"]
+        return self.cells[0].config["data"]["name"]
 
     @property
     def family(self) -> str:
         """The networks' family, ``cifar`` or ``imagenet``."""
-        return self.cells[0].runs[0].config["model"]["family"]
+        return self.cells[0].config["model"]["family"]
 
     @property
     def depths(self) -> list[int]:
@@ -94,10 +94,10 @@ def _recipe(run: reader.Run) -> Settings:
 def _has_papers_warm_up(run: reader.Run) -> bool:
     """Whether a run is the one that the paper warmed up alone, in the paper's way."""
     flat = reader.flatten(run.config)
-    papers = paper_networks.recipe("cifar")
+    papers = paper.recipe("cifar")
     return (
         flat["model.family"] == "cifar"
-        and flat["model.depth"] in paper_networks.WARM_UPS
+        and flat["model.depth"] in paper.WARM_UPS
         and flat["model.shortcut"] != "none"
         and flat.get("schedule.warmup") == "until_error"
         and all(flat.get(key) == papers[key] for key in WARM_UP_VALUES)

@@ -2,11 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from experiments.report.measures import window_mean
+import numpy as np
+
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader
+
+Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the point before)
 
 DIVERGED_ERROR = 100.0  # percent; a network whose weights are not finite classifies nothing
 EARLY = 0.25  # the share of a run's steps that counts as early
@@ -124,6 +128,30 @@ def of_run(run: reader.Run) -> list[Replicate]:
         raise UserError(f"{run.path / 'config.json'} lacks {', '.join(lacking)}.")
     found = [Replicate(run, i, flat["seed"] + i, None) for i in range(flat["replicates"])]
     return [dataclasses.replace(r, diverged_at=_diverged_at(r)) for r in found]
+
+
+def window_means(points: Points, starts: Sequence[float], stops: Sequence[float]) -> np.ndarray:
+    """Returns the mean a step over each half-open window ``(start, stop]`` of steps.
+
+    A logged point is the mean over the steps since the one before, so its weight in a window is
+    the number of those steps that lie inside. The sum over steps is then piecewise linear in the
+    step, and a window's mean is a difference of two interpolated sums.
+    """
+    training = [(step, value) for step, value in points if step > 0]
+    steps = np.array([0, *(step for step, _ in training)], dtype=float)
+    values = np.array([value for _, value in training], dtype=float)
+    sums = np.concatenate([[0.0], np.cumsum(values * np.diff(steps))])
+    first = np.maximum(np.asarray(starts, dtype=float), 0.0)
+    last = np.minimum(np.asarray(stops, dtype=float), steps[-1])
+    return (np.interp(last, steps, sums) - np.interp(first, steps, sums)) / (last - first)
+
+
+def window_mean(points: Points, start: float, stop: float) -> float | None:
+    """Returns the mean over ``(start, stop]``, or None where no step of it was logged."""
+    if not points or points[-1][0] <= max(start, 0):
+        return None
+    mean = float(window_means(points, [start], [stop])[0])
+    return mean if math.isfinite(mean) else None
 
 
 def total_steps(run: reader.Run) -> int:

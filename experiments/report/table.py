@@ -1,16 +1,18 @@
-"""The table of cells: CSV for programs, Markdown and text for people, columns for the page."""
+"""The numbers of a report: JSON and CSV for programs, Markdown and text for people."""
 
 import csv
 import dataclasses
 import io
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from experiments.report.cells import CellResult
 from experiments.report.claims import ABOVE, BELOW, COMPARED, NOT_TESTED, Claim, Comparison
 from experiments.report.groups import Group
-from experiments.report.measures import Stat
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
+from experiments.report.statistics import Stat
 from resnet_jax.runs import reader
 
 DASH = "\N{EN DASH}"
@@ -60,7 +62,7 @@ def show_duration(seconds: float) -> str:
 
 
 def _show_paper(cell: CellResult) -> str:
-    number = published(cell)
+    number = published(cell.config)
     return f"{number.error:.2f}" if number else DASH
 
 
@@ -86,6 +88,20 @@ COLUMNS = (
 )
 
 
+def as_json(groups: Sequence[Group], claims: Sequence[Claim], margin: float) -> str:
+    """Returns summary.json: every number of a report. What is unknown is null; nothing is NaN."""
+    content = {
+        "groups": [
+            {"label": g.label, "data": g.data, "note": g.note, "settings": g.settings}
+            for g in groups
+        ],
+        "cells": [_cell(cell, group) for group in groups for cell in group.cells],
+        "margin": margin,
+        "claims": [dataclasses.asdict(c) | {"statement": c.statement} for c in claims],
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
 def as_csv(groups: Sequence[Group]) -> str:
     """Returns one line a cell with plain numbers, empty where there is none."""
     out = io.StringIO()
@@ -100,7 +116,7 @@ def as_csv(groups: Sequence[Group]) -> str:
     for group in groups:
         for cell in group.cells:
             stats = [cell.stat(getattr(Replicate, error)) for error in errors]
-            number = published(cell)
+            number = published(cell.config)
             writer.writerow(
                 [group.label, cell.name, cell.depth, cell.shortcut]
                 + [cell.parameters, cell.mult_adds, len(cell.healthy), len(cell.diverged)]
@@ -171,7 +187,7 @@ def footnotes(group: Group) -> list[str]:
             words = "diverged; in no mean, counted as 100 % by claims"
             notes.append(f"{cell.name}: {', '.join(gone)} {words}")
         notes += [f"{cell.name}: {note}" for note in cell.notes]
-        number = published(cell)
+        number = published(cell.config)
         if number and number.remark:
             notes.append(f"{cell.name}: the paper's number is {number.remark}")
     blurred = [c.name for c in group.cells if any(map(longer_than_an_epoch, c.runs))]
@@ -189,10 +205,10 @@ def footnotes(group: Group) -> list[str]:
         notes.append(f"{words}: {', '.join(by_moving_averages)}")
     sources: dict[str, list[str]] = {}
     for cell in group.cells:
-        if number := published(cell):
+        if number := published(cell.config):
             words = f"paper, {number.split} error, He et al. 2015, {number.source}"
             sources.setdefault(words, []).append(cell.name)
-        elif reason := withheld(cell):
+        elif reason := withheld(cell.config):
             words = f"the paper's number is left out, because of {reason}"
             sources.setdefault(words, []).append(cell.name)
         for words in {w: 0 for run in cell.runs for w in run.environment.get("without_effect", [])}:
@@ -230,6 +246,32 @@ def comparison_row(one: Comparison) -> list[str]:
     """Returns one comparison by COMPARISON_HEADINGS."""
     names = [one.network, one.baseline]
     return [*names, show_difference(one), show_result(one), show_p(one), show_seeds(one)]
+
+
+def _cell(cell: CellResult, group: Group) -> dict[str, Any]:
+    number = published(cell.config)
+    return {
+        "name": cell.name,
+        "group": group.label,
+        "depth": cell.depth,
+        "shortcut": cell.shortcut,
+        "n": len(cell.healthy),
+        "diverged": len(cell.diverged),
+        "status": cell.status,
+        "step": cell.step,
+        "steps": cell.steps,
+        "parameters": cell.parameters,
+        "mult_adds": cell.mult_adds,
+        "train_error": dataclasses.asdict(cell.stat(Replicate.train_error)),
+        "validation_error": dataclasses.asdict(cell.stat(Replicate.validation_error)),
+        "test_error": dataclasses.asdict(cell.stat(Replicate.test_error)),
+        "paper_error": number.error if number else None,
+        "paper_split": number.split if number else None,
+        "paper_source": number.source if number else None,
+        "paper_left_out": withheld(cell.config),  # why; empty if it is not
+        "device_seconds": cell.device_seconds,
+        "notes": list(cell.notes),
+    }
 
 
 def _aligned(rows: Sequence[Sequence[str]], indent: int) -> list[str]:

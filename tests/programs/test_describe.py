@@ -8,7 +8,7 @@ import pytest
 
 from configs import cifar10, digits, imagenet
 from experiments import describe
-from experiments.report import paper_networks
+from experiments.report import paper
 from resnet_jax import settings
 from tests import tiny
 
@@ -56,23 +56,23 @@ def test_family_of_imagenet():
     found = json.loads(done.stdout)
     assert found["family"] == "imagenet"
     sizes = {n["depth"]: n["parameters"] for n in found["networks"]}
-    assert sizes == paper_networks.IMAGENET_PARAMETERS
+    assert sizes == paper.IMAGENET_PARAMETERS
     for one in found["networks"]:
         assert one["paper"]["parameters"] == one["parameters"]
         assert one["mult_adds"] == pytest.approx(one["paper"]["mult_adds"], rel=0.02)
 
 
 def test_family_of_cifar(monkeypatch, no_data):
-    assert paper_networks.STUDIED["cifar"] == (20, 32, 44, 56, 110, 1202)
+    assert paper.STUDIED["cifar"] == (20, 32, 44, 56, 110, 1202)
     # ResNet-1202 takes seconds to trace, and is counted in networks/test_counts.py.
-    monkeypatch.setitem(paper_networks.STUDIED, "cifar", (20, 32, 44, 56))
+    monkeypatch.setitem(paper.STUDIED, "cifar", (20, 32, 44, 56))
     networks = describe.describe_family(settings.resolve(cifar10.get_config()))
     text = describe.as_family_text(networks)
     assert text.startswith("cifar family (residual, shortcut A), 32 x 32 x 3 images, 10 classes")
     rows = {line.split()[0]: line for line in text.splitlines()[3:]}
     assert list(rows) == ["20", "32", "44", "56"]
     for depth, row in rows.items():
-        assert row.count(f"{paper_networks.CIFAR_PARAMETERS[int(depth)]:,}") == 2
+        assert row.count(f"{paper.CIFAR_PARAMETERS[int(depth)]:,}") == 2
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,8 @@ def test_the_papers_numbers_stand_beside_the_cells_of_our_studies_on_its_recipes
         for cell in grid.cells(module.get_config()):
             folder = tmp_path / module.__name__ / cell.name
             found = cell_of(cell.config, folder)
-            assert paper.withheld(found) == ""
-            if number := paper.published(found):
+            assert paper.withheld(found.config) == ""
+            if number := paper.published(found.config):
                 numbers[number.source.split(",")[0], found.name] = number.error
         # Also with the warm-up of ResNet-110, a study is one group.
         assert len(compare.groups.make(compare.reader.find([tmp_path / module.__name__]))) == 1
@@ -217,8 +217,8 @@ def beside(module, folder, **changes):
     config = module.get_config()
     tiny.override(config, changes)
     cell = cell_of(settings.resolve(config), folder)
-    number = paper.published(cell)
-    return number and number.error, paper.withheld(cell)
+    number = paper.published(cell.config)
+    return number and number.error, paper.withheld(cell.config)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_setting_that_a_run_does_not_record_is_not_taken_for_the_papers(tmp_pa
     content = settings.resolve(cifar10.get_config()).to_dict()
     del content["model"]["activation"]
     config = ConfigDict(content)
-    assert paper.withheld(cell_of(config, tmp_path / "run")) == (
+    assert paper.withheld(cell_of(config, tmp_path / "run").config) == (
         "model.activation=not recorded (the paper: post)"
     )
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from experiments.report import cells, curves, groups, replicates
-from experiments.report.measures import Stat, window_mean
 from experiments.report.replicates import Observation, Replicate
+from experiments.report.statistics import Stat
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader
 from tests.report import fixture
@@ -27,12 +27,12 @@ def test_mean_and_sample_std():
 
 def test_window_mean_weights_each_line_by_the_steps_it_covers():
     points = [(10, 100.0), (14, 50.0), (20, 8.0)]
-    assert window_mean(points, 0, 20) == pytest.approx((10 * 100 + 4 * 50 + 6 * 8) / 20)
-    assert window_mean(points, 10, 20) == pytest.approx((4 * 50 + 6 * 8) / 10)
+    assert replicates.window_mean(points, 0, 20) == pytest.approx((10 * 100 + 4 * 50 + 6 * 8) / 20)
+    assert replicates.window_mean(points, 10, 20) == pytest.approx((4 * 50 + 6 * 8) / 10)
     # A line that begins before the window counts with the steps inside it: 2 of 4.
-    assert window_mean(points, 12, 20) == pytest.approx((2 * 50 + 6 * 8) / 8)
-    assert window_mean(points, 20, 30) is None
-    assert window_mean([], 0, 10) is None
+    assert replicates.window_mean(points, 12, 20) == pytest.approx((2 * 50 + 6 * 8) / 8)
+    assert replicates.window_mean(points, 20, 30) is None
+    assert replicates.window_mean([], 0, 10) is None
 
 
 def test_final_training_error_is_over_the_last_epoch(tmp_path):

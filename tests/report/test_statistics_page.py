@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 
 from experiments.report import claims, groups, table
-from experiments.report.intervals import Difference, Sample, correct, proportion_interval
+from experiments.report.statistics import Difference, Sample, correct, proportion_interval
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.report import fixture

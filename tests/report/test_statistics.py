@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.report import intervals
-from experiments.report.intervals import ALPHA, Difference, Sample
+from experiments.report.statistics import (
+    ALPHA,
+    LEAST_P,
+    Difference,
+    Sample,
+    correct,
+    holm,
+    proportion_interval,
+)
 
 MANY = 1e9  # examples: so many that counting adds nothing to the spread over seeds
 
@@ -44,14 +51,14 @@ def test_an_interval_needs_two_seeds_on_each_side():
 @pytest.mark.parametrize(("errors", "count"), [(0, 1257), (1, 1257), (7, 40), (40, 40)])
 def test_a_share_has_clopper_and_pearsons_interval(errors, count):
     want = scipy.stats.binomtest(errors, count).proportion_ci(0.95, method="exact")
-    found = intervals.proportion_interval(errors / count, count, 0.05)
+    found = proportion_interval(errors / count, count, 0.05)
     assert found == pytest.approx((want.low, want.high))
 
 
 def test_no_error_in_n_leaves_room_for_about_three_in_n():
     # One-sided at 95 % it is the rule of three; each tail of a two-sided interval has 2.5 %.
-    assert intervals.proportion_interval(0.0, 1257, 0.1)[1] == pytest.approx(3 / 1257, rel=0.01)
-    assert intervals.proportion_interval(0.0, 1257, 0.05)[1] == pytest.approx(3.69 / 1257, rel=0.01)
+    assert proportion_interval(0.0, 1257, 0.1)[1] == pytest.approx(3 / 1257, rel=0.01)
+    assert proportion_interval(0.0, 1257, 0.05)[1] == pytest.approx(3.69 / 1257, rel=0.01)
 
 
 def test_no_spread_is_no_certainty():
@@ -103,23 +110,23 @@ def test_p_is_the_alpha_whose_interval_ends_at_the_threshold():
         assert ends[0 if difference.value > threshold else 1] == pytest.approx(threshold, abs=1e-6)
     assert difference.p_value(difference.value) == 1.0
     far = Difference.of(sample([90.0, 90.1, 90.2]), sample([1.0, 1.1, 1.2]))
-    assert far.p_value(0) == intervals.LEAST_P
+    assert far.p_value(0) == LEAST_P
 
 
 def test_holms_adjusted_p_values():
     # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
-    adjusted, alphas = intervals.holm([0.01, 0.04, 0.03, 0.005])
+    adjusted, alphas = holm([0.01, 0.04, 0.03, 0.005])
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert alphas == pytest.approx([0.05 / 3, 0.05 / 2, 0.05 / 2, 0.05 / 4])
-    assert intervals.holm([0.4, 0.7])[0] == pytest.approx([0.8, 0.8])
-    assert intervals.holm([]) == ([], [])
+    assert holm([0.4, 0.7])[0] == pytest.approx([0.8, 0.8])
+    assert holm([]) == ([], [])
 
 
 def test_adjusted_p_values_and_levels_agree():
     dice = np.random.default_rng(3)
     for _ in range(200):
         p = dice.uniform(0, 0.06, size=dice.integers(1, 6)).tolist()
-        adjusted, alphas = intervals.holm(p)
+        adjusted, alphas = holm(p)
         significant = [q <= ALPHA for q in adjusted]
         assert significant == [q <= alpha for q, alpha in zip(p, alphas, strict=True)]
 
@@ -128,10 +135,10 @@ def test_that_every_difference_is_small_needs_no_correction():
     base = [1.0, 1.1, 1.2]
     near = Difference.of(sample([1.0, 1.3, 1.4]), sample(base))
     assert near.interval(ALPHA)[1] < 0.5 < near.interval(ALPHA / 2)[1]
-    assert intervals.correct([near, near], 0.5)[1] == [ALPHA, ALPHA]
+    assert correct([near, near], 0.5)[1] == [ALPHA, ALPHA]
     far = Difference.of(sample([9.0, 9.2, 9.5]), sample(base))
     # Once one of them lies above, that was found by searching.
-    assert intervals.correct([near, far], 0.5)[1] == [ALPHA, ALPHA / 2]
+    assert correct([near, far], 0.5)[1] == [ALPHA, ALPHA / 2]
 
 
 def test_the_estimated_number_of_seeds_decides_four_times_in_five():

@@ -1,4 +1,4 @@
-"""How sure a difference between two networks is: docs/statistics.md has every formula.
+"""Mean and spread over seeds, and how sure a difference is: docs/statistics.md has every formula.
 
 Nothing here knows a network or a claim. Errors are in percent and differences in percentage
 points, as everywhere in a report; `alpha` is a share (0.05 for a 95 % interval).
@@ -17,6 +17,25 @@ ALPHA = 0.05  # the chance that a family of comparisons gives any wrong finding
 MISSED = 0.2  # the chance of deciding nothing that the estimated number of seeds leaves
 MOST_SEEDS = 1000  # the estimate stops there
 LEAST_P = 1e-12  # smaller p-values are given as this
+
+
+@dataclasses.dataclass(frozen=True)
+class Stat:
+    """Mean and sample standard deviation (ddof=1) over `n` replicates; None where undefined."""
+
+    mean: float | None
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Stat":
+        """Returns the statistics of one value a replicate."""
+        n = len(values)
+        return cls(
+            mean=float(np.mean(values)) if n else None,
+            std=float(np.std(values, ddof=1)) if n > 1 else None,
+            n=n,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
