@@ -39,6 +39,11 @@ class Panel:
     entries: list[Entry]
     empty: str = ""  # why there is nothing to see, where there is not
 
+    @property
+    def json(self) -> str:
+        """The figure for a script element, which a "<" could end."""
+        return self.figure.to_json().replace("<", "\\u003c")
+
 
 def curve_panels(group: Group, window: int) -> list[Panel]:
     """Returns the plain and the residual panel, with one scale."""

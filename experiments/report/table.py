@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.report.cells import CellResult
+from experiments.report.cells import CellResult, Measure
 from experiments.report.claims import ABOVE, BELOW, COMPARED, NOT_TESTED, Claim, Comparison
 from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
@@ -26,6 +26,7 @@ class Column:
     metric: str  # its name in summary.json and in the page's data-metric attributes
     heading: str
     show: Callable[[CellResult], str]
+    is_number: bool = False
 
 
 def show_stat(stat: Stat) -> str:
@@ -70,19 +71,19 @@ def _show_count(value: int | None) -> str:
     return DASH if value is None else f"{value:,}"
 
 
+def _error(metric: str, heading: str, measure: Measure) -> Column:
+    return Column(metric, heading, lambda cell: show_stat(cell.stat(measure)), is_number=True)
+
+
 COLUMNS = (
     Column("name", "network", lambda c: c.name),
-    Column("parameters", "parameters", lambda c: _show_count(c.parameters)),
-    Column("mult_adds", "mult-adds", lambda c: _show_count(c.mult_adds)),
-    Column("train_error", "training error, %", lambda c: show_stat(c.stat(Replicate.train_error))),
-    Column(
-        "validation_error",
-        "validation error, %",
-        lambda c: show_stat(c.stat(Replicate.validation_error)),
-    ),
-    Column("test_error", "test error, %", lambda c: show_stat(c.stat(Replicate.test_error))),
-    Column("n", "n", show_n),
-    Column("paper_error", "paper, %", _show_paper),
+    Column("parameters", "parameters", lambda c: _show_count(c.parameters), is_number=True),
+    Column("mult_adds", "mult-adds", lambda c: _show_count(c.mult_adds), is_number=True),
+    _error("train_error", "training error, %", Replicate.train_error),
+    _error("validation_error", "validation error, %", Replicate.validation_error),
+    _error("test_error", "test error, %", Replicate.test_error),
+    Column("n", "n", show_n, is_number=True),
+    Column("paper_error", "paper, %", _show_paper, is_number=True),
     Column("status", "status", show_status),
     Column("device_seconds", "device time", lambda c: show_duration(c.device_seconds)),
 )
