@@ -24,8 +24,7 @@ from absl import flags, logging
 from benchmarks import results
 from benchmarks.peers import input_readers
 from configs import imagenet
-from experiments.cli import command_line
-from experiments.study import ledger
+from experiments.cli import command_line, tables
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.order import TRAIN
 from resnet_jax.dispatch import spans
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
             kind = "prepared" if folder == small else "as stored"
             rows.append({"augmentation": preset, "pictures": kind})
             rows[-1] |= _measure(preset, folder, has_tensorflow)
-            logging.info("%s", ledger.aligned([_HEADINGS, _show(rows[-1], rows)]))
+            logging.info("%s", tables.plain([tables.aligned([_HEADINGS, _show(rows[-1], rows)])]))
     about = {
         "unit": "pictures a second and core, median [lowest, highest]",
         "rounds": _ROUNDS.value,

@@ -20,8 +20,7 @@ from absl import flags, logging
 
 from benchmarks import results
 from benchmarks.peers import ours
-from experiments.cli import command_line
-from experiments.study import ledger
+from experiments.cli import command_line, tables
 
 _DEPTH = flags.DEFINE_integer("depth", 20, "Of the CIFAR network.")
 _REPLICATES = flags.DEFINE_list("replicates", ["1"], "Numbers of seeds.")
@@ -42,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     for seeds in results.numbers("replicates", _REPLICATES.value):
         for deterministic in (True, False):
             rows.append(_measure(seeds, deterministic))
-            logging.info("%s", ledger.aligned([_HEADINGS, *map(_show, rows)]))
+            logging.info("%s", tables.plain([tables.aligned([_HEADINGS, *map(_show, rows)])]))
     about = {
         "unit": "milliseconds a step of all seeds, median [lowest, highest]",
         "network": f"ResNet-{_DEPTH.value}, {_DTYPE.value}",

@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from experiments.study import ledger
+from experiments.cli import tables
 from resnet_jax.errors import UserError
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
@@ -46,10 +46,10 @@ def publish(
       about: what is said under it.
       rows: all that was measured, for table.json.
     """
-    lines = [ledger.aligned(cells), "", *(f"{key}: {value}" for key, value in about.items())]
-    print("\n".join(lines))
+    parts = [tables.aligned(cells), "", *(f"{key}: {value}" for key, value in about.items())]
+    tables.show(parts)
     if OUT.value:
         out = storage.on_disk(OUT.value, "--out")
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "table.json", dict(about) | {"rows": rows})
-        write_bytes(out / "table.txt", ("\n".join(lines) + "\n").encode())
+        write_bytes(out / "table.txt", (tables.plain(parts) + "\n").encode())

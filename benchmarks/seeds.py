@@ -21,8 +21,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import results
 from configs import cifar10
-from experiments.cli import command_line
-from experiments.study import ledger
+from experiments.cli import command_line, tables
 from experiments.study.side_by_side import Group, GroupFailedError
 from resnet_jax import settings
 from resnet_jax.errors import UserError, check_choice
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
     for number in numbers:
         rows += _measure(one, number)
-        logging.info("%s", ledger.aligned([_HEADINGS, *map(_show, rows)]))
+        logging.info("%s", tables.plain([tables.aligned([_HEADINGS, *map(_show, rows)])]))
     about = {
         "unit": "seconds a step of all seeds, median [lowest, highest]",
         "network": f"ResNet-{_DEPTH.value}, {_IMAGE_SIZE.value} pixels, {_DTYPE.value}",

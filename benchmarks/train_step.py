@@ -30,8 +30,7 @@ from absl import flags, logging
 
 from benchmarks import machine, results
 from benchmarks.peers import ours, turns
-from experiments.cli import command_line
-from experiments.study import ledger
+from experiments.cli import command_line, tables
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.networks.architectures import SHORTCUTS
 
@@ -108,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
             config, makers, _ROUNDS.value, _STEPS.value, bandwidth, peak[0] if peak else None
         )
         rows.append(row)
-        logging.info("%s", ledger.aligned([turns.HEADINGS, turns.show(row)]))
+        logging.info("%s", tables.plain([tables.aligned([turns.HEADINGS, turns.show(row)])]))
     results.publish([turns.HEADINGS, *map(turns.show, rows)], about, rows)
     return 0
 

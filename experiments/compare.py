@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from typing import NoReturn
 
-from experiments.cli import program
+from experiments.cli import program, tables
 from experiments.report import claims, figures, groups, page, table
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
@@ -20,7 +20,7 @@ from resnet_jax.runs import reader, storage
 
 def compare(
     folders: Sequence[str], out: pathlib.Path, *, window: int, margin: float, command: str
-) -> str:
+) -> tables.Parts:
     """Writes the report on `folders` into `out` and returns what a terminal shows of it.
 
     Args:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     command = shlex.join(["python", "-m", "experiments.compare", *arguments])
     window, margin = parsed.window, parsed.margin
-    print(compare(parsed.folders, parsed.out, window=window, margin=margin, command=command))
+    tables.show(compare(parsed.folders, parsed.out, window=window, margin=margin, command=command))
     print(parsed.out / "index.html")
     return 0
 

@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.cli import command_line, config_flag
+from experiments.cli import command_line, config_flag, tables
 from experiments.report import paper
 from resnet_jax import settings
 from resnet_jax.data import sources
@@ -61,7 +61,7 @@ def describe_family(config: ConfigDict) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------ as text
 
 
-def as_text(network: dict[str, Any]) -> str:
+def as_text(network: dict[str, Any]) -> tables.Parts:
     """Returns the layer table of one network, its totals and the paper's."""
     rows = [["", "output", "blocks", "layers", "projections", "parameters", "mult-adds"]]
     for layer in network["layers"]:
@@ -79,10 +79,10 @@ def as_text(network: dict[str, Any]) -> str:
     total = [sum(layer[key] for layer in network["layers"]) for key in ("blocks", "convolutions")]
     rows.append(["total", "", *map(str, total), str(network["projections"]), *_sizes(network)])
     rows.append(["paper", "", "", "", "", *_paper_sizes(network)])
-    return f"{_title(network, str(network['depth']))}\n\n{_aligned(rows, left=2)}"
+    return [_title(network, str(network["depth"])), "", tables.aligned(rows, left=2)]
 
 
-def as_family_text(networks: Sequence[dict[str, Any]]) -> str:
+def as_family_text(networks: Sequence[dict[str, Any]]) -> tables.Parts:
     """Returns one line a network, the paper's sizes beside ours."""
     rows = [["depth", "block", "blocks", "projections"]]
     rows[0] += ["parameters", "(paper)", "mult-adds", "(paper)"]
@@ -97,7 +97,7 @@ def as_family_text(networks: Sequence[dict[str, Any]]) -> str:
                 *(ours[0], papers[0], ours[1], papers[1]),
             ]
         )
-    return f"{_title(networks[0], 'family')}\n\n{_aligned(rows, left=3)}"
+    return [_title(networks[0], "family"), "", tables.aligned(rows, left=3)]
 
 
 def _title(network: dict[str, Any], what: str) -> str:
@@ -133,19 +133,6 @@ def _mult_adds(number: int) -> str:
     return f"{digits}e{int(exponent) - shift}" if number >= 1000 else str(number)
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
-    """Lines columns up: the first `left` of them at their left edge, numbers at their right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 # -------------------------------------------------------------------------------- program
 
 
@@ -156,10 +143,14 @@ def main(argv: Sequence[str]) -> None:
     if _FAMILY.value:
         networks = describe_family(config)
         content = {"family": config.model.family, "networks": networks}
-        print(json.dumps(content, indent=2) if _JSON.value else as_family_text(networks))
+        text = as_family_text(networks)
     else:
-        network = describe(config)
-        print(json.dumps(network, indent=2) if _JSON.value else as_text(network))
+        content = describe(config)
+        text = as_text(content)
+    if _JSON.value:
+        print(json.dumps(content, indent=2))
+    else:
+        tables.show(text)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import jax
 from absl import flags, logging
 
-from experiments.cli import command_line, config_flag, program
+from experiments.cli import command_line, config_flag, program, tables
 from experiments.launchers import choice, local
 from experiments.launchers.interface import Job, Queue
 from experiments.launchers.local import Machine
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     if _CANCEL.value:
         return _cancel(queue)
     if _STATUS.value:
-        print(_status(workdir, queue))
+        tables.show(_status(workdir, queue))
         return 0
 
     all_cells = grid.cells(command_line.required(_CONFIG))
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     ]
     if _DRY_RUN.value:
         given = estimate.given_rate(_RATE.value, _DEVICES.value or 1) if _RATE.value else None
-        print(plan.table(cells, sizes, workdir, at_once, on, require_data, given))
+        tables.show(plan.table(cells, sizes, workdir, at_once, on, require_data, given))
         if queue and jobs:
             print(f"\n{queue.script(jobs)}", end="")
         return 0
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
     signals = _run(missing, jobs, sizes, workdir, at_once, on)
     found = [reader.read(workdir / cell.name) for cell in cells]
-    print(ledger.table(found))
+    tables.show(ledger.table(found))
     return exit_code(found, signals)
 
 
@@ -180,7 +180,7 @@ def _cancel(queue: Queue | None) -> int:
     return 0
 
 
-def _status(workdir: storage.Path, queue: Queue | None) -> str:
+def _status(workdir: storage.Path, queue: Queue | None) -> tables.Parts:
     expected = []
     if _CONFIG.value is not None:
         expected = [cell.name for cell in _matching(grid.cells(_CONFIG.value))]

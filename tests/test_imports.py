@@ -19,7 +19,7 @@ MAY_IMPORT = {
     TOP: [f"resnet_jax.{room}" for room in ("data", "kernels", "networks", "parallel", "runs")],
     "configs": [TOP, "resnet_jax.runs"],
     # A report reads folders: it knows the names of networks, and nothing that trains.
-    "experiments.report": ["configs", "resnet_jax.networks", "resnet_jax.runs"],
+    "experiments.report": ["configs", "experiments.cli", "resnet_jax.networks", "resnet_jax.runs"],
     "experiments.launchers": ["experiments.cli", "resnet_jax.data", "resnet_jax.parallel",
                               "resnet_jax.runs"],
     "experiments.cli": ["configs", "experiments.study", TOP, "resnet_jax.runs"],

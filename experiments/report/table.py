@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from experiments.cli import tables
 from experiments.report.cells import CellResult, Measure
 from experiments.report.claims import ABOVE, BELOW, COMPARED, NOT_TESTED, Claim, Comparison
 from experiments.report.groups import Group
@@ -151,26 +152,26 @@ def as_markdown(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
     return "\n".join([*lines, "", NOT_TESTED, ""])
 
 
-def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
+def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> tables.Parts:
     """Returns what a terminal shows: the short table and the verdicts."""
     metrics = ("name", "train_error", "validation_error", "test_error", "n", "status")
     columns = [column for column in COLUMNS if column.metric in metrics]
-    lines = []
+    parts: list[tables.RenderableType] = []
     for group in groups:
         rows = [[c.heading for c in columns]]
         rows += [[column.show(cell) for column in columns] for cell in group.cells]
-        lines += [group.label, *_aligned(rows, indent=2)]
-        lines += [f"  {note}." for note in footnotes(group)]
+        parts += [group.label, tables.aligned(rows, indent=2)]
+        parts += [f"  {note}." for note in footnotes(group)]
         for claim in claims:
             if claim.group == group.label:
                 words = f"  ({claim.id}) {claim.statement}: {claim.verdict}"
                 known = "" if claim.difference is None else f", {show_difference(claim, ' points')}"
-                lines.append(f"{words}{known}; {claim.detail}")
+                parts.append(f"{words}{known}; {claim.detail}")
                 if len(claim.comparisons) > 1:
                     compared = [comparison_row(one) for one in claim.comparisons]
-                    lines += _aligned([list(COMPARISON_HEADINGS), *compared], indent=6)
-        lines.append("")
-    return "\n".join(lines)
+                    parts.append(tables.aligned([COMPARISON_HEADINGS, *compared], indent=6))
+        parts.append("")
+    return parts
 
 
 def footnotes(group: Group) -> list[str]:
@@ -273,11 +274,6 @@ def _cell(cell: CellResult, group: Group) -> dict[str, Any]:
         "device_seconds": cell.device_seconds,
         "notes": list(cell.notes),
     }
-
-
-def _aligned(rows: Sequence[Sequence[str]], indent: int) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [" " * indent + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _row(shown: Sequence[str]) -> str:

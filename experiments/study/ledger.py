@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from experiments.cli import tables
 from experiments.report import replicates
 from experiments.report.replicates import Replicate
 from experiments.study import cell_folders
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
-from resnet_jax.runs.progress import show_error
+from resnet_jax.runs.progress import show_error, show_time
 
 # Each error as the report has it.
 _ERRORS = {
@@ -29,9 +29,10 @@ def table(
     found: Iterable[reader.Run],
     expected: Sequence[str] = (),
     jobs: Mapping[str, str] | None = None,
-) -> str:
-    """Returns the table of `found`; cells of `expected` that have no folder are listed too.
+) -> tables.Parts:
+    """Returns the table of `found` with its notes.
 
+    Cells of `expected` that have no folder are listed too.
     `jobs` is what a scheduler says of each cell: a column of its own.
     """
     by_name = {run.name: run for run in found}
@@ -42,21 +43,14 @@ def table(
         rows[0].insert(2, "job")
         for row in rows[1:]:
             row.insert(2, jobs.get(row[0], _DASH))
-    rows += [[], ["Errors are the report's: training errors are means over the last epoch."]]
-    rows += [["Several replicates are shown as their mean, without those that diverged."]]
-    if any(cell.endswith(_MARK) for row in rows for cell in row):
-        rows += [[f"{_MARK} BatchNorm used its moving averages, not population statistics."]]
-    return aligned(rows)
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> str:
-    """Returns rows as columns of equal width, headings first; a row of one cell is plain text."""
-    rows = [list(row) for row in rows]
-    columns = max(map(len, rows))
-    widths = [
-        max((len(row[i]) for row in rows if 1 < len(row) > i), default=0) for i in range(columns)
+    notes = [
+        "",
+        "Errors are the report's: training errors are means over the last epoch.",
+        "Several replicates are shown as their mean, without those that diverged.",
     ]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    if any(cell.endswith(_MARK) for row in rows for cell in row):
+        notes.append(f"{_MARK} BatchNorm used its moving averages, not population statistics.")
+    return [tables.aligned(rows), *notes]
 
 
 def show_errors(run: reader.Run) -> str:
@@ -85,7 +79,7 @@ def _row(run: reader.Run) -> list[str]:
             f"{np.mean(values):.2f}{_MARK if _is_marked(run, split) else ''}" if values else _DASH
             for split, values in errors.items()
         ),
-        tqdm.format_interval(seconds) if seconds else _DASH,
+        show_time(seconds) if seconds else _DASH,
         "; ".join(filter(None, [remarks(run), problem])),
     ]
 

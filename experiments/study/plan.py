@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from absl import logging
-from tqdm import tqdm
 
+from experiments.cli import tables
 from experiments.launchers import local
 from experiments.launchers.local import Machine
 from experiments.study import cell_folders, estimate, ledger
@@ -15,6 +15,7 @@ from experiments.study.side_by_side import Group, GroupFailedError
 from resnet_jax import effect
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import reader, storage
+from resnet_jax.runs.progress import show_time
 
 _HEADINGS = ["cell", "depth", "shortcut", "parameters", "mult-adds", "steps", "replicates"]
 _HEADINGS += ["done", "estimated time", "device-hours"]
@@ -25,7 +26,7 @@ _CALIBRATION_SECONDS = 300  # a step that takes minutes is not worth waiting for
 def table(
     cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: storage.Path, at_once: int,
     on: Machine, require_data: Callable[[str, str], None], rate: Rate | None = None,
-) -> str:  # fmt: skip
+) -> tables.Parts:  # fmt: skip
     """Returns the plan for people, cells in the order in which they would start.
 
     Args:
@@ -52,7 +53,7 @@ def table(
         left = hours = "-"
         if cell in missing and rate:
             durations.append(estimate.seconds(cell, sizes[cell.name], rate, status.get("step", 0)))
-            left = tqdm.format_interval(durations[-1])
+            left = show_time(durations[-1])
             hours = _hours(durations[-1] * rate.devices)
         rows.append(
             [cell.name, str(model.depth), model.shortcut]
@@ -65,7 +66,7 @@ def table(
                 hours,
             ]
         )
-    lines = [ledger.aligned(rows), ""]
+    lines = [""]
     lines += [
         f"{cell.name} is an exception: {', '.join(cell.exceptions)}."
         for cell in cells
@@ -80,10 +81,10 @@ def table(
         f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on {on.platform}."
     )
     if durations and rate:
-        total = tqdm.format_interval(estimate.makespan(durations, at_once))
+        total = show_time(estimate.makespan(durations, at_once))
         hours = _hours(sum(durations) * rate.devices)
         lines.append(f"Estimated time in all: {total}, {hours} device-hours.")
-    return "\n".join([*lines, *words, "Nothing was started or written."])
+    return [tables.aligned(rows), *lines, *words, "Nothing was started or written."]
 
 
 def _hours(seconds: float) -> str:

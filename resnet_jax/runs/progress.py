@@ -51,6 +51,13 @@ def show_error(
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 
+def show_time(seconds: float) -> str:
+    """Returns ``01:15`` or ``1384:08:51``."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
+
+
 class Progress:
     """Reports a run's steps on stderr."""
 
@@ -100,7 +107,7 @@ class Progress:
         if step <= began_step:
             return "?"
         seconds = (self._steps - step) * (now - began) / (step - began_step)
-        return tqdm.format_interval(seconds)
+        return show_time(seconds)
 
     def close(self) -> None:
         """Ends the bar."""

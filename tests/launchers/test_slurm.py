@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from experiments.cli import program
+from experiments.cli import program, tables
 from experiments.launchers import slurm
 from experiments.launchers.interface import Job
 from experiments.study import cell_folders, ledger
@@ -179,12 +179,12 @@ def test_a_job_that_submits_hands_nothing_of_its_own_on():
 
 
 def test_the_table_has_a_column_for_jobs():
-    printed = ledger.table([], ["a", "b"], {"a": "7_0 RUNNING on node1"})
+    printed = tables.plain(ledger.table([], ["a", "b"], {"a": "7_0 RUNNING on node1"}))
     heading, a, b, *_ = printed.splitlines()
     assert heading.split()[:3] == ["cell", "status", "job"]
     assert "7_0 RUNNING on node1" in a
     assert b.split() == ["b", "not", "started", "-"]
-    assert "job" not in ledger.table([], ["a"])
+    assert "job" not in tables.plain(ledger.table([], ["a"]))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from configs import cifar10, digits, imagenet
 from experiments import describe
+from experiments.cli import tables
 from experiments.report import paper
 from resnet_jax import settings
 from tests import tiny
@@ -67,7 +68,7 @@ def test_family_of_cifar(monkeypatch, no_data):
     # ResNet-1202 takes seconds to trace, and is counted in networks/test_counts.py.
     monkeypatch.setitem(paper.STUDIED, "cifar", (20, 32, 44, 56))
     networks = describe.describe_family(settings.resolve(cifar10.get_config()))
-    text = describe.as_family_text(networks)
+    text = tables.plain(describe.as_family_text(networks))
     assert text.startswith("cifar family (residual, shortcut A), 32 x 32 x 3 images, 10 classes")
     rows = {line.split()[0]: line for line in text.splitlines()[3:]}
     assert list(rows) == ["20", "32", "44", "56"]
@@ -93,7 +94,7 @@ def test_family_of_cifar(monkeypatch, no_data):
 def test_the_paper_is_silent_on_other_networks(module, model, no_data):
     found = network(module, **model)
     assert found["paper"] == {"parameters": None, "mult_adds": None}
-    assert describe.as_text(found).splitlines()[-1].split() == ["paper", "-", "-"]
+    assert tables.plain(describe.as_text(found)).splitlines()[-1].split() == ["paper", "-", "-"]
 
 
 def test_the_paper_speaks_of_plain_nets(no_data):

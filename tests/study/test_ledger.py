@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from configs import degradation_cifar10, degradation_digits
+from experiments.cli import tables
 from experiments.launchers.local import Machine
 from experiments.report import figures as report_figures
 from experiments.report import groups
@@ -60,7 +61,7 @@ def test_the_ledger_says_how_each_cell_stands(tmp_path):
     write(tmp_path / "bad", status="failed", step=0, reason="the disk is full")
     (tmp_path / "bad" / "log.txt").write_text("")
     write(tmp_path / "new")
-    text = ledger.table(reader.find([tmp_path]), expected=["never", "done"])
+    text = tables.plain(ledger.table(reader.find([tmp_path]), expected=["never", "done"]))
     assert row_of(text, "alive").split() == [
         "alive", "running", "40/240", "22.25", "41.00*", "-", "01:15",
     ]  # fmt: skip
@@ -96,7 +97,7 @@ def test_every_table_and_line_shows_the_reports_numbers(tmp_path):
     wanted = {"done": (10.0, 8.75, 7.5), "going": (pytest.approx(190 / 3), 230 / 3, None)}
     for folder, n in ((done, 2), (going, 3)):
         run = reader.read(folder)
-        text = ledger.table([run])
+        text = tables.plain(ledger.table([run]))
         assert tuple(row_of(text, run.name).split()[3:6]) == shown[run.name]
         ((cell,),) = [group.cells for group in groups.make([run])]
         means = [cell.stat(measure).mean for measure in report_figures.MEASURES.values()]
@@ -119,11 +120,6 @@ def test_a_run_that_was_trained_on_after_its_test_shows_its_newest_validation(tm
     rows += fixture.lines([100], [4.0], validation__error=7.0)
     run = reader.read(fixture.write(tmp_path / "run", rows))
     assert "validation error 7.00 % (moving averages)" in ledger.show_errors(run)
-
-
-def test_columns_are_aligned_and_text_is_no_column():
-    text = ledger.aligned([["a", "bb"], ["ccc", "d"], ["a long sentence at the end"]])
-    assert text == "a    bb\nccc  d\na long sentence at the end"
 
 
 def test_makespan_fills_the_free_place():
@@ -152,7 +148,7 @@ def test_sizes_are_the_papers(cifar):
 def make_plan(monkeypatch, cells, sizes, workdir, at_once=2, rate=None):
     rate = rate or Rate(mult_adds=1e9, seconds_a_layer=1.0, source="a test")
     monkeypatch.setattr(plan, "_calibrated", lambda *_: rate)
-    return plan.table(cells, sizes, workdir, at_once, Machine("cpu"), sources.require)
+    return tables.plain(plan.table(cells, sizes, workdir, at_once, Machine("cpu"), sources.require))
 
 
 def test_the_plan_without_data_prints_and_writes_nothing(cifar, monkeypatch, tmp_path):
@@ -210,7 +206,7 @@ def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
         raise RunError("no device.")
 
     monkeypatch.setattr(plan, "_calibrated", broken)
-    text = plan.table(cells, sizes, tmp_path, 1, Machine("cpu"), sources.require)
+    text = tables.plain(plan.table(cells, sizes, tmp_path, 1, Machine("cpu"), sources.require))
     assert "There is no estimate: no device." in text
     assert "one at a time on cpu" in text
 
@@ -240,7 +236,7 @@ def test_the_rate_is_timed_on_this_machine(monkeypatch, tmp_path):
 def test_a_run_whose_metrics_do_not_fit_its_config_does_not_hide_the_others(tmp_path):
     write(tmp_path / "odd", rows=[{"step": 1, "train/error": [1.0, 2.0]}], replicates=3)
     write(tmp_path / "sound", rows=[{"step": 1, "train/error": 5.0}])
-    text = ledger.table(reader.find([tmp_path]))
+    text = tables.plain(ledger.table(reader.find([tmp_path])))
     assert "holds 2 values where config.json says 3 replicates" in row_of(text, "odd")
     assert "5.00" in row_of(text, "sound")
     assert "3 replicates" in ledger.show_errors(reader.read(tmp_path / "odd"))

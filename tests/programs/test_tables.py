@@ -1,0 +1,43 @@
+"""Tables are plain lines for files and programs, and fit a terminal."""
+
+import os
+import pty
+import subprocess
+import sys
+import termios
+
+from experiments.cli import tables
+from tests import tiny
+
+LONG = "a remark " * 30
+
+
+def test_lines_are_aligned_and_never_wrapped():
+    table = tables.aligned([["a", "bb", "c"], ["ccc", "d", LONG], ["[+0.90, +1.60]"]], indent=2)
+    assert tables.plain(["first", table, "", LONG]).splitlines() == [
+        "first",
+        "  a               bb  c",
+        f"  ccc             d   {LONG.rstrip()}",
+        "  [+0.90, +1.60]",
+        "",
+        LONG.rstrip(),
+    ]
+
+
+def test_numbers_stand_at_their_right_edge():
+    text = tables.plain([tables.aligned([["net", "size"], ["a", "5"], ["bb", "1,000"]], left=1)])
+    assert text.splitlines() == ["net   size", "a        5", "bb   1,000"]
+
+
+def test_a_terminal_folds_what_is_too_long():
+    code = f"from experiments.cli import tables; tables.show([tables.aligned([['a'], ['{LONG}']])])"
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 60))
+    # Without `env` a child gets the COLUMNS that readline has set behind Python's back.
+    environment = tiny.environment() | {"TERM": "xterm"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=tiny.ROOT, env=environment, stdout=terminal).returncode == 0
+    os.close(terminal)
+    lines = os.read(master, 1 << 16).decode().splitlines()
+    assert len(lines) > 4
+    assert max(map(len, lines)) <= 60 + len("\x1b[1m\x1b[0m")
