@@ -17,7 +17,6 @@ import json
 import math
 import pathlib
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,7 +25,6 @@ import cv2
 import numpy as np
 from absl import flags, logging
 from PIL import Image
-from tqdm import tqdm
 
 from experiments.cli import command_line
 from resnet_jax.data import jpeg, sources
@@ -34,6 +32,7 @@ from resnet_jax.data.records import Records, Shard
 from resnet_jax.errors import RunError, UserError, check_choice
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
+from resnet_jax.runs.progress import Bars
 from resnet_jax.runs.reader import read_json
 from resnet_jax.runs.storage import write_bytes, write_json
 
@@ -128,14 +127,16 @@ def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -
     tallies = {records.split: Tally() for records in splits}
     with (
         ThreadPoolExecutor(len(usable_cores())) as pool,
-        tqdm(total=sum(map(len, splits)), unit="picture", disable=not sys.stderr.isatty()) as bar,
+        Bars() as bars,
     ):
+        task = bars.add_task("pictures", total=sum(map(len, splits)), figures="")
         for records in splits:
             for number, shard in enumerate(records.shards, start=1):
                 tally = _shard(records, shard, target / shard.path.name, pool)
                 tallies[records.split] += tally
-                bar.update(tally.pictures)
-                if not sys.stderr.isatty():
+                bars.advance(task, tally.pictures)
+                bars.draw()
+                if bars.disable:
                     logging.info("%s: shard %d of %d.", records.split, number, len(records.shards))
     for file in folder.iterdir():
         if file.suffix in (".json", ".txt") and file.name != "dataset_info.json":

@@ -28,7 +28,7 @@ def aligned(
     table = Table(box=None, pad_edge=False)
     for place, heading in enumerate(headings):
         is_left = left is None or place < left
-        table.add_column(heading, justify="left" if is_left else "right")
+        table.add_column(heading, justify="left" if is_left else "right", overflow="fold")
     for row in others:
         table.add_row(*row)
     return Padding.indent(table, indent)

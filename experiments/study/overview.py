@@ -1,20 +1,19 @@
 """What a person sees while a sweep runs: one overview on a terminal, plain lines elsewhere."""
 
 import contextlib
-import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import rich.progress
 from absl import logging
-from tqdm import tqdm
 
 from experiments.study import cell_folders, estimate, ledger
 from experiments.study.estimate import Size
 from experiments.study.grid import Cell
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
+from resnet_jax.runs.progress import Bars, show_time
 
 _TERMINAL_SECONDS = 1.0
 _LINES_SECONDS = 15.0
@@ -45,10 +44,12 @@ class Overview:
         # What has been trained since the sweep began, and the time its cells took for it.
         self._work = self._seconds = 0.0
         self._began = time.monotonic()
-        is_near = sys.stderr.isatty() and not storage.is_bucket(workdir)
+        self._bars = Bars(transient=True)
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+        self._bars.start()
+        is_near = not (self._bars.disable or storage.is_bucket(workdir))
         self._every = _TERMINAL_SECONDS if is_near else _LINES_SECONDS
         self._shown_at = self._began
-        self._drawn = 0
 
     def started(self, name: str) -> None:
         """Says so."""
@@ -58,12 +59,16 @@ class Overview:
         with _despite_unreadable(name):
             self._before[name] = cell_folders.status(self._folder(name))
         at = self._before[name].get("step", 0)
-        self._say(f"{name}: {f'goes on from step {at}' if at else 'started'}")
+        self._tasks[name] = self._bars.add_task(
+            name, total=self._cells[name].config.steps, completed=at, figures="starting"
+        )
+        logging.info("%s: %s", name, f"goes on from step {at}" if at else "started")
 
     def ended(self, name: str, code: int, stopped: bool) -> None:
         """Settles the cell's status and says how it ended."""
         folder = self._folder(name)
         seconds = time.monotonic() - self._since.pop(name)
+        self._bars.remove_task(self._tasks.pop(name))
         with _despite_unreadable(name):
             # Killed on request, or asked before it could listen: its folder says how far it came.
             if not (stopped and code < 0):
@@ -81,7 +86,7 @@ class Overview:
     def stopping(self, signal_name: str) -> None:
         """Says what happens now."""
         cells = "1 cell" if len(self._since) == 1 else f"{len(self._since)} cells"
-        self._say(f"{signal_name} came: waiting for {cells} to save; once more kills them")
+        logging.info("%s came: waiting for %s to save; once more kills them", signal_name, cells)
 
     def tick(self) -> None:
         """Shows the overview where it is due."""
@@ -89,7 +94,7 @@ class Overview:
             return
         self._shown_at = time.monotonic()
         with _despite_unreadable("overview"):
-            if sys.stderr.isatty():
+            if not self._bars.disable:
                 self._draw()
             else:
                 for line in [self._heading(), *map(self._line, self._since)]:
@@ -97,7 +102,7 @@ class Overview:
 
     def close(self) -> None:
         """Takes the overview off the terminal."""
-        self._erase()
+        self._bars.stop()
 
     def _folder(self, name: str) -> storage.Path:
         return self._workdir / name
@@ -113,10 +118,8 @@ class Overview:
         remarks = ledger.remarks(run)
         words = f"{name}: {'FAILED' if status == 'failed' else status}"
         words += f" at step {ledger.show_step(run.status)}"
-        self._say(
-            ", ".join(filter(None, [words, ledger.show_errors(run)]))
-            + (f": {remarks}" if remarks else "")
-        )
+        words = ", ".join(filter(None, [words, ledger.show_errors(run)]))
+        logging.info("%s%s", words, f": {remarks}" if remarks else "")
 
     def _trained(self, name: str, step: int) -> float:
         steps = step - self._before[name].get("step", 0)
@@ -130,7 +133,7 @@ class Overview:
             "waiting": len(self._waiting),
         }
         shown = [f"{n} {what}" for what, n in counts.items() if n or what != "failed"]
-        passed = tqdm.format_interval(time.monotonic() - self._began)
+        passed = show_time(time.monotonic() - self._began)
         return f"{self._workdir.name}: {', '.join(shown)}, {passed} so far, ETA {self._eta()}"
 
     def _eta(self) -> str:
@@ -146,7 +149,7 @@ class Overview:
             self._sizes[name].work * (1 - step / self._cells[name].config.steps) * seconds / work
             for name, step in left.items()
         ]
-        return tqdm.format_interval(estimate.makespan(durations, self._at_once))
+        return show_time(estimate.makespan(durations, self._at_once))
 
     def _step(self, name: str) -> int:
         return cell_folders.status(self._folder(name)).get("step", 0)
@@ -156,34 +159,10 @@ class Overview:
         errors = ledger.show_errors(run) or "no figures yet"
         return f"{name}: step {ledger.show_step(run.status)}, {errors}"
 
-    def _bar(self, name: str, width: int) -> str:
-        run = reader.read(self._folder(name))
-        return tqdm.format_meter(
-            n=run.status.get("step", 0),
-            total=self._cells[name].config.steps,
-            elapsed=time.monotonic() - self._since[name],
-            initial=self._before[name].get("step", 0),
-            prefix=name.ljust(max(map(len, self._cells))),
-            postfix=ledger.show_errors(run) or "starting",
-            unit="step",
-            ncols=width,
-        )
-
-    def _say(self, text: str) -> None:
-        self._erase()
-        logging.info("%s", text)
-
     def _draw(self) -> None:
-        self._erase()
-        # One column is left free: a full line would wrap, and count as two.
-        width = shutil.get_terminal_size().columns - 1
-        lines = [self._heading()[:width], *(self._bar(name, width) for name in self._since)]
-        sys.stderr.write("\n".join(lines) + "\n")
-        sys.stderr.flush()
-        self._drawn = len(lines)
-
-    def _erase(self) -> None:
-        if self._drawn:
-            sys.stderr.write(f"\x1b[{self._drawn}F\x1b[J")  # up to the first line, clear below
-            sys.stderr.flush()
-        self._drawn = 0
+        for name, task in self._tasks.items():
+            run = reader.read(self._folder(name))
+            figures = ledger.show_errors(run) or "starting"
+            self._bars.update(task, completed=run.status.get("step", 0), figures=figures)
+        self._bars.heading = self._heading()
+        self._bars.refresh()

@@ -6,10 +6,15 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import rich.progress
 from absl import logging
-from tqdm import tqdm
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from resnet_jax.runs import reader
+
+_DRAW_SECONDS = 0.1
+_SPEED_SECONDS = 300.0  # over which the time left is estimated
 
 
 def brief(row: dict[str, Any], diverged: Collection[int] = ()) -> str:
@@ -58,6 +63,75 @@ def show_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
 
 
+class Bars(rich.progress.Progress):
+    """Bars on stderr, log lines above them; nothing unless somebody sees it on a terminal.
+
+    They are drawn when asked to: a thread of their own could outlive what it draws on.
+    """
+
+    heading = ""  # a line above them
+
+    def __init__(self, wanted: bool = True, transient: bool = False):
+        """Prepares them; `transient` bars are erased at the end."""
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        console = _Console(stderr=True, force_terminal=is_terminal)
+        super().__init__(
+            rich.progress.TextColumn("{task.description}:", markup=False),
+            rich.progress.TextColumn("{task.percentage:3.0f}%"),
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("ETA"),
+            rich.progress.TimeRemainingColumn(),
+            _Figures(),
+            console=console,
+            auto_refresh=False,
+            speed_estimate_period=_SPEED_SECONDS,
+            transient=transient,
+            redirect_stdout=False,
+            disable=not (wanted and console.is_interactive),
+        )
+        self._drawn_at = 0.0
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yields the heading and the bars."""
+        if self.heading:
+            yield Text(self.heading, no_wrap=True, overflow="ellipsis")
+        yield from super().get_renderables()
+
+    def start(self) -> None:
+        """Draws the bars, and has log lines written above them."""
+        super().start()
+        self._log_to_stderr()
+
+    def stop(self) -> None:
+        """Draws the bars for the last time; again, it does nothing."""
+        super().stop()
+        self._log_to_stderr()
+
+    def draw(self) -> None:
+        """Draws the bars unless that was done just now."""
+        if not self.disable and time.monotonic() - self._drawn_at > _DRAW_SECONDS:
+            self._drawn_at = time.monotonic()
+            self.refresh()
+
+    def _log_to_stderr(self) -> None:
+        if not self.disable:  # while bars are drawn, sys.stderr is rich's and moves them down
+            logging.get_absl_handler().python_handler.stream = sys.stderr
+
+
+class _Console(Console):
+    def show_cursor(self, show: bool = True) -> bool:
+        """Leaves the cursor alone: a program that is killed could not bring it back."""
+        return False
+
+
+class _Figures(rich.progress.ProgressColumn):
+    def render(self, task: rich.progress.Task) -> Text:
+        """Returns as much of the task's figures as the line has room for."""
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
 class Progress:
     """Reports a run's steps on stderr."""
 
@@ -68,16 +142,14 @@ class Progress:
         self._latest: dict[str, Any] = {}
         self._since = (start, time.monotonic())
         self._began = (start, time.monotonic())
-        self._bar: tqdm | None = None
-        if bar and sys.stderr is not None and sys.stderr.isatty():
-            self._bar = tqdm(
-                total=steps, initial=start, desc=label, unit="step", dynamic_ncols=True
-            )
+        self._bars = Bars(wanted=bar)
+        self._task = self._bars.add_task(label, total=steps, completed=start, figures="")
+        self._bars.start()
 
     def advance(self, steps: int) -> None:
         """Counts steps that have been handed to the device."""
-        if self._bar is not None:
-            self._bar.update(steps)
+        self._bars.advance(self._task, steps)
+        self._bars.draw()
 
     def report(self, row: dict[str, Any], diverged: Collection[int] = ()) -> float | None:
         """Shows a line of metrics; returns the images a second since the last one.
@@ -93,9 +165,9 @@ class Progress:
             return None
         rate = (step - since_step) * self._images_per_step / max(now - since, 1e-9)
         self._latest |= row  # validation comes more seldom than training: keep showing the last
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{brief(self._latest, diverged)}, {rate:.0f} images/s")
-        else:
+        figures = f"{brief(self._latest, diverged)}, {rate:.0f} images/s"
+        self._bars.update(self._task, figures=figures)
+        if self._bars.disable:
             logging.info(
                 "%s: step %d/%d, %s, %.0f images/s, ETA %s",
                 self._label, step, self._steps, brief(row, diverged), rate, self._eta(step, now),
@@ -111,5 +183,4 @@ class Progress:
 
     def close(self) -> None:
         """Ends the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bars.stop()

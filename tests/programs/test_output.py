@@ -1,11 +1,14 @@
 """Nobody needs to watch: what happens to a terminal or a pipe never stops the work."""
 
+import contextlib
 import json
 import os
 import pathlib
 import pty
+import re
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -83,6 +86,7 @@ def sweep_on_a_terminal(workdir, first, cells):
     `first` is a shell command to run before.
     """
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 160))
     program = [sys.executable, "-m", "tests.study.sweep_fake", STUDY, f"--workdir={workdir}"]
     # The first terminal that the leader of a session opens is its own, and tells it of a hang-up.
     shell = f'{first}; exec "$@" <{os.ttyname(slave)} >{os.ttyname(slave)} 2>&1'
@@ -114,6 +118,21 @@ def test_a_sweep_whose_terminal_hangs_up_has_its_cells_save(tmp_path):
         "plain-56": "preempted", "resnet-56-A": "preempted",
         "plain-20": "queued", "resnet-20-A": "queued",
     }  # fmt: skip
+
+
+def test_a_sweep_on_a_terminal_shows_its_cells_and_then_the_ledger(tmp_path):
+    sweep, master = sweep_on_a_terminal(tmp_path, ":", {})
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux says EIO when the other end has closed
+        while piece := os.read(master, 1 << 16):
+            shown += piece
+    assert sweep.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode())
+    during, _, after = text.rpartition("cell ")
+    assert re.search(r"\d done, \d running, \d waiting, 00:\d\d so far, ETA", during)
+    assert re.search(r"plain-20: +\d+% .* \d+/120 ", during)
+    assert "resnet-20-A: completed at step 8/8" in during
+    assert [line.split()[1] for line in after.splitlines()[1:5]] == ["completed"] * 4
 
 
 def test_any_character_can_be_printed(tmp_path):

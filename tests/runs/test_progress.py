@@ -3,6 +3,7 @@
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -12,20 +13,30 @@ from tests import tiny
 
 SHOW = """
 import time
+from absl import logging
 from resnet_jax.runs.progress import Progress
+logging.use_absl_handler()
+logging.set_verbosity(logging.INFO)
 progress = Progress(start=0, steps=4, images_per_step=128, label="plain-20", bar=True)
 for step in range(1, 5):
-    time.sleep(0.2)
+    time.sleep(0.6)  # the time left is estimated anew twice a second
     progress.advance(1)
     progress.report({"step": step, "train/error": 12.345})
+    if step == 2:
+        logging.info("saved")
 progress.close()
+logging.info("ended")
 """
 
 
-def test_a_terminal_shows_a_bar_with_eta_error_and_rate():
+def on_a_terminal(columns, **variables):
+    """Returns what SHOW writes to a terminal."""
     master, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 160))
-    process = subprocess.Popen([sys.executable, "-c", SHOW], cwd=tiny.ROOT, stderr=terminal)
+    termios.tcsetwinsize(terminal, (24, columns))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHOW], cwd=tiny.ROOT, stderr=terminal,
+        env=tiny.environment() | {"TERM": "xterm"} | variables,
+    )  # fmt: skip
     os.close(terminal)
     shown = b""
     while True:
@@ -37,14 +48,56 @@ def test_a_terminal_shows_a_bar_with_eta_error_and_rate():
             break
         shown += piece
     assert process.wait() == 0
-    text = shown.decode()
-    last = text.rstrip().split("\r")[-1]
+    return shown.decode()
+
+
+def frames(text):
+    """Returns each line as it was drawn, without colours."""
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text))
+
+
+def test_a_terminal_shows_a_bar_with_eta_error_and_rate():
+    shown = frames(on_a_terminal(160))
+    last = [frame for frame in shown if "plain-20" in frame][-1]
     assert "plain-20: 100%" in last
     assert "4/4" in last
     assert "training error 12.35 %" in last
     assert "images/s" in last
-    middle = next(frame for frame in text.split("\r") if "2/4" in frame)
-    assert "<00:0" in middle  # the time left
+    middle = [frame for frame in shown if "2/4" in frame][-1]
+    assert "ETA 0:00:0" in middle  # the time left
+
+
+def test_log_lines_and_the_bar_do_not_tear_each_other():
+    text = on_a_terminal(160)
+    lines = [line for line in frames(text) if "saved" in line or "ended" in line]
+    assert [line.split()[-1] for line in lines] == ["saved", "ended"]
+    assert not any("plain-20" in line for line in lines)
+    before, _, after = text.partition("saved")
+    assert before.endswith("] ")  # absl's prefix
+    assert "\x1b[2K" in before.rpartition("\r")[2]  # the bar was erased, and is drawn anew
+    assert "2/4" in frames(after)[1]
+
+
+def test_a_killed_program_leaves_the_terminal_its_cursor():
+    assert "\x1b[?25l" not in on_a_terminal(160)
+
+
+def test_a_narrow_terminal_shows_what_it_has_room_for():
+    last = [frame for frame in frames(on_a_terminal(80)) if "plain-20" in frame][-1]
+    assert len(last) <= 80
+    assert "plain-20: 100%" in last
+    assert "4/4" in last
+    assert last.rstrip().endswith("…")
+
+
+def test_without_cursor_movement_there_are_plain_lines():
+    lines = on_a_terminal(160, TERM="dumb").splitlines()
+    assert sum("images/s, ETA" in line for line in lines) == 4
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_colours_can_be_turned_off():
+    assert not re.search(r"\x1b\[[0-9;]*3\dm", on_a_terminal(160, NO_COLOR="1"))
 
 
 def test_elsewhere_there_are_plain_lines(caplog):
