@@ -179,15 +179,13 @@ def holm(p_values: Sequence[float], alpha: float = ALPHA) -> tuple[list[float], 
     if its own p-value is at most its own alpha.
     """
     m = len(p_values)
-    adjusted, alphas = [0.0] * m, [0.0] * m
-    running, divisor, failed = 0.0, m, False
-    for rank, place in enumerate(sorted(range(m), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (m - rank) * p_values[place]))
-        adjusted[place] = running
-        divisor = divisor if failed else m - rank
-        alphas[place] = alpha / divisor
-        failed = failed or p_values[place] > alphas[place]
-    return adjusted, alphas
+    order, divisors = np.argsort(p_values, kind="stable"), np.arange(m, 0, -1)
+    p = np.asarray(p_values, dtype=float)[order]
+    adjusted, alphas = np.empty(m), np.empty(m)
+    adjusted[order] = np.minimum(np.maximum.accumulate(divisors * p), 1)
+    passed = np.logical_and.accumulate(p <= alpha / divisors).sum()
+    alphas[order] = alpha / divisors[np.minimum(np.arange(m), passed)]
+    return adjusted.tolist(), alphas.tolist()
 
 
 def correct(differences: Sequence[Difference], null: float) -> tuple[list[float], list[float]]:
