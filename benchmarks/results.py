@@ -3,7 +3,6 @@
 import datetime
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from absl import flags
 
@@ -25,7 +24,7 @@ def numbers(flag: str, texts: Sequence[str]) -> list[int]:
     return [int(text) for text in texts]
 
 
-def surroundings(packages: Sequence[str]) -> dict[str, Any]:
+def surroundings(packages: Sequence[str]) -> dict[str, object]:
     """Returns what is said under every table: the machine, the versions of packages, the time."""
     return {
         "cores": len(usable_cores()),
@@ -37,7 +36,9 @@ def surroundings(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def publish(
-    cells: Sequence[Sequence[str]], about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    cells: Sequence[Sequence[str]],
+    about: Mapping[str, object],
+    rows: Sequence[Mapping[str, object]],
 ) -> None:
     """Prints a table, and writes it where --out says.
 

@@ -21,12 +21,14 @@ from resnet_jax import settings
 from resnet_jax.data import sources
 from resnet_jax.networks import resnet, summary
 
+Description = dict[str, Any]  # ready for JSON
+
 _CONFIG = config_flag.define("Which network, as configs/imagenet.py.")
 _FAMILY = flags.DEFINE_bool("family", False, "All of the paper's depths of the config's family.")
 _JSON = flags.DEFINE_bool("json", False, "JSON in place of a table.")
 
 
-def describe(config: ConfigDict) -> dict[str, Any]:
+def describe(config: ConfigDict) -> Description:
     """Returns all there is to say of a resolved config's network, ready for JSON."""
     model, image_shape = config.model, sources.image_shape(config.data)
     network = resnet.from_config(model)
@@ -48,7 +50,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def describe_family(config: ConfigDict) -> list[dict[str, Any]]:
+def describe_family(config: ConfigDict) -> list[Description]:
     """Describes the config's network at each depth of the paper."""
     networks = []
     for depth in paper.STUDIED[config.model.family]:
@@ -61,7 +63,7 @@ def describe_family(config: ConfigDict) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------ as text
 
 
-def as_text(network: dict[str, Any]) -> tables.Parts:
+def as_text(network: Description) -> tables.Parts:
     """Returns the layer table of one network, its totals and the paper's."""
     rows = [["", "output", "blocks", "layers", "projections", "parameters", "mult-adds"]]
     for layer in network["layers"]:
@@ -82,7 +84,7 @@ def as_text(network: dict[str, Any]) -> tables.Parts:
     return [_title(network, str(network["depth"])), "", tables.aligned(rows, left=2)]
 
 
-def as_family_text(networks: Sequence[dict[str, Any]]) -> tables.Parts:
+def as_family_text(networks: Sequence[Description]) -> tables.Parts:
     """Returns one line a network, the paper's sizes beside ours."""
     rows = [["depth", "block", "blocks", "projections"]]
     rows[0] += ["parameters", "(paper)", "mult-adds", "(paper)"]
@@ -100,7 +102,7 @@ def as_family_text(networks: Sequence[dict[str, Any]]) -> tables.Parts:
     return [_title(networks[0], "family"), "", tables.aligned(rows, left=3)]
 
 
-def _title(network: dict[str, Any], what: str) -> str:
+def _title(network: Description, what: str) -> str:
     plain = network["shortcut"] == "none"
     kind = "plain" if plain else f"residual, shortcut {network['shortcut']}"
     classes = f"{network['num_classes']} classes"
@@ -109,11 +111,11 @@ def _title(network: dict[str, Any], what: str) -> str:
     )
 
 
-def _sizes(network: dict[str, Any]) -> tuple[str, str]:
+def _sizes(network: Description) -> tuple[str, str]:
     return f"{network['parameters']:,}", _mult_adds(network["mult_adds"])
 
 
-def _paper_sizes(network: dict[str, Any]) -> tuple[str, str]:
+def _paper_sizes(network: Description) -> tuple[str, str]:
     parameters, mult_adds = network["paper"]["parameters"], network["paper"]["mult_adds"]
     return (
         "-" if parameters is None else f"{parameters:,}",

@@ -47,7 +47,7 @@ class Group:
         return names if len(names) < len(self.cells) else []
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Settings:
         """What the first run that got to load its data wrote about them."""
         found = (run.environment.get("data") for cell in self.cells for run in cell.runs)
         return next((facts for facts in found if facts), {})
@@ -152,9 +152,9 @@ def _partition(members: Sequence[reader.Run], keys: Sequence[Settings]) -> list[
     return list(parts.values())
 
 
-def _named(key: str, value: Any) -> str:
+def _named(key: str, value: object) -> str:
     if key == "data.note":
-        return f"note: {value.partition(':')[0]}" if value else "no note"
+        return f"note: {str(value).partition(':')[0]}" if value else "no note"
     return f"{key.removeprefix('data.')}={value}"
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import html
 from collections.abc import Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -192,7 +191,7 @@ def _diverged_trace(gone: Sequence[tuple[CellResult, float, str]]) -> go.Scatter
 
 
 def _layout(x: str, y: str, top: float, name: str) -> go.Layout:
-    axis: dict[str, Any] = {"gridcolor": "#ececec", "linecolor": "#b5b5b5", "zeroline": False}
+    axis: dict[str, object] = {"gridcolor": "#ececec", "linecolor": "#b5b5b5", "zeroline": False}
     return go.Layout(
         template="none",
         height=360,

@@ -15,6 +15,8 @@ from experiments.report.claims import COMPARED, NOT_TESTED, Claim
 from experiments.report.groups import Group
 from resnet_jax.runs import reader
 
+Facts = Mapping[str, Any]  # as a run writes them about its data, or about a launch
+
 UNKNOWN = "not recorded"
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
@@ -102,7 +104,7 @@ def _group(group: Group, window: int) -> dict[str, object]:
     }
 
 
-def _counts(facts: Mapping[str, Any]) -> str:
+def _counts(facts: Facts) -> str:
     splits = [split for split in ("train", "validation", "test") if facts.get(split) is not None]
     return ", ".join(f"{facts[split]:,} {split}" for split in splits)
 
@@ -133,7 +135,7 @@ def _run(run: reader.Run) -> dict[str, object]:
     }
 
 
-def _launches(run: reader.Run) -> list[dict[str, Any]]:
+def _launches(run: reader.Run) -> list[Facts]:
     """Returns the facts of the first launch and of each later one."""
     first = run.environment
     return [first, *first.get("resumed", [])] if first else []
@@ -143,7 +145,7 @@ def _distinct(values: Iterable[str | None]) -> list[str]:
     return [value for value in dict.fromkeys(values) if value]
 
 
-def _commit(launch: dict[str, Any]) -> str | None:
+def _commit(launch: Facts) -> str | None:
     git = launch.get("git") or {}
     if not git.get("commit"):
         return f"not recorded: {git['reason']}" if git.get("reason") else None
@@ -151,12 +153,12 @@ def _commit(launch: dict[str, Any]) -> str | None:
     return f"commit {git['commit'][:12]}{state[git.get('clean')]}"
 
 
-def _packages(launch: dict[str, Any]) -> str:
+def _packages(launch: Facts) -> str:
     packages = launch.get("packages") or {}
     return ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
-def _devices(launch: dict[str, Any]) -> str:
+def _devices(launch: Facts) -> str:
     """Returns ``4 x NVIDIA H100``: devices of one kind, counted."""
     names = launch.get("devices") or []
     return ", ".join(

@@ -61,7 +61,7 @@ def recipe(family: str) -> Config:
     return {key: value for key, value in settings.items() if key not in FREE}
 
 
-def departures(config: Config) -> dict[str, tuple[Any, Any]]:
+def departures(config: Config) -> dict[str, tuple[object, object]]:
     """Returns in what a run is not the paper's of its family: setting -> (the run's, the paper's).
 
     Args:
@@ -206,7 +206,7 @@ def withheld(config: Config) -> str:
     return ", ".join(named[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return f"{value:,}" if is_number else str(value)
 

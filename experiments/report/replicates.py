@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader
 
+Value = float | None  # null stands for what is not finite
 Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the point before)
 
 DIVERGED_ERROR = 100.0  # percent; a network whose weights are not finite classifies nothing
@@ -204,7 +204,7 @@ def _last(points: list[tuple[int, float]]) -> float | None:
     return points[-1][1] if points and math.isfinite(points[-1][1]) else None
 
 
-def _pick(run: reader.Run, value: Any, index: int) -> float | None:
+def _pick(run: reader.Run, value: Value | list[Value], index: int) -> float | None:
     count = run.config["replicates"]
     if not isinstance(value, list):
         value = [value]

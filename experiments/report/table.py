@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from experiments.cli import tables
 from experiments.report.cells import CellResult, Measure
@@ -250,7 +249,7 @@ def comparison_row(one: Comparison) -> list[str]:
     return [*names, show_difference(one), show_result(one), show_p(one), show_seeds(one)]
 
 
-def _cell(cell: CellResult, group: Group) -> dict[str, Any]:
+def _cell(cell: CellResult, group: Group) -> dict[str, object]:
     number = published(cell.config)
     return {
         "name": cell.name,

@@ -3,7 +3,6 @@
 import contextlib
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def show_errors(run: reader.Run) -> str:
     )
 
 
-def show_step(status: dict[str, Any]) -> str:
+def show_step(status: Mapping[str, object]) -> str:
     """Returns ``120/240``."""
     return f"{status.get('step', 0)}/{status.get('steps', '?')}"
 

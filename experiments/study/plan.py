@@ -38,7 +38,6 @@ def table(
       require_data: raises UserError where cells would not find their data.
       rate: what is to be reckoned with; none for one that is measured.
     """
-    statuses = {cell.name: cell_folders.status(workdir / cell.name) for cell in cells}
     missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
     words = [f"It is an estimate, by mult-adds, from {rate.source}."] if rate else []
     if rate is None and on.platform not in HERE:
@@ -46,28 +45,16 @@ def table(
     elif rate is None:
         rate, words = _rate(cells, missing, sizes, workdir, at_once, on)
 
-    rows = [_HEADINGS]
-    durations = []
+    rows, durations = [_HEADINGS], []
     for cell in cells:
-        status, model = statuses[cell.name], cell.config.model
-        left = hours = "-"
+        size, status = sizes[cell.name], cell_folders.status(workdir / cell.name)
+        estimated = ["-", "-"]
         if cell in missing and rate:
-            durations.append(estimate.seconds(cell, sizes[cell.name], rate, status.get("step", 0)))
-            left = show_time(durations[-1])
-            hours = _hours(durations[-1] * rate.devices)
-        rows.append(
-            [cell.name, str(model.depth), model.shortcut]
-            + [f"{n:,}" for n in (sizes[cell.name].parameters, sizes[cell.name].mult_adds)]
-            + [
-                f"{cell.config.steps:,}",
-                str(cell.config.replicates),
-                _done(status, cell),
-                left,
-                hours,
-            ]
-        )
-    lines = [""]
-    lines += [
+            seconds = estimate.seconds(cell, size, rate, status.get("step", 0))
+            durations.append(seconds)
+            estimated = [show_time(seconds), _hours(seconds * rate.devices)]
+        rows.append([*_about(cell, size), _done(status, cell), *estimated])
+    lines = [
         f"{cell.name} is an exception: {', '.join(cell.exceptions)}."
         for cell in cells
         if cell.exceptions
@@ -84,7 +71,13 @@ def table(
         total = show_time(estimate.makespan(durations, at_once))
         hours = _hours(sum(durations) * rate.devices)
         lines.append(f"Estimated time in all: {total}, {hours} device-hours.")
-    return [tables.aligned(rows), *lines, *words, "Nothing was started or written."]
+    return [tables.aligned(rows), "", *lines, *words, "Nothing was started or written."]
+
+
+def _about(cell: Cell, size: Size) -> list[str]:
+    model, steps = cell.config.model, cell.config.steps
+    sizes = [f"{number:,}" for number in (size.parameters, size.mult_adds, steps)]
+    return [cell.name, str(model.depth), model.shortcut, *sizes, str(cell.config.replicates)]
 
 
 def _hours(seconds: float) -> str:
@@ -98,7 +91,7 @@ def _done(status: Mapping[str, object], cell: Cell) -> str:
     has_its_length = status["steps"] == cell.config.steps
     if status["status"] in (*reader.ENDED, "queued") and has_its_length:
         return str(status["status"])
-    return f"{status['status']} {ledger.show_step(dict(status))}"
+    return f"{status['status']} {ledger.show_step(status)}"
 
 
 def without_effect(cells: Sequence[Cell]) -> list[str]:
