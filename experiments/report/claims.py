@@ -269,8 +269,7 @@ def _figure(cell: CellResult, sample: Sample) -> str:
     gone = f"{len(sample.diverged)} diverged" if sample.diverged else ""
     if stat.mean is None:
         return f"{cell.name} ({gone or 'n = 0'})"
-    spread = "" if stat.std is None else f" ± {stat.std:.2f}"
-    return f"{cell.name} {stat.mean:.2f}{spread} % (n = {stat.n}{gone and f' and {gone}'})"
+    return f"{cell.name} {stat} % (n = {stat.n}{gone and f' and {gone}'})"
 
 
 def _waiting(cells: Sequence[CellResult]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+DASH = "\N{EN DASH}"  # stands for a number that does not exist
 ALPHA = 0.05  # the chance that a family of comparisons gives any wrong finding
 MISSED = 0.2  # the chance of deciding nothing that the estimated number of seeds leaves
 MOST_SEEDS = 1000  # the estimate stops there
@@ -36,6 +37,12 @@ class Stat:
             std=float(np.std(values, ddof=1)) if n > 1 else None,
             n=n,
         )
+
+    def __str__(self) -> str:
+        """Returns ``7.51 ± 0.12``, or only the mean if there is no spread."""
+        if self.mean is None:
+            return DASH
+        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
 
 
 @dataclasses.dataclass(frozen=True)

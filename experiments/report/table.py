@@ -12,10 +12,9 @@ from experiments.report.claims import ABOVE, BELOW, COMPARED, NOT_TESTED, Claim,
 from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
-from experiments.report.statistics import Stat
+from experiments.report.statistics import DASH
 from resnet_jax.runs import reader
 
-DASH = "\N{EN DASH}"
 COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
 
 
@@ -27,13 +26,6 @@ class Column:
     heading: str
     show: Callable[[CellResult], str]
     is_number: bool = False
-
-
-def show_stat(stat: Stat) -> str:
-    """Returns ``7.51 ± 0.12``, or only the mean where there is no spread."""
-    if stat.mean is None:
-        return DASH
-    return f"{stat.mean:.2f}" + ("" if stat.std is None else f" ± {stat.std:.2f}")
 
 
 def show_status(cell: CellResult) -> str:
@@ -72,7 +64,7 @@ def _show_count(value: int | None) -> str:
 
 
 def _error(metric: str, heading: str, measure: Measure) -> Column:
-    return Column(metric, heading, lambda cell: show_stat(cell.stat(measure)), is_number=True)
+    return Column(metric, heading, lambda cell: str(cell.stat(measure)), is_number=True)
 
 
 COLUMNS = (
