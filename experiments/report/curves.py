@@ -34,16 +34,14 @@ class Curve:
     std: list[float | None]  # None: only one replicate has this point
     n: list[int]
 
-    def banded(self) -> "Curve":
-        """Returns the part over which a band can be drawn."""
-        keep = [i for i, std in enumerate(self.std) if std is not None]
-        return Curve(
-            self.cell,
-            self.kind,
-            [self.steps[i] for i in keep],
-            [self.mean[i] for i in keep],
-            [self.std[i] for i in keep],
-            [self.n[i] for i in keep],
+    def band(self) -> tuple[list[int], list[float], list[float]]:
+        """Returns the steps that have a spread, mean - std and mean + std."""
+        points = zip(self.steps, self.mean, self.std, strict=True)
+        shown = [(step, mean - std, mean + std) for step, mean, std in points if std is not None]
+        return (
+            [s for s, _, _ in shown],
+            [low for _, low, _ in shown],
+            [high for _, _, high in shown],
         )
 
 

@@ -177,11 +177,8 @@ def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
 
 
 def _draw(ax: Axes, curve: curves.Curve, colour: str) -> None:
-    band = curve.banded()
-    low = [m - s for m, s in zip(band.mean, band.std, strict=True) if s is not None]
-    high = [m + s for m, s in zip(band.mean, band.std, strict=True) if s is not None]
     bold = curve.kind == "validation"
-    ax.fill_between(band.steps, low, high, color=colour, alpha=0.22 if bold else 0.12, lw=0)
+    ax.fill_between(*curve.band(), color=colour, alpha=0.22 if bold else 0.12, lw=0)
     ax.plot(
         curve.steps,
         curve.mean,

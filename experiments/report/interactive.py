@@ -141,11 +141,9 @@ def _line(curve: curves.Curve, colour: str) -> go.Scatter:
 
 
 def _band(curve: curves.Curve, colour: str) -> go.Scatter:
-    band = curve.banded()
-    high = [m + s for m, s in zip(band.mean, band.std, strict=True) if s is not None]
-    low = [m - s for m, s in zip(band.mean, band.std, strict=True) if s is not None]
+    steps, low, high = curve.band()
     return go.Scatter(
-        x=band.steps + band.steps[::-1],
+        x=steps + steps[::-1],
         y=_rounded(high + low[::-1]),
         mode="lines",
         line={"width": 0},

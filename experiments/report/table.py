@@ -79,6 +79,12 @@ COLUMNS = (
     Column("status", "status", show_status),
     Column("device_seconds", "device time", lambda c: show_duration(c.device_seconds)),
 )
+CSV_COLUMNS = (
+    "group", "name", "depth", "shortcut", "parameters", "mult_adds", "n", "diverged",
+    "train_error_mean", "train_error_std", "validation_error_mean", "validation_error_std",
+    "test_error_mean", "test_error_std", "paper_error", "paper_source", "status", "step", "steps",
+    "device_seconds", "data_note", "notes",
+)  # fmt: skip
 
 
 def as_json(groups: Sequence[Group], claims: Sequence[Claim], margin: float) -> str:
@@ -98,26 +104,15 @@ def as_json(groups: Sequence[Group], claims: Sequence[Claim], margin: float) -> 
 def as_csv(groups: Sequence[Group]) -> str:
     """Returns one line a cell with plain numbers, empty where there is none."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    errors = ("train_error", "validation_error", "test_error")
-    writer.writerow(
-        ["group", "name", "depth", "shortcut", "parameters", "mult_adds", "n", "diverged"]
-        + [f"{error}_{part}" for error in errors for part in ("mean", "std")]
-        + ["paper_error", "paper_source", "status", "step", "steps", "device_seconds"]
-        + ["data_note", "notes"]
-    )
+    writer = csv.DictWriter(out, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for group in groups:
         for cell in group.cells:
-            stats = [cell.stat(getattr(Replicate, error)) for error in errors]
-            number = published(cell.config)
-            writer.writerow(
-                [group.label, cell.name, cell.depth, cell.shortcut]
-                + [cell.parameters, cell.mult_adds, len(cell.healthy), len(cell.diverged)]
-                + [value for stat in stats for value in (stat.mean, stat.std)]
-                + ([number.error, number.source] if number else [None, None])
-                + [cell.status, cell.step, cell.steps, cell.device_seconds]
-                + [group.note, "; ".join(cell.notes)]
-            )
+            row = _cell(cell, group) | {"data_note": group.note, "notes": "; ".join(cell.notes)}
+            for error in ("train_error", "validation_error", "test_error"):
+                stat = cell.stat(getattr(Replicate, error))
+                row |= {f"{error}_mean": stat.mean, f"{error}_std": stat.std}
+            writer.writerow(row)
     return out.getvalue()
 
 
