@@ -13,7 +13,7 @@ from rich.text import Text
 
 from resnet_jax.runs import reader
 
-_DRAW_SECONDS = 0.1
+_DRAW_SECONDS = 0.5  # between drawings, each of which takes the training thread milliseconds
 _SPEED_SECONDS = 300.0  # over which the time left is estimated
 
 
