@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _config(depth: int, how: str) -> tuple[ConfigDict, str]:
-    config = ours.resolve(
+    config = ours.config(
         _FAMILY.value, depth, dtype=_DTYPE.value, batch_size=_BATCH.value, scan=HOW[how]
     )
     return config, how

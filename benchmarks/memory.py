@@ -29,7 +29,7 @@ from benchmarks.compiled import target
 from benchmarks.compiled.kept import kept_bytes
 from benchmarks.peers import ours
 from experiments.cli import command_line
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.data.views import make_views, pictures_per_batch
 from resnet_jax.errors import UserError
 from resnet_jax.evaluate import images_per_batch
@@ -97,9 +97,7 @@ def _configs() -> list[ConfigDict]:
             stages = range(1, 1 + len(architecture(family, depth).stage_sizes))
             for remat in ((), stages[:1], stages[:2], stages):
                 changes = {"dtype": _DTYPE.value, "batch_size": _BATCH.value}
-                configs.append(
-                    ours.resolve(family, depth, scan="on", remat=tuple(remat), **changes)
-                )
+                configs.append(ours.config(family, depth, scan="on", remat=tuple(remat), **changes))
     return configs
 
 
@@ -109,7 +107,7 @@ def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
         lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
         {"params": programs.state.params, "batch_stats": programs.state.batch_stats},
     )
-    image_shape = sources.image_shape(config.data)
+    image_shape = sets.image_shape(config.data)
     return {
         "family": config.model.family,
         "depth": config.model.depth,
@@ -141,7 +139,7 @@ def _publish_views(device: jax.Device) -> int:
     """Publishes the table of --views; returns the exit code."""
     rows = []
     for depth in results.numbers("depths", _DEPTHS.value or ["34"]):
-        config = ours.resolve(
+        config = ours.config(
             "imagenet", depth, shortcut="A", dtype=_DTYPE.value, batch_size=_BATCH.value
         )
         for row in _after_training(config, device):
@@ -199,7 +197,7 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[dict[str
 
 def _cifar10() -> int:
     """Returns the bytes of CIFAR-10's splits on a device: uint8 images, int32 labels."""
-    facts = sources.KNOWN["cifar10"]
+    facts = sets.KNOWN["cifar10"]
     example = int(np.prod(facts.image_shape)) + np.dtype(np.int32).itemsize
     return (facts.train + facts.test) * example
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure(seeds: int, deterministic: bool) -> dict[str, Any]:
-    config = ours.resolve(
+    config = ours.config(
         "cifar", _DEPTH.value, dtype=_DTYPE.value, batch_size=_BATCH_SIZE.value, scan=_SCAN.value,
         replicates=seeds, deterministic=deterministic,
     )  # fmt: skip

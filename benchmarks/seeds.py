@@ -23,12 +23,13 @@ from benchmarks import results
 from configs import cifar10
 from experiments.cli import command_line, tables
 from experiments.study.side_by_side import Group, GroupFailedError
-from resnet_jax import settings
-from resnet_jax.errors import UserError, check_choice
-from resnet_jax.parallel.seeds import BY
+from resnet_jax.allowed import check_choice
+from resnet_jax.errors import UserError
+from resnet_jax.parallel.seeds import WAYS
+from resnet_jax.resolve import resolve
 
 PROCESSES = "processes"
-HOW = (*BY[1:], PROCESSES)
+HOW = (*WAYS, PROCESSES)
 
 _DEPTH = flags.DEFINE_integer("depth", 20, "Of the CIFAR network.")
 _REPLICATES = flags.DEFINE_list("replicates", ["1", "2", "4", "8"], "Numbers of seeds.")
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     for how in _HOW.value:
         check_choice("how", how, HOW)
     numbers = results.numbers("replicates", _REPLICATES.value)
-    one = _config(1, BY[1])
+    one = _config(1, WAYS[0])
     rows: list[dict[str, Any]] = []
     for number in numbers:
         rows += _measure(one, number)
@@ -73,7 +74,7 @@ def _config(replicates: int, by: str) -> ConfigDict:
     config.batch_size = _BATCH_SIZE.value
     config.model.depth, config.model.dtype = _DEPTH.value, _DTYPE.value
     config.model.bn_group = 0  # any batch size will do
-    config = settings.resolve(config)
+    config = resolve(config)
     config.data.image_size = _IMAGE_SIZE.value
     return config
 

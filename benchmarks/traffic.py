@@ -23,7 +23,7 @@ from benchmarks.compiled import hlo, target
 from benchmarks.peers import flax_example, ours
 from experiments.cli import command_line
 from resnet_jax.errors import UserError
-from resnet_jax.parallel.seeds import BY
+from resnet_jax.parallel.seeds import WAYS
 
 DEPTHS = {"cifar": ["20", "56", "110"], "imagenet": ["50"]}
 PROGRAMS = ("loop", "unrolled", "flax")
@@ -39,7 +39,7 @@ _BATCH = flags.DEFINE_integer(
 )
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Trained in one program.", lower_bound=1)
-_HOW = flags.DEFINE_multi_enum("how", list(BY[1:]), list(BY[1:]), "Ways to compute several seeds.")
+_HOW = flags.DEFINE_multi_enum("how", list(WAYS), list(WAYS), "Ways to compute several seeds.")
 _KERNELS = flags.DEFINE_integer(
     "kernels", 0, "Print so many kernels of each program, those that move most.", lower_bound=0
 )
@@ -111,7 +111,7 @@ def _last() -> str:
 
 
 def _config(depth: int, program: str, seeds: int = 1, by: str = "auto") -> ConfigDict:
-    config = ours.resolve(
+    config = ours.config(
         _FAMILY.value,
         depth,
         dtype=_DTYPE.value,

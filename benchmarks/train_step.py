@@ -31,7 +31,8 @@ from absl import flags, logging
 from benchmarks import machine, results
 from benchmarks.peers import ours, turns
 from experiments.cli import command_line, tables
-from resnet_jax.errors import UserError, check_choice
+from resnet_jax.allowed import check_choice
+from resnet_jax.errors import UserError
 from resnet_jax.networks.architectures import SHORTCUTS
 
 _FAMILY = flags.DEFINE_enum("family", "imagenet", ["imagenet", "cifar"], "Of the networks.")
@@ -135,7 +136,7 @@ def _configs() -> list[Any]:
         )
     default = "50" if _FAMILY.value == "imagenet" else "20"
     depths = results.numbers("depths", _DEPTHS.value or [default])
-    return [ours.resolve(_FAMILY.value, depth, **given) for depth in depths]
+    return [ours.config(_FAMILY.value, depth, **given) for depth in depths]
 
 
 def _installed(peers: Sequence[str]) -> list[str]:

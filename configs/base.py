@@ -1,6 +1,6 @@
 """Every setting there is, each with what it means; the other configs change values, never add keys.
 
-What is allowed for a key is checked in resnet_jax/settings.py.
+What is allowed for a key is said in resnet_jax/settings.py.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -14,7 +14,7 @@ centre crop is what others report for ResNet-50. An epoch of ResNet-50 takes abo
 from ml_collections import ConfigDict
 
 from configs import base
-from resnet_jax.errors import check_choice
+from resnet_jax.allowed import check_choice
 
 PRESETS = ("paper", "modern")
 

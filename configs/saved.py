@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import base
 from resnet_jax import settings
 from resnet_jax.errors import UserError, nearest
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import storage
 
 
 def get_config(path: str = "") -> ConfigDict:
@@ -27,7 +27,7 @@ def get_config(path: str = "") -> ConfigDict:
         raise UserError("Which run? Name its folder: --config=configs/saved.py:runs/plain-56.")
     file = storage.locate(path, "The run folder in --config")
     file = file / "config.json" if storage.is_dir(file) else file
-    content = reader.read_json(file)
+    content = storage.read_json(file)
     if content == {}:
         raise UserError(f"{file} cannot be read: there is no such file.")
     if not isinstance(content, dict):
@@ -46,12 +46,12 @@ def from_dict(content: Mapping[str, Any], origin: str) -> ConfigDict:
       UserError: a key is unknown or lacks, or a value has another type.
     """
     config = base.get_config()
-    given, known = reader.flatten(content), reader.flatten(config.to_dict())
+    given, known = settings.flatten(content), settings.flatten(config.to_dict())
     for key in given:
         if key not in known:
             raise UserError(f"{origin} has {key}, which is not a setting{nearest(key, known)}.")
     # What changes no result may be newer than the run: it is then as by default.
-    lacking = [key for key in known if key not in given and not reader.changes_no_result(key)]
+    lacking = [key for key in known if key not in given and settings.SETTINGS[key].changes_results]
     if lacking:
         raise UserError(f"{origin} lacks {', '.join(lacking)}; it is of another version.")
     for key, value in given.items():

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from experiments.cli import command_line, config_flag, tables
 from experiments.report import paper
-from resnet_jax import settings
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.networks import resnet, summary
+from resnet_jax.resolve import resolve
 
 Description = dict[str, Any]  # ready for JSON
 
@@ -30,7 +30,7 @@ _JSON = flags.DEFINE_bool("json", False, "JSON in place of a table.")
 
 def describe(config: ConfigDict) -> Description:
     """Returns all there is to say of a resolved config's network, ready for JSON."""
-    model, image_shape = config.model, sources.image_shape(config.data)
+    model, image_shape = config.model, sets.image_shape(config.data)
     network = resnet.from_config(model)
     found = summary.summarize(network, image_shape)
     published = paper.published_size(config.to_dict(), image_shape)
@@ -141,7 +141,7 @@ def _mult_adds(number: int) -> str:
 def main(argv: Sequence[str]) -> None:
     """Prints the description."""
     command_line.no_arguments(argv)
-    config = settings.resolve(command_line.required(_CONFIG))
+    config = resolve(command_line.required(_CONFIG))
     if _FAMILY.value:
         networks = describe_family(config)
         content = {"family": config.model.family, "networks": networks}

@@ -27,14 +27,14 @@ from absl import flags, logging
 from PIL import Image
 
 from experiments.cli import command_line
-from resnet_jax.data import jpeg, sources
+from resnet_jax.allowed import check_choice
+from resnet_jax.data import jpeg, sets, sources
 from resnet_jax.data.records import Records, Shard
-from resnet_jax.errors import RunError, UserError, check_choice
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
 from resnet_jax.runs.progress import Bars
-from resnet_jax.runs.reader import read_json
-from resnet_jax.runs.storage import write_bytes, write_json
+from resnet_jax.runs.storage import read_json, write_bytes, write_json
 
 _NAME = flags.DEFINE_string("name", "imagenet2012", "Which set; see data.name.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir to read; see data.dir.")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     name, out = _NAME.value, storage.on_disk(command_line.required(_OUT), "--out").absolute()
-    check_choice("--name", name, [n for n, facts in sources.KNOWN.items() if not facts.resident])
+    check_choice("--name", name, [n for n, facts in sets.KNOWN.items() if not facts.resident])
     for flag, low, high in ((_SHORT_SIDE, 32, 4096), (_QUALITY, 50, 95)):
         if not low <= flag.value <= high:
             raise UserError(f"--{flag.name}={flag.value}; allowed is from {low} to {high}.")

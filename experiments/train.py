@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from configs import base
 from experiments.cli import command_line, config_flag, program
 from resnet_jax import compilation_cache
 from resnet_jax.errors import UserError
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         # see the folder of process 0, and that a user must say.
         cache = None
     compilation_cache.use(cache)
-    status = train(config, workdir)
+    status = train(config, workdir, defaults=base.get_config())
     return program.PREEMPTED if status == "preempted" else 0
 
 

@@ -1,109 +1,173 @@
-"""The values that each setting of configs/base.py may have, whatever the others are."""
+"""The kinds of values that a setting, or a library's argument, may have."""
 
-from resnet_jax.data import sources
-from resnet_jax.data.augment import MEANS
-from resnet_jax.data.crops import CROPS
-from resnet_jax.errors import Range
-from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, FAMILIES, SHORTCUTS
-from resnet_jax.networks.resnet import DTYPES, PRECISIONS, STEMS
-from resnet_jax.parallel.seeds import BY
+import dataclasses
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any, Protocol
 
-LENGTHS = {
-    "steps": Range(1, whole=True),
-    "epochs": Range(0, above=True),
-    "examples": Range(1, 2**53, whole=True),
-}
-RATES = ("rate", "final_rate", "warmup_rate")  # of the schedule
+from resnet_jax.errors import UserError, listing, nearest
 
-CHOICES = {
-    "replicates_by": BY,
-    "model.family": tuple(FAMILIES),
-    "model.shortcut": SHORTCUTS,
-    "model.bottleneck_stride": BOTTLENECK_STRIDES,
-    "model.activation": ("post", "pre"),
-    "model.stem": STEMS,
-    "model.dtype": tuple(DTYPES),
-    "model.precision": PRECISIONS,
-    "model.scan": ("auto", "on", "off"),
-    "data.name": tuple(sources.KNOWN),
-    "data.mean": MEANS,
-    "data.flip": ("on", "off", "auto"),
-    "data.crop": CROPS,
-    "data.resample": ("bilinear", "bicubic", "area"),
-    "optimizer.name": ("sgd", "adam", "adamw", "lars"),
-    "optimizer.decay_on": ("all", "kernels"),
-    "schedule.name": ("constant", "step", "cosine", "plateau"),
-    "schedule.unit": (*LENGTHS, "fraction"),
-    "schedule.warmup": ("none", "linear", "until_error"),
-    "eval.statistics": ("population", "moving_average"),
-    "eval.weights": ("last", "best"),
-}
+INT32_MAX = 2**31 - 1  # of an int32 counter
+_FLOAT32_MAX = 3.4e38
 
-SWITCHES = (  # True or False
-    "deterministic",
-    "model.space_to_depth",
-    "model.zero_init_residual",
-    "data.std",
-    "data.color",
-    "optimizer.nesterov",
-    "log.tensorboard",
-)
 
-STRINGS = ("data.dir", "train.steps_per_dispatch")  # storage.py, dispatch.py check them
+class Allowed(Protocol):
+    """What a value may be."""
 
-_COUNT = Range(1, whole=True)
-_UP_TO_1 = Range(0, 1, below=True)  # at 1 an average would never change
-RANGES = {
-    "seed": Range(0, whole=True),
-    "replicates": Range(1, 1024, whole=True),
-    "batch_size": _COUNT,
-    "accumulate": _COUNT,
-    "model.width": Range(1e-3, 1e3),
-    "model.num_classes": Range(0, whole=True),
-    "model.bn_group": Range(0, whole=True),
-    "model.bn_momentum": _UP_TO_1,
-    "model.bn_epsilon": Range(0, 1, above=True),
-    "data.validation": Range(0, whole=True),
-    "data.split_seed": Range(0, whole=True),
-    "data.pad": Range(0, 1024, whole=True),
-    "data.image_size": Range(0, 4096, whole=True),
-    "data.workers": Range(0, 4096, whole=True),
-    "optimizer.momentum": _UP_TO_1,
-    "optimizer.trust": Range(0, above=True),
-    "optimizer.b1": _UP_TO_1,
-    "optimizer.b2": _UP_TO_1,
-    "optimizer.epsilon": Range(0, 1, above=True),
-    "optimizer.weight_decay": Range(0),
-    "optimizer.clip_norm": Range(0),
-    "schedule.rate": Range(0, above=True),
-    "schedule.rate_for_batch": Range(0, whole=True),
-    "schedule.factor": Range(0, 1, above=True, below=True),
-    "schedule.final_rate": Range(0),
-    "schedule.patience": _COUNT,
-    "schedule.tolerance": Range(0, 100, above=True),
-    "schedule.warmup_length": Range(0),
-    "schedule.warmup_rate": Range(0, above=True),
-    "schedule.warmup_error": Range(0, 100, above=True),
-    "schedule.warmup_window": _COUNT,
-    "label_smoothing": _UP_TO_1,
-    "ema_decay": _UP_TO_1,
-    "eval.every": _COUNT,
-    "eval.batch_size": _COUNT,
-    "eval.population_examples": Range(0, whole=True),
-    "eval.short_side": Range(1, 4096, whole=True),
-    "mesh.replicates": Range(0, whole=True),
-    "mesh.fsdp": _COUNT,
-    "checkpoint.every": _COUNT,
-    "checkpoint.keep": _COUNT,
-    "log.every": _COUNT,
-}
+    def check(self, key: str, value: object) -> None:
+        """Raises UserError, which names `key`, the value and what is allowed."""
 
-# The range of each number in a tuple, and how many there are; None: any number of them.
-TUPLES: dict[str, tuple[Range, int | None]] = {
-    "model.remat": (_COUNT, None),
-    "data.scales": (Range(1, 4096, whole=True), 2),
-    "data.area": (Range(1e-6, 1), 2),
-    "data.aspect": (Range(0.01, 100), 2),
-    "schedule.boundaries": (Range(0), None),
-    "eval.scales": (Range(32, 4096, whole=True), None),
-}
+
+def check_choice(key: str, value: object, allowed: Iterable[object]) -> None:
+    """Raises UserError unless `value` is one of `allowed`."""
+    allowed = list(allowed)
+    if value not in allowed:
+        hint = nearest(value, allowed)
+        raise UserError(f"{key}={value!r} is not known; allowed are {listing(allowed)}{hint}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of some names."""
+
+    names: tuple[str, ...]
+
+    def check(self, key: str, value: object) -> None:
+        """Raises UserError unless `value` is one of the names."""
+        check_choice(key, value, self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """One or several of some names, each once, in a tuple."""
+
+    names: tuple[str, ...]
+
+    def check(self, key: str, value: object) -> None:
+        """Raises UserError unless `value` is a tuple of distinct names."""
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f"{key}={value!r} is not a tuple of {listing(self.names)}.")
+        for name in value:
+            check_choice(key, name, self.names)
+        if not value or len(set(value)) < len(value):
+            raise UserError(
+                f"{key}={value}; allowed are one or several of {listing(self.names)}, each once."
+            )
+
+
+class Switch:
+    """True or False."""
+
+    def check(self, key: str, value: object) -> None:
+        """Raises UserError unless `value` is a bool."""
+        if not isinstance(value, bool):
+            raise UserError(f"{key}={value!r} is not known; allowed are True and False.")
+
+
+class Text:
+    """Any string."""
+
+    def check(self, key: str, value: object) -> None:
+        """Raises UserError unless `value` is a string."""
+        if not isinstance(value, str):
+            raise UserError(f"{key}={value!r} is not a string.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """An interval of numbers.
+
+    Attributes:
+      low: the lowest number.
+      high: the highest one; by default the highest of an int32 or a float32.
+      whole: whether only whole numbers are allowed.
+      above: whether `low` itself is excluded.
+      below: whether `high` itself is excluded.
+    """
+
+    low: float
+    high: float = math.inf
+    whole: bool = False
+    above: bool = False
+    below: bool = False
+
+    @property
+    def highest(self) -> float:
+        """The upper end."""
+        largest = INT32_MAX if self.whole else _FLOAT32_MAX
+        return largest if math.isinf(self.high) else self.high
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a value is a number in the interval; True and False are no numbers."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        if self.whole and not isinstance(value, numbers.Integral):
+            return False
+        number: Any = value  # a whole number may be too large for a float
+        starts = number > self.low if self.above else number >= self.low
+        return starts and (number < self.highest if self.below else number <= self.highest)
+
+    def __str__(self) -> str:
+        """Returns ``whole numbers from 1 to 1024`` or ``numbers at least 0 and below 1``."""
+        low, high = (str(x) if self.whole else f"{x:g}" for x in (self.low, self.highest))
+        kind = "whole numbers" if self.whole else "numbers"
+        if not (self.above or self.below):
+            return f"{kind} from {low} to {high}"
+        start = f"above {low}" if self.above else f"at least {low}"
+        end = f"below {high}" if self.below else f"at most {high}"
+        return f"{kind} {start} and {end}"
+
+    def check(self, key: str, value: object) -> None:
+        """Raises UserError unless `value` is in the interval."""
+        if value not in self:
+            raise UserError(f"{key}={value!r} is out of range; allowed are {self}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Length(Range):
+    """A number, or None: one of several settings that give the same length."""
+
+    def check(self, key: str, value: object) -> None:
+        """Raises UserError unless `value` is None or in the interval."""
+        if value is not None:
+            super().check(key, value)
+
+
+class Span:
+    """The first and the last of some steps, counted from 1; or () for none."""
+
+    def check(self, key: str, value: object, last: int = INT32_MAX) -> None:
+        """Raises UserError unless `value` is a span of steps up to `last`."""
+        member = Range(1, last, whole=True)
+        is_pair = isinstance(value, tuple) and len(value) == 2 and all(s in member for s in value)
+        if value != () and not (is_pair and value[0] <= value[1]):  # type: ignore[index]  # a pair
+            raise UserError(
+                f"{key}={value!r} is out of range; allowed are the first and the last of some "
+                f"steps from 1 to {last}, or () for none."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A tuple of numbers from one interval.
+
+    Attributes:
+      member: the interval.
+      count: how many there are; None: any number of them.
+    """
+
+    member: Range
+    count: int | None = None
+
+    def check(self, key: str, value: object) -> None:
+        """Raises UserError unless `value` is such a tuple."""
+        if (
+            not isinstance(value, (tuple, list))
+            or (self.count is not None and len(value) != self.count)
+            or not all(v in self.member for v in value)
+        ):
+            some = "any number of" if self.count is None else self.count
+            raise UserError(
+                f"{key}={value!r} is out of range; allowed is a tuple of {some} {self.member}."
+            )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.errors import UserError, nearest
 
 # Enough that handing them over costs nothing beside them; few enough that a run stops soon after
@@ -41,7 +41,7 @@ def steps_at_once(config: ConfigDict, mesh: Mesh) -> int:
     # On CPU a step takes far longer than to hand it over, and each step of a program of several
     # would be compiled for itself. Pictures that are streamed come a step at a time.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    if on_cpu or not sources.KNOWN[config.data.name].resident:
+    if on_cpu or not sets.KNOWN[config.data.name].resident:
         return 1
     return max(number for number in _allowed(config) if number <= _MOST)
 

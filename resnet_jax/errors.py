@@ -1,11 +1,7 @@
 """What a user did wrong, said in one sentence."""
 
-import dataclasses
 import difflib
-import math
-import numbers
 from collections.abc import Iterable
-from typing import Any
 
 
 class UserError(Exception):
@@ -57,76 +53,3 @@ def listing(values: Iterable[object]) -> str:
     """Returns ``a, b or c``."""
     names = [str(v) for v in values]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def check_choice(key: str, value: object, allowed: Iterable[object]) -> None:
-    """Raises UserError unless `value` is one of `allowed`."""
-    allowed = list(allowed)
-    if value not in allowed:
-        hint = nearest(value, allowed)
-        raise UserError(f"{key}={value!r} is not known; allowed are {listing(allowed)}{hint}.")
-
-
-MOST_STEPS = 2**31 - 1  # of an int32 counter
-_FLOAT32_MAX = 3.4e38
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """An interval of numbers.
-
-    Attributes:
-      low: the lowest number.
-      high: the highest one; by default the highest of an int32 or a float32.
-      whole: whether only whole numbers are allowed.
-      above: whether `low` itself is excluded.
-      below: whether `high` itself is excluded.
-    """
-
-    low: float
-    high: float = math.inf
-    whole: bool = False
-    above: bool = False
-    below: bool = False
-
-    @property
-    def highest(self) -> float:
-        """The upper end."""
-        largest = MOST_STEPS if self.whole else _FLOAT32_MAX
-        return largest if math.isinf(self.high) else self.high
-
-    def __contains__(self, value: object) -> bool:
-        """Whether a value is a number in the interval; True and False are no numbers."""
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            return False
-        if self.whole and not isinstance(value, numbers.Integral):
-            return False
-        number: Any = value  # a whole number may be too large for a float
-        starts = number > self.low if self.above else number >= self.low
-        return starts and (number < self.highest if self.below else number <= self.highest)
-
-    def __str__(self) -> str:
-        """Returns ``whole numbers from 1 to 1024`` or ``numbers at least 0 and below 1``."""
-        low, high = (str(x) if self.whole else f"{x:g}" for x in (self.low, self.highest))
-        kind = "whole numbers" if self.whole else "numbers"
-        if not (self.above or self.below):
-            return f"{kind} from {low} to {high}"
-        start = f"above {low}" if self.above else f"at least {low}"
-        end = f"below {high}" if self.below else f"at most {high}"
-        return f"{kind} {start} and {end}"
-
-    def check(self, key: str, value: object) -> None:
-        """Raises UserError unless `value` is in the interval."""
-        if value not in self:
-            raise UserError(f"{key}={value!r} is out of range; allowed are {self}.")
-
-
-def check_numbers(key: str, value: object, member: Range, count: int | None = None) -> None:
-    """Raises UserError unless `value` is a tuple of `count` (None: any number of) `member`."""
-    if (
-        not isinstance(value, (tuple, list))
-        or (count is not None and len(value) != count)
-        or not all(v in member for v in value)
-    ):
-        some = "any number of" if count is None else count
-        raise UserError(f"{key}={value!r} is out of range; allowed is a tuple of {some} {member}.")

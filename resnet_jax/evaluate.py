@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.data.order import POPULATION
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import Views
@@ -26,7 +26,7 @@ def images_per_batch(config: ConfigDict) -> int:
     Of a streamed set at most what a training step computes at once: full-size pictures fill a
     device's memory, and the step's part of a batch is known to fit it.
     """
-    if sources.KNOWN[config.data.name].resident:
+    if sets.KNOWN[config.data.name].resident:
         return config.eval.batch_size
     return min(config.eval.batch_size, config.batch_size // config.accumulate)
 

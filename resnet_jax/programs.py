@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax import step as steps
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.data.augment import Augmentation, Normalization
 from resnet_jax.networks import layout, resnet
 from resnet_jax.optim import Schedule, make_optimizer
@@ -84,7 +84,7 @@ def initializer(config: ConfigDict) -> Initializer:
         model=dataclasses.replace(resnet.from_config(config.model), scan=True, remat=()),
         optimizer=make_optimizer(config.optimizer),
         schedule=Schedule(config.schedule, config.steps),
-        image_shape=sources.image_shape(config.data),
+        image_shape=sets.image_shape(config.data),
         use_ema=bool(config.ema_decay),
     )
 

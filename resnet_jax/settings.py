@@ -1,20 +1,67 @@
-"""From a config as written to a config as run: every value checked, every length in steps.
+"""What every setting may be, whether it changes results, and when it has an effect: said once.
 
-Nothing here touches a device: a mistake costs a second, not a place in a queue.
+configs/base.py has each setting's default and meaning. Checks, error messages, a run's identity,
+what a report compares and the notice about settings without effect all come from SETTINGS.
+It imports no JAX, so that reports stay quick.
 """
 
-import itertools
-from collections.abc import Iterable
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax import dispatch
-from resnet_jax.allowed import CHOICES, LENGTHS, RANGES, RATES, STRINGS, SWITCHES, TUPLES
-from resnet_jax.data import sources
-from resnet_jax.data.check import check_data
-from resnet_jax.errors import MOST_STEPS, Range, UserError, check_choice, check_numbers, listing
-from resnet_jax.networks.architectures import architecture
+from resnet_jax.allowed import (
+    Allowed,
+    Choice,
+    Choices,
+    Length,
+    Numbers,
+    Range,
+    Span,
+    Switch,
+    Text,
+)
+from resnet_jax.data.sets import KNOWN
+from resnet_jax.errors import UserError
+from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, FAMILIES, SHORTCUTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A condition on a run's other settings.
+
+    Attributes:
+      keys: the settings that decide it.
+      holds: whether it holds, of a resolved config.
+    """
+
+    keys: tuple[str, ...]
+    holds: Callable[[ConfigDict], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known of a setting beside its default.
+
+    Attributes:
+      allowed: its values, whatever the other settings are; resolve.py checks combinations.
+      acts_if: conditions that must all hold for the setting to have an effect in a run.
+      changes_results: whether it can change a result by more than rounding. A setting that cannot
+        is not part of a run's identity: a run may be resumed with another value, and runs that
+        differ in it are compared as if they did not.
+      varied: whether it is what a study varies: a report compares runs that differ in it.
+      decides_if: when it can change a result, for a setting that is part of the identity although
+        in most runs it cannot. Otherwise a report compares runs that differ in it.
+    """
+
+    allowed: Allowed
+    acts_if: tuple[Condition, ...] = ()
+    changes_results: bool = True
+    varied: bool = False
+    decides_if: Condition | None = None
 
 
 def get(config: ConfigDict, key: str) -> Any:
@@ -23,6 +70,148 @@ def get(config: ConfigDict, key: str) -> Any:
     for part in key.split("."):
         value = value[part]
     return value
+
+
+def _among(key: str, *values: object) -> Condition:
+    return Condition((key,), lambda config: get(config, key) in values)
+
+
+def _above_0(key: str) -> Condition:
+    return Condition((key,), lambda config: get(config, key) > 0)
+
+
+_COUNT = Range(1, whole=True)
+_COUNT_OR_0 = Range(0, whole=True)
+_UP_TO_1 = Range(0, 1, below=True)  # at 1 an average would never change
+_SWITCH, _TEXT = Switch(), Text()
+LENGTHS = ("steps", "epochs", "examples")
+
+_STREAMED = Condition(("data.name",), lambda c: not KNOWN[c.data.name].resident)
+_VALIDATED = _above_0("data.validation")
+_SGD = _among("optimizer.name", "sgd", "lars")
+_ADAM = _among("optimizer.name", "adam", "adamw")
+_PLATEAU = _among("schedule.name", "plateau")
+_UNTIL_ERROR = _among("schedule.warmup", "until_error")
+_SCALE = (_STREAMED, _among("data.crop", "scale"))
+_RESIZED = (_STREAMED, _among("data.crop", "random_resized"))
+_SEVERAL_SEEDS = Condition(("replicates",), lambda c: c.replicates > 1)
+_USES_MOVING_AVERAGES = Condition(
+    ("data.validation", "eval.statistics"),
+    lambda c: c.data.validation > 0 or c.eval.statistics == "moving_average",
+)
+_CUTS_ITS_RATE = Condition(
+    ("schedule.boundaries", "steps"),
+    lambda c: c.schedule.name == "plateau" or any(b < c.steps for b in c.schedule.boundaries),
+)
+_HAS_SQUARE_VIEWS = Condition(
+    ("data.validation", "eval.views"),
+    lambda c: c.data.validation > 0 or tuple(c.eval.views) != ("fully_convolutional",),
+)
+_HAS_WHOLE_VIEWS = Condition(("eval.views",), lambda c: "fully_convolutional" in c.eval.views)
+# Otherwise evaluations decide neither the rate nor which weights are tested.
+_VALIDATION_DECIDES = Condition(
+    ("schedule.name", "eval.weights"),
+    lambda c: c.schedule.name == "plateau" or c.eval.weights == "best",
+)
+# A resolved config has its length in steps.
+_GIVES_THE_LENGTH = Condition(("steps",), lambda c: c.steps is None)
+
+SETTINGS: dict[str, Setting] = {
+    "seed": Setting(_COUNT_OR_0, varied=True),
+    "replicates": Setting(Range(1, 1024, whole=True), varied=True),
+    "replicates_by": Setting(
+        Choice(("auto", "separate", "unroll", "loop")), (_SEVERAL_SEEDS,), changes_results=False
+    ),
+    "deterministic": Setting(_SWITCH, changes_results=False),
+    "batch_size": Setting(_COUNT),
+    "accumulate": Setting(_COUNT, changes_results=False),
+    "steps": Setting(Length(1, whole=True)),
+    "epochs": Setting(Length(0, above=True), decides_if=_GIVES_THE_LENGTH),
+    "examples": Setting(Length(1, 2**53, whole=True), decides_if=_GIVES_THE_LENGTH),
+    "model.family": Setting(Choice(tuple(FAMILIES))),
+    "model.depth": Setting(_COUNT, varied=True),  # the depth table says which
+    "model.shortcut": Setting(Choice(SHORTCUTS), varied=True),
+    # Presets of ImageNet set it for the depths that have bottlenecks.
+    "model.bottleneck_stride": Setting(
+        Choice(BOTTLENECK_STRIDES), (_among("model.family", "imagenet"),)
+    ),
+    "model.activation": Setting(Choice(("post", "pre"))),
+    "model.stem": Setting(Choice(("cifar", "imagenet"))),
+    "model.space_to_depth": Setting(_SWITCH, changes_results=False),
+    "model.width": Setting(Range(1e-3, 1e3)),
+    "model.zero_init_residual": Setting(_SWITCH),
+    "model.dtype": Setting(Choice(("float32", "bfloat16"))),
+    "model.precision": Setting(Choice(("highest", "high", "default"))),
+    "model.scan": Setting(Choice(("auto", "on", "off")), changes_results=False),
+    "model.remat": Setting(Numbers(_COUNT), changes_results=False),
+    "model.num_classes": Setting(_COUNT_OR_0),
+    "model.bn_group": Setting(_COUNT_OR_0),
+    "model.bn_momentum": Setting(_UP_TO_1, (_USES_MOVING_AVERAGES,)),
+    "model.bn_epsilon": Setting(Range(0, 1, above=True)),
+    "train.steps_per_dispatch": Setting(_TEXT, changes_results=False),
+    "data.name": Setting(Choice(tuple(KNOWN))),
+    "data.dir": Setting(_TEXT, changes_results=False),
+    "data.validation": Setting(_COUNT_OR_0),
+    "data.split_seed": Setting(_COUNT_OR_0, (_VALIDATED,)),
+    "data.mean": Setting(Choice(("pixel", "channel", "none"))),
+    "data.std": Setting(_SWITCH),
+    "data.pad": Setting(Range(0, 1024, whole=True)),
+    "data.flip": Setting(Choice(("on", "off", "auto"))),
+    "data.color": Setting(_SWITCH),
+    "data.image_size": Setting(Range(0, 4096, whole=True)),
+    "data.crop": Setting(Choice(("scale", "random_resized")), (_STREAMED,)),
+    "data.scales": Setting(Numbers(Range(1, 4096, whole=True), 2), _SCALE),
+    "data.area": Setting(Numbers(Range(1e-6, 1), 2), _RESIZED),
+    "data.aspect": Setting(Numbers(Range(0.01, 100), 2), _RESIZED),
+    "data.resample": Setting(Choice(("bilinear", "bicubic", "area")), (_STREAMED,)),
+    "data.workers": Setting(Range(0, 4096, whole=True), (_STREAMED,), changes_results=False),
+    "optimizer.name": Setting(Choice(("sgd", "adam", "adamw", "lars"))),
+    "optimizer.momentum": Setting(_UP_TO_1, (_SGD,)),
+    "optimizer.nesterov": Setting(_SWITCH, (_SGD, _above_0("optimizer.momentum"))),
+    "optimizer.trust": Setting(Range(0, above=True), (_among("optimizer.name", "lars"),)),
+    "optimizer.b1": Setting(_UP_TO_1, (_ADAM,)),
+    "optimizer.b2": Setting(_UP_TO_1, (_ADAM,)),
+    "optimizer.epsilon": Setting(Range(0, 1, above=True), (_ADAM,)),
+    "optimizer.weight_decay": Setting(Range(0)),
+    "optimizer.decay_on": Setting(
+        Choice(("all", "kernels")), (_above_0("optimizer.weight_decay"),)
+    ),
+    "optimizer.clip_norm": Setting(Range(0)),
+    "schedule.name": Setting(Choice(("constant", "step", "cosine", "plateau"))),
+    "schedule.rate": Setting(Range(0, above=True)),
+    "schedule.rate_for_batch": Setting(_COUNT_OR_0),
+    "schedule.unit": Setting(Choice((*LENGTHS, "fraction"))),
+    "schedule.boundaries": Setting(Numbers(Range(0)), (_among("schedule.name", "step"),)),
+    "schedule.factor": Setting(
+        Range(0, 1, above=True, below=True),
+        (_among("schedule.name", "step", "plateau"), _CUTS_ITS_RATE),
+    ),
+    "schedule.final_rate": Setting(Range(0), (_among("schedule.name", "cosine"),)),
+    "schedule.patience": Setting(_COUNT, (_PLATEAU,)),
+    "schedule.tolerance": Setting(Range(0, 100, above=True), (_PLATEAU,)),
+    "schedule.warmup": Setting(Choice(("none", "linear", "until_error"))),
+    "schedule.warmup_length": Setting(Range(0), (_among("schedule.warmup", "linear"),)),
+    "schedule.warmup_rate": Setting(Range(0, above=True), (_UNTIL_ERROR,)),
+    "schedule.warmup_error": Setting(Range(0, 100, above=True), (_UNTIL_ERROR,)),
+    "schedule.warmup_window": Setting(_COUNT, (_UNTIL_ERROR,)),
+    "label_smoothing": Setting(_UP_TO_1),
+    "ema_decay": Setting(_UP_TO_1),
+    "eval.every": Setting(_COUNT, (_VALIDATED,), decides_if=_VALIDATION_DECIDES),
+    "eval.batch_size": Setting(_COUNT, changes_results=False),
+    "eval.statistics": Setting(Choice(("population", "moving_average"))),
+    "eval.population_examples": Setting(_COUNT_OR_0, (_among("eval.statistics", "population"),)),
+    "eval.weights": Setting(Choice(("last", "best"))),
+    "eval.views": Setting(Choices(("center", "ten_crop", "fully_convolutional"))),
+    "eval.short_side": Setting(Range(1, 4096, whole=True), (_STREAMED, _HAS_SQUARE_VIEWS)),
+    "eval.scales": Setting(Numbers(Range(32, 4096, whole=True)), (_STREAMED, _HAS_WHOLE_VIEWS)),
+    "mesh.replicates": Setting(_COUNT_OR_0, changes_results=False),
+    "mesh.fsdp": Setting(_COUNT, changes_results=False),
+    "checkpoint.every": Setting(_COUNT, changes_results=False),
+    "checkpoint.keep": Setting(_COUNT, changes_results=False),
+    "log.every": Setting(_COUNT, changes_results=False),
+    "log.tensorboard": Setting(_SWITCH, changes_results=False),
+    "profile": Setting(Span(), changes_results=False),
+}
 
 
 def put(config: ConfigDict, key: str, value: Any, where: str) -> None:
@@ -52,194 +241,84 @@ def put(config: ConfigDict, key: str, value: Any, where: str) -> None:
         ) from None
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
-    """Checks a config and returns it as a run sees it; a resolved config comes back unchanged.
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns ``{"model.depth": 56, ...}`` for a nested config."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
 
-    Lengths become steps, `model.num_classes`, `data.flip` and `data.dir` are settled.
 
-    Raises:
-      UserError: a value is not allowed, or two do not go together.
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that can change a result, flat, also those of another version."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in SETTINGS or SETTINGS[key].changes_results
+    }
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Returns the run's identity: 12 hex digits over all settings that can change a result."""
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings, flat, that runs must share for a report to compare them.
+
+    Args:
+      config: as saved, maybe by another version of the program.
     """
-    for key, allowed in CHOICES.items():
-        check_choice(key, get(config, key), allowed)
-    for key in SWITCHES:
-        if not isinstance(get(config, key), bool):
-            raise UserError(f"{key}={get(config, key)!r} is not known; allowed are True and False.")
-    for key in STRINGS:
-        if not isinstance(get(config, key), str):
-            raise UserError(f"{key}={get(config, key)!r} is not a string.")
-    for key, allowed_range in RANGES.items():
-        allowed_range.check(key, get(config, key))
-    for key, (member, count) in TUPLES.items():
-        check_numbers(key, get(config, key), member, count)
-    _check_remat(config.model)
-    dispatch.check(config)
+    whole = ConfigDict(config)
 
-    config = ConfigDict(config.copy_and_resolve_references())
-    known = sources.facts(config.data.name, config.data.dir)
-    examples = known.train - config.data.validation
-    _check_combinations(config, known, examples)
+    def decides(key: str) -> bool:
+        condition = SETTINGS[key].decides_if
+        try:
+            return condition is None or condition.holds(whole)
+        except (KeyError, AttributeError):  # another version's: what decides it is not recorded
+            return True
 
-    config.model.num_classes = config.model.num_classes or known.num_classes
-    config.data.image_size = config.data.image_size or known.image_shape[0]
-    if config.data.flip == "auto":
-        config.data.flip = "on" if known.mirrored_keeps_class else "off"
-    if config.data.name != "digits":
-        config.data.dir = str(sources.root_of(config.data.dir))
+    return {
+        key: value
+        for key, value in deciding(config).items()
+        if key not in SETTINGS or (not SETTINGS[key].varied and decides(key))
+    }
 
-    config.steps = _total_steps(config, examples)
-    _check_profile(config)
-    config.epochs = config.examples = None
+
+def without_effect(config: ConfigDict, defaults: ConfigDict) -> list[str]:
+    """Returns a sentence, without its full stop, on each setting that has no effect in a run.
+
+    Such a setting is no mistake, since a study may set it for all of its cells. A setting with its
+    default value is left out, but for a schedule that never cuts its rate or never reaches it.
+
+    Args:
+      config: resolved.
+      defaults: those of configs/base.py.
+    """
+    sentences = []
+    for key, setting in SETTINGS.items():
+        value = get(config, key)
+        unmet = [condition for condition in setting.acts_if if not condition.holds(config)]
+        if unmet and value != get(defaults, key):
+            sentences.append(_no_effect(config, f"{key}={value!r}", unmet[0].keys))
     schedule = config.schedule
-    # A rate or length that has no effect stays as it is written: see effect.py.
-    if schedule.rate_for_batch:
-        for key in _used(schedule, RATES):
-            schedule[key] *= config.batch_size / schedule.rate_for_batch
-            RANGES[f"schedule.{key}"].check(f"schedule.{key} for this batch_size", schedule[key])
-        schedule.rate_for_batch = 0
-    a_unit = {
-        "steps": 1.0,
-        "epochs": examples / config.batch_size,
-        "examples": 1 / config.batch_size,
-        "fraction": float(config.steps),
-    }[schedule.unit]
     if schedule.name == "step":
-        schedule.boundaries = _boundaries_in_steps(schedule, a_unit)
-    if schedule.warmup == "linear":
-        schedule.warmup_length = _warmup_in_steps(schedule, a_unit, config.steps)
-    schedule.unit = "steps"
-    return config
+        late = tuple(b for b in schedule.boundaries if b >= config.steps)
+        if late:
+            which = f"schedule.boundaries={late!r}"
+            sentences.append(_no_effect(config, which, ("steps",)))
+        if not schedule.boundaries:
+            sentences.append(_no_effect(config, "schedule.name='step'", ("schedule.boundaries",)))
+    if schedule.warmup == "until_error" and schedule.warmup_window >= config.steps:
+        # The training error is first looked at after the last step.
+        rate = f"schedule.rate={schedule.rate:g}"
+        sentences.append(_no_effect(config, rate, ("schedule.warmup_window", "steps")))
+    return sentences
 
 
-def _check_remat(model: ConfigDict) -> None:
-    stages = tuple(range(1, len(architecture(model.family, model.depth).stage_sizes) + 1))
-    if not all(stage in stages for stage in model.remat):
-        raise UserError(
-            f"model.remat={model.remat} names no stage of this network; allowed are {stages}, some "
-            "of them, and none."
-        )
-
-
-def _check_profile(config: ConfigDict) -> None:
-    steps, of_run = config.profile, Range(1, config.steps, whole=True)
-    is_span = isinstance(steps, tuple) and len(steps) == 2 and all(s in of_run for s in steps)
-    if steps != () and not (is_span and steps[0] <= steps[1]):
-        raise UserError(
-            f"profile={steps!r} is out of range; allowed are the first and the last of some steps "
-            f"from 1 to {config.steps}, or () for none."
-        )
-
-
-def _used(schedule: ConfigDict, rates: Iterable[str]) -> list[str]:
-    """Returns those of RATES that the schedule takes into account."""
-    unused = {
-        "final_rate": schedule.name != "cosine",
-        "warmup_rate": schedule.warmup != "until_error",
-    }
-    return [key for key in rates if not unused.get(key)]
-
-
-def _total_steps(config: ConfigDict, examples: int) -> int:
-    given = [key for key in LENGTHS if config[key] is not None]
-    if len(given) != 1:
-        what = f"{listing(given)} are" if given else "none is"
-        raise UserError(
-            f"Exactly one of steps, epochs and examples says how long to train; {what} set."
-        )
-    (key,) = given
-    value = config[key]
-    LENGTHS[key].check(key, value)
-    per_step = {"steps": 1, "epochs": config.batch_size / examples, "examples": config.batch_size}
-    steps = max(1, round(value / per_step[key]))
-    if steps > MOST_STEPS:
-        raise UserError(f"{key}={value} is {steps:.3g} steps; allowed are at most {MOST_STEPS}.")
-    return steps
-
-
-def _boundaries_in_steps(schedule: ConfigDict, a_unit: float) -> tuple[float, ...]:
-    steps = tuple(float(round(b * a_unit)) for b in schedule.boundaries)
-    # In steps, because two fractions may fall on one step, and one cut would be lost.
-    if all(a < b for a, b in itertools.pairwise(steps)) and all(b <= MOST_STEPS for b in steps):
-        return steps
-    raise UserError(
-        f"schedule.boundaries={tuple(schedule.boundaries)} is not in order; allowed are numbers "
-        f"from 0 up to {MOST_STEPS} steps, each at least a step after the one before."
-    )
-
-
-def _warmup_in_steps(schedule: ConfigDict, a_unit: float, steps: int) -> float:
-    length = float(round(schedule.warmup_length * a_unit))
-    if length < 1:
-        raise UserError(
-            f"schedule.warmup_length={schedule.warmup_length:g} {schedule.unit} is less than a "
-            "step with schedule.warmup='linear'; allowed is at least one step, or "
-            "schedule.warmup='none'."
-        )
-    if schedule.name == "cosine" and length >= steps:
-        raise UserError(
-            f"schedule.warmup_length={length:g} steps leaves none of the {steps} steps for the "
-            "cosine; it must be shorter."
-        )
-    return length
-
-
-def _check_parts(config: ConfigDict) -> None:
-    parts, batch_size, group = config.accumulate, config.batch_size, config.model.bn_group
-    if parts == 1:
-        return
-    if batch_size % parts:
-        raise UserError(
-            f"accumulate={parts} does not divide batch_size={batch_size}; allowed are its divisors."
-        )
-    if not group or (batch_size // parts) % group:
-        raise UserError(
-            f"model.bn_group={group} has no whole groups in a part of {batch_size // parts} "
-            f"examples (batch_size={batch_size}, accumulate={parts}); allowed are divisors of "
-            f"{batch_size // parts}, so that accumulation changes no result."
-        )
-
-
-def _check_combinations(config: ConfigDict, known: sources.Facts, examples: int) -> None:
-    model, data = config.model, config.data
-    if examples < 1:
-        raise UserError(
-            f"data.validation={data.validation} leaves no training example of {data.name}'s "
-            f"{known.train}; allowed is up to {known.train - 1}."
-        )
-    if config.seed + config.replicates - 1 > RANGES["seed"].highest:
-        raise UserError(
-            f"seed={config.seed} leaves no seeds for replicates={config.replicates}; allowed is up "
-            f"to {RANGES['seed'].highest - config.replicates + 1}."
-        )
-    _check_parts(config)
-    check_data(config, known)
-    if model.bn_group and config.batch_size % model.bn_group:
-        raise UserError(
-            f"model.bn_group={model.bn_group} does not divide batch_size={config.batch_size}; "
-            "allowed are its divisors, or 0 for the whole batch."
-        )
-    if model.num_classes and model.num_classes < known.num_classes:
-        raise UserError(
-            f"model.num_classes={model.num_classes} is less than the {known.num_classes} classes "
-            f"of {data.name}; allowed is at least that, or 0 for as many."
-        )
-    if model.space_to_depth and model.stem != "imagenet":
-        raise UserError(
-            f"model.space_to_depth=True rearranges the 7x7 stem, but model.stem={model.stem!r}; "
-            "allowed is False."
-        )
-    if model.shortcut == "none" and model.zero_init_residual:
-        raise UserError(
-            "model.zero_init_residual=True makes a plain net (model.shortcut='none') constant: "
-            "every block's output starts at zero; allowed is False."
-        )
-    needs_validation = {
-        "schedule.name='plateau'": config.schedule.name == "plateau",
-        "eval.weights='best'": config.eval.weights == "best",
-    }
-    for setting, chosen in needs_validation.items():
-        if chosen and not data.validation:
-            raise UserError(
-                f"{setting} goes by the validation error, but data.validation=0 holds nothing out; "
-                "allowed is more than 0."
-            )
+def _no_effect(config: ConfigDict, setting: str, keys: tuple[str, ...]) -> str:
+    because = " and ".join(f"{key}={get(config, key)!r}" for key in keys)
+    return f"{setting} has no effect with {because}"

@@ -16,14 +16,14 @@ from resnet_jax.data import datasets, sources
 from resnet_jax.data.order import TRAIN
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
-from resnet_jax.effect import without_effect
 from resnet_jax.errors import RunError, sentence
 from resnet_jax.evaluate import evaluate, images_per_batch, population_statistics
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import fetch, from_primary, put
 from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import Programs, build
-from resnet_jax.runs import environment, jax_flags, reader
+from resnet_jax.resolve import resolve
+from resnet_jax.runs import environment, identity, jax_flags, reader
 from resnet_jax.runs.checkpoints import open_checkpoints
 from resnet_jax.runs.log import Clock, RunLog
 from resnet_jax.runs.profile import Profiler
@@ -34,12 +34,13 @@ from resnet_jax.state import TrainState
 Evaluation = Callable[..., dict[str, jax.Array]]  # (variables, split, name of the views)
 
 
-def train(config: ConfigDict, workdir: str) -> str:
+def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) -> str:
     """Trains, or goes on training, the run in `workdir`.
 
     Args:
       config: as written; see configs/base.py.
       workdir: the run folder; made where it is new.
+      defaults: of all settings; each setting that differs and has no effect is then named.
 
     Returns:
       The status the run ends with: "completed", "diverged" (the loss of every replicate stopped
@@ -49,9 +50,10 @@ def train(config: ConfigDict, workdir: str) -> str:
       UserError: config, data or folder do not allow the run; nothing was written.
       RunError: the run cannot go on; what was saved before is whole.
     """
-    config = settings.resolve(config)
+    config = resolve(config)
+    no_effect = settings.without_effect(config, defaults or config)
     sources.require(config.data.name, config.data.dir)
-    reader.refuse_other(workdir, config.to_dict())
+    identity.refuse_other(workdir, config.to_dict())
     jax_flags.refuse_other_draws(workdir)
     mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
     meshes.check_batch(mesh, config.batch_size, config.accumulate)
@@ -65,7 +67,7 @@ def train(config: ConfigDict, workdir: str) -> str:
     clock = Clock(status.get("device_seconds", 0.0))
     try:
         with StopRequest() as stop, contextlib.ExitStack() as at_end:
-            return _train(config, folder, mesh, clock, stop, at_end)
+            return _train(config, no_effect, folder, mesh, clock, stop, at_end)
     except BaseException as e:
         error = _foreseen(e, config, folder)
         _set_failed(folder, error, config.steps, clock)
@@ -76,6 +78,7 @@ def train(config: ConfigDict, workdir: str) -> str:
 
 def _train(
     config: ConfigDict,
+    no_effect: list[str],
     folder: RunFolder,
     mesh: jax.sharding.Mesh,
     clock: Clock,
@@ -110,9 +113,10 @@ def _train(
     start = int(fetch(state.step)[0])
     folder.rewind(start)
     jax_flags.log_other_rounding(str(folder.path))
-    folder.record_launch(environment.describe(config, programs.model, data, mesh) | {"step": start})
-    for idle in without_effect(config):
-        logging.info("%s.", idle)
+    facts = environment.describe(config, programs.model, data, mesh)
+    folder.record_launch(facts | {"without_effect": no_effect, "step": start})
+    for notice in no_effect:
+        logging.info("%s.", notice)
     logging.info("%s: %s step %d.", folder.path, "going on from" if start else "starting at", start)
 
     ################################################################################### the loop

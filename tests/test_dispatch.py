@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax import dispatch, settings, step
+from resnet_jax import dispatch, step
 from resnet_jax import train as trainer
 from resnet_jax.errors import UserError
+from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.data import pictures
@@ -62,15 +63,13 @@ def mesh_of(platform):
 )
 def test_what_is_chosen(platform, every, chosen):
     log, evaluation, checkpoint = every
-    c = settings.resolve(
-        tiny.config(log__every=log, eval__every=evaluation, checkpoint__every=checkpoint)
-    )
+    c = resolve(tiny.config(log__every=log, eval__every=evaluation, checkpoint__every=checkpoint))
     assert dispatch.steps_at_once(c, mesh_of(platform)) == chosen
 
 
 def test_streamed_pictures_come_a_step_at_a_time(tmp_path):
     pictures.prepare(tmp_path)
-    c = settings.resolve(pictures.config(tmp_path, log__every=4, eval__every=4))
+    c = resolve(pictures.config(tmp_path, log__every=4, eval__every=4))
     c.checkpoint.every = 4
     assert dispatch.steps_at_once(c, mesh_of("gpu")) == 1
     c.train.steps_per_dispatch = "2"
@@ -82,7 +81,7 @@ def test_streamed_pictures_come_a_step_at_a_time(tmp_path):
 )
 def test_what_does_not_divide_is_one_sentence(value, nearest):
     with pytest.raises(UserError) as refused:
-        settings.resolve(tiny.config(**TWO | {"train__steps_per_dispatch": value}))
+        resolve(tiny.config(**TWO | {"train__steps_per_dispatch": value}))
     text = str(refused.value)
     assert text.startswith(
         f"train.steps_per_dispatch={value!r} does not divide log.every=4, eval.every=8 and "

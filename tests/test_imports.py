@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = ("resnet_jax", "experiments", "configs", "benchmarks")
 TOP = "resnet_jax"  # the library's own floor: the loop, the step, the settings
 
-# The rooms whose modules a room may import, beside its own. Every room may import errors.py.
+# The rooms whose modules a room may import, beside its own. Every room may import
+# errors.py and allowed.py.
 MAY_IMPORT = {
     "resnet_jax.kernels": [],
     "resnet_jax.networks": ["resnet_jax.kernels"],
@@ -19,13 +22,14 @@ MAY_IMPORT = {
     TOP: [f"resnet_jax.{room}" for room in ("data", "kernels", "networks", "parallel", "runs")],
     "configs": [TOP, "resnet_jax.runs"],
     # A report reads folders: it knows the names of networks, and nothing that trains.
-    "experiments.report": ["configs", "experiments.cli", "resnet_jax.networks", "resnet_jax.runs"],
+    "experiments.report": ["configs", "experiments.cli", TOP, "resnet_jax.networks",
+                           "resnet_jax.runs"],
     "experiments.launchers": ["experiments.cli", "resnet_jax.data", "resnet_jax.parallel",
                               "resnet_jax.runs"],
     "experiments.cli": ["configs", "experiments.study", TOP, "resnet_jax.runs"],
 }  # fmt: skip
 # Of the top floor, what the run folder may know.
-KNOWN_TO_RUNS = {"state", "dispatch", "effect"}
+KNOWN_TO_RUNS = {"state", "dispatch", "settings"}
 
 
 def modules():
@@ -67,7 +71,7 @@ def test_a_room_imports_only_rooms_below_it(folder):
     inside = [module for module in MODULES if room(module) == folder]
     assert inside
     for module in inside:
-        others = imported(MODULES[module]) - {"resnet_jax.errors"}
+        others = imported(MODULES[module]) - {"resnet_jax.allowed", "resnet_jax.errors"}
         assert {room(other) for other in others} <= allowed, module
 
 
@@ -86,9 +90,17 @@ def test_the_run_folder_knows_little_of_the_loop():
 def test_a_report_imports_nothing_that_trains():
     inside = [module for module in MODULES if module.startswith("experiments.report")]
     found = set().union(*(imported(MODULES[module]) for module in inside))
-    assert {m for m in found if room(m) == "resnet_jax.networks"} == {
-        "resnet_jax.networks.architectures"
+    assert {m for m in found if room(m) in (TOP, "resnet_jax.networks")} == {
+        "resnet_jax.allowed",
+        "resnet_jax.errors",
+        "resnet_jax.networks.architectures",
+        "resnet_jax.settings",
     }
+
+
+def test_a_report_starts_without_jax():
+    program = "import sys, experiments.compare; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
 def test_no_two_modules_import_each_other():

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from resnet_jax import settings
 from resnet_jax.programs import initializer
+from resnet_jax.resolve import resolve
 from resnet_jax.state import augment_key, init_key, population_key
 from tests import tiny
 
@@ -23,7 +23,7 @@ def test_no_key_is_used_for_two_things():
 
 
 def test_a_seed_makes_the_same_network_alone_and_among_others():
-    c = settings.resolve(tiny.config())
+    c = resolve(tiny.config())
     initialize = initializer(c)
     together, alone = initialize([4, 5]), initialize([5])
     second = jax.tree.map(lambda a: a[1:], together)

@@ -9,17 +9,20 @@ from ml_collections import ConfigDict
 
 from configs import base, cifar10, digits, imagenet
 from resnet_jax import settings
-from resnet_jax.allowed import CHOICES, LENGTHS, RANGES, RATES, STRINGS, SWITCHES, TUPLES
+from resnet_jax.allowed import Choice, Length, Range
+from resnet_jax.data import augment, crops, views
 from resnet_jax.errors import UserError
+from resnet_jax.networks import resnet
+from resnet_jax.parallel import seeds
+from resnet_jax.resolve import resolve
+from resnet_jax.settings import LENGTHS, SETTINGS
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Settings that no table checks, and who does.
-ELSEWHERE = {
-    "model.depth": "the depth table",
-    "profile": "runs/test_profile.py",
-    "eval.views": "test_settings_pictures.py",
-}
+ALLOWED = {key: setting.allowed for key, setting in SETTINGS.items()}
+CHOICES = {key: allowed.names for key, allowed in ALLOWED.items() if isinstance(allowed, Choice)}
+RATES = ("rate", "final_rate", "warmup_rate")
+RANGES = {key: allowed for key, allowed in ALLOWED.items() if type(allowed) is Range}
 
 
 def dotted(config, prefix=""):
@@ -47,7 +50,7 @@ def put(config, key, value):
 
 def refusal(config):
     with pytest.raises(UserError) as refused:
-        settings.resolve(config)
+        resolve(config)
     text = str(refused.value)
     assert "\n" not in text
     return text
@@ -56,11 +59,30 @@ def refusal(config):
 # -------------------------------------------------------------------------- single values
 
 
-def test_every_setting_is_checked_by_exactly_one():
+def test_the_base_config_and_the_table_have_the_same_settings():
     keys = list(dotted(base.get_config()))
-    checked = [*CHOICES, *SWITCHES, *RANGES, *TUPLES, *LENGTHS, *STRINGS, *ELSEWHERE]
     assert len(keys) > 50
-    assert sorted(checked) == sorted(keys)
+    assert sorted(SETTINGS) == sorted(keys)
+    assert {key for key, allowed in ALLOWED.items() if isinstance(allowed, Length)} == set(LENGTHS)
+
+
+def test_every_default_is_allowed():
+    config = base.get_config()
+    for key, allowed in ALLOWED.items():
+        allowed.check(key, settings.get(config, key))
+
+
+def test_the_names_in_the_table_are_those_that_the_code_knows():
+    known = {
+        "replicates_by": ("auto", *seeds.WAYS),
+        "model.stem": resnet.STEMS,
+        "model.dtype": tuple(resnet.DTYPES),
+        "model.precision": resnet.PRECISIONS,
+        "data.mean": augment.MEANS,
+        "data.crop": crops.CROPS,
+    }
+    assert known == {key: CHOICES[key] for key in known}
+    assert ALLOWED["eval.views"].names == views.VIEWS
 
 
 @pytest.mark.parametrize("key", CHOICES)
@@ -104,7 +126,7 @@ def test_garbage_is_resolved_or_refused_in_a_sentence(key, no_data):
                 config.steps = None
             put(config, key, value)
             try:
-                settings.resolve(config)
+                resolve(config)
             except UserError as e:
                 sentences.append(str(e))
     assert len(sentences) > len(GARBAGE)
@@ -150,7 +172,7 @@ def test_ends_of_a_range_are_allowed(key):
     ]
     for value in ends:
         try:
-            settings.resolve(changed(**{key.replace(".", "__"): value}))
+            resolve(changed(**{key.replace(".", "__"): value}))
         except UserError as e:
             # For what does not go with it, not for itself.
             if "out of range" in str(e):
@@ -207,7 +229,7 @@ def test_boundaries_out_of_order_are_refused(boundaries):
 def test_combination_is_refused(values, words):
     assert words in refusal(changed(**values))
     if len(values) > 1:  # it is the last one, together with the others
-        settings.resolve(changed(**dict(list(values.items())[:-1])))
+        resolve(changed(**dict(list(values.items())[:-1])))
 
 
 def test_ends_of_combinations_are_allowed():
@@ -226,7 +248,7 @@ def test_ends_of_combinations_are_allowed():
         },
         {"schedule__name": "cosine", "schedule__warmup_length": 240.0},  # is not used
     ):
-        settings.resolve(changed(**values))
+        resolve(changed(**values))
 
 
 # -------------------------------------------------------------------------------- lengths
@@ -243,7 +265,7 @@ def test_ends_of_combinations_are_allowed():
     ],
 )
 def test_lengths_become_steps(lengths, steps):
-    resolved = settings.resolve(changed(**{**dict.fromkeys(LENGTHS), **lengths}))
+    resolved = resolve(changed(**{**dict.fromkeys(LENGTHS), **lengths}))
     assert resolved.steps == steps
     assert resolved.epochs is None
     assert resolved.examples is None
@@ -268,13 +290,13 @@ def test_rates_grow_with_the_batch():
         batch_size=1024, schedule__rate=0.1, schedule__final_rate=0.001, schedule__warmup_rate=0.02
     )
     config.schedule.name, config.schedule.warmup = "cosine", "until_error"
-    rates = [settings.resolve(config).schedule[key] for key in RATES]
+    rates = [resolve(config).schedule[key] for key in RATES]
     assert rates == [0.1, 0.001, 0.02]
     config.schedule.rate_for_batch = 256
-    resolved = settings.resolve(config)
+    resolved = resolve(config)
     assert [resolved.schedule[key] for key in RATES] == [0.4, 0.004, 0.08]
     # Once: the resolved config is what a resumed run reads.
-    assert settings.resolve(resolved) == resolved
+    assert resolve(resolved) == resolved
 
 
 @pytest.mark.parametrize("value", [0, -3])
@@ -282,7 +304,7 @@ def test_rates_grow_with_the_batch():
 def test_lengths_are_positive(key, value):
     text = refusal(changed(**{**dict.fromkeys(LENGTHS), key: value}))
     assert text.startswith(f"{key}={value}")
-    assert text.endswith(f" is out of range; allowed are {LENGTHS[key]}.")
+    assert text.endswith(f" is out of range; allowed are {ALLOWED[key]}.")
 
 
 @pytest.mark.parametrize(
@@ -309,12 +331,12 @@ def test_a_linear_warm_up_takes_a_step(length):
     warmup = {"schedule__warmup": "linear", "schedule__warmup_length": length}
     text = refusal(changed(**warmup))
     assert f"schedule.warmup_length={length:g} steps is less than a step" in text
-    settings.resolve(changed(**warmup, schedule__unit="epochs") if length else changed())
+    resolve(changed(**warmup, schedule__unit="epochs") if length else changed())
 
 
 def test_everything_rarely_is_no_long_search():
     often = {f"{group}__every": 2**31 - 1 for group in ("log", "eval", "checkpoint")}
-    settings.resolve(changed(**often))
+    resolve(changed(**often))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +349,7 @@ def test_everything_rarely_is_no_long_search():
     ],
 )
 def test_schedule_units_become_steps(unit, boundaries, warmup, expected):
-    resolved = settings.resolve(
+    resolved = resolve(
         changed(
             schedule__unit=unit,
             schedule__name="step",
@@ -355,14 +377,14 @@ def test_schedule_units_become_steps(unit, boundaries, warmup, expected):
     ],
 )
 def test_flips_and_classes_follow_the_data(name, flip, no_data):
-    resolved = settings.resolve(changed(cifar10.get_config(), data__name=name, data__validation=9))
+    resolved = resolve(changed(cifar10.get_config(), data__name=name, data__validation=9))
     assert resolved.data.flip == flip
     assert resolved.model.num_classes == (100 if name == "cifar100" else 10)
     assert resolved.data.dir == ("" if name == "digits" else no_data)
 
 
 def test_what_is_given_is_kept(no_data):
-    resolved = settings.resolve(changed(data__flip="on", model__num_classes=12))
+    resolved = resolve(changed(data__flip="on", model__num_classes=12))
     assert (resolved.data.flip, resolved.model.num_classes) == ("on", 12)
 
 
@@ -382,7 +404,7 @@ def test_shipped_configs_resolve_and_stay(file, no_data):
         assert "none is set" in refusal(config)  # the one thing that it leaves open
         config.steps = 10
     before = config.to_dict()
-    resolved = settings.resolve(config)
+    resolved = resolve(config)
     assert config.to_dict() == before  # the caller's own is untouched
     assert resolved.to_dict() != before
-    assert settings.resolve(resolved).to_dict() == resolved.to_dict()
+    assert resolve(resolved).to_dict() == resolved.to_dict()

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from configs import imagenet
-from resnet_jax import settings
 from resnet_jax.errors import UserError
+from resnet_jax.resolve import resolve
 from tests.test_settings import changed, refusal
 
 
@@ -44,13 +44,13 @@ def test_what_small_images_do_not_have_is_refused(values, words):
 )
 def test_what_pictures_cannot_have_is_refused(values, words, no_data):
     config = imagenet.get_config()
-    settings.resolve(config)
+    resolve(config)
     assert words in refusal(changed(config, **values))
 
 
 @pytest.mark.parametrize("preset", imagenet.PRESETS)
 def test_presets_are_sound(preset, no_data):
-    resolved = settings.resolve(imagenet.get_config(preset))
+    resolved = resolve(imagenet.get_config(preset))
     assert resolved.data.image_size == 224
     assert resolved.steps == {"paper": 600000, "modern": round(90 * 1271167 / 1024)}[preset]
     assert resolved.schedule.rate == {"paper": 0.1, "modern": 0.4}[preset]

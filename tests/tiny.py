@@ -16,6 +16,7 @@ from configs import digits, saved
 from resnet_jax import settings
 from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import initializer
+from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader
 from resnet_jax.runs.checkpoints import open_checkpoints
 
@@ -52,8 +53,8 @@ def override(config: Any, changes: dict[str, Any]) -> None:
 
 def flags_of(**overrides: Any) -> list[str]:
     """Returns the command-line flags that turn configs/digits.py into config(**overrides)."""
-    before = reader.flatten(digits.get_config().to_dict())
-    after = reader.flatten(config(**overrides).to_dict())
+    before = settings.flatten(digits.get_config().to_dict())
+    after = settings.flatten(config(**overrides).to_dict())
     return [f"--config.{k}={v}" for k, v in after.items() if v != before[k]]
 
 
@@ -100,7 +101,7 @@ def stop_when_asked(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
 
 def final_state(workdir: pathlib.Path) -> Any:
     """Restores the newest checkpoint of a run folder, whatever its config."""
-    c = settings.resolve(saved.get_config(str(workdir)))
+    c = resolve(saved.get_config(str(workdir)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),

@@ -18,7 +18,7 @@ from flax.training import train_state
 from ml_collections import ConfigDict
 
 from benchmarks.peers.ours import Program, Work
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.networks.architectures import Architecture, architecture
 from resnet_jax.networks.resnet import DTYPES
 
@@ -153,7 +153,7 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Callable[..., Any], 
 
     To be compiled and not run: the device need not be here, see target.py.
     """
-    batch_size, shape = config.batch_size, sources.image_shape(config.data)
+    batch_size, shape = config.batch_size, sets.image_shape(config.data)
     images = jax.ShapeDtypeStruct((batch_size, *shape), DTYPES[config.model.dtype])
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     net = network(config.model)

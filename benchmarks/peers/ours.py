@@ -10,14 +10,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import cifar10, imagenet
-from resnet_jax import dispatch, settings
-from resnet_jax.data import sources
+from resnet_jax import dispatch
+from resnet_jax.data import sets
 from resnet_jax.data.augment import Normalization, fit_normalization
 from resnet_jax.data.order import TRAIN
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import put
 from resnet_jax.programs import Programs, build
+from resnet_jax.resolve import resolve
 
 STEPS = 10**9  # more than any benchmark takes
 
@@ -80,7 +81,7 @@ class Training:
         self._seeds_R = put(self._seeds, meshes.by_replicate(mesh))
         self.at_once = dispatch.steps_at_once(config, mesh)
         self._arrays: Any = ()
-        if sources.KNOWN[config.data.name].resident:
+        if sets.KNOWN[config.data.name].resident:
             split = ResidentSplit.place(work.images, work.labels, mesh)
             self._arrays, select = split.arrays, split.select
             self._batches = lambda spans: split.batches(
@@ -113,7 +114,7 @@ class Training:
         return metrics
 
 
-def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
+def config(family: str, depth: int, **changes: Any) -> ConfigDict:
     """Returns the resolved config of a family's recipe (configs/).
 
     Args:
@@ -141,15 +142,15 @@ def resolve(family: str, depth: int, **changes: Any) -> ConfigDict:
         config.model.bn_group = 0
     # No test is made: its views shall not limit the size of training images.
     config.eval.short_side = max(config.eval.short_side, config.data.image_size)
-    return settings.resolve(config)
+    return resolve(config)
 
 
 def make_work(config: ConfigDict) -> Work:
     """Draws the noise of a resolved config."""
-    known = sources.KNOWN[config.data.name]
+    known = sets.KNOWN[config.data.name]
     count = known.train - config.data.validation if known.resident else config.batch_size
     random = np.random.default_rng(config.seed)
-    shape = (count, *sources.image_shape(config.data))
+    shape = (count, *sets.image_shape(config.data))
     images = random.integers(0, 256, shape, dtype=np.uint8)
     labels = random.integers(0, config.model.num_classes, count, dtype=np.int32)
     normalization = fit_normalization(images, config.data.mean, config.data.std)
@@ -167,7 +168,7 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any,
       device: to compile for.
     """
     mesh = meshes.make_mesh(config.replicates, devices=[device])
-    shape = sources.image_shape(config.data)
+    shape = sets.image_shape(config.data)
     of_mean = shape if config.data.mean == "pixel" else (1, 1, shape[-1])
     mean, std = np.zeros((1, *of_mean), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
 

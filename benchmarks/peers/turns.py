@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from benchmarks.compiled import bound
 from benchmarks.peers import flax_example, ours
 from benchmarks.peers.ours import Program, Work
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.networks import resnet, summary
 
 OURS = "resnet_jax"
@@ -74,7 +74,7 @@ def measure(
 
 
 def _describe(config: ConfigDict) -> dict[str, Any]:
-    shape = sources.image_shape(config.data)
+    shape = sets.image_shape(config.data)
     network = summary.summarize(resnet.from_config(config.model), shape)
     traffic = bound.traffic(flax_example.network(config.model), shape)
     return {

@@ -5,7 +5,8 @@ from absl import flags
 from experiments.cli import program
 from experiments.launchers import skypilot, slurm
 from experiments.launchers.interface import Queue
-from resnet_jax.errors import UserError, check_choice, listing
+from resnet_jax.allowed import check_choice
+from resnet_jax.errors import UserError, listing
 from resnet_jax.runs import storage
 
 LAUNCHERS = ("local", "slurm", "skypilot")

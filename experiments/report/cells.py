@@ -7,7 +7,7 @@ from typing import Any
 from experiments.report import replicates
 from experiments.report.replicates import Observation, Replicate
 from experiments.report.statistics import Sample, Stat
-from resnet_jax.errors import check_choice
+from resnet_jax.allowed import check_choice
 from resnet_jax.networks.architectures import SHORTCUTS
 from resnet_jax.runs import reader
 

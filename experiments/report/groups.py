@@ -7,9 +7,9 @@ from typing import Any
 
 from experiments.report import cells, paper, replicates
 from experiments.report.cells import CellResult
+from resnet_jax import settings
 from resnet_jax.runs import reader
 
-VARIED = ("model.depth", "model.shortcut", "seed", "replicates")  # by the experiment
 WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
 NAMED_SETTINGS = 3  # a label with more differing settings than this counts the rest
 
@@ -68,7 +68,7 @@ def make(found: Iterable[reader.Run]) -> list[Group]:
     for part in by_recipe:
         for same_data in _partition(part, _notes(part)):
             parts += _by_warm_up(same_data)
-    settings = [_recipe(p[0]) | _warm_up(p) | {"data.note": _note(p) or ""} for p in parts]
+    recipes = [_recipe(p[0]) | _warm_up(p) | {"data.note": _note(p) or ""} for p in parts]
     return [
         Group(
             label=label,
@@ -76,24 +76,18 @@ def make(found: Iterable[reader.Run]) -> list[Group]:
             note=_note(part) or "",
             cells=tuple(sorted(map(cells.pool, _by_network(part)), key=cells.order)),
         )
-        for part, (label, differing) in zip(parts, _labels(settings), strict=True)
+        for part, (label, differing) in zip(parts, _labels(recipes), strict=True)
     ]
 
 
 def _recipe(run: reader.Run) -> Settings:
-    flat = reader.deciding(run.config)
-    dropped = set(VARIED)
-    if flat.get("steps") is not None:
-        dropped |= {"epochs", "examples"}  # other ways to say the same length
-    if flat.get("schedule.name") != "plateau" and flat.get("eval.weights") != "best":
-        dropped.add("eval.every")  # else evaluations decide the rate, or which weights are tested
-    recipe = {key: value for key, value in flat.items() if key not in dropped}
+    recipe = settings.recipe(run.config)
     return recipe | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else recipe
 
 
 def _has_papers_warm_up(run: reader.Run) -> bool:
     """Whether a run is the one that the paper warmed up alone, in the paper's way."""
-    flat = reader.flatten(run.config)
+    flat = settings.flatten(run.config)
     papers = paper.recipe("cifar")
     return (
         flat["model.family"] == "cifar"
@@ -107,7 +101,7 @@ def _has_papers_warm_up(run: reader.Run) -> bool:
 def _warm_up(part: Sequence[reader.Run]) -> Settings:
     """Returns the warm-up of a group: that of the cells to which the paper's exception is none."""
     usual = next((run for run in part if not _has_papers_warm_up(run)), part[0])
-    return {"schedule.warmup": reader.flatten(usual.config).get("schedule.warmup")}
+    return {"schedule.warmup": settings.flatten(usual.config).get("schedule.warmup")}
 
 
 def _network(run: reader.Run) -> Settings:
@@ -158,12 +152,12 @@ def _named(key: str, value: object) -> str:
     return f"{key.removeprefix('data.')}={value}"
 
 
-def _labels(settings: Sequence[Settings]) -> list[tuple[str, Settings]]:
+def _labels(recipes: Sequence[Settings]) -> list[tuple[str, Settings]]:
     """Returns a label a group, and the settings that tell it from others on the same data."""
     labels: list[tuple[str, Settings]] = []
-    for own in settings:
+    for own in recipes:
         data = own["data.name"]
-        alike = [other for other in settings if other["data.name"] == data]
+        alike = [other for other in recipes if other["data.name"] == data]
         keys = sorted({k for other in alike for k in own.keys() | other.keys()})
         differing = {
             key: own.get(key) for key in keys if len({json.dumps(o.get(key)) for o in alike}) > 1

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs import cifar10, imagenet
+from resnet_jax import settings
 from resnet_jax.networks.architectures import CIFAR_STUDIED, IMAGENET, architecture
-from resnet_jax.runs import reader
 
 Config = Mapping[str, Any]  # resolved
 
@@ -57,8 +57,8 @@ class PublishedSize:
 @functools.cache
 def recipe(family: str) -> Config:
     """Returns the paper's recipe, as a resolved config has it: flat, without `FREE` settings."""
-    settings = reader.deciding(PRESETS[family]().to_dict()) | SETTLED[family]
-    return {key: value for key, value in settings.items() if key not in FREE}
+    papers = settings.deciding(PRESETS[family]().to_dict()) | SETTLED[family]
+    return {key: value for key, value in papers.items() if key not in FREE}
 
 
 def departures(config: Config) -> dict[str, tuple[object, object]]:
@@ -68,7 +68,7 @@ def departures(config: Config) -> dict[str, tuple[object, object]]:
       config: a resolved config. A setting that it lacks counts as a departure: an older version
         of the program may have done something else.
     """
-    ours, model = reader.flatten(config), config["model"]
+    ours, model = settings.flatten(config), config["model"]
     family, depth = model["family"], model["depth"]
     found = {
         key: (ours.get(key, NOT_RECORDED), value)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from resnet_jax import settings
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader
 
@@ -122,7 +123,7 @@ def of_run(run: reader.Run) -> list[Replicate]:
     Raises:
       UserError: config.json lacks a setting that the report needs.
     """
-    flat = reader.flatten(run.config)
+    flat = settings.flatten(run.config)
     lacking = [key for key in REQUIRED if flat.get(key) is None]
     if lacking:
         raise UserError(f"{run.path / 'config.json'} lacks {', '.join(lacking)}.")

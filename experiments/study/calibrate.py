@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import saved
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.data.augment import fit_normalization
 from resnet_jax.data.order import TRAIN
 from resnet_jax.data.resident import ResidentSplit
@@ -62,7 +62,7 @@ def on_noise(config: ConfigDict, mesh: Mesh) -> tuple[Programs, tuple[Any, ...]]
     The data are a batch of noise, so that no data set is needed; the steps are as many as
     dispatch.steps_at_once says.
     """
-    shape = (config.batch_size, *sources.image_shape(config.data))
+    shape = (config.batch_size, *sets.image_shape(config.data))
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     seeds = np.arange(config.replicates, dtype=np.int32)
     normalization = fit_normalization(images, config.data.mean, config.data.std)

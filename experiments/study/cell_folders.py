@@ -13,7 +13,7 @@ from absl import logging
 from experiments.launchers.interface import Job
 from experiments.study.grid import Cell
 from resnet_jax.errors import UserError
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import identity, reader, storage
 from resnet_jax.runs.writer import RunFolder
 
 _SAVED = pathlib.Path(__file__).parents[2] / "configs" / "saved.py"
@@ -42,20 +42,20 @@ def job(folder: storage.Path, with_cluster: bool) -> Job:
 
 def status(folder: storage.Path) -> dict[str, Any]:
     """Returns the status of a cell's folder, empty where it was never queued."""
-    return reader.read_json(folder / "status.json")
+    return storage.read_json(folder / "status.json")
 
 
 def has_ended(folder: storage.Path, cell: Cell) -> bool:
     """Whether nothing is left to do for a cell: it has ended, and the study wants no more steps."""
     if status(folder).get("status") not in reader.ENDED:
         return False
-    return reader.read_json(folder / "config.json").get("steps") == cell.config.steps
+    return storage.read_json(folder / "config.json").get("steps") == cell.config.steps
 
 
 def refuse_others(workdir: storage.Path, cells: Iterable[Cell]) -> None:
     """Raises UserError where a cell's folder belongs to another config."""
     for cell in cells:
-        reader.refuse_other(workdir / cell.name, cell.config.to_dict())
+        identity.refuse_other(workdir / cell.name, cell.config.to_dict())
 
 
 def queue(folder: storage.Path, cell: Cell) -> None:

@@ -5,7 +5,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 
 from experiments.study.grid import Cell
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.networks import resnet, summary
 from resnet_jax.runs import reader
 
@@ -50,7 +50,7 @@ def size_of(cell: Cell) -> Size:
     """Traces a cell's network; no device computes anything."""
     config = cell.config
     model = resnet.from_config(config.model)
-    network = summary.summarize(model, sources.image_shape(config.data))
+    network = summary.summarize(model, sets.image_shape(config.data))
     images = config.batch_size * config.steps * config.replicates
     work = float(network.mult_adds) * _FORWARD_AND_BACKWARD * images
     return Size(network.parameters, network.mult_adds, work)

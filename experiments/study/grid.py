@@ -16,8 +16,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax import settings
-from resnet_jax.errors import UserError, check_choice, nearest, nearest_key
-from resnet_jax.runs import reader
+from resnet_jax.errors import UserError, nearest, nearest_key
+from resnet_jax.resolve import resolve
 
 KEYS = ("base", "grid", "exceptions")
 # These two make the first part of a cell's name.
@@ -63,7 +63,7 @@ def cells(study: ConfigDict) -> list[Cell]:
                 f"Two cells of the grid are named {name}; each value of an axis may stand once."
             )
         try:
-            found.append(Cell(name, settings.resolve(config), tuple(matched)))
+            found.append(Cell(name, resolve(config), tuple(matched)))
         except UserError as e:
             raise UserError(f"Cell {name}: {e}") from e
     return found
@@ -114,7 +114,7 @@ def check_parts(study: ConfigDict) -> None:
 
 
 def _axes(study: ConfigDict) -> dict[str, list[Any]]:
-    axes = reader.flatten(study.grid.to_dict())
+    axes = settings.flatten(study.grid.to_dict())
     for key, values in axes.items():
         _check_key(study.base, key, "grid")
         if not isinstance(values, list):
@@ -133,7 +133,7 @@ def _exceptions(
         where = f"exceptions.{name}"
         if not isinstance(exception, ConfigDict) or set(exception) != {"when", "set"}:
             raise UserError(f'{where} is not of the form {{"when": ..., "set": ...}}.')
-        when, then = (reader.flatten(exception[part].to_dict()) for part in ("when", "set"))
+        when, then = (settings.flatten(exception[part].to_dict()) for part in ("when", "set"))
         for part, given in (("when", when), ("set", then)):
             for key in given:
                 _check_key(study.base, key, f"{where}.{part}")
@@ -141,8 +141,7 @@ def _exceptions(
             for one in _alternatives(study.base, key, value):
                 # A value that no cell can have would leave the exception out, silently.
                 _changed(study.base, {key: one}, f"{where}.when")
-                if key in settings.CHOICES:
-                    check_choice(f"{where}.when.{key}", one, settings.CHOICES[key])
+                settings.SETTINGS[key].allowed.check(f"{where}.when.{key}", one)
         for key in then:
             if key in axes:
                 raise UserError(
@@ -169,7 +168,7 @@ def _matches(config: ConfigDict, when: Mapping[str, Any]) -> bool:
 
 
 def _check_key(base: ConfigDict, key: str, where: str) -> None:
-    known = reader.flatten(base.to_dict())
+    known = settings.flatten(base.to_dict())
     if key not in known:
         raise UserError(
             f"{where}.{key} is not a setting{nearest_key(key, known)}; configs/base.py has all."

@@ -11,7 +11,7 @@ from experiments.launchers import local
 from experiments.launchers.local import Machine
 from experiments.study.grid import Cell
 from experiments.study.side_by_side import Group, GroupFailedError
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.parallel.cores import usable_cores
 
 _ON_ONE_GPU = (1, 2, 4)  # what is tried
@@ -47,7 +47,7 @@ def default_jobs(on: Machine, cells: Sequence[Cell], missing: Sequence[Cell]) ->
 
 def _needs_all(cell: Cell) -> bool:
     config = cell.config
-    is_streamed = not sources.KNOWN[config.data.name].resident
+    is_streamed = not sets.KNOWN[config.data.name].resident
     return is_streamed or config.mesh.fsdp > 1 or config.mesh.replicates > 1
 
 

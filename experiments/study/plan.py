@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import logging
 
+from configs import base
 from experiments.cli import tables
 from experiments.launchers import local
 from experiments.launchers.local import Machine
@@ -12,7 +13,7 @@ from experiments.study import cell_folders, estimate, ledger
 from experiments.study.estimate import Rate, Size
 from experiments.study.grid import Cell
 from experiments.study.side_by_side import Group, GroupFailedError
-from resnet_jax import effect
+from resnet_jax import settings
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import reader, storage
 from resnet_jax.runs.progress import show_time
@@ -101,8 +102,9 @@ def without_effect(cells: Sequence[Cell]) -> list[str]:
       cells: those of the study that are meant.
     """
     names: dict[str, list[str]] = {}
+    defaults = base.get_config()
     for cell in cells:
-        for sentence in effect.without_effect(cell.config):
+        for sentence in settings.without_effect(cell.config, defaults):
             names.setdefault(sentence, []).append(cell.name)
     return [
         f"{'All cells' if len(which) == len(cells) else ', '.join(which)}: {sentence}"

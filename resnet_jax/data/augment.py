@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.errors import Range, check_choice
+from resnet_jax.allowed import Range, check_choice
 
 MEANS = ("pixel", "channel", "none")
 

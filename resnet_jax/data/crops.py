@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax.allowed import check_choice
 from resnet_jax.data.order import stream
-from resnet_jax.errors import check_choice
 
 CROPS = ("scale", "random_resized")
 _ATTEMPTS = 10  # at a random area and aspect that fit, as everybody's random resized crop

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.data import sources
+from resnet_jax.data import sets, sources
 from resnet_jax.data.augment import Normalization, fit_normalization
 from resnet_jax.data.crops import make_crop
 from resnet_jax.data.order import SPLIT, stream
@@ -51,7 +51,7 @@ def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
       UserError: the data set is absent, or something in it is broken.
     """
     try:
-        if sources.KNOWN[config.name].resident:
+        if sets.KNOWN[config.name].resident:
             return _resident(config, mesh)
         return _streamed(config, mesh)
     except RunError as e:  # a broken record; nothing has been trained yet
@@ -85,7 +85,7 @@ def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
             records, members, config.image_size, crop, config.resample, workers, mesh
         )
 
-    mean, std = sources.KNOWN[config.name].channels
+    mean, std = sets.KNOWN[config.name].channels
     return DataSet(
         train=split(train, members),
         validation=split(train, held_out),

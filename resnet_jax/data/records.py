@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from resnet_jax.errors import RunError, UserError, is_missing_package, listing
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import storage
 
 _AGAIN = "copy or prepare the set again"
 _TOLERATED = 100  # damaged pictures, whatever their share
@@ -205,7 +205,7 @@ class Records:
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = reader.read_json(path)
+        content = storage.read_json(path)
     except UserError as e:
         raise UserError(f"{e} {_AGAIN.capitalize()}.") from e
     if not content or not isinstance(content, dict):

@@ -1,7 +1,4 @@
-"""Where images come from: scikit-learn's digits, and TFDS data prepared as array_record.
-
-To add a TFDS set, add a line to KNOWN; nothing else names a data set.
-"""
+"""Where images come from: scikit-learn's digits, and TFDS data prepared as array_record."""
 
 import dataclasses
 import os
@@ -10,59 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.allowed import check_choice
 from resnet_jax.data import jpeg
 from resnet_jax.data.order import DIGITS_SPLIT, stream
 from resnet_jax.data.records import Records, examples, read_info
-from resnet_jax.errors import UserError, check_choice
-from resnet_jax.runs import reader, storage
+from resnet_jax.data.sets import KNOWN, Facts, splits_of
+from resnet_jax.errors import UserError
+from resnet_jax.runs import storage
+from resnet_jax.runs.storage import read_json
 
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What is known of a data set before it is read.
-
-    Attributes:
-      image_shape: (H, W, C); of what the network usually sees where pictures differ in size.
-      num_classes: labels run from 0 to num_classes - 1.
-      train: examples in the training split, validation included.
-      test: examples in the test split.
-      mirrored_keeps_class: whether a horizontal flip leaves the class as it is.
-      resident: whether the whole set fits on a device; what does not is streamed.
-      test_split: what TFDS calls the split that errors are reported on.
-      channels: mean and standard deviation of each channel, where they are not measured.
-    """
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    train: int
-    test: int
-    mirrored_keeps_class: bool
-    resident: bool = True
-    test_split: str = "test"
-    channels: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
-
-
-# Sizes as published; sizes of what lies on this machine are read from its metadata.
-KNOWN = {
-    "digits": Facts((8, 8, 1), 10, 1437, 360, mirrored_keeps_class=False),
-    "cifar10": Facts((32, 32, 3), 10, 50000, 10000, mirrored_keeps_class=True),
-    "cifar100": Facts((32, 32, 3), 100, 50000, 10000, mirrored_keeps_class=True),
-    "mnist": Facts((28, 28, 1), 10, 60000, 10000, mirrored_keeps_class=False),
-    "fashion_mnist": Facts((28, 28, 1), 10, 60000, 10000, mirrored_keeps_class=True),
-    "svhn_cropped": Facts((32, 32, 3), 10, 73257, 26032, mirrored_keeps_class=False),
-    "imagenet2012": Facts(
-        (224, 224, 3),
-        1000,
-        1281167,
-        50000,
-        mirrored_keeps_class=True,
-        resident=False,
-        # The labels of its test split are not public: all papers report the validation split.
-        test_split="validation",
-        # Of the training split; the numbers that everybody uses, in [0, 255].
-        channels=((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    ),
-}
 # TFDS stores these losslessly; where a copy holds JPEGs, its errors are not the paper's.
 _LOSSLESS = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
 _DIGITS_TEST = 360
@@ -95,11 +48,6 @@ def facts(name: str, data_dir: str) -> Facts:
     info = read_info(folder)
     train, test = (examples(info, split) for split in splits_of(name))
     return dataclasses.replace(known, train=train, test=test)
-
-
-def image_shape(config: Any) -> tuple[int, int, int]:
-    """Returns the (H, W, C) that the network sees, of a resolved config's `data` section."""
-    return config.image_size, config.image_size, KNOWN[config.name].image_shape[2]
 
 
 def require(name: str, data_dir: str) -> None:
@@ -170,18 +118,13 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
     folder = _required_folder(name, data_dir)
     classes = KNOWN[name].num_classes
     train, test = (Records(folder, split, classes) for split in splits_of(name))
-    return train, test, reader.read_json(folder / PREPARED).get("note", "")
+    return train, test, read_json(folder / PREPARED).get("note", "")
 
 
 def describe(name: str, data_dir: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Returns the folder where a set lies, and its dataset_info.json; see require()."""
     folder = _required_folder(name, data_dir)
-    return folder, reader.read_json(folder / "dataset_info.json")
-
-
-def splits_of(name: str) -> tuple[str, str]:
-    """Returns what TFDS calls the splits that are trained and tested on."""
-    return "train", KNOWN[name].test_split
+    return folder, read_json(folder / "dataset_info.json")
 
 
 def root_of(data_dir: str) -> pathlib.Path:

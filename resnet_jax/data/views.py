@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax.allowed import check_choice
 from resnet_jax.data import jpeg
-from resnet_jax.data.check import VIEWS
 from resnet_jax.data.crops import source_of
-from resnet_jax.errors import check_choice
 
+VIEWS = ("center", "ten_crop", "fully_convolutional")
 # Fully convolutional: the stride of the whole network, and the shapes of pictures told apart.
 _STRIDE = 32
 _LONG = 8  # long side over short, from which a picture is cut before it is resized

@@ -6,7 +6,8 @@ Data only. Nothing else in the project knows what a depth is made of.
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from resnet_jax.errors import Range, UserError, check_choice
+from resnet_jax.allowed import Range, check_choice
+from resnet_jax.errors import UserError
 
 SHORTCUTS = ("none", "A", "B", "C")  # section 3.3; "none" is the plain net
 BOTTLENECK_STRIDES = ("v1", "v1.5")  # on the first 1x1 (the paper) | on the 3x3

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from resnet_jax.errors import Range, check_choice
+from resnet_jax.allowed import Range, check_choice
 from resnet_jax.kernels.rectifier import relu_of_sum
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, EXPANSION, SHORTCUTS
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from resnet_jax.errors import Range
+from resnet_jax.allowed import Range
 from resnet_jax.kernels.rectifier import relu
 
 # Exact moments of one batch, asked for with mutable=["moments"]: see step.make_moments_step.

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from resnet_jax.errors import Range, UserError, check_choice
+from resnet_jax.allowed import Range, check_choice
+from resnet_jax.errors import UserError
 from resnet_jax.kernels import space_to_depth
 from resnet_jax.kernels.pooling import max_pool
 from resnet_jax.networks import layout
@@ -215,7 +216,7 @@ def from_config(model: Mapping[str, Any], platform: str = "") -> ResNet:
     """Builds the network of a resolved config's `model` section.
 
     Args:
-      model: the section, every key present; settings.resolve() has set num_classes.
+      model: the section, every key present; resolve() has set num_classes.
       platform: that it will run on, "cpu", "gpu" or "tpu"; empty where it is only looked at.
 
     Raises:

@@ -13,14 +13,12 @@ from ml_collections import ConfigDict
 from resnet_jax.kernels.convolution import one_by_one, product_one_by_one
 from resnet_jax.parallel import mesh as meshes
 
-# See config.replicates_by.
-BY = ("auto", "separate", "unroll", "loop")
 _SMALL_IMAGE = 64  # pixels a side
 _MUCH_WORK = 64_000  # pixels an example, times steps: 1,000 of the digits'
 
 
 def choose(config: ConfigDict, mesh: Mesh) -> str:
-    """Returns how the replicates that share a place on the mesh are computed: one of BY[1:].
+    """Returns how the replicates that share a place on the mesh are computed: one of WAYS.
 
     Args:
       config: resolved.
@@ -46,7 +44,7 @@ def choose(config: ConfigDict, mesh: Mesh) -> str:
 def convolution_and_product(
     by: str,
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """Returns the ResNet.convolution and ResNet.product that go with one of BY[1:]."""
+    """Returns the ResNet.convolution and ResNet.product that go with one of WAYS."""
     if by == "separate":
         return one_by_one, product_one_by_one
     return jax.lax.conv_general_dilated, jax.lax.dot_general
@@ -58,7 +56,7 @@ def over_replicates(
     """Gives `f` a leading axis of replicates on its results and the arguments whose axis is 0.
 
     Each place on the mesh's axis of replicates computes its own, by shard_map: no compiler can
-    then make them communicate. Those that share a place are computed `by` one of BY[1:].
+    then make them communicate. Those that share a place are computed `by` one of WAYS.
     """
     groups = mesh.shape[meshes.REPLICATES]
     mapped = _ON_ONE_DEVICE[by](f, replicates // groups, in_axes)
@@ -112,8 +110,5 @@ def _of_one(args: tuple[Any, ...], in_axes: tuple[int | None, ...], replicate: A
     ]
 
 
-_ON_ONE_DEVICE = {
-    "separate": _vmapped,
-    "unroll": _unrolled,
-    "loop": _looped,
-}
+_ON_ONE_DEVICE = {"separate": _vmapped, "unroll": _unrolled, "loop": _looped}
+WAYS = tuple(_ON_ONE_DEVICE)  # see config.replicates_by

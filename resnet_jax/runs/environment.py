@@ -17,11 +17,10 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.data.datasets import DataSet
 from resnet_jax.data.order import STREAMS
 from resnet_jax.dispatch import steps_at_once
-from resnet_jax.effect import without_effect
 from resnet_jax.errors import UserError
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.networks.summary import summarize
@@ -35,7 +34,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> dict[str, Any]:
     """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
-    network = summarize(model, sources.image_shape(config.data))
+    network = summarize(model, sets.image_shape(config.data))
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
         "git": _git(),
@@ -49,7 +48,6 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
         "steps_per_dispatch": steps_at_once(config, mesh),
         "hosts": of_all(socket.gethostname()),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "without_effect": without_effect(config),
         "network": {
             "parameters": network.parameters,
             "mult_adds": network.mult_adds,
@@ -68,7 +66,7 @@ def data_facts(config: ConfigDict, data: DataSet) -> dict[str, Any]:
         "validation": len(data.validation),
         "test": len(data.test),
         "classes": config.model.num_classes,
-        "image_shape": list(sources.image_shape(config.data)),
+        "image_shape": list(sets.image_shape(config.data)),
         "note": data.note,
         "content": data.content,
         "streams": STREAMS,

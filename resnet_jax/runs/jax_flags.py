@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import storage
 
 # Options of JAX, each also a variable in upper case, that every random draw depends on.
 _DRAWS = (
@@ -72,7 +72,7 @@ def log_other_rounding(workdir: str) -> None:
 def _changed_flags(workdir: str) -> dict[str, tuple[str, str]]:
     """Returns {name: (when the run was started, here)} of the flags that differ."""
     path = storage.locate(workdir) / "environment.json"
-    there, here = reader.read_json(path).get("flags", {}), current()
+    there, here = storage.read_json(path).get("flags", {}), current()
     return {
         name: (there[name], here[name])
         for name in here.keys() & there.keys()

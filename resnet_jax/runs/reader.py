@@ -19,7 +19,6 @@ ledgers stay quick.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import socket
@@ -31,29 +30,6 @@ from resnet_jax.runs import lock, storage
 
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
 ENDED = ("completed", "diverged")  # nothing is left to do
-# The settings that change no result but for rounding. You may change them when you resume a run,
-# and runs that differ in them are compared as if they did not. A name that ends in a dot stands for
-# every setting below it.
-CHANGE_NO_RESULT = (
-    "accumulate",
-    "checkpoint.",
-    "data.dir",
-    "data.workers",
-    "deterministic",
-    "eval.batch_size",
-    "log.",
-    "mesh.",
-    "model.remat",
-    "model.scan",
-    "model.space_to_depth",
-    "profile",
-    "replicates_by",
-    "train.steps_per_dispatch",
-)
-# Schedules under which a step's rate does not depend on how many steps there will be.
-RATES_OF_ANY_LENGTH = ("constant", "step", "plateau")
-# The settings in steps that come from fractions of the length.
-_MOVED_BY_LENGTH = frozenset({"steps", "schedule.boundaries", "schedule.warmup_length"})
 # A run's validation error, by BatchNorm's statistics: exact population statistics, taken once after
 # training (the paper), or its moving averages.
 POPULATION, MOVING_AVERAGES = "validation/error_population", "validation/error"
@@ -82,15 +58,15 @@ def read(path: str | os.PathLike[str] | storage.Path) -> Run:
       UserError: `path` holds no config.json, or a file in it is not what a run writes.
     """
     path = storage.locate(path)
-    config = read_json(path / "config.json")
+    config = storage.read_json(path / "config.json")
     if not config:
         raise UserError(f"{path} is not a run folder: it holds no config.json.")
     return Run(
         path=path,
         config=config,
-        environment=read_json(path / "environment.json"),
+        environment=storage.read_json(path / "environment.json"),
         metrics=read_metrics(path / "metrics.jsonl"),
-        status=read_json(path / "status.json"),
+        status=storage.read_json(path / "status.json"),
     )
 
 
@@ -132,7 +108,7 @@ def _configs(path: storage.Path) -> list[str]:
 
 def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
     """Returns the whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    lines = (_read(path) or b"").split(b"\n")
+    lines = (storage.read(path) or b"").split(b"\n")
     rows = []
     for number, line in enumerate(
         lines[:-1], start=1
@@ -193,88 +169,3 @@ def describe_status(status: Mapping[str, Any]) -> str:
         each = ", ".join(f"{r} at step {step}" for r, step in status["diverged"].items())
         text += f" (diverged replicates: {each})"
     return f"{text}: {status['reason']}" if status["reason"] else text
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns ``{"model.depth": 56, ...}`` for a nested config."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that can change a result, flat: all but `CHANGE_NO_RESULT`."""
-    return {k: v for k, v in flatten(config).items() if not changes_no_result(k)}
-
-
-def changes_no_result(key: str) -> bool:
-    """Whether a setting, by its dotted name, is one of `CHANGE_NO_RESULT`."""
-    return any(
-        key.startswith(name) if name.endswith(".") else key == name for name in CHANGE_NO_RESULT
-    )
-
-
-def identity(config: Mapping[str, Any]) -> str:
-    """Returns the run's identity: 12 hex digits over all settings that can change a result."""
-    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def read_json(path: storage.Path) -> dict[str, Any]:
-    """Returns a JSON file's object, empty where there is no file; raises UserError otherwise."""
-    content = _read(path)
-    if content is None:
-        return {}
-    try:
-        return json.loads(content)
-    except ValueError as e:
-        raise UserError(f"{path} is not JSON ({e}).") from e
-
-
-def _read(path: storage.Path) -> bytes | None:
-    """Returns a file's content, None where there is none."""
-    try:
-        return storage.read_bytes(path)
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
-
-
-def refuse_other(path: str | os.PathLike[str] | storage.Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError, with the differing keys, if `path` is another config's run folder.
-
-    A config that only asks for more steps is no other one, unless the rates of the steps before
-    depend on the length.
-    """
-    there = read_json(storage.locate(path) / "config.json")
-    if not there or identity(there) == identity(config):
-        return
-    old, new = deciding(there), json.loads(json.dumps(deciding(config)))
-    absent = object()
-    differing = [
-        key
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
-    ]
-    why = ""
-    if differing == ["steps"]:
-        if new["steps"] > old["steps"] and old["schedule.name"] in RATES_OF_ANY_LENGTH:
-            return
-        why = "a run can be made longer, not shorter; "
-        if new["steps"] > old["steps"]:
-            why = (
-                f"schedule.name={old['schedule.name']!r} spreads the rates over all steps, so this "
-                "run cannot be made longer, only a new one; "
-            )
-    elif "steps" in differing and _MOVED_BY_LENGTH.issuperset(differing):
-        why = (
-            "a run can be made longer if its schedule is given in steps (schedule.unit='steps') "
-            "and stays the same; "
-        )
-    values = (f"{k} ({old.get(k, 'absent')} there, {new.get(k, 'absent')} here)" for k in differing)
-    raise UserError(
-        f"{path} belongs to another config, which differs in {', '.join(values)}; {why}"
-        "give another --workdir or the same settings."
-    )

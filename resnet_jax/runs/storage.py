@@ -206,6 +206,25 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def read(path: Path) -> bytes | None:
+    """Returns a file's content, None where there is none; raises UserError if it cannot be read."""
+    try:
+        return read_bytes(path)
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {reason(e)}.") from e
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns a JSON file's object, empty where there is no file; raises UserError otherwise."""
+    content = read(path)
+    if content is None:
+        return {}
+    try:
+        return json.loads(content)
+    except ValueError as e:
+        raise UserError(f"{path} is not JSON ({e}).") from e
+
+
 def append_bytes(path: Path, content: bytes) -> None:
     """Adds to the end of a file; one in a bucket is written anew."""
     if is_bucket(path):

@@ -9,8 +9,10 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resnet_jax import settings
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import lock, reader, storage
+from resnet_jax.runs.identity import refuse_other
 
 _STATUS_SECONDS = 2.0
 
@@ -33,7 +35,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock.take(self.path)
             try:
-                reader.refuse_other(self.path, config)
+                refuse_other(self.path, config)
                 self._keep(config)
             except BaseException:
                 self._lock.release()
@@ -70,17 +72,17 @@ class RunFolder:
 
     def _keep(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, also where a resumed run changes settings that change no result."""
-        there = reader.read_json(self.path / "config.json")
+        there = storage.read_json(self.path / "config.json")
         if there and there["steps"] < config["steps"]:
             self._lengthen(there, config["steps"])
         elif self.status().get("status") in reader.ENDED:
             return
-        if not there or reader.flatten(there) != reader.flatten(config):
+        if not there or settings.flatten(there) != settings.flatten(config):
             storage.write_json(self.path / "config.json", config)
 
     def status(self) -> dict[str, Any]:
         """Returns the last status written, empty for a new folder."""
-        return reader.read_json(self.path / "status.json")
+        return storage.read_json(self.path / "status.json")
 
     def set_status(
         self,
@@ -113,7 +115,7 @@ class RunFolder:
 
     def record_launch(self, facts: Mapping[str, Any]) -> None:
         """Writes environment.json: the facts of the first launch, later ones under ``resumed``."""
-        there = reader.read_json(self.path / "environment.json")
+        there = storage.read_json(self.path / "environment.json")
         if there:
             there["resumed"] = [*there.get("resumed", []), dict(facts)]
         storage.write_json(self.path / "environment.json", there or facts)
@@ -124,7 +126,7 @@ class RunFolder:
         Args:
           facts: see environment.data_facts; those that no launch recorded are not compared.
         """
-        there = reader.read_json(self.path / "environment.json")
+        there = storage.read_json(self.path / "environment.json")
         began: dict[str, Any] = {}
         for launch in (there, *there.get("resumed", [])):
             began = launch.get("data", {}) | began
@@ -171,7 +173,7 @@ class RunFolder:
         end = config["steps"]
         rows = reader.read_metrics(self._lines)
         last = next((row for row in rows if row["step"] == end), None)
-        facts = reader.read_json(self.path / "environment.json")
+        facts = storage.read_json(self.path / "environment.json")
         ends = facts.get("earlier_ends", [])
         if last and end not in [row["step"] for row in ends]:
             storage.write_json(

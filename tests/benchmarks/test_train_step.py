@@ -12,10 +12,11 @@ from flax import traverse_util
 from benchmarks import machine
 from benchmarks.compiled import bound
 from benchmarks.peers import flax_example, ours
-from resnet_jax import objective, settings
-from resnet_jax.data import sources
+from resnet_jax import objective
+from resnet_jax.data import sets
 from resnet_jax.errors import UserError
 from resnet_jax.networks import layout, resnet, summary
+from resnet_jax.resolve import resolve
 from tests import tiny
 
 DEPTHS = {"imagenet": (18, 34, 50, 101, 152), "cifar": (20, 32, 44, 56, 110)}
@@ -44,7 +45,7 @@ STATISTICS = 1e-3  # of a moving average's length; no flip is magnified on the w
 
 def network(family, depth, shortcut, stride="v1"):
     """A config of small pictures, in float32, whose BatchNorm takes the whole batch."""
-    return ours.resolve(
+    return ours.config(
         family, depth, shortcut=shortcut, bottleneck_stride=stride, dtype="float32",
         batch_size=BATCH, bn_group=0, image_size=SIDE[family],
     )  # fmt: skip
@@ -68,7 +69,7 @@ def parameters_of(net, image_shape):
 @pytest.mark.parametrize(("family", "depth", "shortcut"), NETWORKS)
 def test_flaxs_network_has_as_many_parameters_as_ours(family, depth, shortcut):
     config = network(family, depth, shortcut)
-    shape = sources.image_shape(config.data)
+    shape = sets.image_shape(config.data)
     ours = summary.summarize(resnet.from_config(config.model), shape).parameters
     assert parameters_of(flax_example.network(config.model), shape) == ours
 
@@ -81,7 +82,7 @@ def test_pytorchs_network_has_as_many_parameters_as_ours(family, depth, shortcut
     config = network(family, depth, shortcut)
     with torch.device("meta"):
         net = peer.ResNet(config.model, channels=3)
-    ours = summary.summarize(resnet.from_config(config.model), sources.image_shape(config.data))
+    ours = summary.summarize(resnet.from_config(config.model), sets.image_shape(config.data))
     assert sum(p.numel() for p in net.parameters()) == ours.parameters
 
 
@@ -192,7 +193,7 @@ def test_a_program_learns_its_one_batch(name):
 
 def test_the_bound_of_a_tiny_network_is_that_counted_by_hand():
     config = tiny.config(model__depth=8, model__shortcut="A", model__width=1.0)
-    model = settings.resolve(config).model
+    model = resolve(config).model
     found = bound.traffic(flax_example.network(model), (8, 8, 3))
     # Elements: the stem and two convolutions a stage; then what each block's shortcut passes by.
     outputs = 8 * 8 * 16 + 2 * (8 * 8 * 16) + 2 * (4 * 4 * 32) + 2 * (2 * 2 * 64)
@@ -210,7 +211,7 @@ def test_the_bound_counts_projections_and_plain_blocks_apart():
     shape, moved = (8, 8, 3), {}
     for shortcut in ("none", "A", "B"):
         config = tiny.config(model__depth=8, model__shortcut=shortcut, model__width=1.0)
-        net = flax_example.network(settings.resolve(config).model)
+        net = flax_example.network(resolve(config).model)
         moved[shortcut] = bound.traffic(net, shape).activations
     inputs = 8 * 8 * 16 + 4 * 4 * 32  # of the two blocks with a stride
     assert moved["none"] == 35584 - 4 * 8 * 8 * 16 - 2 * inputs - 2 * (4 * 4 * 16 + 2 * 2 * 32)
@@ -256,10 +257,10 @@ def test_a_mistake_is_one_sentence(flag):
 
 
 def test_groups_of_the_recipe_stay_where_they_divide_the_batch():
-    group = {size: ours.resolve("imagenet", 50, batch_size=size) for size in (64, 48)}
+    group = {size: ours.config("imagenet", 50, batch_size=size) for size in (64, 48)}
     assert {size: config.model.bn_group for size, config in group.items()} == {64: 32, 48: 0}
     with pytest.raises(UserError, match="does not divide"):
-        ours.resolve("imagenet", 50, batch_size=48, bn_group=32)
+        ours.config("imagenet", 50, batch_size=48, bn_group=32)
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from configs import imagenet
-from resnet_jax import settings
 from resnet_jax.data import datasets, sources
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.resolve import resolve
 from tests import tiny
 
 SIZES = {"train": 30, "validation": 11}
@@ -137,7 +137,7 @@ def records(root, split="train"):
 @contextlib.contextmanager
 def opened(root, devices=8, replicates=1, preset="paper", **overrides):
     """Opens the pictures under `root`; yields the resolved config's data, and the splits."""
-    c = settings.resolve(config(root, preset, **overrides))
+    c = resolve(config(root, preset, **overrides))
     mesh = meshes.make_mesh(replicates, 0, 1, jax.devices()[:devices])
     with contextlib.closing(datasets.load(c.data, mesh)) as data:
         yield c.data, data

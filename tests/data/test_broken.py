@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from tensorflow_datasets.proto import tf_example_pb2
 
-from resnet_jax import settings
 from resnet_jax.data import datasets, order, sources
 from resnet_jax.data.records import Records
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.resolve import resolve
 from tests import tiny
 from tests.data import pictures
 from tests.data import test_tfds as small
@@ -137,11 +137,11 @@ RESIDENT_AND_STREAMED = pytest.mark.parametrize("name", ["mnist", "imagenet2012"
 @pytest.mark.parametrize("case", METADATA)
 def test_half_a_description_stops_a_config_before_anything_is_read(case, name, tmp_path):
     folder = prepare(name, tmp_path)
-    settings.resolve(config_of(name, tmp_path))
+    resolve(config_of(name, tmp_path))
     damage, words = METADATA[case]
     damage(folder)
     with pytest.raises(UserError) as refused:
-        settings.resolve(config_of(name, tmp_path))
+        resolve(config_of(name, tmp_path))
     text = one_sentence(refused)
     assert str(folder) in text
     assert words in text
@@ -151,7 +151,7 @@ def test_half_a_description_stops_a_config_before_anything_is_read(case, name, t
 @pytest.mark.parametrize("case", FILES)
 def test_a_file_that_is_not_whole_stops_a_run_before_it_begins(case, name, tmp_path):
     folder = prepare(name, tmp_path)
-    config = settings.resolve(config_of(name, tmp_path))
+    config = resolve(config_of(name, tmp_path))
     damage, words = FILES[case]
     damage(folder)
     with pytest.raises(UserError) as refused:
@@ -197,7 +197,7 @@ def named(folder):
 def test_a_broken_record_of_a_resident_set_stops_a_run_before_it_begins(case, tmp_path):
     make, words = RECORDS[case]
     folder = prepare("mnist", tmp_path, {3: make("mnist")})
-    config = settings.resolve(config_of("mnist", tmp_path))
+    config = resolve(config_of("mnist", tmp_path))
     with pytest.raises(UserError) as refused:
         datasets.load(config.data, meshes.make_mesh())
     assert named(folder) + words in one_sentence(refused)

@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from resnet_jax.data import sources
+from resnet_jax.data import sets, sources
 from resnet_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -23,7 +23,7 @@ SIZES = {"train": 11, "test": 5}
 
 def draw(name, split):
     """Random images and labels of the set's shape, the last class among them."""
-    known = sources.KNOWN[name]
+    known = sets.KNOWN[name]
     random = np.random.default_rng([len(name), len(split)])
     images = random.integers(0, 256, (SIZES[split], *known.image_shape)).astype(np.uint8)
     labels = random.integers(0, known.num_classes, SIZES[split])
@@ -48,7 +48,7 @@ def prepare(root, name, version="3.0.2", encoding="png", file_format="array_reco
     """
     folder = pathlib.Path(root) / name / version
     folder.mkdir(parents=True)
-    known = sources.KNOWN[name]
+    known = sets.KNOWN[name]
     features = "tensorflow_datasets.core.features"
     image = {
         "dtype": "uint8",
@@ -102,7 +102,7 @@ def test_images_and_labels_come_back_exactly(name, tmp_path):
 
 
 def test_sizes_are_those_on_disk(tmp_path):
-    assert sources.facts("cifar100", str(tmp_path)) == sources.KNOWN["cifar100"]
+    assert sources.facts("cifar100", str(tmp_path)) == sets.KNOWN["cifar100"]
     prepare(tmp_path, "cifar100")
     found = sources.facts("cifar100", str(tmp_path))
     assert (found.train, found.test, found.num_classes) == (11, 5, 100)

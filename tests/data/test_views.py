@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from configs import imagenet
-from resnet_jax import evaluate, settings, step
-from resnet_jax.data import check, jpeg, views
+from resnet_jax import evaluate, step
+from resnet_jax.data import jpeg, views
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.resolve import resolve
 from tests import tiny
 from tests.data import pictures
 from tests.data.pictures import opened
@@ -29,7 +30,7 @@ def view_of(name, config):
     return views.make_views(name, config, pictures.config("").eval)
 
 
-@pytest.mark.parametrize("name", check.VIEWS)
+@pytest.mark.parametrize("name", views.VIEWS)
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_every_picture_is_evaluated_exactly_once(root, name, batch_size):
     seen = collections.Counter()
@@ -41,7 +42,7 @@ def test_every_picture_is_evaluated_exactly_once(root, name, batch_size):
     assert seen == {pictures.label_of(1000 + n): 1 for n in range(11)}
 
 
-@pytest.mark.parametrize("name", check.VIEWS)
+@pytest.mark.parametrize("name", views.VIEWS)
 def test_a_batch_of_views_has_no_more_pixels_than_a_batch_of_training_crops(root, name):
     for batch_size in (8, 64, 640):
         with opened(root) as (config, data):
@@ -54,7 +55,7 @@ def test_a_batch_of_views_has_no_more_pixels_than_a_batch_of_training_crops(root
 
 
 def test_the_papers_views_at_full_size():
-    c = settings.resolve(imagenet.get_config("paper"))
+    c = resolve(imagenet.get_config("paper"))
     assert evaluate.images_per_batch(c) == 256  # of eval.batch_size=1000
     whole, ten, center = (
         views.make_views(name, c.data, c.eval)
@@ -72,7 +73,7 @@ def test_the_papers_views_at_full_size():
     assert count(whole, tall, devices=32) == 32  # one each, though it is more than 8 crops
     c.accumulate = 4
     assert evaluate.images_per_batch(c) == 64
-    resident = settings.resolve(tiny.config(accumulate=1))
+    resident = resolve(tiny.config(accumulate=1))
     assert evaluate.images_per_batch(resident) == resident.eval.batch_size > resident.batch_size
 
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from resnet_jax import settings
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.launchers.try_slurm import NEEDED, NODES, Cluster
@@ -38,8 +39,8 @@ def sweep(cluster, folder, *flags):
     c = tiny.config(
         steps=STEPS, checkpoint__every=EVERY, log__every=10, eval__every=1000, model__bn_group=8
     )
-    before = reader.flatten(tiny.digits.get_config().to_dict())
-    after = reader.flatten(c.to_dict())
+    before = settings.flatten(tiny.digits.get_config().to_dict())
+    after = settings.flatten(c.to_dict())
     base = [f"--config.base.{k}={v}" for k, v in after.items() if v != before[k]]
     base = [flag for flag in base if not flag.startswith("--config.base.model.depth")]
     command = [

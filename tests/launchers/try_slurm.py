@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags, logging
 
 from experiments.cli import command_line
-from resnet_jax.errors import RunError, UserError, check_choice
+from resnet_jax.allowed import check_choice
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
 _FOLDER = flags.DEFINE_string("folder", None, "Where the cluster lives; made where it is new.")

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.peers import ours
 from experiments.study.calibrate import on_noise
-from resnet_jax.data import sources
+from resnet_jax.data import sets
 from resnet_jax.networks import resnet, summary
 from resnet_jax.parallel import mesh as meshes
 
@@ -21,7 +21,7 @@ NETWORKS = [
 
 def operations(family, depth, dtype, shortcut):
     """Returns a config, and of each operation of its training step its name and its types."""
-    config = ours.resolve(
+    config = ours.config(
         family, depth, dtype=dtype, shortcut=shortcut, batch_size=2, bn_group=0,
         image_size=None if family == "cifar" else 64,
     )  # fmt: skip
@@ -39,7 +39,7 @@ def convolutions(config):
 
     The picture needs no gradient.
     """
-    network = summary.summarize(resnet.from_config(config.model), sources.image_shape(config.data))
+    network = summary.summarize(resnet.from_config(config.model), sets.image_shape(config.data))
     return 3 * (config.model.depth - 1 + network.projections) - 1
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import imagenet
+from resnet_jax.allowed import Range
 from resnet_jax.data import augment, crops, views
-from resnet_jax.errors import Range, UserError
+from resnet_jax.errors import UserError
 from resnet_jax.networks import blocks
 from resnet_jax.networks.architectures import Architecture, architecture
 from resnet_jax.networks.normalization import BatchNorm

@@ -14,7 +14,7 @@ from resnet_jax import settings
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
-from resnet_jax.runs import reader
+from resnet_jax.resolve import resolve
 from tests import tiny
 from tests.parallel.test_mesh import SEEDS, Setup
 
@@ -60,11 +60,10 @@ def test_a_shift_of_colours_is_float32_whatever_the_network_is():
 
 def test_it_is_part_of_a_runs_identity_and_the_papers_is_float32():
     paper, other = (
-        settings.resolve(tiny.config(model__precision=precision))
-        for precision in ("highest", "high")
+        resolve(tiny.config(model__precision=precision)) for precision in ("highest", "high")
     )
-    assert settings.resolve(tiny.config()).model.precision == "highest"
-    assert reader.identity(paper.to_dict()) != reader.identity(other.to_dict())
+    assert resolve(tiny.config()).model.precision == "highest"
+    assert settings.identity(paper.to_dict()) != settings.identity(other.to_dict())
 
 
 @pytest.mark.slow

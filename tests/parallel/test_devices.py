@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax import settings
 from resnet_jax.data import datasets
 from resnet_jax.data.order import TRAIN
 from resnet_jax.dispatch import spans
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import build
+from resnet_jax.resolve import resolve
 from tests import tiny
 
 
@@ -23,7 +23,7 @@ def mesh_of(devices, replicates=1, groups=1, fsdp=1):
 
 @functools.lru_cache(maxsize=4)  # what is compiled for some steps is there for some more
 def made(devices, replicates, groups, fsdp, overrides):
-    c = settings.resolve(tiny.config(replicates=replicates, **dict(overrides)))
+    c = resolve(tiny.config(replicates=replicates, **dict(overrides)))
     mesh = mesh_of(devices, replicates, groups, fsdp)
     data = datasets.load(c.data, mesh)
     return c, data, build(c, data.normalization, data.train.select, mesh)
@@ -128,7 +128,7 @@ def test_a_batch_in_parts_is_the_step_of_the_whole(devices, parts, seeds):
 
 @pytest.mark.parametrize(("parts", "rows"), [(1, {16}), (4, {4})])
 def test_no_layer_sees_more_than_a_part(parts, rows):
-    c = settings.resolve(tiny.config(accumulate=parts, model__bn_group=4))
+    c = resolve(tiny.config(accumulate=parts, model__bn_group=4))
     mesh = mesh_of(1)
     data = datasets.load(c.data, mesh)
     programs = build(c, data.normalization, data.train.select, mesh)
@@ -230,7 +230,7 @@ def test_weights_that_are_not_finite_count_as_diverged_while_the_loss_still_is()
 
 
 def test_a_loss_that_is_not_finite_counts_as_diverged_while_the_weights_still_are():
-    c = settings.resolve(tiny.config(log__every=1))
+    c = resolve(tiny.config(log__every=1))
     mesh = mesh_of(1)
     data = datasets.load(c.data, mesh)
     programs = build(c, data.normalization, data.train.select, mesh)
@@ -259,7 +259,7 @@ def test_images_keep_their_labels():
 
 
 def test_best_is_the_first_of_equal_errors_and_never_diverged():
-    c = settings.resolve(tiny.config(replicates=3))
+    c = resolve(tiny.config(replicates=3))
     mesh = mesh_of(1)
     data = datasets.load(c.data, mesh)
     programs = build(c, data.normalization, data.train.select, mesh)

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax import settings
 from resnet_jax import train as trainer
 from resnet_jax.data import datasets
 from resnet_jax.data.order import TRAIN
@@ -16,7 +15,8 @@ from resnet_jax.errors import UserError
 from resnet_jax.evaluate import evaluate, population_statistics
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import build
-from resnet_jax.runs import reader
+from resnet_jax.resolve import resolve
+from resnet_jax.runs import identity, reader
 from resnet_jax.runs.disk_checkpoints import DiskCheckpoints
 from tests import tiny
 from tests.parallel.test_devices import relative_difference
@@ -30,7 +30,7 @@ class Setup:
 
     def __init__(self, devices, groups, fsdp, **overrides):
         overrides = {"replicates": len(SEEDS), "log__every": 1} | overrides
-        c = settings.resolve(tiny.config(**overrides))
+        c = resolve(tiny.config(**overrides))
         self.mesh = meshes.make_mesh(c.replicates, groups, fsdp, jax.devices()[:devices])
         self.data = datasets.load(c.data, self.mesh)
         self.programs = build(c, self.data.normalization, self.data.train.select, self.mesh)
@@ -218,9 +218,9 @@ def test_a_run_may_go_on_with_another_mesh(tmp_path):
     folder = tmp_path / "run"
     assert run(folder, 12, mesh__fsdp=2, mesh__replicates=1) == "completed"
     assert reader.read(folder).environment["mesh"] == {"replicates": 1, "data": 4, "fsdp": 2}
-    reader.refuse_other(folder, settings.resolve(tiny.config(replicates=2, steps=12)).to_dict())
+    identity.refuse_other(folder, resolve(tiny.config(replicates=2, steps=12)).to_dict())
     with pytest.raises(UserError, match="steps"):
-        reader.refuse_other(folder, settings.resolve(tiny.config(replicates=2, steps=8)).to_dict())
+        identity.refuse_other(folder, resolve(tiny.config(replicates=2, steps=8)).to_dict())
     # By itself, a run spreads its seeds as far as they go.
     assert run(tmp_path / "auto", 12) == "completed"
     facts = reader.read(tmp_path / "auto")

@@ -21,15 +21,15 @@ from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.objective import cross_entropy
 from resnet_jax.parallel import mesh as meshes
-from resnet_jax.parallel.seeds import BY, choose, convolution_and_product, over_replicates
-from resnet_jax.runs import environment, reader
+from resnet_jax.parallel.seeds import WAYS, choose, convolution_and_product, over_replicates
+from resnet_jax.resolve import resolve
+from resnet_jax.runs import environment
 from resnet_jax.runs.disk_checkpoints import DiskCheckpoints
 from resnet_jax.state import NEVER
 from tests import tiny
 from tests.parallel.test_devices import relative_difference
 from tests.parallel.test_mesh import SEEDS, Setup
 
-WAYS = BY[1:]
 QUICKLY = {"xla_backend_optimization_level": "0"}  # compiling takes longer than running
 OPTIONS = {"data__pad": 1, "data__flip": "on", "model__bn_group": 4, "model__shortcut": "B"}
 
@@ -78,7 +78,7 @@ def test_on_a_tpu_no_product_sees_two_seeds():
         pytest.skip("libtpu is not installed")
 
     def products(seeds):
-        config = ours.resolve("cifar", 8, batch_size=8, scan="off", replicates=seeds)
+        config = ours.config("cifar", 8, batch_size=8, scan="off", replicates=seeds)
         config.replicates_by = "separate"
         programs, others = ours.shapes(config, target.named("v5e"))
         text = programs.train_steps.lower(programs.state, *others).compile().as_text()
@@ -141,7 +141,7 @@ def test_every_way_evaluates_alike(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_may_go_on_another_way(tmp_path, way):
     there, here = one_device("unroll"), one_device(way)
-    assert reader.identity(here.config.to_dict()) == reader.identity(there.config.to_dict())
+    assert settings.identity(here.config.to_dict()) == settings.identity(there.config.to_dict())
     state = there.train(2)
     checkpoints = DiskCheckpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.save(2, there.programs.to_saved(state))
@@ -176,7 +176,7 @@ def test_every_way_shares_out_batches_and_parameters(way):
 
 
 def test_a_seed_with_a_device_of_its_own_is_not_batched_at_all():
-    texts = {program(Setup(4, 4, 1, replicates_by=way)) for way in BY}
+    texts = {program(Setup(4, 4, 1, replicates_by=way)) for way in ("auto", *WAYS)}
     assert len(texts) == 1
     assert len({program(Setup(4, 2, 1, replicates_by=way)) for way in WAYS}) == len(WAYS)
 
@@ -203,7 +203,7 @@ def mesh_of(platform, places):
     ],
 )
 def test_what_is_chosen(by, platform, places, side, chosen):
-    c = settings.resolve(tiny.config(replicates=4, replicates_by=by))
+    c = resolve(tiny.config(replicates=4, replicates_by=by))
     c.data.image_size = side
     assert choose(c, mesh_of(platform, places)) == chosen
 
@@ -213,7 +213,7 @@ def test_what_is_chosen(by, platform, places, side, chosen):
     [(1000, 8, "separate"), (1001, 8, "unroll"), (62, 32, "separate"), (63, 32, "unroll")],
 )
 def test_a_cpu_compiles_longer_for_long_training(steps, side, chosen):
-    c = settings.resolve(tiny.config(replicates=4, steps=steps))
+    c = resolve(tiny.config(replicates=4, steps=steps))
     c.data.image_size = side
     assert choose(c, mesh_of("cpu", 1)) == chosen
     c.replicates_by = "separate"

@@ -10,7 +10,7 @@ from configs import cifar10, digits, imagenet
 from experiments import describe
 from experiments.cli import tables
 from experiments.report import paper
-from resnet_jax import settings
+from resnet_jax.resolve import resolve
 from tests import tiny
 
 
@@ -21,7 +21,7 @@ def program(*flags):
 def network(module, **model):
     config = module.get_config()
     config.model.update(model)
-    return describe.describe(settings.resolve(config))
+    return describe.describe(resolve(config))
 
 
 def test_json_is_the_papers_resnet_50():
@@ -67,7 +67,7 @@ def test_family_of_cifar(monkeypatch, no_data):
     assert paper.STUDIED["cifar"] == (20, 32, 44, 56, 110, 1202)
     # ResNet-1202 takes seconds to trace, and is counted in networks/test_counts.py.
     monkeypatch.setitem(paper.STUDIED, "cifar", (20, 32, 44, 56))
-    networks = describe.describe_family(settings.resolve(cifar10.get_config()))
+    networks = describe.describe_family(resolve(cifar10.get_config()))
     text = tables.plain(describe.as_family_text(networks))
     assert text.startswith("cifar family (residual, shortcut A), 32 x 32 x 3 images, 10 classes")
     rows = {line.split()[0]: line for line in text.splitlines()[3:]}

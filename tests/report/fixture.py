@@ -10,7 +10,7 @@ from typing import Any
 
 from configs import base, cifar10
 from resnet_jax import settings
-from resnet_jax.runs import reader
+from resnet_jax.resolve import resolve
 from tests import tiny
 
 CHANGES: dict[str, Any] = {
@@ -23,7 +23,7 @@ CHANGES: dict[str, Any] = {
 # The paper's recipe on CIFAR-10, but for its length and seeds; pass steps=64000.
 PAPER = {
     key.replace(".", "__"): value
-    for key, value in reader.flatten(settings.resolve(cifar10.get_config()).to_dict()).items()
+    for key, value in settings.flatten(resolve(cifar10.get_config()).to_dict()).items()
     if key not in ("seed", "replicates", "steps", "model.depth", "model.shortcut")
 }
 ENVIRONMENT: dict[str, Any] = {

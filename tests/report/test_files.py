@@ -26,8 +26,8 @@ from configs import (
 from experiments import compare
 from experiments.report import curves, paper, table
 from experiments.study import grid
-from resnet_jax import settings
 from resnet_jax.errors import UserError
+from resnet_jax.resolve import resolve
 from tests import tiny
 from tests.report import fixture
 
@@ -216,7 +216,7 @@ def beside(module, folder, **changes):
     """Returns the paper's number beside a run, and why it is left out."""
     config = module.get_config()
     tiny.override(config, changes)
-    cell = cell_of(settings.resolve(config), folder)
+    cell = cell_of(resolve(config), folder)
     number = paper.published(cell.config)
     return number and number.error, paper.withheld(cell.config)
 
@@ -275,7 +275,7 @@ def test_the_papers_number_needs_no_more_than_its_network_and_recipe(
 
 
 def test_a_setting_that_a_run_does_not_record_is_not_taken_for_the_papers(tmp_path):
-    content = settings.resolve(cifar10.get_config()).to_dict()
+    content = resolve(cifar10.get_config()).to_dict()
     del content["model"]["activation"]
     config = ConfigDict(content)
     assert paper.withheld(cell_of(config, tmp_path / "run").config) == (

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax import settings
 from resnet_jax.errors import RunError
 from resnet_jax.programs import initializer
+from resnet_jax.resolve import resolve
 from resnet_jax.runs import lock, reader, storage
 from resnet_jax.runs.checkpoints import open_checkpoints
 from resnet_jax.runs.disk_checkpoints import OtherStateError
@@ -48,7 +48,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def state():
-    c = settings.resolve(tiny.config())
+    c = resolve(tiny.config())
     return jax.device_put(initializer(c)(np.arange(2)))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from resnet_jax import settings
 from resnet_jax.errors import RunError
 from resnet_jax.programs import initializer
+from resnet_jax.resolve import resolve
 from resnet_jax.runs.checkpoints import open_checkpoints
 from resnet_jax.runs.disk_checkpoints import OtherStateError
 from tests import tiny
@@ -19,7 +19,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def state():
-    c = settings.resolve(tiny.config(ema_decay=0.9))
+    c = resolve(tiny.config(ema_decay=0.9))
     return jax.device_put(initializer(c)(np.arange(2)))
 
 

@@ -108,6 +108,6 @@ def test_every_program_with_a_convolution_is_compiled_so(monkeypatch):
 def test_the_compiler_of_a_gpu_knows_the_option():
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         pytest.skip("jax_cuda13_plugin is not installed")
-    config = ours.resolve("cifar", 8, deterministic=True)
+    config = ours.config("cifar", 8, deterministic=True)
     programs, others = ours.shapes(config, target.named("H200"))
     programs.train_steps.lower(programs.state, *others).compile()

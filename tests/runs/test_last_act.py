@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax import train
+from resnet_jax import settings, train
 from resnet_jax.errors import RunError
 from resnet_jax.runs import reader
 from tests import tiny
@@ -51,7 +51,7 @@ def compiled():
     real, known = train.build, {}
 
     def build(config, *args):
-        key = json.dumps(reader.deciding(config.to_dict()), sort_keys=True)
+        key = json.dumps(settings.deciding(config.to_dict()), sort_keys=True)
         if key not in known:
             known[key] = real(config, *args)
         return known[key]

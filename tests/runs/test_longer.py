@@ -10,7 +10,8 @@ from experiments.study import cell_folders, grid
 from resnet_jax import settings, train
 from resnet_jax.errors import UserError
 from resnet_jax.optim import Schedule
-from resnet_jax.runs import reader, writer
+from resnet_jax.resolve import resolve
+from resnet_jax.runs import identity, reader, writer
 from tests import tiny
 from tests.parallel.test_mesh import SEEDS, Setup
 
@@ -28,7 +29,7 @@ def compiled(monkeypatch):
     real, known = train.build, {}
 
     def build(config, *args):
-        key = json.dumps(reader.deciding(config.to_dict()) | {"steps": 0}, sort_keys=True)
+        key = json.dumps(settings.deciding(config.to_dict()) | {"steps": 0}, sort_keys=True)
         if key not in known:
             known[key] = real(config, *args)
         return known[key]
@@ -70,7 +71,7 @@ def test_it_ends_like_a_run_of_that_length(tmp_path):
 
 
 def config_of(**overrides):
-    return settings.resolve(tiny.config(**overrides)).to_dict()
+    return resolve(tiny.config(**overrides)).to_dict()
 
 
 def folder_of(path, config, status="completed", step=None, rows=()):
@@ -85,22 +86,22 @@ def folder_of(path, config, status="completed", step=None, rows=()):
 
 
 def rate_sequence(config, steps):
-    schedule = Schedule(settings.resolve(config).schedule, config.steps)
+    schedule = Schedule(resolve(config).schedule, config.steps)
     return [float(schedule.rate(schedule.init(), jnp.int32(step))) for step in range(steps)]
 
 
-@pytest.mark.parametrize("name", settings.CHOICES["schedule.name"])
+@pytest.mark.parametrize("name", settings.SETTINGS["schedule.name"].allowed.names)
 def test_which_schedules_have_the_same_rates_at_any_length(name, tmp_path):
     given = {"schedule__name": name, "schedule__boundaries": (4.0, 9.0)}
     rates = [rate_sequence(tiny.config(steps=steps, **given), 12) for steps in (12, 24)]
     may_be_longer = rates[0] == rates[1]
-    assert (name in reader.RATES_OF_ANY_LENGTH) == may_be_longer
+    assert (name in identity.RATES_OF_ANY_LENGTH) == may_be_longer
     folder_of(tmp_path, config_of(steps=12, **given))
     if may_be_longer:
-        reader.refuse_other(tmp_path, config_of(steps=24, **given))
+        identity.refuse_other(tmp_path, config_of(steps=24, **given))
     else:
         with pytest.raises(UserError, match=rf"steps \(12 there, 24 here\); schedule.name='{name}"):
-            reader.refuse_other(tmp_path, config_of(steps=24, **given))
+            identity.refuse_other(tmp_path, config_of(steps=24, **given))
 
 
 HALVES = {
@@ -126,7 +127,7 @@ def test_why_not(tmp_path, before, now, words):
     boundaries = {"schedule__boundaries": (4.0, 9.0)}
     folder_of(tmp_path, config_of(**(boundaries | before)))
     with pytest.raises(UserError, match=words):
-        reader.refuse_other(tmp_path, config_of(**(boundaries | now)))
+        identity.refuse_other(tmp_path, config_of(**(boundaries | now)))
     assert reader.read(tmp_path).config["steps"] == before["steps"]
 
 
@@ -166,7 +167,7 @@ def test_of_the_old_last_line_what_a_longer_run_logs_there_stays(tmp_path):
 def test_what_has_diverged_has_nothing_left_to_do(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     config = tiny.config(steps=12, **CONSTANT)
-    folder_of(tmp_path, settings.resolve(config).to_dict(), "diverged", step=5)
+    folder_of(tmp_path, resolve(config).to_dict(), "diverged", step=5)
     assert train.train(tiny.config(steps=24, **CONSTANT), str(tmp_path)) == "diverged"
     r = reader.read(tmp_path)
     assert (r.status["step"], r.status["steps"], r.config["steps"]) == (5, 24, 24)
@@ -174,7 +175,7 @@ def test_what_has_diverged_has_nothing_left_to_do(tmp_path, caplog):
 
 def test_cells_of_a_study_that_grew_are_left_to_do(tmp_path):
     def cell(steps):
-        config = settings.resolve(tiny.config(steps=steps, **CONSTANT))
+        config = resolve(tiny.config(steps=steps, **CONSTANT))
         return grid.Cell("plain-8", config, ())
 
     folder = tmp_path / "plain-8"

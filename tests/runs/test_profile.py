@@ -9,6 +9,7 @@ import pytest
 from resnet_jax import settings
 from resnet_jax import train as trainer
 from resnet_jax.errors import UserError
+from resnet_jax.resolve import resolve
 from resnet_jax.runs import profile, reader, storage
 from tests import tiny
 
@@ -61,7 +62,7 @@ def test_the_traced_run_is_the_run(traced, tmp_path):
     assert not (tmp_path / "run" / "profile").exists()
     assert tiny.lines(tmp_path / "run") == tiny.lines(traced)
     configs = [reader.read(folder).config for folder in (tmp_path / "run", traced)]
-    assert reader.identity(configs[0]) == reader.identity(configs[1])
+    assert settings.identity(configs[0]) == settings.identity(configs[1])
     assert configs[0]["profile"] != configs[1]["profile"]
 
 
@@ -106,4 +107,4 @@ def test_a_trace_goes_into_a_bucket():
 @pytest.mark.parametrize("steps", [(0, 3), (4, 3), (3,), (3, 241), (1.5, 3), (1, 2, 3)])
 def test_steps_that_there_are_not_are_one_sentence(steps):
     with pytest.raises(UserError, match="allowed are the first and the last of some steps from 1"):
-        settings.resolve(tiny.config(profile=steps, steps=240))
+        resolve(tiny.config(profile=steps, steps=240))

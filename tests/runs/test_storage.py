@@ -14,8 +14,9 @@ from upath import UPath
 from configs import cifar10, saved
 from experiments import compare
 from experiments.cli import config_flag
-from resnet_jax import compilation_cache, settings
+from resnet_jax import compilation_cache
 from resnet_jax.errors import RunError, UserError
+from resnet_jax.resolve import resolve
 from resnet_jax.runs import lock, reader, storage, writer
 from tests.runs import buckets
 from tests.runs.test_writer import CONFIG, with_depth
@@ -124,10 +125,10 @@ def test_what_must_lie_on_a_disk_is_no_url(typed):
 
 def test_every_path_follows_the_one_rule(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = settings.resolve(_with_data_dir("~/data"))
+    found = resolve(_with_data_dir("~/data"))
     assert found.data.dir == str(tmp_path / "data")
     with pytest.raises(UserError, match=r"data\.dir=gs://b/c is a URL"):
-        settings.resolve(_with_data_dir("gs://b/c"))
+        resolve(_with_data_dir("gs://b/c"))
     with pytest.raises(UserError, match="begins with ~nosuchuser"):
         saved.get_config("~nosuchuser/run")
     with pytest.raises(UserError, match="begins with ~nosuchuser"):

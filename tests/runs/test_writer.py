@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from configs import base
+from resnet_jax import settings
 from resnet_jax.data import order
 from resnet_jax.errors import UserError
 from resnet_jax.runs import lock, reader, storage, writer
@@ -95,8 +96,8 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
 
 def test_where_the_data_lie_is_no_part_of_the_identity(tmp_path):
     moved = CONFIG | {"data": {"dir": "/there"}}
-    assert reader.identity(moved) == reader.identity(CONFIG)
-    assert reader.identity(with_depth(56)) != reader.identity(CONFIG)
+    assert settings.identity(moved) == settings.identity(CONFIG)
+    assert settings.identity(with_depth(56)) != settings.identity(CONFIG)
     writer.RunFolder(tmp_path, CONFIG).close()
     writer.RunFolder(tmp_path, moved).close()
 
@@ -107,20 +108,14 @@ def test_the_identity_has_all_settings_but_those_that_change_no_result():
     def changed(key):
         other = copy.deepcopy(config)
         tiny.override(other, {key.replace(".", "__"): "another"})
-        return reader.identity(other) != reader.identity(config)
+        return settings.identity(other) != settings.identity(config)
 
-    assert {key for key in reader.flatten(config) if not changed(key)} == {
+    assert {key for key in settings.flatten(config) if not changed(key)} == {
         "accumulate", "checkpoint.every", "checkpoint.keep", "data.dir", "data.workers",
         "deterministic", "eval.batch_size", "log.every", "log.tensorboard", "mesh.fsdp",
         "mesh.replicates", "model.remat", "model.scan", "model.space_to_depth", "profile",
         "replicates_by", "train.steps_per_dispatch",
     }  # fmt: skip
-
-
-def test_every_name_of_what_changes_no_result_is_a_setting():
-    known = reader.flatten(base.get_config().to_dict())
-    for name in reader.CHANGE_NO_RESULT:
-        assert any(key.startswith(name) if name.endswith(".") else key == name for key in known)
 
 
 def test_a_resumed_run_keeps_its_new_settings_and_an_ended_run_its_own(tmp_path, open_folder):

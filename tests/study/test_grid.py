@@ -10,7 +10,8 @@ from configs import degradation_cifar10, degradation_digits, digits, saved, shor
 from experiments.study import grid
 from resnet_jax import settings
 from resnet_jax.errors import UserError
-from resnet_jax.runs import reader, storage
+from resnet_jax.resolve import resolve
+from resnet_jax.runs import storage
 
 
 def make(grid=None, exceptions=None, **base):
@@ -176,10 +177,10 @@ def test_what_is_no_study_is_refused():
 def test_a_queued_cell_is_what_the_trainer_resolves(module, tmp_path):
     for cell in grid.cells(module.get_config()):
         storage.write_json(tmp_path / "config.json", cell.config.to_dict())
-        resolved = settings.resolve(saved.get_config(str(tmp_path)))
+        resolved = resolve(saved.get_config(str(tmp_path)))
         assert resolved.to_dict() == cell.config.to_dict()
         on_disk = json.loads((tmp_path / "config.json").read_text())
-        assert reader.identity(resolved.to_dict()) == reader.identity(on_disk)
+        assert settings.identity(resolved.to_dict()) == settings.identity(on_disk)
 
 
 def test_saved_keeps_types():
@@ -197,7 +198,7 @@ def saved_refusal(path: pathlib.Path | str) -> str:
 
 
 def test_saved_refuses_what_is_no_config(tmp_path):
-    content = settings.resolve(digits.get_config()).to_dict()
+    content = resolve(digits.get_config()).to_dict()
     file = tmp_path / "config.json"
     assert "Which run?" in saved_refusal("")
     assert "cannot be read" in saved_refusal(tmp_path)
@@ -214,7 +215,7 @@ def test_saved_refuses_what_is_no_config(tmp_path):
 
 
 def test_a_saved_config_may_be_older_than_what_changes_no_result(tmp_path):
-    content = settings.resolve(digits.get_config()).to_dict()
+    content = resolve(digits.get_config()).to_dict()
     older = {k: v for k, v in content.items() if k not in ("train", "profile", "mesh")}
     older["seed"] = 7
     (tmp_path / "config.json").write_text(json.dumps(older))
@@ -222,4 +223,4 @@ def test_a_saved_config_may_be_older_than_what_changes_no_result(tmp_path):
     assert found.seed == 7
     assert found.train.steps_per_dispatch == "auto"
     assert found.mesh.fsdp == 1
-    assert reader.identity(found.to_dict()) == reader.identity(older)
+    assert settings.identity(found.to_dict()) == settings.identity(older)

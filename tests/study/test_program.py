@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from resnet_jax import settings
 from resnet_jax.runs import reader
 from tests import tiny
 
@@ -90,7 +91,7 @@ def test_a_study_fails_in_one_cell_and_goes_on(tmp_path):
     )  # fmt: skip
     assert retrained.returncode == 0, retrained.stderr
     copy = reader.read(tmp_path / "again")
-    assert reader.identity(copy.config) == reader.identity(config)
+    assert settings.identity(copy.config) == settings.identity(config)
     assert tiny.lines(copy.path)[-1]["step"] == tiny.lines(again["plain-8"].path)[-1]["step"]
 
     status = sweep(tmp_path, "--status")

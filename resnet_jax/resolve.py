@@ -1,0 +1,233 @@
+"""From a config as written to a config as run: every value checked, every length in steps.
+
+Nothing here touches a device: a mistake costs a second, not a place in a queue.
+"""
+
+import itertools
+
+from ml_collections import ConfigDict
+
+from resnet_jax import dispatch
+from resnet_jax.allowed import INT32_MAX, Span
+from resnet_jax.data import sources
+from resnet_jax.data.sets import Facts
+from resnet_jax.errors import UserError, listing
+from resnet_jax.networks.architectures import architecture
+from resnet_jax.settings import LENGTHS, SETTINGS, get
+
+_RATES = ("schedule.rate", "schedule.final_rate", "schedule.warmup_rate")
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Checks a config and returns it as a run sees it; a resolved config comes back unchanged.
+
+    Lengths become steps, `model.num_classes`, `data.flip` and `data.dir` are settled.
+
+    Raises:
+      UserError: a value is not allowed, or two do not go together.
+    """
+    for key, setting in SETTINGS.items():
+        setting.allowed.check(key, get(config, key))
+    _check_remat(config.model)
+    dispatch.check(config)
+
+    config = ConfigDict(config.copy_and_resolve_references())
+    known = sources.facts(config.data.name, config.data.dir)
+    examples = known.train - config.data.validation
+    _check_combinations(config, known, examples)
+
+    config.model.num_classes = config.model.num_classes or known.num_classes
+    config.data.image_size = config.data.image_size or known.image_shape[0]
+    if config.data.flip == "auto":
+        config.data.flip = "on" if known.mirrored_keeps_class else "off"
+    if config.data.name != "digits":
+        config.data.dir = str(sources.root_of(config.data.dir))
+
+    config.steps = _total_steps(config, examples)
+    Span().check("profile", config.profile, config.steps)
+    config.epochs = config.examples = None
+    schedule = config.schedule
+    # A rate or length that has no effect stays as it is written.
+    if schedule.rate_for_batch:
+        for key in _RATES:
+            if all(condition.holds(config) for condition in SETTINGS[key].acts_if):
+                name = key.removeprefix("schedule.")
+                schedule[name] *= config.batch_size / schedule.rate_for_batch
+                SETTINGS[key].allowed.check(f"{key} for this batch_size", schedule[name])
+        schedule.rate_for_batch = 0
+    a_unit = {
+        "steps": 1.0,
+        "epochs": examples / config.batch_size,
+        "examples": 1 / config.batch_size,
+        "fraction": float(config.steps),
+    }[schedule.unit]
+    if schedule.name == "step":
+        schedule.boundaries = _boundaries_in_steps(schedule, a_unit)
+    if schedule.warmup == "linear":
+        schedule.warmup_length = _warmup_in_steps(schedule, a_unit, config.steps)
+    schedule.unit = "steps"
+    return config
+
+
+def _check_remat(model: ConfigDict) -> None:
+    stages = tuple(range(1, len(architecture(model.family, model.depth).stage_sizes) + 1))
+    if not all(stage in stages for stage in model.remat):
+        raise UserError(
+            f"model.remat={model.remat} names no stage of this network; allowed are {stages}, some "
+            "of them, and none."
+        )
+
+
+def _total_steps(config: ConfigDict, examples: int) -> int:
+    given = [key for key in LENGTHS if config[key] is not None]
+    if len(given) != 1:
+        what = f"{listing(given)} are" if given else "none is"
+        raise UserError(
+            f"Exactly one of steps, epochs and examples says how long to train; {what} set."
+        )
+    (key,) = given
+    value = config[key]
+    per_step = {"steps": 1, "epochs": config.batch_size / examples, "examples": config.batch_size}
+    steps = max(1, round(value / per_step[key]))
+    if steps > INT32_MAX:
+        raise UserError(f"{key}={value} is {steps:.3g} steps; allowed are at most {INT32_MAX}.")
+    return steps
+
+
+def _boundaries_in_steps(schedule: ConfigDict, a_unit: float) -> tuple[float, ...]:
+    steps = tuple(float(round(b * a_unit)) for b in schedule.boundaries)
+    # In steps, because two fractions may fall on one step, and one cut would be lost.
+    if all(a < b for a, b in itertools.pairwise(steps)) and all(b <= INT32_MAX for b in steps):
+        return steps
+    raise UserError(
+        f"schedule.boundaries={tuple(schedule.boundaries)} is not in order; allowed are numbers "
+        f"from 0 up to {INT32_MAX} steps, each at least a step after the one before."
+    )
+
+
+def _warmup_in_steps(schedule: ConfigDict, a_unit: float, steps: int) -> float:
+    length = float(round(schedule.warmup_length * a_unit))
+    if length < 1:
+        raise UserError(
+            f"schedule.warmup_length={schedule.warmup_length:g} {schedule.unit} is less than a "
+            "step with schedule.warmup='linear'; allowed is at least one step, or "
+            "schedule.warmup='none'."
+        )
+    if schedule.name == "cosine" and length >= steps:
+        raise UserError(
+            f"schedule.warmup_length={length:g} steps leaves none of the {steps} steps for the "
+            "cosine; it must be shorter."
+        )
+    return length
+
+
+def _check_parts(config: ConfigDict) -> None:
+    parts, batch_size, group = config.accumulate, config.batch_size, config.model.bn_group
+    if parts == 1:
+        return
+    if batch_size % parts:
+        raise UserError(
+            f"accumulate={parts} does not divide batch_size={batch_size}; allowed are its divisors."
+        )
+    if not group or (batch_size // parts) % group:
+        raise UserError(
+            f"model.bn_group={group} has no whole groups in a part of {batch_size // parts} "
+            f"examples (batch_size={batch_size}, accumulate={parts}); allowed are divisors of "
+            f"{batch_size // parts}, so that accumulation changes no result."
+        )
+
+
+def _check_combinations(config: ConfigDict, known: Facts, examples: int) -> None:
+    model, data = config.model, config.data
+    if examples < 1:
+        raise UserError(
+            f"data.validation={data.validation} leaves no training example of {data.name}'s "
+            f"{known.train}; allowed is up to {known.train - 1}."
+        )
+    if config.seed + config.replicates - 1 > INT32_MAX:
+        raise UserError(
+            f"seed={config.seed} leaves no seeds for replicates={config.replicates}; allowed is up "
+            f"to {INT32_MAX - config.replicates + 1}."
+        )
+    _check_parts(config)
+    _check_data(config, known)
+    if model.bn_group and config.batch_size % model.bn_group:
+        raise UserError(
+            f"model.bn_group={model.bn_group} does not divide batch_size={config.batch_size}; "
+            "allowed are its divisors, or 0 for the whole batch."
+        )
+    if model.num_classes and model.num_classes < known.num_classes:
+        raise UserError(
+            f"model.num_classes={model.num_classes} is less than the {known.num_classes} classes "
+            f"of {data.name}; allowed is at least that, or 0 for as many."
+        )
+    if model.space_to_depth and model.stem != "imagenet":
+        raise UserError(
+            f"model.space_to_depth=True rearranges the 7x7 stem, but model.stem={model.stem!r}; "
+            "allowed is False."
+        )
+    if model.shortcut == "none" and model.zero_init_residual:
+        raise UserError(
+            "model.zero_init_residual=True makes a plain net (model.shortcut='none') constant: "
+            "every block's output starts at zero; allowed is False."
+        )
+    needs_validation = {
+        "schedule.name='plateau'": config.schedule.name == "plateau",
+        "eval.weights='best'": config.eval.weights == "best",
+    }
+    for setting, chosen in needs_validation.items():
+        if chosen and not data.validation:
+            raise UserError(
+                f"{setting} goes by the validation error, but data.validation=0 holds nothing out; "
+                "allowed is more than 0."
+            )
+
+
+def _check_data(config: ConfigDict, known: Facts) -> None:
+    """Raises UserError unless the set has the pictures and views that a config asks for."""
+    data, evaluation = config.data, config.eval
+    side, channels = known.image_shape[0], known.image_shape[2]
+    if data.color and channels != 3:
+        raise UserError(f"data.color=True needs three channels; {data.name} has {channels}.")
+    size = 1 if known.resident else data.image_size or side
+    _check_order("data.scales", data.scales, size)
+    _check_order("data.area", data.area)
+    _check_order("data.aspect", data.aspect)
+    if not evaluation.scales:
+        raise UserError("eval.scales=() is empty; allowed is at least one short side in pixels.")
+    if known.resident:
+        if data.image_size not in (0, side):
+            raise UserError(
+                f"data.image_size={data.image_size}, but the images of {data.name} have {side} "
+                f"pixels a side and are not resized; allowed are {side} and 0."
+            )
+        if evaluation.views != ("center",):
+            raise UserError(
+                f"eval.views={evaluation.views}, but there is one view of an image of {data.name}; "
+                "allowed is ('center',)."
+            )
+        return
+    if data.mean == "pixel":
+        raise UserError(
+            f"data.mean='pixel', but the pictures of {data.name} differ in size; allowed are "
+            "channel and none."
+        )
+    if data.pad:
+        raise UserError(
+            f"data.pad={data.pad}, but crops of {data.name} come from full-size pictures "
+            "(data.crop); allowed is 0."
+        )
+    if evaluation.short_side < size:
+        raise UserError(
+            f"eval.short_side={evaluation.short_side} is smaller than the crops of {size} pixels; "
+            f"allowed is at least {size}."
+        )
+
+
+def _check_order(key: str, value: tuple[float, float], lowest: float = 0) -> None:
+    """Raises UserError unless `value` is (low, high), and low at least `lowest`."""
+    if not lowest <= value[0] <= value[1]:
+        above = f", of at least {lowest:g} pixels, the size of the crops" if lowest > 1 else ""
+        raise UserError(
+            f"{key}={value} is out of range; allowed are two numbers{above}, the smaller first."
+        )
