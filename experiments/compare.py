@@ -6,16 +6,26 @@ A run is drawn as far as it went, so a study may be looked at while it trains. I
 JAX nor the machine that trained: run folders are all that is read.
 """
 
-import argparse
 import pathlib
 import shlex
+import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from experiments.cli import program, tables
+from absl import flags
+
+from experiments.cli import command_line, tables
 from experiments.report import claims, figures, groups, page, table
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
+
+_OUT = flags.DEFINE_string("out", None, "Folder for the report; made if it is new.")
+_WINDOW = flags.DEFINE_integer(
+    "window", 0, "Steps of a trailing mean over the drawn training errors; 0: as logged.",
+    lower_bound=0,
+)  # fmt: skip
+_MARGIN = flags.DEFINE_float(
+    "margin", 0.5, "Points of training error by which claim 2 lets deeper residual nets be worse."
+)
 
 
 def compare(
@@ -51,48 +61,19 @@ def compare(
     return table.as_text(found, verdicts)
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are user errors like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[:1].upper()}{message[1:]}; see --help.")
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m experiments.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="a run, or a folder of runs")
-    parser.add_argument("--out", required=True, help="folder for the report; made where new")
-    parser.add_argument(
-        "--window",
-        type=int,
-        default=0,
-        help="draw training errors as a trailing mean over this many steps; 0 (default): as logged",
-    )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=0.5,
-        help="percentage points of training error that deeper residual nets may lose before "
-        "claim 2 fails; default %(default)s",
-    )
-    parsed = parser.parse_args(arguments)
-    parsed.out = storage.on_disk(parsed.out, "--out")
-    if parsed.window < 0:
-        raise UserError(f"--window={parsed.window} is negative; it is a number of steps, or 0.")
-    if not 0 <= parsed.margin < 100:
-        raise UserError(f"--margin={parsed.margin} is not allowed; it is in points from 0 to 100.")
-    return parsed
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the program and returns its exit code; raises UserError."""
-    parsed = _parse(arguments)
-    command = shlex.join(["python", "-m", "experiments.compare", *arguments])
-    window, margin = parsed.window, parsed.margin
-    tables.show(compare(parsed.folders, parsed.out, window=window, margin=margin, command=command))
-    print(parsed.out / "index.html")
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code; raises UserError."""
+    folders, out = argv[1:], storage.on_disk(command_line.required(_OUT), "--out")
+    if not folders:
+        raise UserError("DIR is missing: a run, or a folder of runs; see --help.")
+    if not 0 <= _MARGIN.value < 100:
+        raise UserError(f"--margin={_MARGIN.value} is not allowed; it is in points from 0 to 100.")
+    command = shlex.join(["python", "-m", "experiments.compare", *sys.argv[1:]])
+    parts = compare(folders, out, window=_WINDOW.value, margin=_MARGIN.value, command=command)
+    tables.show(parts)
+    print(out / "index.html")
     return 0
 
 
 if __name__ == "__main__":
-    program.run(main, parse=lambda argv: argv[1:])
+    command_line.run(main)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import jax
 from absl import flags, logging
 
-from experiments.cli import command_line, config_flag, program, tables
+from experiments.cli import command_line, config_flag, tables
 from experiments.launchers import choice, local
 from experiments.launchers.interface import Job, Queue
 from experiments.launchers.local import Machine
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     workdir = storage.locate(command_line.required(_WORKDIR), "--workdir")
-    queue, jobs_at_once = choice.queue(workdir), choice.jobs_at_once()
+    queue, jobs_at_once = choice.queue(workdir), choice.JOBS.value
     _check_reckoning()
     # This process only traces shapes: it must not take the devices that its cells need.
     jax.config.update("jax_platforms", "cpu")
@@ -104,7 +104,7 @@ def exit_code(found: Sequence[reader.Run], signals: int) -> int:
     if unfinished and signals < 2:
         # Also where a cell failed: a scheduler that starts the sweep again tries that one, too.
         logging.info("Not all cells are done; the same command goes on with them.")
-        return program.PREEMPTED
+        return command_line.PREEMPTED
     return 0 if all(status in reader.ENDED for status in statuses) else 1
 
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from configs import base
-from experiments.cli import command_line, config_flag, program
+from experiments.cli import command_line, config_flag
 from resnet_jax import compilation_cache
 from resnet_jax.errors import UserError
 from resnet_jax.parallel import processes
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         cache = None
     compilation_cache.use(cache)
     status = train(config, workdir, defaults=base.get_config())
-    return program.PREEMPTED if status == "preempted" else 0
+    return command_line.PREEMPTED if status == "preempted" else 0
 
 
 def _join_processes() -> None:

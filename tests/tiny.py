@@ -10,9 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 from configs import digits, saved
+from experiments import compare as report
+from experiments.cli import command_line
 from resnet_jax import settings
 from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import initializer
@@ -85,6 +88,12 @@ def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", name, *map(str, arguments)],
         cwd=ROOT, env=environment() | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def compare(*arguments: object) -> int:
+    """Runs ``python -m experiments.compare ARGUMENTS`` in this process; returns its exit code."""
+    with flagsaver.flagsaver():
+        return report.main(command_line.parse(["compare", *map(str, arguments)]))
 
 
 def stop_when_asked(monkeypatch: pytest.MonkeyPatch, times: int) -> None:

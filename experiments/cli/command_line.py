@@ -1,46 +1,78 @@
-"""The one way into every program with a config: flags are checked, mistakes are one sentence.
+"""The one way into every program, and out of it.
 
-program.py has the exit codes.
+Flags are checked, one sentence says what is wrong, and the exit code has a meaning: 0 done (a
+diverged run too: it is a result); 1 the run could not continue; 2 the user's mistake; 42 stopped by
+a signal with everything saved, so that a scheduler starts it again; 70 a bug of resnet_jax; 130
+interrupted a second time, while it saved.
 """
 
+import contextlib
+import logging as python_logging
+import pathlib
+import platform
+import shlex
 import sys
+import tempfile
+import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
-from experiments.cli import config_flag, program
-from resnet_jax.errors import UserError, nearest
+from experiments.cli import output
+from resnet_jax.errors import RunError, UserError, is_missing_package, nearest, sentence
+from resnet_jax.runs import storage
+
+PREEMPTED = 42
+BUG = 70  # EX_SOFTWARE of sysexits.h
+
+
+class FlagOfFlags(flags.Flag):
+    """A flag that defines others when it is parsed, such as --config."""
+
+    def refusal(self, name: str) -> str | None:
+        """Returns the sentence on an unknown flag that is meant for this one, otherwise None."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Is called when all flags are parsed."""
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs a program's `main(argv)` and exits with its code (None is 0)."""
-    program.run(main, _parse)
+    """Runs a program's `main(argv)`, argv without flags, and exits with its code (None is 0)."""
+    output.install()
+    _plain_log_lines()
+    _say_a_failed_checkpoint_once()
+    try:
+        code = main(parse(sys.argv))
+        _require_printed()
+        sys.exit(code)
+    except UserError as e:
+        _fail(str(e), 2)
+    except RunError as e:
+        _fail(str(e), 1)
+    except KeyboardInterrupt:  # the second: after the first, programs save and say so themselves
+        _fail("interrupted before everything was saved", 130)
+    except Exception as e:
+        if is_missing_package(e):
+            _fail(f"{sentence(e)}.", 2)
+        _fail(f"{sentence(e)}; {_report(e)}", BUG)
 
 
-def required(flag: flags.FlagHolder[Any]) -> Any:
-    """Returns a flag's value; raises UserError where it was not given."""
-    if flag.value is None:
-        raise UserError(f"--{flag.name} is missing; see --help.")
-    return flag.value
-
-
-def no_arguments(argv: Sequence[str]) -> None:
-    """Raises UserError where words stand beside the flags."""
-    if argv[1:]:
-        raise UserError(f"{argv[1]!r} is neither a flag nor a flag's value; see --help.")
-
-
-def _parse(argv: Sequence[str]) -> Sequence[str]:
-    """Parses the flags, turning every exception of absl into one sentence."""
+def parse(argv: Sequence[str]) -> Sequence[str]:
+    """Sets the flags and returns the rest of `argv`; any mistake becomes a UserError."""
     app.define_help_flags()
     try:
         remaining = flags.FLAGS(argv)
+    except SystemExit:  # absl's, with code 1, after --help
+        sys.exit(0)
     except flags.UnrecognizedFlagError as e:
-        name = e.flagname
+        refusals = (flag.refusal(e.flagname) for flag in _flags_of_flags())
         raise UserError(
-            config_flag.refusal(name)
-            or f"--{name} is not a flag of this program{nearest(name, _own_flags())}; see --help."
+            next(filter(None, refusals), None)
+            or f"--{e.flagname} is not a flag of this program{nearest(e.flagname, _own_flags())}; "
+            "see --help."
         ) from e
     except (flags.Error, ValueError, TypeError) as e:
         text = " ".join(str(e).split()).removeprefix("ERROR:: ").removeprefix("flag ")
@@ -49,9 +81,110 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         flag = flags.FLAGS[name]
         if flag.present and flag.value in ("", [""]):
             raise UserError(f"--{name} is empty; is a shell variable unset?")
-    config_flag.keep_one_length()
+    for flag in _flags_of_flags():
+        flag.finish()
     return remaining
+
+
+def required(flag: flags.FlagHolder[Any]) -> Any:
+    """Returns a flag's value; raises UserError if it was not given."""
+    if flag.value is None:
+        raise UserError(f"--{flag.name} is missing; see --help.")
+    return flag.value
+
+
+def no_arguments(argv: Sequence[str]) -> None:
+    """Raises UserError if words stand beside the flags."""
+    if argv[1:]:
+        raise UserError(f"{argv[1]!r} is neither a flag nor a flag's value; see --help.")
 
 
 def _own_flags() -> list[str]:
     return [f.name for f in flags.FLAGS.get_flags_for_module(sys.argv[0])] or list(flags.FLAGS)
+
+
+def _flags_of_flags() -> list[FlagOfFlags]:
+    every = [flags.FLAGS[name] for name in flags.FLAGS]
+    return [flag for flag in every if isinstance(flag, FlagOfFlags)]
+
+
+def _plain_log_lines() -> None:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    # A library that warned of something at its import has installed a handler for all records.
+    python_logging.root.handlers = [handler]
+    handler.python_handler.stream = sys.stderr  # it took the one that was there at its import
+    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_is_for_the_user)
+
+
+def _is_for_the_user(record: python_logging.LogRecord) -> bool:
+    """Whether a record is ours, or a library's warning."""
+    ours = str(pathlib.Path(__file__).parents[2])
+    if record.pathname.startswith(ours) and not record.pathname.startswith(f"{ours}/.venv"):
+        return True
+    # Orbax and JAX tell a page about each checkpoint and backend. What Orbax's threads raise, they
+    # also log, four times with a traceback; checkpoints.py says it in one sentence. That it is
+    # asked to stop, each thread says on its own.
+    is_repeated = "orbax" in record.pathname and (
+        record.exc_info is not None or "preemption sync point" in str(record.msg)
+    )
+    return record.levelno > python_logging.INFO and not is_repeated
+
+
+def _say_a_failed_checkpoint_once() -> None:
+    """Silences what other reads and writes say when one of a checkpoint's has failed.
+
+    Orbax then closes the event loop of all of them, and each complains on stderr in its own way.
+    The failure itself is raised, and reported.
+    """
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
+
+
+def _require_printed() -> None:
+    """Raises RunError if what the program printed is lost, as in a file on a full disk."""
+    sys.stdout.flush()
+    if isinstance(sys.stdout, output.Display) and (error := sys.stdout.missed()):
+        raise RunError(f"stdout could not be written: {storage.reason(error)}.")
+
+
+def _report(error: Exception) -> str:
+    """Writes a bug's traceback to a file; returns where it is and what to do with it."""
+    python = f"Python {platform.python_version()}, {platform.platform()}"
+    content = "\n".join([shlex.join(sys.orig_argv), python, *traceback.format_exception(error)])
+    for folder in _folders():
+        try:
+            handle, name = tempfile.mkstemp(".txt", "bug-", folder)
+            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
+                f.write(content)
+        except OSError:  # it may be the disk that is full
+            continue
+        return f"please report it with {name}, which has the traceback (README, Reporting a bug)"
+    print(content, file=sys.stderr)
+    return "please report it with the traceback above (README, Reporting a bug)"
+
+
+def _folders() -> list[str | None]:
+    """Returns where a traceback may go: the run folder if there is one on a disk; a temporary one.
+
+    None stands for the temporary one.
+    """
+    with contextlib.suppress(UserError, OSError):
+        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+        folder = storage.locate(workdir) if workdir else None
+        if folder is not None and not storage.is_bucket(folder) and folder.is_dir():
+            return [str(folder), None]
+    return [None]
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import saved
+from experiments.cli import command_line
 from experiments.study import grid
 from resnet_jax import settings
 from resnet_jax.errors import UserError, nearest, nearest_key
@@ -37,7 +38,7 @@ def define(help_text: str, *, is_study: bool = False) -> flags.FlagHolder[Config
     return flags.DEFINE_flag(_ConfigFlag(help_text, is_study), module_name=sys.argv[0])
 
 
-class _ConfigFlag(flags.Flag):
+class _ConfigFlag(command_line.FlagOfFlags):
     """The flag --config; its value is the file's config, with the other flags' values in it."""
 
     def __init__(self, help_text: str, is_study: bool):
@@ -52,6 +53,48 @@ class _ConfigFlag(flags.Flag):
         self.present += 1
         for key, kind in _settings_of(self.value).items():
             flags.DEFINE_flag(_SettingFlag(self.value, key, kind), module_name=__name__)
+
+    def refusal(self, name: str) -> str | None:
+        """Returns the sentence on an unknown flag if it is meant for a config, otherwise None."""
+        key = name.removeprefix("no").removeprefix("config.")
+        if not name.removeprefix("no").startswith("config."):
+            return None
+        if self.value is None:
+            return (
+                f"--{name} needs --config=FILE.py, the file whose setting it changes; see --help."
+            )
+        known = _settings_of(self.value)
+        if key in known:
+            if name.startswith("no") and known[key] is not bool:
+                return (
+                    f"--{name} is for settings that are true or false; give --config.{key}=VALUE."
+                )
+            return f"--{name} comes before --config=FILE.py; settings come after the file."
+        inside = [k.removeprefix(f"{key}.") for k in known if k.startswith(f"{key}.")]
+        if inside:
+            return f"--config.{key} is a group of settings; give one of {', '.join(inside)}."
+        return f"--config.{key} is not a setting{nearest_key(key, known)}; configs/base.py has all."
+
+    def finish(self) -> None:
+        """Clears the file's length of training if the command line gives another.
+
+        If a flag gives one of steps, epochs and examples, it replaces the one in the file.
+        """
+        if self.value is None:
+            return
+        for prefix, group in (
+            ("config.", self.value),
+            ("config.base.", self.value.get("base")),
+        ):
+            given = [
+                key
+                for key in settings.LENGTHS
+                if prefix + key in flags.FLAGS and flags.FLAGS[prefix + key].present
+            ]
+            if len(given) == 1:
+                for key in settings.LENGTHS:
+                    if key not in given:
+                        group[key] = None
 
 
 class _SettingFlag(flags.Flag):
@@ -197,45 +240,3 @@ def _executed(path: pathlib.Path, call: Callable[[], Any]) -> Any:
         at = f", line {line}" if line else ""
         said = " ".join(str(e.msg if isinstance(e, SyntaxError) else e).split())
         raise UserError(f"{path}{at}: {type(e).__name__}: {said.rstrip('.')}.") from e
-
-
-# ------------------------------------------------------------------- the command line
-
-
-def refusal(name: str) -> str | None:
-    """Returns the sentence on an unknown flag if it is meant for a config, otherwise None."""
-    key = name.removeprefix("no").removeprefix("config.")
-    if "config" not in flags.FLAGS or not name.removeprefix("no").startswith("config."):
-        return None
-    config = flags.FLAGS["config"].value
-    if config is None:
-        return f"--{name} needs --config=FILE.py, the file whose setting it changes; see --help."
-    known = _settings_of(config)
-    if key in known:
-        if name.startswith("no") and known[key] is not bool:
-            return f"--{name} is for settings that are true or false; give --config.{key}=VALUE."
-        return f"--{name} comes before --config=FILE.py; settings come after the file."
-    inside = [k.removeprefix(f"{key}.") for k in known if k.startswith(f"{key}.")]
-    if inside:
-        return f"--config.{key} is a group of settings; give one of {', '.join(inside)}."
-    return f"--config.{key} is not a setting{nearest_key(key, known)}; configs/base.py has all."
-
-
-def keep_one_length() -> None:
-    """Clears the file's length of training if the command line gives another.
-
-    If a flag gives one of steps, epochs and examples, it replaces the one in the file.
-    """
-    if "config" not in flags.FLAGS or flags.FLAGS["config"].value is None:
-        return
-    config = flags.FLAGS["config"].value
-    for prefix, group in (("config.", config), ("config.base.", config.get("base"))):
-        given = [
-            key
-            for key in settings.LENGTHS
-            if prefix + key in flags.FLAGS and flags.FLAGS[prefix + key].present
-        ]
-        if len(given) == 1:
-            for key in settings.LENGTHS:
-                if key not in given:
-                    group[key] = None

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments.cli import program
+from experiments.cli import command_line
 from experiments.launchers import skypilot, slurm
 from experiments.launchers.interface import Queue
 from resnet_jax.allowed import check_choice
@@ -14,8 +14,11 @@ LAUNCHERS = ("local", "slurm", "skypilot")
 _LAUNCHER = flags.DEFINE_string(
     "launcher", "local", f"What starts the cells: {listing(LAUNCHERS)}."
 )
-_JOBS = flags.DEFINE_integer(
-    "jobs", 0, "Cells at a time; 0: one a core, on GPUs as many as train most, on TPU one."
+JOBS = flags.DEFINE_integer(
+    "jobs",
+    0,
+    "Cells at a time; 0: one a core, on GPUs as many as train most, on TPU one.",
+    lower_bound=0,
 )
 _NODES = flags.DEFINE_integer("nodes", 1, "Slurm, SkyPilot: nodes a cell.", lower_bound=1)
 
@@ -42,7 +45,7 @@ _RESOURCE = flags.DEFINE_multi_string(
 )
 
 _OF = {
-    "jobs": (_JOBS, ("local", "slurm")),
+    "jobs": (JOBS, ("local", "slurm")),
     "nodes": (_NODES, ("slurm", "skypilot")),
     **{
         flag.name: (flag, ("slurm",))
@@ -53,17 +56,6 @@ _OF = {
         for flag in (_ACCELERATORS, _INFRA, _SPOT, _MOUNT, _RESOURCE)
     },
 }
-
-
-def jobs_at_once() -> int:
-    """Returns how many cells are to run at a time; 0 where nobody says.
-
-    Raises:
-      UserError: the flag is out of range.
-    """
-    if _JOBS.value < 0:
-        raise UserError(f"--jobs={_JOBS.value} is negative; allowed are 0 and above.")
-    return _JOBS.value
 
 
 def queue(workdir: storage.Path) -> Queue | None:
@@ -81,9 +73,9 @@ def queue(workdir: storage.Path) -> Queue | None:
     if launcher == "slurm":
         options = slurm.Options(
             _PARTITION.value, _ACCOUNT.value, _TIME.value, _GRES.value, _NODES.value,
-            _TASKS.value, _CPUS.value, jobs_at_once(), tuple(_SBATCH.value),
+            _TASKS.value, _CPUS.value, JOBS.value, tuple(_SBATCH.value),
         )  # fmt: skip
-        return slurm.Slurm(workdir, options, program.PREEMPTED)
+        return slurm.Slurm(workdir, options, command_line.PREEMPTED)
     if launcher == "skypilot":
         return skypilot.SkyPilot(
             workdir,

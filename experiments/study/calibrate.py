@@ -1,25 +1,28 @@
 """A process that trains one cell's network on images of noise, when it is told to.
 
-    python -m experiments.study.calibrate CONFIG [DEVICES]
+    python -m experiments.study.calibrate CONFIG [--devices=N]
 
 CONFIG is that of a run, as JSON; side_by_side.py starts such processes and talks to them. It writes
 {"start_seconds", "compile_seconds", "device", "devices"} to stdout when it is ready: what
 initialising took, and the training step's compilation. Then it writes {"steps"} after each line of
 stdin, which says how many to take: it takes as many as that at least, by as many as are handed over
-together. DEVICES says how many it may use; by default it is all.
+together. It may use N devices; by default all.
 """
 
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import saved
+from experiments.cli import command_line
 from resnet_jax.data import sets
 from resnet_jax.data.augment import fit_normalization
 from resnet_jax.data.order import TRAIN
@@ -28,11 +31,13 @@ from resnet_jax.dispatch import steps_at_once
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import Programs, build
 
+_DEVICES = flags.DEFINE_integer("devices", None, "How many devices it may use; all by default.")
 
-def main(argv: list[str]) -> None:
+
+def main(argv: Sequence[str]) -> None:
     """Runs until stdin ends."""
     config = saved.from_dict(json.loads(argv[1]), "The config")
-    devices = jax.devices()[: int(argv[2])] if len(argv) > 2 else jax.devices()
+    devices = jax.devices()[: _DEVICES.value]
     mesh = meshes.make_mesh(
         config.replicates, config.mesh.replicates, config.mesh.fsdp, devices=devices
     )
@@ -77,4 +82,4 @@ def _say(**what: float | str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    main(command_line.parse(sys.argv))  # its reader wants the error itself, no sentence

@@ -52,7 +52,7 @@ class Group:
             "experiments.study.calibrate",
             json.dumps(config.to_dict()),
         ]
-        command += [str(devices)] if devices else []
+        command += [f"--devices={devices}"] if devices else []
         for number in range(processes):
             with (
                 placed(number) as environment,

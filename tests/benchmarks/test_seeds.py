@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from benchmarks.seeds import HOW
+from resnet_jax.parallel.seeds import WAYS
 from tests import tiny
 
 
@@ -27,7 +27,7 @@ def test_it_measures_every_way(tmp_path):
     assert set(table["versions"]) == {"python", "jax", "jaxlib", "flax"}
     rows = table["rows"]
     assert [(row["replicates"], row["how"]) for row in rows] == [
-        (1, "alone"), *((2, how) for how in HOW)
+        (1, "alone"), *((2, how) for how in (*WAYS, "processes"))
     ]  # fmt: skip
     assert rows[0]["over_one"] == [1.0] * 3
     text = (tmp_path / "out" / "table.txt").read_text()

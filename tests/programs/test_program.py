@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.cli import program
+from experiments.cli import command_line
 from resnet_jax import train as trainer
 from resnet_jax.data import records
 from resnet_jax.errors import sentence
@@ -35,7 +35,7 @@ def test_a_bug_is_one_sentence_and_its_traceback_a_file_in_the_run_folder(tmp_pa
     workdir = tmp_path / "run"
     workdir.mkdir()
     done = with_a_bug(tmp_path, f"--workdir={workdir}")
-    assert done.returncode == program.BUG == 70
+    assert done.returncode == command_line.BUG == 70
     (file,) = workdir.iterdir()
     assert done.stderr == (
         f"{SENTENCE}please report it with {file}, which has the traceback "
@@ -62,7 +62,7 @@ def test_if_no_file_can_be_written_the_traceback_is_on_the_screen(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.mkstemp", full)
-    said = program._report(ZeroDivisionError("division by zero"))
+    said = command_line._report(ZeroDivisionError("division by zero"))
     assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
     assert "the traceback above" in said
 

@@ -10,7 +10,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from experiments import compare
+from tests import tiny
 from tests.report import fixture
 
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
@@ -42,7 +42,7 @@ def out(tmp_path_factory):
     fixture.study(folder / "adam", **cifar, optimizer__name="adam", batch_size=64, steps=400)
     studies = [str(folder / name) for name in ("digits", "cifar", "adam")]
     arguments = [*studies, f"--out={folder / 'out'}"]
-    assert compare.main(arguments) == 0
+    assert tiny.compare(*arguments) == 0
     return folder / "out"
 
 

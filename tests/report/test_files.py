@@ -51,7 +51,7 @@ def out(tmp_path_factory):
         more={"reason": "the disk <is> full"},
     )
     arguments = [str(folder / "digits"), str(folder / "cifar"), f"--out={folder / 'out'}"]
-    assert compare.main(arguments) == 0
+    assert tiny.compare(*arguments) == 0
     return folder / "out"
 
 
@@ -116,7 +116,7 @@ def test_summary_numbers_are_those_of_the_runs(out):
 
 def test_nothing_measured_is_null(tmp_path):
     fixture.write(tmp_path / "s" / "a", [], status="queued", environment=False)
-    assert compare.main([str(tmp_path / "s"), f"--out={tmp_path / 'out'}"]) == 0
+    assert tiny.compare(str(tmp_path / "s"), f"--out={tmp_path / 'out'}") == 0
     (cell,) = strict(tmp_path / "out" / "summary.json")["cells"]
     assert cell["train_error"] == {"mean": None, "std": None, "n": 0}
     assert cell["parameters"] is None
@@ -165,7 +165,7 @@ def test_what_diverged_and_what_is_saturated_is_said_in_every_form(tmp_path, cap
             replicates=2,
             more={"diverged": {"0": 7, "1": 8}} if depth == 56 else None,
         )
-    assert compare.main([str(tmp_path / "s"), f"--out={tmp_path / 'out'}"]) == 0
+    assert tiny.compare(str(tmp_path / "s"), f"--out={tmp_path / 'out'}") == 0
     texts = [capsys.readouterr().out, (tmp_path / "out" / "table.md").read_text()]
     texts.append(html.unescape((tmp_path / "out" / "index.html").read_text()))
     for text in texts:
@@ -427,7 +427,7 @@ def test_the_page_says_where_its_numbers_come_from(out):
 def test_window_and_margin_are_said_on_the_page(tmp_path):
     study = fixture.study(tmp_path / "s", depths=(8, 14), replicates=2)
     out = tmp_path / "out"
-    assert compare.main([str(study), f"--out={out}", "--window=50", "--margin=0.25"]) == 0
+    assert tiny.compare(str(study), f"--out={out}", "--window=50", "--margin=0.25") == 0
     page = (out / "index.html").read_text()
     assert "a trailing mean over 50 steps" in page
     assert "<b>0.25</b> points" in page
@@ -461,7 +461,7 @@ def test_the_report_needs_no_jax():
         (["run", "--out=run/config.json"], "cannot be written"),
         (["run", "--out=x", "--window=-1"], "--window=-1"),
         (["run", "--out=x", "--margin=nan"], "--margin=nan"),
-        (["run", "--out=x", "--margn=1"], "--margn=1"),
+        (["run", "--out=x", "--margn=1"], "--margn is not a flag of this program"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, words):
@@ -469,10 +469,18 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, wor
     fixture.write(tmp_path / "run", fixture.flat(1.0))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=re.escape(words)) as caught:
-        compare.main(arguments)
+        tiny.compare(*arguments)
     assert len(str(caught.value).splitlines()) == 1
     assert capsys.readouterr().out == ""
 
 
 def program(*arguments):
     return tiny.program("experiments.compare", *arguments)
+
+
+def test_a_misspelt_flag_is_told_the_nearest():
+    done = program("run", "--out=x", "--margn=1")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --margn is not a flag of this program (nearest: margin); see --help.\n"
+    )

@@ -116,8 +116,8 @@ def test_without_a_home_nothing_is_kept_and_one_line_says_so(monkeypatch, caplog
 def test_a_library_that_logs_at_its_import_does_not_double_the_log(tmp_path):
     program = (
         "import logging; logging.warning('at import'); from absl import logging as ours; "
-        "from experiments.cli import program; "
-        "program.run(lambda argv: ours.info('once'), parse=lambda argv: argv)"
+        "from experiments.cli import command_line; "
+        "command_line.run(lambda argv: ours.info('once'))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tiny.ROOT, capture_output=True)
     assert b"once" not in done.stderr  # a line of another's program, as -c is
@@ -128,8 +128,8 @@ def test_a_platform_that_is_not_here_is_one_sentence(platform):
     if "cuda" in platform and shutil.which("nvidia-smi"):
         pytest.skip("there may be a GPU here")
     program = (
-        "from experiments.cli import program; from resnet_jax.parallel import mesh; "
-        "program.run(lambda argv: mesh.make_mesh(), parse=lambda argv: argv)"
+        "from experiments.cli import command_line; from resnet_jax.parallel import mesh; "
+        "command_line.run(lambda argv: mesh.make_mesh())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tiny.ROOT, capture_output=True, text=True,

@@ -12,12 +12,12 @@ import pytest
 from upath import UPath
 
 from configs import cifar10, saved
-from experiments import compare
 from experiments.cli import config_flag
 from resnet_jax import compilation_cache
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import lock, reader, storage, writer
+from tests import tiny
 from tests.runs import buckets
 from tests.runs.test_writer import CONFIG, with_depth
 
@@ -142,7 +142,7 @@ def test_every_path_follows_the_one_rule(monkeypatch, tmp_path):
 def test_a_report_follows_the_one_rule():
     for out, words in [("", "--out is empty"), ("~nosuchuser/x", "begins with ~nosuchuser")]:
         with pytest.raises(UserError, match=words):
-            compare.main(["runs/x", f"--out={out}"])
+            tiny.compare("runs/x", f"--out={out}")
 
 
 def _with_data_dir(folder):
