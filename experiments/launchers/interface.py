@@ -1,9 +1,11 @@
 """What a sweep asks of whatever starts its cells."""
 
 import dataclasses
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
 
@@ -65,3 +67,29 @@ class Queue(Protocol):
 
     def cancel(self, names: Sequence[str]) -> None:
         """Takes jobs out; those that run are asked to save first."""
+
+
+def printed(
+    command: Sequence[str],
+    absent: str,
+    words: int = 1,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Returns what a scheduler's command prints.
+
+    Raises:
+      UserError: there is no such program; `absent` says what to do about it.
+      RunError: it failed; the first `words` of the command name it.
+    """
+    program = command[0]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, env=environment, encoding="utf-8", errors="replace"
+        )
+    except FileNotFoundError:
+        raise UserError(f"{program} cannot be found: {absent}") from None
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"]
+        last = lines[-1].removeprefix(f"{program}: error: ")
+        raise RunError(f"{' '.join(command[:words])} failed: {last}")
+    return done.stdout

@@ -16,15 +16,14 @@ import json
 import pathlib
 import re
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from experiments.launchers.interface import Job
-from resnet_jax.errors import RunError, UserError
+from experiments.launchers.interface import Job, printed
+from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -234,19 +233,12 @@ def _plain(name: str) -> str:
 
 
 def _sky(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            ["sky", *command], capture_output=True, encoding="utf-8", errors="replace"
-        )
-    except FileNotFoundError:
-        raise UserError(
-            "sky cannot be found: --launcher=skypilot needs SkyPilot on the PATH, from an "
-            "environment of its own (docs/skypilot.md)."
-        ) from None
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"]
-        raise RunError(f"sky {' '.join(command[:2])} failed: {lines[-1]}")
-    return done.stdout
+    return printed(
+        ("sky", *command),
+        "--launcher=skypilot needs SkyPilot on the PATH, from an environment of its own "
+        "(docs/skypilot.md).",
+        words=3,
+    )
 
 
 class _Dumper(yaml.SafeDumper):

@@ -14,10 +14,9 @@ import os
 import pathlib
 import shlex
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 
-from experiments.launchers.interface import Job
+from experiments.launchers.interface import Job, printed
 from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
@@ -199,12 +198,15 @@ def _from_sacct(wanted: set[str]) -> dict[str, str]:
     if not wanted or shutil.which("sacct") is None:
         return {}
     jobs = ",".join(sorted({task.split("_")[0] for task in wanted}))
-    done = _run(
-        "sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={jobs}",
-        "--format=JobID,State,NodeList",
-    )  # fmt: skip
+    try:
+        said = _slurm(
+            "sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={jobs}",
+            "--format=JobID,State,NodeList",
+        )  # fmt: skip
+    except RunError:
+        return {}
     found = {}
-    for line in done.stdout.splitlines() if done.returncode == 0 else []:
+    for line in said.splitlines():
         task, state, nodes = line.split("|")
         if task in wanted:
             where = f" on {nodes}" if nodes and nodes != "None assigned" else ""
@@ -213,23 +215,11 @@ def _from_sacct(wanted: set[str]) -> dict[str, str]:
 
 
 def _slurm(*command: str) -> str:
-    try:
-        done = _run(*command)
-    except FileNotFoundError:
-        raise UserError(
-            f"{command[0]} cannot be found: --launcher=slurm needs a machine from which Slurm's "
-            "jobs are submitted (tests.launchers.try_slurm makes one to try)."
-        ) from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RunError(f"{command[0]} failed: {said[-1].removeprefix(f'{command[0]}: error: ')}")
-    return done.stdout
-
-
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = _environment(os.environ)
-    return subprocess.run(
-        command, capture_output=True, env=environment, encoding="utf-8", errors="replace"
+    return printed(
+        command,
+        "--launcher=slurm needs a machine from which Slurm's jobs are submitted "
+        "(tests.launchers.try_slurm makes one to try).",
+        environment=_environment(os.environ),
     )
 
 
