@@ -33,11 +33,9 @@ HOW = {"loop": "on", "unrolled": "off"}  # values of model.scan
 _FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Of the networks.")
 _DEPTHS = flags.DEFINE_list("depths", None, "Of the networks; all that the paper has by default.")
 _HOW = flags.DEFINE_multi_enum("how", list(HOW), list(HOW), "Ways to lay out the blocks.")
-_BATCH = flags.DEFINE_integer(
-    "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
-)
-_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often they take turns.", lower_bound=1)
+_BATCH = results.define_batch_size()
+_DTYPE = results.define_dtype()
+_ROUNDS = results.define_rounds(3)
 
 _SECONDS = ("trace", "compile", "from_cache")
 _HEADINGS = ["network", "blocks", "trace s", "compile s", "from the cache s", "over the first",
@@ -65,10 +63,9 @@ def main(argv: Sequence[str]) -> int:
         "image_size": configs[0][0].data.image_size,
         "dtype": _DTYPE.value,
         "over the first": "trace + compile over those of the table's first network",
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": results.name(device),
     }
-    about |= results.surroundings(("jax", "jaxlib", "flax"))
-    results.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    results.publish(_HEADINGS, _show, rows, about)
     return 0
 
 
@@ -135,16 +132,10 @@ def _ready(row: dict[str, Any]) -> float:
 
 
 def _show(row: dict[str, Any]) -> list[str]:
-    def spread(name: str) -> str:
-        values = row[name]
-        if not values:
-            return "-"
-        return f"{statistics.median(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
-
     return [
         f"{row['family']} {row['depth']}",
         row["blocks"],
-        *map(spread, _SECONDS),
+        *(results.spread(row[name], ".1f") for name in _SECONDS),
         f"{row['over_the_first']:.2f}",
         f"{row['operations']:,}",
         f"{row['memory_bytes'] / 1e9:.1f}",

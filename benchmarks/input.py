@@ -24,7 +24,7 @@ from absl import flags, logging
 from benchmarks import results
 from benchmarks.peers import input_readers
 from configs import imagenet
-from experiments.cli import command_line, tables
+from experiments.cli import command_line
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.order import TRAIN
 from resnet_jax.dispatch import spans
@@ -33,7 +33,7 @@ from resnet_jax.parallel.cores import usable_cores
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")
 _PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round.", lower_bound=64)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
+_ROUNDS = results.define_rounds(5)
 
 BATCH = 64
 _PACKAGES = ("nvidia-nvimgcodec-cu12", "opencv-python-headless", "tensorflow-cpu", "pillow")
@@ -61,14 +61,14 @@ def main(argv: Sequence[str]) -> int:
             kind = "prepared" if folder == small else "as stored"
             rows.append({"augmentation": preset, "pictures": kind})
             rows[-1] |= _measure(preset, folder, has_tensorflow)
-            logging.info("%s", tables.plain([tables.aligned([_HEADINGS, _show(rows[-1], rows)])]))
+            results.log(_HEADINGS, [_show(rows[-1], rows)])
     about = {
         "unit": "pictures a second and core, median [lowest, highest]",
         "rounds": _ROUNDS.value,
         "pictures_a_round": _PICTURES.value,
         "prepared": note,
-    } | results.surroundings(_PACKAGES)
-    results.publish([_HEADINGS, *(_show(row, rows) for row in rows)], about, rows)
+    }
+    results.publish(_HEADINGS, lambda row: _show(row, rows), rows, about, _PACKAGES)
     return 0
 
 
@@ -107,18 +107,14 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
 def _show(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
     stored = next(r for r in rows if r["augmentation"] == row["augmentation"])
 
-    def rate(name: str) -> str:
-        if name not in row:
-            return "-"
-        each = row[name]
-        return f"{np.median(each):,.0f} [{min(each):,.0f}, {max(each):,.0f}]"
-
     def ratio(other: dict[str, Any]) -> str:
         if "tf.data" not in other:
             return "-"
         return f"{np.median(row['resnet_jax']) / np.median(other['tf.data']):.2f}"
 
-    rates = [rate(name) for name in ("resnet_jax", "tf.data", "Pillow")]
+    rates = [
+        results.spread(row.get(name, []), ",.0f") for name in ("resnet_jax", "tf.data", "Pillow")
+    ]
     return [row["augmentation"], row["pictures"], *rates, ratio(row), ratio(stored)]
 
 

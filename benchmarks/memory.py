@@ -40,10 +40,8 @@ DEPTHS = {"cifar": ["1202"], "imagenet": ["152"]}
 
 _FAMILY = flags.DEFINE_enum("family", None, list(DEPTHS), "Of the networks; both by default.")
 _DEPTHS = flags.DEFINE_list("depths", None, "Of one --family; its deepest by default.")
-_BATCH = flags.DEFINE_integer(
-    "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
-)
-_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_BATCH = results.define_batch_size()
+_DTYPE = results.define_dtype()
 _VIEWS = flags.DEFINE_bool("views", False, "The test's programs beside the training step.")
 _DEVICE_GB = flags.DEFINE_float(
     "device_gb", 80.0, "Memory that a step shall fit, in 1e9 bytes.", lower_bound=0.0
@@ -71,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         "kept": "by the forward pass for the backward pass, from shapes alone: on every platform",
         "beside it": f"a data set that lives on the device; CIFAR-10: {_cifar10() / 1e9:.2f} GB",
     }
-    results.publish([_HEADINGS, *map(_show, rows)], about | _about(device), rows)
+    results.publish(_HEADINGS, _show, rows, about | _about(device))
     return 0
 
 
@@ -83,8 +81,8 @@ def _about(device: jax.Device) -> dict[str, Any]:
         "fits": f"whether the peak is at most {_DEVICE_GB.value:g} GB",
         "compiled for": f"{device.platform}; another compiler lays memory out otherwise",
         "dtype": _DTYPE.value,
-        "device": f"{device.platform}: {device.device_kind}",
-    } | results.surroundings(("jax", "jaxlib", "flax"))
+        "device": results.name(device),
+    }
 
 
 def _configs() -> list[ConfigDict]:
@@ -150,7 +148,7 @@ def _publish_views(device: jax.Device) -> int:
         "largest view": "of a picture: views x height x width; mirror images come on top",
     }
     headings = ["network", "program", "pictures", "largest view", *_PARTS, "peak", "fits"]
-    results.publish([headings, *map(_show_view, rows)], about | _about(device), rows)
+    results.publish(headings, _show_view, rows, about | _about(device))
     return 0
 
 

@@ -9,22 +9,21 @@ a hash of the first seed's final weights: the same command in another process sh
 """
 
 import hashlib
-import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from benchmarks import results
 from benchmarks.peers import ours
-from experiments.cli import command_line, tables
+from experiments.cli import command_line
 
 _DEPTH = flags.DEFINE_integer("depth", 20, "Of the CIFAR network.")
 _REPLICATES = flags.DEFINE_list("replicates", ["1"], "Numbers of seeds.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["bfloat16", "float32"], "Of activations.")
+_DTYPE = results.define_dtype("float32")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of each seed.", lower_bound=1)
 _SCAN = flags.DEFINE_enum("scan", "auto", ["auto", "on", "off"], "As config.model.scan.")
 _STEPS = flags.DEFINE_integer("steps", 150, "Of each training, at least.", lower_bound=1)
@@ -41,17 +40,16 @@ def main(argv: Sequence[str]) -> int:
     for seeds in results.numbers("replicates", _REPLICATES.value):
         for deterministic in (True, False):
             rows.append(_measure(seeds, deterministic))
-            logging.info("%s", tables.plain([tables.aligned([_HEADINGS, *map(_show, rows)])]))
+            results.log(_HEADINGS, [*map(_show, rows)])
     about = {
         "unit": "milliseconds a step of all seeds, median [lowest, highest]",
         "network": f"ResNet-{_DEPTH.value}, {_DTYPE.value}",
         "batch_size": _BATCH_SIZE.value,
         "rounds": _ROUNDS.value,
         "steps_a_round_at_least": _STEPS.value,
-        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "device": results.name(jax.devices()[0]),
     }
-    about |= results.surroundings(("jax", "jaxlib", "flax"))
-    results.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    results.publish(_HEADINGS, _show, rows, about)
     return 0
 
 
@@ -106,11 +104,10 @@ def _train(
 def _show(row: dict[str, Any]) -> list[str]:
     said = {True: "yes", False: "no"}
     noticed = {None: "-", True: "changes no other", False: "changes others"}
-    each = [1e3 * seconds for seconds in row["seconds_a_step"]]
     return [
         str(row["replicates"]),
         said[row["deterministic"]],
-        f"{statistics.median(each):.2f} [{min(each):.2f}, {max(each):.2f}]",
+        results.spread([1e3 * seconds for seconds in row["seconds_a_step"]], ".2f"),
         said[row["repeats"]],
         noticed[row.get("others_notice_nothing")],
         row["bits"],

@@ -1,10 +1,13 @@
-"""What benchmarks have in common: numbers in flags, and a table on the screen and on disk."""
+"""What benchmarks have in common: flags, and a table on the screen and on disk."""
 
 import datetime
 import platform
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from absl import flags
+import jax
+from absl import flags, logging
 
 from benchmarks import machine
 from experiments.cli import tables
@@ -24,8 +27,41 @@ def numbers(flag: str, texts: Sequence[str]) -> list[int]:
     return [int(text) for text in texts]
 
 
-def surroundings(packages: Sequence[str]) -> dict[str, object]:
-    """Returns what is said under every table: the machine, the versions of packages, the time."""
+def define_batch_size() -> flags.FlagHolder[int | None]:
+    """Defines --batch_size, None by default."""
+    return flags.DEFINE_integer(
+        "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
+    )
+
+
+def define_dtype(default: str = "bfloat16") -> flags.FlagHolder[str]:
+    """Defines --dtype."""
+    return flags.DEFINE_enum("dtype", default, ["bfloat16", "float32"], "Of activations.")
+
+
+def define_rounds(default: int) -> flags.FlagHolder[int]:
+    """Defines --rounds."""
+    return flags.DEFINE_integer("rounds", default, "How often they take turns.", lower_bound=1)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Returns ``median [lowest, highest]``, each in a format such as ".1f"; "-" without values."""
+    if not values:
+        return "-"
+    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
+
+
+def log(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Logs the rows of a table that are measured so far."""
+    logging.info("%s", tables.plain([tables.aligned([headings, *cells])]))
+
+
+def name(device: jax.Device) -> str:
+    """Returns a device's platform and kind."""
+    return f"{device.platform}: {device.device_kind}"
+
+
+def _surroundings(packages: Sequence[str]) -> dict[str, object]:
     return {
         "cores": len(usable_cores()),
         "processor": machine.processor(),
@@ -36,21 +72,27 @@ def surroundings(packages: Sequence[str]) -> dict[str, object]:
 
 
 def publish(
-    cells: Sequence[Sequence[str]],
+    headings: Sequence[str],
+    show: Callable[[dict[str, Any]], Sequence[str]],
+    rows: Sequence[dict[str, Any]],
     about: Mapping[str, object],
-    rows: Sequence[Mapping[str, object]],
+    packages: Sequence[str] = ("jax", "jaxlib", "flax"),
 ) -> None:
     """Prints a table, and writes it where --out says.
 
     Args:
-      cells: the lines, headings first.
-      about: what is said under it.
+      headings: of the columns.
+      show: makes the cells of a row.
       rows: all that was measured, for table.json.
+      about: what is said under it, before the machine, the time and the versions of `packages`.
+      packages: those that were used.
     """
+    about = dict(about) | _surroundings(packages)
+    cells = [headings, *map(show, rows)]
     parts = [tables.aligned(cells), "", *(f"{key}: {value}" for key, value in about.items())]
     tables.show(parts)
     if OUT.value:
         out = storage.on_disk(OUT.value, "--out")
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "table.json", dict(about) | {"rows": rows})
+        write_json(out / "table.json", about | {"rows": rows})
         write_bytes(out / "table.txt", (tables.plain(parts) + "\n").encode())

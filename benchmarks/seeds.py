@@ -12,16 +12,15 @@ lowest and highest; a ratio is that of one round's times. To measure one core of
 
 import contextlib
 import os
-import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import results
 from configs import cifar10
-from experiments.cli import command_line, tables
+from experiments.cli import command_line
 from experiments.study.side_by_side import Group, GroupFailedError
 from resnet_jax.allowed import check_choice
 from resnet_jax.errors import UserError
@@ -38,7 +37,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of each seed.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Pixels a side.", lower_bound=1)
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of activations, as config.model.dtype.")
 _STEPS = flags.DEFINE_integer("steps", 20, "In a round, at least.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
+_ROUNDS = results.define_rounds(5)
 
 _HEADINGS = ["seeds", "computed by", "seconds a step", "over one seed", "seconds to compile"]
 
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
     for number in numbers:
         rows += _measure(one, number)
-        logging.info("%s", tables.plain([tables.aligned([_HEADINGS, *map(_show, rows)])]))
+        results.log(_HEADINGS, [*map(_show, rows)])
     about = {
         "unit": "seconds a step of all seeds, median [lowest, highest]",
         "network": f"ResNet-{_DEPTH.value}, {_IMAGE_SIZE.value} pixels, {_DTYPE.value}",
@@ -62,8 +61,7 @@ def main(argv: Sequence[str]) -> int:
         "steps_a_round_at_least": _STEPS.value,
         "device": next((row["device"] for row in rows if "device" in row), "unknown"),
     }
-    about |= results.surroundings(("jax", "jaxlib", "flax"))
-    results.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    results.publish(_HEADINGS, _show, rows, about)
     return 1 if any("failed" in row for row in rows) else 0
 
 
@@ -130,15 +128,10 @@ def _show(row: dict[str, Any]) -> list[str]:
     start = [str(row["replicates"]), row["how"]]
     if "failed" in row:
         return [*start, f"failed: {row['failed']}"]
-
-    def spread(values: list[float], digits: int) -> str:
-        median, low, high = statistics.median(values), min(values), max(values)
-        return f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
     return [
         *start,
-        spread(row["seconds_a_step"], 4),
-        spread(row["over_one"], 2),
+        results.spread(row["seconds_a_step"], ".4f"),
+        results.spread(row["over_one"], ".2f"),
         f"{row['compile_seconds']:.1f}",
     ]
 

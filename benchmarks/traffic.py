@@ -34,10 +34,8 @@ _DEPTHS = flags.DEFINE_list("depths", None, "Of the networks.")
 _PROGRAMS = flags.DEFINE_multi_enum(
     "program", list(PROGRAMS), list(PROGRAMS), "Ours with its blocks in a loop or not, and Flax's."
 )
-_BATCH = flags.DEFINE_integer(
-    "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
-)
-_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_BATCH = results.define_batch_size()
+_DTYPE = results.define_dtype()
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Trained in one program.", lower_bound=1)
 _HOW = flags.DEFINE_multi_enum("how", list(WAYS), list(WAYS), "Ways to compute several seeds.")
 _KERNELS = flags.DEFINE_integer(
@@ -73,10 +71,9 @@ def main(argv: Sequence[str]) -> int:
         "batch_size": first.batch_size,
         "image_size": first.data.image_size,
         "dtype": _DTYPE.value,
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": results.name(device),
     }
-    about |= results.surroundings(("jax", "jaxlib", "flax"))
-    results.publish([_HEADINGS, *map(_show, rows)], about, rows)
+    results.publish(_HEADINGS, _show, rows, about)
     return 0
 
 

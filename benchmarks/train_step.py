@@ -30,7 +30,7 @@ from absl import flags, logging
 
 from benchmarks import machine, results
 from benchmarks.peers import ours, turns
-from experiments.cli import command_line, tables
+from experiments.cli import command_line
 from resnet_jax.allowed import check_choice
 from resnet_jax.errors import UserError
 from resnet_jax.networks.architectures import SHORTCUTS
@@ -45,18 +45,16 @@ _GROUP = flags.DEFINE_integer(
     "bn_group", None, "Of our BatchNorm; 0: the whole batch, as the others; by default the "
     "recipe's, or 0 where that does not divide the batch.", lower_bound=0,
 )  # fmt: skip
-_BATCH = flags.DEFINE_integer(
-    "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
-)
+_BATCH = results.define_batch_size()
 _SIZE = flags.DEFINE_integer("image_size", None, "Pixels a side; of imagenet only.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations.")
+_DTYPE = results.define_dtype()
 _PEERS = flags.DEFINE_list("peers", ["flax", "torch"], f"Any of {', '.join(turns.PEERS)}.")
 _COMPILE = flags.DEFINE_enum(
     "torch_compile", "auto", ["auto", "none", "default", "reduce-overhead", "max-autotune"],
     "Mode of torch.compile; auto: reduce-overhead (CUDA graphs) on a GPU, on a CPU default where "
     "there is a compiler.",
 )  # fmt: skip
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often they take turns.", lower_bound=1)
+_ROUNDS = results.define_rounds(5)
 _STEPS = flags.DEFINE_integer("steps", 20, "That each takes in a round, at least.", lower_bound=1)
 _BANDWIDTH = flags.DEFINE_float(
     "bandwidth", 0.0, "GB/s of the device's memory; 0: as known or measured.", lower_bound=0.0
@@ -87,10 +85,10 @@ def main(argv: Sequence[str]) -> int:
         "dtype": _DTYPE.value,
         "bottleneck_stride": _STRIDE.value,
         "bn_group": configs[0].model.bn_group,
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": results.name(device),
         "bandwidth": f"{bandwidth:,.0f} GB/s ({bandwidth_from})",
         "peak": f"{peak[0]:,.0f} TFLOP/s ({peak[1]})" if peak else "unknown",
-    } | results.surroundings(_PACKAGES)
+    }
     torch_mode = "none"
     if {"torch", "torch_loop"} & set(peers):
         from benchmarks.peers import torch_example
@@ -108,8 +106,8 @@ def main(argv: Sequence[str]) -> int:
             config, makers, _ROUNDS.value, _STEPS.value, bandwidth, peak[0] if peak else None
         )
         rows.append(row)
-        logging.info("%s", tables.plain([tables.aligned([turns.HEADINGS, turns.show(row)])]))
-    results.publish([turns.HEADINGS, *map(turns.show, rows)], about, rows)
+        results.log(turns.HEADINGS, [turns.show(row)])
+    results.publish(turns.HEADINGS, turns.show, rows, about, _PACKAGES)
     return 0
 
 

@@ -32,15 +32,7 @@ def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str)
     import tensorflow as tf
 
     path = str(pathlib.Path(scratch) / "pictures.tfrecord")
-    with tf.io.TFRecordWriter(path) as writer:
-        for number in range(len(records)):
-            record = records[number]
-            features = {
-                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[record.image])),
-                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[record.label])),
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=features))
-            writer.write(example.SerializeToString())
+    _write_tfrecord(records, path)
     size = config.image_size
 
     def parse(record: Any) -> tuple[Any, Any]:
@@ -82,6 +74,20 @@ def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str)
     pictures = tf.data.TFRecordDataset(path).repeat()
     pictures = pictures.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
     return iter(pictures.batch(batch_size, drop_remainder=True).prefetch(_AHEAD))
+
+
+def _write_tfrecord(records: Records, path: str) -> None:
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(path) as writer:
+        for number in range(len(records)):
+            record = records[number]
+            features = {
+                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[record.image])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[record.label])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
 
 
 def pillow(

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from benchmarks import results
 from benchmarks.compiled import bound
 from benchmarks.peers import flax_example, ours
 from benchmarks.peers.ours import Program, Work
@@ -121,19 +122,13 @@ def show(row: Mapping[str, Any]) -> list[str]:
     """Returns a row's cells, in the order of HEADINGS; "-" for a program that did not run."""
     every, ours = row["images_a_second"], row["derived"][OURS]
 
-    def rate(name: str) -> str:
-        if name not in every:
-            return "-"
-        each = every[name]
-        return f"{np.median(each):,.0f} [{min(each):,.0f}, {max(each):,.0f}]"
-
     def ratio(name: str) -> str:
         return f"{np.median(every[OURS]) / np.median(every[name]):.2f}" if name in every else "-"
 
     share = ours["share_of_peak"]
     return [
         f"{row['family']} {row['depth']} {row['shortcut']}",
-        *(rate(name) for name in (OURS, *PEERS)),
+        *(results.spread(every.get(name, []), ",.0f") for name in (OURS, *PEERS)),
         *(ratio(name) for name in PEERS),
         f"{ours['tflop_a_second']:.3g}",
         "-" if share is None else f"{share:.1%}",
