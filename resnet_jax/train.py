@@ -24,7 +24,7 @@ from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import Programs, build
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import environment, identity, jax_flags, reader
-from resnet_jax.runs.checkpoints import open_checkpoints
+from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.log import Clock, RunLog
 from resnet_jax.runs.profile import Profiler
 from resnet_jax.runs.storage import reason
@@ -106,7 +106,7 @@ def _train(
 
     ###################################################################################### state
 
-    checkpoints = at_end.enter_context(open_checkpoints(folder.checkpoints, config.checkpoint.keep))
+    checkpoints = at_end.enter_context(Checkpoints(folder.checkpoints, config.checkpoint.keep))
     saved = checkpoints.restore(programs.saved_state)
     state = programs.start(seeds) if saved is None else programs.from_saved(saved)
     del saved
@@ -182,7 +182,7 @@ def _train(
             variables, result = tested
             log.write({"step": config.steps} | result)
             log.flush()
-            with open_checkpoints(folder.tested, keep=1) as of_test:
+            with Checkpoints(folder.tested, keep=1) as of_test:
                 of_test.save(config.steps, programs.to_saved(variables))
                 of_test.close()
             is_tested = True

@@ -21,7 +21,7 @@ from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader
-from resnet_jax.runs.checkpoints import open_checkpoints
+from resnet_jax.runs.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -121,7 +121,7 @@ def final_state(workdir: pathlib.Path) -> Any:
 
 def restore(folder: Any, like: Any) -> Any:
     """Restores the newest checkpoint of a folder of checkpoints; None where there is none."""
-    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints = Checkpoints(folder, keep=2)
     try:
         return checkpoints.restore(like)
     finally:

@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Protocol
@@ -199,6 +200,28 @@ def create_bytes(path: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder and all in it; raises OSError."""
+    if is_bucket(folder):
+        with reaching(folder), contextlib.suppress(FileNotFoundError):  # nothing is there
+            folder.fs.rm(folder.path, recursive=True)
+    else:
+        shutil.rmtree(folder)
+
+
+def move(folder: Path, name: str) -> None:
+    """Renames a folder, in place of any of that name beside it; raises OSError."""
+    target = folder.with_name(name)
+    if not is_bucket(folder):
+        if target.exists():
+            remove(target)
+        folder.rename(str(target))
+        return
+    for file in files(folder):
+        write_bytes(target / file, read_bytes(folder / file) or b"")
+    remove(folder)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import build
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import identity, reader
-from resnet_jax.runs.disk_checkpoints import DiskCheckpoints
+from resnet_jax.runs.checkpoints import Checkpoints
 from tests import tiny
 from tests.parallel.test_devices import relative_difference
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
     there = Setup(8, 1, 8, **options)
     state = there.train(2)
     saved = jax.device_get(state)
-    checkpoints = DiskCheckpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.save(2, there.programs.to_saved(state))
     checkpoints.wait()
     here = Setup(devices, groups, fsdp, **options)

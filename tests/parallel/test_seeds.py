@@ -24,7 +24,7 @@ from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.seeds import WAYS, choose, convolution_and_product, over_replicates
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import environment
-from resnet_jax.runs.disk_checkpoints import DiskCheckpoints
+from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.state import NEVER
 from tests import tiny
 from tests.parallel.test_devices import relative_difference
@@ -143,7 +143,7 @@ def test_a_run_may_go_on_another_way(tmp_path, way):
     there, here = one_device("unroll"), one_device(way)
     assert settings.identity(here.config.to_dict()) == settings.identity(there.config.to_dict())
     state = there.train(2)
-    checkpoints = DiskCheckpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.save(2, there.programs.to_saved(state))
     checkpoints.wait()
     restored = here.programs.from_saved(checkpoints.restore(here.programs.saved_state))

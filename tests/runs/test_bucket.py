@@ -13,8 +13,7 @@ from resnet_jax.errors import RunError
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import lock, reader, storage
-from resnet_jax.runs.checkpoints import open_checkpoints
-from resnet_jax.runs.disk_checkpoints import OtherStateError
+from resnet_jax.runs.checkpoints import Checkpoints, OtherStateError
 from tests import tiny
 from tests.parallel import test_processes
 from tests.runs import buckets
@@ -203,7 +202,7 @@ def at_step(state, step):
 @pytest.fixture
 def folder(place, state):
     """Checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
-    checkpoints = open_checkpoints(place, keep=2)
+    checkpoints = Checkpoints(place, keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, at_step(state, step))
     checkpoints.save(3, at_step(state, 9))  # it is there already
@@ -219,7 +218,7 @@ def test_the_newest_comes_back_bit_for_bit(folder, state):
 
 
 def test_what_is_there_is_not_uploaded_again(folder, state):
-    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints = Checkpoints(folder, keep=2)
     checkpoints.restore(state)
     checkpoints.save(3, at_step(state, 9))
     checkpoints.close()
@@ -275,7 +274,7 @@ def test_half_an_upload_is_no_checkpoint_and_the_next_one_clears_it_away(folder,
     (folder / "3" / "inventory.json").unlink()
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
     assert steps_in(folder) == {"2", "3"}  # who only reads removes nothing: it may be under way
-    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints = Checkpoints(folder, keep=2)
     checkpoints.save(4, at_step(state, 4))
     checkpoints.close()
     assert steps_in(folder) == {"2", "4"}
@@ -285,7 +284,7 @@ def test_an_upload_that_fails_is_a_run_error_and_leaves_the_one_before(
     folder, state, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints = Checkpoints(folder, keep=2)
 
     begun = []
 

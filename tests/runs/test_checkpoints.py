@@ -6,14 +6,15 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.experimental import multihost_utils
 
 from resnet_jax.errors import RunError
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
-from resnet_jax.runs.checkpoints import open_checkpoints
-from resnet_jax.runs.disk_checkpoints import OtherStateError
+from resnet_jax.runs import inventory
+from resnet_jax.runs.checkpoints import Checkpoints, OtherStateError
 from tests import tiny
 
 
@@ -35,7 +36,7 @@ def at_step(state, step):
 @pytest.fixture
 def folder(tmp_path, state):
     """Checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
-    checkpoints = open_checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, at_step(state, step))
     checkpoints.close()
@@ -81,6 +82,17 @@ def test_the_newest_comes_back_bit_for_bit(folder, state):
     assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
 
 
+def test_one_that_orbaxs_manager_wrote_comes_back(tmp_path, state):
+    """As runs had them before: with the arrays' shardings, a folder per process, and its files."""
+    items = {"state": state.replace(best=None), "best": state.best}
+    arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(3, args=ocp.args.Composite(**arguments))
+    assert (tmp_path / "3" / "state" / "_sharding").is_file()
+    (tmp_path / "3" / inventory.NAME).write_bytes(inventory.make(tmp_path / "3"))
+    tiny.assert_bit_equal(tiny.restore(tmp_path, state), state)
+
+
 def test_none_where_there_is_none(tmp_path, state):
     assert tiny.restore(tmp_path / "new", state) is None
 
@@ -101,7 +113,7 @@ def test_a_damaged_one_falls_back_loudly_and_makes_room(folder, state, damage, c
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
     assert sorted(p.name for p in folder.iterdir()) == ["2", "damaged-3"]
-    again = open_checkpoints(folder, keep=2)
+    again = Checkpoints(folder, keep=2)
     again.save(3, at_step(state, 3))
     again.close()
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
@@ -138,7 +150,7 @@ def test_half_a_save_is_cleaned_away(folder, state):
 
 
 def test_saving_the_same_step_twice_writes_once(folder, state):
-    checkpoints = open_checkpoints(folder, keep=2)
+    checkpoints = Checkpoints(folder, keep=2)
     checkpoints.save(3, at_step(state, 7))  # a stop right after a resume: step 3 is there
     checkpoints.close()
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
@@ -149,7 +161,7 @@ def test_a_save_asks_no_one_whether_the_run_is_to_stop(tmp_path, state, monkeypa
     monkeypatch.setattr(
         multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
     )
-    checkpoints = open_checkpoints(tmp_path / "checkpoints", 2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
     for step in (1, 2):
         checkpoints.save(step, state)
     checkpoints.wait()

@@ -110,7 +110,7 @@ def test_whatever_stops_the_test_only_the_test_is_repeated(
     assert "The device's memory is too small (RESOURCE_EXH" in status["reason"]
 
     with monkeypatch.context() as patch:  # as a kill would, between the test and its checkpoint
-        raise_in(patch, "open_checkpoints", KeyboardInterrupt(), at=2)
+        raise_in(patch, "Checkpoints", KeyboardInterrupt(), at=2)
         with pytest.raises(KeyboardInterrupt):
             run(folder)
     assert tiny.lines(folder) == tiny.lines(undisturbed)

@@ -1,0 +1,48 @@
+"""The inventory of a checkpoint: the size and the CRC-32 of every file in it.
+
+Orbax notices neither a flipped bit nor a file of another checkpoint.
+"""
+
+import json
+import pathlib
+import zlib
+
+NAME = "inventory.json"
+_CHUNK = 1 << 24  # bytes read at a time
+
+
+def make(checkpoint: pathlib.Path) -> bytes:
+    """Returns the content of the inventory of a checkpoint's folder."""
+    return json.dumps(_sums(checkpoint), indent=1).encode()
+
+
+def damage(checkpoint: pathlib.Path) -> str:
+    """Returns the first difference from the inventory; empty if there is none."""
+    try:
+        inventory = json.loads((checkpoint / NAME).read_text(encoding="utf-8"))
+        found = _sums(checkpoint)
+    except (OSError, ValueError) as e:
+        return f"its files cannot be read: {e}"
+    for name, had in inventory.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != had:
+            return f"{name} has the bytes and CRC-32 {found[name]}, and had {had}"
+    return ""
+
+
+def _sums(checkpoint: pathlib.Path) -> dict[str, list[int]]:
+    """Returns [bytes, CRC-32] of every file, without those about the checkpoint as a whole."""
+    return {
+        path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _crc32(path)]
+        for path in sorted(checkpoint.glob("*/**/*"))
+        if path.is_file()
+    }
+
+
+def _crc32(path: pathlib.Path) -> int:
+    crc = 0
+    with path.open("rb") as f:
+        while chunk := f.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc
