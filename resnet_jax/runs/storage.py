@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, Protocol
+from typing import Any
 
 from typing_extensions import TypeIs
 from upath import UPath
@@ -257,56 +257,37 @@ def append_bytes(path: Path, content: bytes) -> None:
         f.write(content)
 
 
-class Lines(Protocol):
-    """A file that grows by lines."""
+class Lines:
+    """A file that grows by lines, on a disk at once, in a bucket every LINES_SECONDS."""
 
-    def append(self, line: bytes) -> None:
-        """Adds a line, on a disk at once; raises OSError."""
-
-    def flush(self) -> None:
-        """Returns when all lines are where they belong; raises OSError."""
-
-    def close(self) -> None:
-        """Lets go; flush() first."""
-
-
-def open_lines(path: Path, content: bytes) -> Lines:
-    """Writes a file of lines and opens it for more."""
-    write_bytes(path, content)
-    return _BucketLines(path, content) if is_bucket(path) else _DiskLines(path)
-
-
-class _DiskLines:
-    def __init__(self, path: pathlib.Path):
-        self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 - closed by close()
-
-    def append(self, line: bytes) -> None:
-        self._file.write(line)
-        self.flush()
-
-    def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _BucketLines:
-    def __init__(self, path: UPath, content: bytes):
+    def __init__(self, path: Path, content: bytes):
+        """Writes `content` first; raises OSError."""
+        write_bytes(path, content)
         self._path = path
-        self._content, self._written = bytearray(content), len(content)
-        self._at = time.monotonic()
+        self._file = None if is_bucket(path) else open(path, "ab")  # noqa: SIM115 - see close()
+        self._content, self._written = bytearray(content), len(content)  # of one in a bucket
+        self._written_at = time.monotonic()
 
     def append(self, line: bytes) -> None:
+        """Adds a line; raises OSError."""
+        if self._file:
+            self._file.write(line)
+            self.flush()
+            return
         self._content += line
-        if time.monotonic() - self._at > LINES_SECONDS:
+        if time.monotonic() - self._written_at > LINES_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        if len(self._content) > self._written:
+        """Returns when all lines are where they belong; raises OSError."""
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        elif len(self._content) > self._written:
             write_bytes(self._path, bytes(self._content))
-            self._written, self._at = len(self._content), time.monotonic()
+            self._written, self._written_at = len(self._content), time.monotonic()
 
     def close(self) -> None:
-        pass  # nothing is open
+        """Lets go; flush() first."""
+        if self._file:
+            self._file.close()

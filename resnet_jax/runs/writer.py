@@ -200,7 +200,7 @@ class RunFolder:
 
     def _write_lines(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the metrics anew and opens them for more."""
-        self._metrics = storage.open_lines(self._lines, b"".join(map(_line, rows)))
+        self._metrics = storage.Lines(self._lines, b"".join(map(_line, rows)))
         self._last_step = rows[-1]["step"] if rows else -1
 
     def flush(self) -> None:

@@ -175,7 +175,7 @@ def test_a_buckets_files_are_found(bucket):
 
 
 def test_lines_reach_a_disk_at_once(tmp_path):
-    lines = storage.open_lines(tmp_path / "lines", b"a\n")
+    lines = storage.Lines(tmp_path / "lines", b"a\n")
     lines.append(b"b\n")
     assert storage.read_bytes(tmp_path / "lines") == b"a\nb\n"
     lines.close()
@@ -183,7 +183,7 @@ def test_lines_reach_a_disk_at_once(tmp_path):
 
 def test_lines_reach_a_bucket_when_asked_or_after_a_while(bucket, monkeypatch):
     path = bucket / "lines"
-    lines = storage.open_lines(path, b"a\n")
+    lines = storage.Lines(path, b"a\n")
     lines.append(b"b\n")
     assert storage.read_bytes(path) == b"a\n"
     lines.flush()
