@@ -2,7 +2,6 @@
 
 from absl import flags
 
-from experiments.cli import command_line
 from experiments.launchers import skypilot, slurm
 from experiments.launchers.interface import Queue
 from resnet_jax.allowed import check_choice
@@ -75,7 +74,7 @@ def queue(workdir: storage.Path) -> Queue | None:
             _PARTITION.value, _ACCOUNT.value, _TIME.value, _GRES.value, _NODES.value,
             _TASKS.value, _CPUS.value, JOBS.value, tuple(_SBATCH.value),
         )  # fmt: skip
-        return slurm.Slurm(workdir, options, command_line.PREEMPTED)
+        return slurm.Slurm(workdir, options)
     if launcher == "skypilot":
         return skypilot.SkyPilot(
             workdir,

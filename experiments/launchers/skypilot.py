@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from experiments.cli import command_line
 from experiments.launchers.interface import Job, printed
 from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
@@ -165,7 +166,7 @@ class SkyPilot:
                 "strategy": "EAGER_NEXT_REGION",
                 "max_restarts_on_errors": _RESTARTS,
                 # Stopped with everything saved: it goes on when there is room again.
-                "recover_on_exit_codes": [42],
+                "recover_on_exit_codes": [command_line.PREEMPTED],
             },
         }
         kind = "tpu" if options.accelerators.startswith("tpu-") else ""

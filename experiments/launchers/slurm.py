@@ -16,6 +16,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 
+from experiments.cli import command_line
 from experiments.launchers.interface import Job, printed
 from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
@@ -65,13 +66,12 @@ class Slurm:
 
     name = "slurm"
 
-    def __init__(self, workdir: storage.Path, options: Options, preempted: int):
+    def __init__(self, workdir: storage.Path, options: Options):
         """Touches nothing.
 
         Args:
           workdir: the study's folder, seen by all nodes.
           options: for every cell.
-          preempted: the exit code of a process that was stopped with everything saved.
 
         Raises:
           UserError: the folder is in a bucket.
@@ -81,7 +81,7 @@ class Slurm:
                 f"--workdir={workdir} is in a bucket; for --launcher=slurm give a folder that "
                 "all nodes see, since Slurm itself writes logs there."
             )
-        self._workdir, self._options, self._preempted = workdir.absolute(), options, preempted
+        self._workdir, self._options = workdir.absolute(), options
 
     def require_data(self, name: str, data_dir: str) -> None:
         """Raises UserError where this machine, whose disks the nodes share, has no such set."""
@@ -118,7 +118,7 @@ class Slurm:
             root=shlex.quote(str(_ROOT)),
             log=log,
             command=_in_folder(jobs),
-            preempted=self._preempted,
+            preempted=command_line.PREEMPTED,
         )
 
     def submit(self, jobs: Sequence[Job]) -> str:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from experiments.cli import command_line, tables
+from experiments.cli import tables
 from experiments.launchers import slurm
 from experiments.launchers.interface import Job
 from experiments.study import cell_folders, ledger
@@ -22,7 +22,7 @@ def jobs(workdir, cells=CELLS):
 
 
 def launcher(workdir, **options):
-    return slurm.Slurm(workdir, slurm.Options(**options), command_line.PREEMPTED)
+    return slurm.Slurm(workdir, slurm.Options(**options))
 
 
 @pytest.fixture
