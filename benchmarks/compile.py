@@ -94,13 +94,13 @@ def _measure(config: ConfigDict, row: dict[str, Any], device: jax.Device) -> Non
             _use_cache(_CACHE | {"jax_compilation_cache_dir": folder})
             jax.clear_caches()  # of what was traced before
             began = time.perf_counter()
-            lowered = programs.train_steps.lower(programs.state, *arguments)  # type: ignore[attr-defined]  # jit
+            lowered = programs.train_steps.lower(programs.state, *arguments)
             traced = time.perf_counter()
             compiled = lowered.compile()
             done = time.perf_counter()
             if target.TARGET.value is None:
                 jax.clear_caches()
-                lowered = programs.train_steps.lower(programs.state, *arguments)  # type: ignore[attr-defined]  # jit
+                lowered = programs.train_steps.lower(programs.state, *arguments)
                 again = time.perf_counter()
                 lowered.compile()
                 row["from_cache"].append(time.perf_counter() - again)
@@ -109,7 +109,9 @@ def _measure(config: ConfigDict, row: dict[str, Any], device: jax.Device) -> Non
     row["trace"].append(traced - began)
     row["compile"].append(done - traced)
     row["operations"] = lowered.as_text().count(" = ")
-    row["memory_bytes"] = compiled.memory_analysis().temp_size_in_bytes
+    memory = compiled.memory_analysis()
+    assert memory is not None  # of CPUs, GPUs and TPUs it is known
+    row["memory_bytes"] = memory.temp_size_in_bytes
 
 
 _CACHE: dict[str, Any] = {

@@ -26,8 +26,7 @@ from benchmarks.peers import input_readers
 from configs import imagenet
 from experiments.cli import command_line
 from resnet_jax.data import datasets, sources
-from resnet_jax.data.order import TRAIN
-from resnet_jax.dispatch import spans
+from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.cores import usable_cores
 

@@ -32,7 +32,7 @@ from experiments.cli import command_line
 from resnet_jax.data import sets
 from resnet_jax.data.views import make_views, pictures_per_batch
 from resnet_jax.errors import UserError
-from resnet_jax.evaluate import images_per_batch
+from resnet_jax.execution import decide
 from resnet_jax.networks.architectures import architecture
 from resnet_jax.parallel import mesh as meshes
 
@@ -170,11 +170,12 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[dict[str
         | of_training
         | _memory(programs.moments_step, variables, seeds, number, arrays, batches)
     )
-    split = meshes.split_batch(meshes.make_mesh(config.replicates, devices=[device]))
+    execution = decide(config, [device])
+    split = meshes.split_batch(execution.mesh)
     for name in config.eval.views:
         view = make_views(name, config.data, config.eval)
         bucket = view.bucket(_TALL, _WIDE)
-        pictures = pictures_per_batch(view, bucket, images_per_batch(config), size, devices=1)
+        pictures = pictures_per_batch(view, bucket, execution.eval_batch_size, size, devices=1)
 
         def shaped(*shape: int, dtype: Any, pictures: int = pictures) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((pictures, *shape), dtype, sharding=split)

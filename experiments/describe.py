@@ -2,9 +2,11 @@
 
     python -m experiments.describe --config=configs/imagenet.py --config.model.depth=50
     python -m experiments.describe --config=configs/imagenet.py --family
+    python -m experiments.describe --config=configs/imagenet.py --execution
 
-The paper's numbers stand beside ours where it has them for this very network. No data is read and
-no device is touched. --json prints the same for programs.
+The paper's numbers stand beside ours where it has them for this very network. --execution says how
+a run would be computed on this machine's devices, whatever "auto" stands for. No data is read, and
+without --execution no device is touched. --json prints the same for programs.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ from ml_collections import ConfigDict
 
 from experiments.cli import command_line, config_flag, tables
 from experiments.report import paper
+from resnet_jax import execution
 from resnet_jax.data import sets
 from resnet_jax.networks import resnet, summary
 from resnet_jax.resolve import resolve
@@ -25,6 +28,9 @@ Description = dict[str, Any]  # ready for JSON
 
 _CONFIG = config_flag.define("Which network, as configs/imagenet.py.")
 _FAMILY = flags.DEFINE_bool("family", False, "All of the paper's depths of the config's family.")
+_EXECUTION = flags.DEFINE_bool(
+    "execution", False, "How the config's run would be computed on the devices of this machine."
+)
 _JSON = flags.DEFINE_bool("json", False, "JSON in place of a table.")
 
 
@@ -142,7 +148,12 @@ def main(argv: Sequence[str]) -> None:
     """Prints the description."""
     command_line.no_arguments(argv)
     config = resolve(command_line.required(_CONFIG))
-    if _FAMILY.value:
+    text: tables.Parts
+    if _EXECUTION.value:
+        content = execution.decide(config).facts()
+        rows = [[name, str(value)] for name, value in content.items()]
+        text = [tables.aligned([["decision", "value"], *rows])]
+    elif _FAMILY.value:
         networks = describe_family(config)
         content = {"family": config.model.family, "networks": networks}
         text = as_family_text(networks)

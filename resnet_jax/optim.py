@@ -145,6 +145,11 @@ class Schedule:
         return state.replace(plateau=plateau)
 
 
+def make_schedule(config: ConfigDict) -> Schedule:
+    """Builds the schedule of a resolved config."""
+    return Schedule(config.schedule, config.steps)
+
+
 def _base_rate(config: ConfigDict, steps: int) -> Callable[[jax.Array], jax.Array]:
     """Returns the rate as a function of the step alone."""
     warmup = config.warmup_length if config.warmup == "linear" else 0.0

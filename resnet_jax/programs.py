@@ -1,37 +1,65 @@
-"""From a resolved config to the network and the compiled programs that work on it."""
+"""From a resolved config to the network and the compiled programs that work on it.
+
+A program is jit(seeds(steps(step))): step.py has the steps of one seed, and the layers around them
+are put together here.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
-from resnet_jax import step as steps
+from resnet_jax import step
 from resnet_jax.data import sets
 from resnet_jax.data.augment import Augmentation, Normalization
+from resnet_jax.execution import Execution
 from resnet_jax.networks import layout, resnet
-from resnet_jax.optim import Schedule, make_optimizer
+from resnet_jax.optim import make_optimizer, make_schedule
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel import seeds
 from resnet_jax.parallel.processes import put
 from resnet_jax.state import Initializer, TrainState
+from resnet_jax.step import Batch, Metrics, Task
+
+Select = Callable[[Any, Any], tuple[jax.Array, jax.Array]]  # see data.splits.Split.select
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """See step.py for what each takes and returns; nothing is compiled before it is called."""
+    """A run's network and programs; nothing is compiled before it is called.
 
-    model: resnet.ResNet
+    Attributes:
+      execution: how they are computed.
+      task: what the steps have in common.
+      initialize: makes the state before the first step.
+      state: its shapes, and where on the mesh each array lies.
+      saved_state: the same as checkpoints have it.
+      train_steps: (state, seeds_R, arrays, batches_R) -> (state, metrics_R), donates the state.
+      moments_step: (variables_R, seeds_R, number, arrays, batch_R) -> moments_R.
+      eval_steps: by whether views are mirrored: (variables_R, groups, labels_B, mask_B) -> sums_R.
+      after_validation: (state, error_R) -> state, donates the state.
+    """
+
+    execution: Execution
+    task: Task
     initialize: Initializer
-    state: TrainState  # the shapes, and where on the mesh each array lies
-    saved_state: TrainState  # the same as checkpoints have it
-    train_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-    moments_step: Callable[..., Any]
-    eval_steps: dict[bool, Callable[..., dict[str, jax.Array]]]  # by whether views are mirrored
-    after_validation: Callable[[TrainState, jax.Array], TrainState]
+    state: TrainState
+    saved_state: TrainState
+    train_steps: Wrapped
+    moments_step: Wrapped
+    eval_steps: dict[bool, Wrapped]
+    after_validation: Wrapped
+
+    @property
+    def model(self) -> resnet.ResNet:
+        """The network."""
+        return self.task.model
 
     def start(self, seeds_R: np.ndarray) -> TrainState:
         """Returns the state before the first step, on its devices."""
@@ -55,6 +83,161 @@ class Programs:
         return jax.tree.map(lambda a: a.sharding, self.state)
 
 
+def build(
+    config: ConfigDict, execution: Execution, normalization: Normalization, select: Select
+) -> Programs:
+    """Builds everything for a resolved config.
+
+    Args:
+      config: resolved.
+      execution: see execution.decide.
+      normalization: of the data set.
+      select: that of the split to train on, see data.splits.Split.
+    """
+    initialize = initializer(config, execution)
+    convolution, product = seeds.convolution_and_product(execution.seeds_by)
+    model = dataclasses.replace(
+        resnet.from_config(config.model, execution.scan),
+        convolution=convolution,
+        product=product,
+    )
+    augmentation = Augmentation(
+        config.data.pad, config.data.flip == "on", config.data.color, normalization.std
+    )
+    task = Task(
+        model=model,
+        optimizer=initialize.optimizer,
+        schedule=initialize.schedule,
+        normalization=normalization,
+        augmentation=augmentation,
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
+        log_every=config.log.every,
+        unroll=execution.unroll,
+        mesh=execution.mesh,
+    )
+    saved_state = initialize.shapes(config.replicates)
+    in_memory = jax.eval_shape(lambda saved: _in_memory(model, saved, _unstack), saved_state)
+    state = meshes.place(in_memory, execution.mesh)
+    compiler = Compiler(execution, config.replicates)
+    shardings = jax.tree.map(lambda a: a.sharding, state)
+    return Programs(
+        execution=execution,
+        task=task,
+        initialize=initialize,
+        state=state,
+        saved_state=meshes.place(saved_state, execution.mesh),
+        train_steps=compiler.train_steps(task, select, shardings),
+        moments_step=compiler.moments_step(task, select),
+        eval_steps={mirrored: compiler.eval_step(task, mirrored) for mirrored in (False, True)},
+        after_validation=compiler.after_validation(task, shardings),
+    )
+
+
+def initializer(config: ConfigDict, execution: Execution | None = None) -> Initializer:
+    """Returns what makes the state of a resolved config's run; without `execution` its shapes."""
+    return Initializer(
+        # Only kernels are drawn: compiled soonest as a loop, wherever the network will run.
+        model=dataclasses.replace(resnet.from_config(config.model), scan=True, remat=()),
+        optimizer=make_optimizer(config.optimizer),
+        schedule=make_schedule(config),
+        image_shape=sets.image_shape(config.data),
+        use_ema=bool(config.ema_decay),
+        compiler_options=tuple(execution.init_options.items()) if execution else (),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiler:
+    """Turns the steps of one seed into programs of all seeds, laid over the devices.
+
+    Attributes:
+      execution: how they are computed.
+      replicates: seeds.
+    """
+
+    execution: Execution
+    replicates: int
+
+    def train_steps(self, task: Task, select: Select, state_shardings: Any) -> Wrapped:
+        """Returns Programs.train_steps: as many steps as the second axis of `batches_R` is long."""
+
+        def train_steps(
+            state: TrainState, seed: jax.Array, arrays: Any, batches: Any
+        ) -> tuple[TrainState, Metrics]:
+            def one_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+                return step.train_step(task, state, seed, Batch(*select(arrays, batch)))
+
+            count = jax.tree.leaves(batches)[0].shape[0]
+            if count == 1:
+                return one_step(state, _first(batches))
+            state, metrics = jax.lax.scan(
+                one_step, state, batches, unroll=count if task.unroll else 1
+            )
+            return state, jax.tree.map(lambda of_steps: of_steps[-1], metrics)
+
+        mesh = self.execution.mesh
+        whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
+        return jax.jit(
+            self._over_seeds(train_steps, (0, 0, None, 0)),
+            in_shardings=(state_shardings, by_replicate, whole, meshes.split_batches(mesh)),
+            out_shardings=(state_shardings, by_replicate),
+            donate_argnums=0,
+            compiler_options=dict(self.execution.compiler_options),
+        )
+
+    def moments_step(self, task: Task, select: Select) -> Wrapped:
+        """Returns Programs.moments_step; `batch_R` is a span of one step."""
+
+        def moments_step(
+            variables: Any, seed: jax.Array, number: jax.Array, arrays: Any, batches: Any
+        ) -> Any:
+            batch = Batch(*select(arrays, _first(batches)))
+            return step.moments_step(task, variables, seed, number, batch)
+
+        mesh = self.execution.mesh
+        whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
+        return jax.jit(
+            self._over_seeds(moments_step, (0, 0, None, None, 0)),
+            in_shardings=(None, by_replicate, whole, whole, meshes.split_batches(mesh)),
+            out_shardings=by_replicate,
+            compiler_options=dict(self.execution.compiler_options),
+        )
+
+    def eval_step(self, task: Task, mirrored: bool) -> Wrapped:
+        """Returns Programs.eval_steps[mirrored]."""
+        mesh = self.execution.mesh
+        split = meshes.split_batch(mesh)
+        eval_step = functools.partial(step.eval_step, task, mirrored)
+        functools.update_wrapper(eval_step, step.eval_step)  # the program's name
+        return jax.jit(
+            self._over_seeds(eval_step, (0, None, None, None)),
+            in_shardings=(None, split, split, split),
+            out_shardings=meshes.by_replicate(mesh),
+            compiler_options=dict(self.execution.compiler_options),
+        )
+
+    def after_validation(self, task: Task, state_shardings: Any) -> Wrapped:
+        """Returns Programs.after_validation."""
+        after = functools.partial(step.after_validation, task.schedule)
+        functools.update_wrapper(after, step.after_validation)
+        mesh = self.execution.mesh
+        return jax.jit(
+            seeds.over_seeds(after, self.replicates, (0, 0), mesh, "separate"),
+            in_shardings=(state_shardings, meshes.by_replicate(mesh)),
+            out_shardings=state_shardings,
+            donate_argnums=0,
+        )
+
+    def _over_seeds(self, f: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
+        execution = self.execution
+        return seeds.over_seeds(f, self.replicates, in_axes, execution.mesh, execution.seeds_by)
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a[0], tree)
+
+
 def _in_memory(
     model: resnet.ResNet, state: TrainState, unstack: Callable[[Any], Sequence[Any]]
 ) -> TrainState:
@@ -64,7 +247,7 @@ def _in_memory(
     return layout.convert(state, lambda collection: layout.by_block(collection, unstack))
 
 
-# The axis of blocks follows that of replicates. Compiled once for each shape: blocks share theirs.
+# The axis of blocks follows that of replicates. Compiled once per shape: blocks share theirs.
 
 
 @jax.jit
@@ -75,69 +258,3 @@ def _stack(arrays: Sequence[jax.Array]) -> jax.Array:
 @jax.jit
 def _unstack(array: jax.Array) -> list[jax.Array]:
     return [array[:, i] for i in range(array.shape[1])]
-
-
-def initializer(config: ConfigDict) -> Initializer:
-    """Returns what makes the state of a resolved config's run."""
-    return Initializer(
-        # Nothing but kernels are drawn: compiled soonest as a loop, wherever the network will run.
-        model=dataclasses.replace(resnet.from_config(config.model), scan=True, remat=()),
-        optimizer=make_optimizer(config.optimizer),
-        schedule=Schedule(config.schedule, config.steps),
-        image_shape=sets.image_shape(config.data),
-        use_ema=bool(config.ema_decay),
-    )
-
-
-def build(
-    config: ConfigDict,
-    normalization: Normalization,
-    select: steps.Select,
-    mesh: jax.sharding.Mesh,
-) -> Programs:
-    """Builds everything for a resolved config and the devices of `mesh`.
-
-    `select` is that of the split to train on, see data.splits.Split.
-    """
-    initialize = initializer(config)
-    config = config.copy_and_resolve_references()
-    config.replicates_by = seeds.choose(config, mesh)
-    convolution, product = seeds.convolution_and_product(config.replicates_by)
-    model = dataclasses.replace(
-        resnet.from_config(config.model, mesh.devices.flat[0].platform),
-        convolution=convolution,
-        product=product,
-    )
-    schedule = initialize.schedule
-    augmentation = Augmentation(
-        config.data.pad, config.data.flip == "on", config.data.color, normalization.std
-    )
-    saved_state = initialize.shapes(config.replicates)
-    in_memory = jax.eval_shape(lambda saved: _in_memory(model, saved, _unstack), saved_state)
-    state = meshes.place(in_memory, mesh)
-    shardings = jax.tree.map(lambda a: a.sharding, state)
-    return Programs(
-        model=model,
-        initialize=initialize,
-        state=state,
-        saved_state=meshes.place(saved_state, mesh),
-        train_steps=steps.make_train_steps(
-            model,
-            initialize.optimizer,
-            schedule,
-            normalization,
-            augmentation,
-            select,
-            config,
-            shardings,
-            mesh,
-        ),
-        moments_step=steps.make_moments_step(
-            model, normalization, augmentation, select, config, mesh
-        ),
-        eval_steps={
-            mirrored: steps.make_eval_step(model, normalization, mirrored, config, mesh)
-            for mirrored in (False, True)
-        },
-        after_validation=steps.make_after_validation(schedule, config.replicates, shardings, mesh),
-    )

@@ -7,11 +7,11 @@ import itertools
 
 from ml_collections import ConfigDict
 
-from resnet_jax import dispatch
 from resnet_jax.allowed import INT32_MAX, Span
 from resnet_jax.data import sources
 from resnet_jax.data.sets import Facts
-from resnet_jax.errors import UserError, listing
+from resnet_jax.errors import UserError, listing, nearest
+from resnet_jax.execution import allowed_steps_per_dispatch
 from resnet_jax.networks.architectures import architecture
 from resnet_jax.settings import LENGTHS, SETTINGS, get
 
@@ -29,7 +29,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for key, setting in SETTINGS.items():
         setting.allowed.check(key, get(config, key))
     _check_remat(config.model)
-    dispatch.check(config)
+    _check_dispatch(config)
 
     config = ConfigDict(config.copy_and_resolve_references())
     known = sources.facts(config.data.name, config.data.dir)
@@ -75,6 +75,20 @@ def _check_remat(model: ConfigDict) -> None:
         raise UserError(
             f"model.remat={model.remat} names no stage of this network; allowed are {stages}, some "
             "of them, and none."
+        )
+
+
+def _check_dispatch(config: ConfigDict) -> None:
+    value, numbers = config.train.steps_per_dispatch, allowed_steps_per_dispatch(config)
+    allowed = ["auto", *map(str, numbers)]
+    if value not in allowed:
+        hint = nearest(value, allowed)
+        if value.isdecimal():
+            hint = f" (nearest: {min(numbers, key=lambda number: abs(number - int(value)))})"
+        raise UserError(
+            f"train.steps_per_dispatch={value!r} does not divide log.every={config.log.every}, "
+            f"eval.every={config.eval.every} and checkpoint.every={config.checkpoint.every}; "
+            f"allowed are {', '.join(allowed)}{hint}."
         )
 
 

@@ -25,6 +25,10 @@ class Window(flax.struct.PyTreeNode):
     error: jax.Array
     steps: jax.Array
 
+    def add(self, loss: jax.Array, error: jax.Array) -> "Window":
+        """Returns the sums with one more step's."""
+        return Window(self.loss + loss, self.error + error, self.steps + 1)
+
 
 class Best(flax.struct.PyTreeNode):
     """The evaluated weights with the lowest validation error so far."""
@@ -83,6 +87,7 @@ class Initializer:
       optimizer, schedule: of the run.
       image_shape: (H, W, C).
       use_ema: whether weights are averaged.
+      compiler_options: of the program that draws the weights, see Execution.init_options.
     """
 
     model: ResNet
@@ -90,19 +95,22 @@ class Initializer:
     schedule: Schedule
     image_shape: tuple[int, ...]
     use_ema: bool
+    compiler_options: tuple[tuple[str, str], ...] = ()
 
     def __call__(self, seeds_R: np.ndarray) -> TrainState:
         """Initialises the replicates of these seeds, in host memory.
 
         Each by the same program, so that a seed begins alike, alone or among others.
         """
-        draw = _draw(self.model, self.image_shape)
+        draw = _draw(self.model, self.image_shape, self.compiler_options)
         alone = [jax.device_get(self._around(draw(jnp.int32(seed)))) for seed in seeds_R]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
 
     def shapes(self, replicates: int) -> TrainState:
         """Returns the state's shapes and dtypes, without making it."""
-        variables = jax.eval_shape(_draw(self.model, self.image_shape), jnp.int32(0))
+        variables = jax.eval_shape(
+            _draw(self.model, self.image_shape, self.compiler_options), jnp.int32(0)
+        )
         return jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((replicates, *a.shape), a.dtype),
             jax.eval_shape(self._around, variables),
@@ -127,7 +135,9 @@ class Initializer:
 
 
 @functools.lru_cache
-def _draw(model: ResNet, image_shape: tuple[int, ...]) -> Callable[[jax.Array], dict[str, Any]]:
+def _draw(
+    model: ResNet, image_shape: tuple[int, ...], compiler_options: tuple[tuple[str, str], ...]
+) -> Callable[[jax.Array], dict[str, Any]]:
     """Returns the compiled f(seed) -> initial variables; a process compiles it once."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
@@ -135,9 +145,7 @@ def _draw(model: ResNet, image_shape: tuple[int, ...]) -> Callable[[jax.Array], 
         made = model.lazy_init(init_key(seed), images, train=True)
         return {name: made[name] for name in ("params", "batch_stats")}
 
-    # It runs once a seed: on CPU the compiler would take seconds to make it quicker.
-    quickly = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
-    return jax.jit(draw, compiler_options=quickly)
+    return jax.jit(draw, compiler_options=dict(compiler_options))
 
 
 # Randomness is fold_in(fold_in(key(seed), what for), step): no key is ever carried or used twice.

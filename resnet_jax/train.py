@@ -1,9 +1,8 @@
 """The loop: one resolved config in, one run folder out."""
 
 import contextlib
+import dataclasses
 import errno
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +10,15 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from resnet_jax import dispatch, settings
-from resnet_jax.data import datasets, sources
-from resnet_jax.data.order import TRAIN
+from resnet_jax import settings
+from resnet_jax.data import datasets, sets, sources
+from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
 from resnet_jax.errors import RunError, sentence
-from resnet_jax.evaluate import evaluate, images_per_batch, population_statistics
+from resnet_jax.evaluate import evaluate, population_statistics
+from resnet_jax.execution import Execution, decide
+from resnet_jax.networks.summary import summarize
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import fetch, from_primary, put
 from resnet_jax.parallel.signals import StopRequest
@@ -29,9 +30,8 @@ from resnet_jax.runs.log import Clock, RunLog
 from resnet_jax.runs.profile import Profiler
 from resnet_jax.runs.storage import reason
 from resnet_jax.runs.writer import Onlooker, RunFolder
-from resnet_jax.state import TrainState
-
-Evaluation = Callable[..., dict[str, jax.Array]]  # (variables, split, name of the views)
+from resnet_jax.state import TrainState, Variables
+from resnet_jax.step import Metrics
 
 
 def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) -> str:
@@ -55,8 +55,7 @@ def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) 
     sources.require(config.data.name, config.data.dir)
     identity.refuse_other(workdir, config.to_dict())
     jax_flags.refuse_other_draws(workdir)
-    mesh = meshes.make_mesh(config.replicates, config.mesh.replicates, config.mesh.fsdp)
-    meshes.check_batch(mesh, config.batch_size, config.accumulate)
+    execution = decide(config)
 
     folder = _open(workdir, config)
     status = from_primary(folder.status)
@@ -64,10 +63,12 @@ def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) 
         logging.info("%s has ended already: %s.", folder.path, reader.describe_status(status))
         folder.close()
         return status["status"]
-    clock = Clock(status.get("device_seconds", 0.0))
+    clock = Clock(status.get("device_seconds", 0.0), execution.mesh.size)
     try:
         with StopRequest() as stop, contextlib.ExitStack() as at_end:
-            return _train(config, no_effect, folder, mesh, clock, stop, at_end)
+            launch, state = _prepare(config, no_effect, execution, folder, clock, stop, at_end)
+            state = _loop(launch, state)
+            return _end(launch, state)
     except BaseException as e:
         error = _foreseen(e, config, folder)
         _set_failed(folder, error, config.steps, clock)
@@ -76,67 +77,97 @@ def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) 
         folder.close()
 
 
-def _train(
+@dataclasses.dataclass(frozen=True)
+class _Launch:
+    """What one launch of a run works with.
+
+    Attributes:
+      seeds: int32 (R,).
+      start: steps taken before.
+      log, checkpoints: write into `folder`.
+      stop: whether a signal came.
+      at_end: closes what is open.
+    """
+
+    config: ConfigDict
+    folder: RunFolder
+    data: datasets.DataSet
+    programs: Programs
+    seeds: np.ndarray
+    start: int
+    log: RunLog
+    checkpoints: Checkpoints
+    stop: StopRequest
+    at_end: contextlib.ExitStack
+
+    def evaluate(self, variables: Variables, split: Split, name: str = "center") -> Metrics:
+        """Returns the mean loss and errors over a split, seen by the views of that name."""
+        views = make_views(name, self.config.data, self.config.eval)
+        return evaluate(self.programs.eval_steps, variables, split, views, self.programs.execution)
+
+
+###################################################################### data, programs and state
+
+
+def _prepare(
     config: ConfigDict,
     no_effect: list[str],
+    execution: Execution,
     folder: RunFolder,
-    mesh: jax.sharding.Mesh,
     clock: Clock,
     stop: StopRequest,
     at_end: contextlib.ExitStack,
-) -> str:
-    ####################################################################################### data
+) -> tuple[_Launch, TrainState]:
+    """Opens data, programs, checkpoints and logs; returns them and the state to start from."""
+    data = at_end.enter_context(contextlib.closing(datasets.load(config.data, execution.mesh)))
+    data_facts = data.facts(config)
+    environment.refuse_differing_data(data_facts)
+    from_primary(lambda: folder.refuse_other_data(data_facts))
 
-    clock.devices = mesh.size
-    data = at_end.enter_context(contextlib.closing(datasets.load(config.data, mesh)))
-    facts = environment.data_facts(config, data)
-    environment.refuse_differing_data(facts)
-    from_primary(lambda: folder.refuse_other_data(facts))
-    seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
-    seeds_R = put(seeds, meshes.by_replicate(mesh))
-
-    ################################################################################### programs
-
-    programs = build(config, data.normalization, data.train.select, mesh)
-
-    def evaluation(variables: Any, split: Split, name: str = "center") -> dict[str, jax.Array]:
-        views = make_views(name, config.data, config.eval)
-        batch_size = images_per_batch(config)
-        return evaluate(programs.eval_steps, variables, split, views, batch_size, mesh)
-
-    ###################################################################################### state
-
+    programs = build(config, execution, data.normalization, data.train.select)
     checkpoints = at_end.enter_context(Checkpoints(folder.checkpoints, config.checkpoint.keep))
     saved = checkpoints.restore(programs.saved_state)
+    seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
     state = programs.start(seeds) if saved is None else programs.from_saved(saved)
-    del saved
     start = int(fetch(state.step)[0])
+
     folder.rewind(start)
     jax_flags.log_other_rounding(str(folder.path))
-    facts = environment.describe(config, programs.model, data, mesh)
+    network = summarize(programs.model, sets.image_shape(config.data))
+    facts = environment.describe(network, execution.facts(), data_facts)
     folder.record_launch(facts | {"without_effect": no_effect, "step": start})
     for notice in no_effect:
         logging.info("%s.", notice)
-    logging.info("%s: %s step %d.", folder.path, "going on from" if start else "starting at", start)
-
-    ################################################################################### the loop
-
+    logging.info("%s: %s step %d.", folder.path, "resumes at" if start else "starts at", start)
     log = at_end.enter_context(contextlib.closing(RunLog(config, folder, clock, start)))
-    profiler = Profiler(config.profile, folder.profile)
-    at_end.callback(profiler.close)
-    pending: dict[str, Any] = {}  # a line of metrics, still on the device
-    at_once = dispatch.steps_at_once(config, mesh)
-    spans, again = itertools.tee(dispatch.spans(range(start, config.steps), at_once))
-    batches = data.train.batches(seeds, spans, config.batch_size, config.accumulate, TRAIN)
-    at_end.callback(batches.close)
-    for span, batch in zip(again, batches, strict=True):
+    return (
+        _Launch(config, folder, data, programs, seeds, start, log, checkpoints, stop, at_end),
+        state,
+    )
+
+
+####################################################################################### the loop
+
+
+def _loop(launch: _Launch, state: TrainState) -> TrainState:
+    """Trains until the last step, a signal, or until every seed has diverged."""
+    config, data, programs, log = launch.config, launch.data, launch.programs, launch.log
+    execution = programs.execution
+    profiler = Profiler(config.profile, launch.folder.profile)
+    launch.at_end.callback(profiler.close)
+    steps = spans(range(launch.start, config.steps), execution.steps_per_dispatch)
+    batches = data.train.batches(launch.seeds, steps, config.batch_size, config.accumulate, TRAIN)
+    launch.at_end.callback(batches.close)
+    seeds_R = put(launch.seeds, meshes.by_replicate(execution.mesh))
+    pending: dict[str, Any] = {}  # a row of metrics, still on the device
+    for span, batch in batches:
         done = span.stop
         profiler.before(span, state)
         state, metrics = programs.train_steps(state, seeds_R, data.train.arrays, batch)
         del batch  # its memory, before the next one takes more
-        meshes.settle(metrics, mesh)
+        execution.settle(metrics)
         profiler.after(span, metrics)
-        # The line of the span before is fetched now that this one keeps the device busy.
+        # The row of the span before is fetched now that this one keeps the device busy.
         log.write(pending)
         pending = {}
         if log.all_diverged:
@@ -147,47 +178,58 @@ def _train(
         if done % config.log.every == 0 or is_last:
             pending |= of_this_step | metrics
         if len(data.validation) and done % config.eval.every == 0:
-            state, result = _validate(state, programs, data, evaluation)
+            state, result = _validate(launch, state)
             pending |= of_this_step | result
         log.progress.advance(len(span))
 
-        stopping = stop.reached()
+        stopping = launch.stop.reached()
         if done % config.checkpoint.every == 0 or is_last or stopping:
-            # The lines up to here reach the disk before the checkpoint that makes them final: a
-            # resumed run drops the lines after its checkpoint, and writes them again.
+            # The rows up to here reach the disk before the checkpoint that makes them final: a
+            # resumed run drops the rows after its checkpoint, and writes them again.
             log.write(pending)
             log.flush()
             pending = {}
             log.note_diverged(metrics["diverged_at"])
             if log.all_diverged:
                 break
-            checkpoints.save(done, programs.to_saved(state))
+            launch.checkpoints.save(done, programs.to_saved(state))
             log.status("running", done)
         if stopping:
             break
+    return state
 
-    ################################################################################### the test
 
+def _validate(launch: _Launch, state: TrainState) -> tuple[TrainState, Metrics]:
+    """Evaluates the validation split; returns the state that knows the result, and the metrics."""
+    result = launch.evaluate(state.evaluated, launch.data.validation)
+    metrics = {f"validation/{name}": value for name, value in result.items()}
+    return launch.programs.after_validation(state, result["error"]), metrics
+
+
+####################################################################################### the end
+
+
+def _end(launch: _Launch, state: TrainState) -> str:
+    """Tests a run that was trained to its last step; returns the status that it ends with."""
+    config, folder, log, stop = launch.config, launch.folder, launch.log, launch.stop
     log.flush()
-    checkpoints.wait()
-    steps = checkpoints.steps()
-    checkpoints.close()
+    launch.checkpoints.wait()
+    steps = launch.checkpoints.steps()
+    launch.checkpoints.close()
     is_tested = False
     if not log.all_diverged and steps[-1] == config.steps and not stop.received:
         # All of training is on disk: whatever happens in the test, only the test is repeated.
         logging.info("%s: trained and saved; the test follows.", folder.path)
         log.progress.close()
-        tested = _test(config, state, programs, data, seeds, evaluation, mesh, stop)
+        tested = _test(launch, state)
         if tested is not None:
             variables, result = tested
             log.write({"step": config.steps} | result)
             log.flush()
             with Checkpoints(folder.tested, keep=1) as of_test:
-                of_test.save(config.steps, programs.to_saved(variables))
+                of_test.save(config.steps, launch.programs.to_saved(variables))
                 of_test.close()
             is_tested = True
-
-    #################################################################################### the end
 
     log.close()
     if log.all_diverged:
@@ -204,56 +246,35 @@ def _train(
     return status
 
 
-def _validate(
-    state: TrainState, programs: Programs, data: datasets.DataSet, evaluation: Evaluation
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Evaluates the validation split; returns the state that knows the result, and the metrics."""
-    result = evaluation(state.evaluated, data.validation)
-    metrics = {f"validation/{name}": value for name, value in result.items()}
-    return programs.after_validation(state, result["error"]), metrics
-
-
-def _test(
-    config: ConfigDict,
-    state: TrainState,
-    programs: Programs,
-    data: datasets.DataSet,
-    seeds: np.ndarray,
-    evaluation: Evaluation,
-    mesh: jax.sharding.Mesh,
-    stop: StopRequest,
-) -> tuple[Any, dict[str, jax.Array]] | None:
+def _test(launch: _Launch, state: TrainState) -> tuple[Variables, Metrics] | None:
     """Evaluates the chosen weights on the test split, once; returns them and the metrics.
 
     Returns None if a signal came; the next launch starts the test again.
     """
-    metrics: dict[str, jax.Array] = {}
+    config, data, programs = launch.config, launch.data, launch.programs
+    metrics: Metrics = {}
     if len(data.validation) and config.steps % config.eval.every:
-        state, metrics = _validate(state, programs, data, evaluation)
+        state, metrics = _validate(launch, state)
     metrics["diverged_at"] = state.diverged_at
     variables = state.best.variables if config.eval.weights == "best" else state.evaluated
     if config.eval.statistics == "population":
         variables = population_statistics(
-            programs.moments_step,
-            variables,
-            data.train,
-            seeds,
-            config.batch_size,
-            config.accumulate,
-            config.eval.population_examples,
-            mesh,
+            programs.moments_step, variables, data.train, launch.seeds, config, programs.execution
         )
         if len(data.validation):
-            result = evaluation(variables, data.validation)
+            result = launch.evaluate(variables, data.validation)
             metrics |= {f"validation/{k}_population": v for k, v in result.items()}
     for name in config.eval.views:
-        if stop.reached():
+        if launch.stop.reached():
             return None
-        result = evaluation(variables, data.test, name)
+        result = launch.evaluate(variables, data.test, name)
         # The first is what the run is reported by; the others say what they are.
         suffix = "" if name == config.eval.views[0] else f"_{name}"
         metrics |= {f"test/{k}{suffix}": v for k, v in result.items()}
     return variables, metrics
+
+
+############################################################################ folder and errors
 
 
 def _open(workdir: str, config: ConfigDict) -> RunFolder:

@@ -95,7 +95,7 @@ def test_a_run_that_was_killed_goes_on_exactly_with_programs_found(tmp_path, wit
     process.send_signal(signal.SIGKILL)
     process.wait(60)
     said = train(folder, kept)
-    assert re.search(r"going on from step \d", said)
+    assert re.search(r"resumes at step \d", said)
     assert [name for name in found(said) if name.startswith("jit_train_steps")]
     assert_same_run(folder, without)
 

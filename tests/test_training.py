@@ -1,5 +1,6 @@
 """The loop and its run folder: what a run writes, chooses, and does when something goes wrong."""
 
+import dataclasses
 import logging
 import re
 import subprocess
@@ -12,6 +13,7 @@ from tensorboardX.proto import event_pb2
 
 from resnet_jax import state, train
 from resnet_jax.errors import UserError
+from resnet_jax.execution import Execution
 from resnet_jax.runs import reader
 from tests import tiny
 
@@ -40,6 +42,8 @@ def test_a_run_leaves_all_that_a_report_reads(finished):
     assert r.environment["packages"]["jax"]
     assert r.environment["flags"]["jax_default_prng_impl"] == "threefry2x32"
     assert set(r.environment["git"]) == {"commit", "clean"}
+    fields = {field.name for field in dataclasses.fields(Execution)}
+    assert r.environment["execution"].keys() == fields
 
 
 def test_metrics_have_one_line_a_step_and_errors_in_percent(finished):
@@ -170,22 +174,20 @@ def test_a_diverged_run_is_a_result(tmp_path):
 
 def poison(monkeypatch, replicate, at):
     """Makes one replicate's loss NaN at a step, through its data: what it sees turns to NaN."""
-    from resnet_jax import step
+    build = train.build
 
-    real = step.make_train_steps
-
-    def make(*args, **kwargs):
-        train_steps = real(*args, **kwargs)
+    def make(*args):
+        programs = build(*args)
 
         def poisoned(s, *rest):
             if int(s.step[0]) == at - 1:
                 kernel = s.params["logits"]["kernel"].at[replicate].set(jnp.nan)
                 s = s.replace(params=s.params | {"logits": s.params["logits"] | {"kernel": kernel}})
-            return train_steps(s, *rest)
+            return programs.train_steps(s, *rest)
 
-        return poisoned
+        return dataclasses.replace(programs, train_steps=poisoned)
 
-    monkeypatch.setattr(step, "make_train_steps", make)
+    monkeypatch.setattr(train, "build", make)
 
 
 def test_the_last_good_checkpoint_is_named(tmp_path, monkeypatch):

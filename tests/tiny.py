@@ -1,5 +1,6 @@
 """The smallest run that has everything: an 8-layer net of few filters on digits."""
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -11,17 +12,21 @@ import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import digits, saved
 from experiments import compare as report
 from experiments.cli import command_line
 from resnet_jax import settings
+from resnet_jax.data.augment import Augmentation
+from resnet_jax.execution import Execution
 from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader
 from resnet_jax.runs.checkpoints import Checkpoints
+from resnet_jax.step import Task
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -106,6 +111,25 @@ def stop_when_asked(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
         return bool(self.received)
 
     monkeypatch.setattr(StopRequest, "reached", reached)
+
+
+def execution(mesh: Mesh, **changes: Any) -> Execution:
+    """Returns how tests compute on `mesh` what belongs to no run."""
+    usual = Execution(
+        mesh=mesh, platform="cpu", scan=False, seeds_by="separate", steps_per_dispatch=1,
+        unroll=True, waits=mesh.size > 1, eval_batch_size=64, compiler_options={}, init_options={},
+    )  # fmt: skip
+    return dataclasses.replace(usual, **changes)
+
+
+def task(model: Any, normalization: Any, mesh: Mesh) -> Task:
+    """Returns a task without a training step: it is evaluated, or moments are taken."""
+    nothing: Any = None
+    return Task(
+        model=model, optimizer=nothing, schedule=nothing, normalization=normalization,
+        augmentation=Augmentation(0, flip=False), label_smoothing=0.0, ema_decay=0.0, log_every=1,
+        unroll=True, mesh=mesh,
+    )  # fmt: skip
 
 
 def final_state(workdir: pathlib.Path) -> Any:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend.core import Var
 
-from resnet_jax import objective
+from resnet_jax import step
 
 
 def kept_bytes(
@@ -33,7 +33,7 @@ def kept_bytes(
             logits_BK, updated = model.apply(
                 of_model, images_BHWC, train=True, mutable=["batch_stats"]
             )
-            return objective.cross_entropy(logits_BK, labels_B, 0.0).mean(), updated
+            return step.cross_entropy(logits_BK, labels_B, 0.0).mean(), updated
 
         _, pull_back, _ = jax.vjp(loss, params, has_aux=True)
         return pull_back  # a tree, whose leaves are what it keeps

@@ -10,11 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import cifar10, imagenet
-from resnet_jax import dispatch
 from resnet_jax.data import sets
 from resnet_jax.data.augment import Normalization, fit_normalization
-from resnet_jax.data.order import TRAIN
+from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.data.resident import ResidentSplit
+from resnet_jax.execution import decide
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import put
 from resnet_jax.programs import Programs, build
@@ -76,10 +76,11 @@ class Training:
     def __init__(self, work: Work):
         """Prepares the training of some work; nothing is compiled yet."""
         config = work.config
-        mesh = meshes.make_mesh(config.replicates, devices=jax.devices()[:1])
+        execution = decide(config, jax.devices()[:1])
+        mesh = execution.mesh
         self._seeds = config.seed + np.arange(config.replicates, dtype=np.int32)
         self._seeds_R = put(self._seeds, meshes.by_replicate(mesh))
-        self.at_once = dispatch.steps_at_once(config, mesh)
+        self.at_once = execution.steps_per_dispatch
         self._arrays: Any = ()
         if sets.KNOWN[config.data.name].resident:
             split = ResidentSplit.place(work.images, work.labels, mesh)
@@ -90,25 +91,25 @@ class Training:
         else:
             one = (work.images[None, None, None], work.labels[None, None, None])
             batch = put(one, meshes.split_batches(mesh))
-            self._batches = lambda spans: (batch for _ in spans)
+            self._batches = lambda spans: ((span, batch) for span in spans)
 
-            def select(arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
-                return part
+            def select(arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+                return batch
 
-        self._programs = build(config, work.normalization, select, mesh)
+        self._programs = build(config, execution, work.normalization, select)
         self.state: Any = None
 
     def start(self) -> None:
         """Goes to the start: the first state, and the first batch."""
         self.state = self._programs.start(self._seeds)
-        spans = dispatch.spans(range(self.at_once * STEPS), self.at_once)
-        self._to_come = self._batches(spans)
+        self._to_come = self._batches(spans(range(self.at_once * STEPS), self.at_once))
 
     def run(self, times: int) -> Mapping[str, jax.Array]:
         """Takes `at_once` steps so many times, waits until they are done; returns the metrics."""
         for _ in range(times):
+            _, batch = next(self._to_come)
             self.state, metrics = self._programs.train_steps(
-                self.state, self._seeds_R, self._arrays, next(self._to_come)
+                self.state, self._seeds_R, self._arrays, batch
             )
         jax.block_until_ready(self.state)
         return metrics
@@ -167,7 +168,8 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any,
       config: resolved.
       device: to compile for.
     """
-    mesh = meshes.make_mesh(config.replicates, devices=[device])
+    execution = decide(config, [device])
+    mesh = execution.mesh
     shape = sets.image_shape(config.data)
     of_mean = shape if config.data.mean == "pixel" else (1, 1, shape[-1])
     mean, std = np.zeros((1, *of_mean), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
@@ -178,13 +180,13 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any,
     everywhere = meshes.everywhere(mesh)
     images = of((config.batch_size, *shape), jnp.uint8, everywhere)
     split = ResidentSplit(images, of((config.batch_size,), jnp.int32, everywhere), mesh)
-    at_once = dispatch.steps_at_once(config, mesh)
+    at_once = execution.steps_per_dispatch
     part = config.batch_size // config.accumulate
     batches = of(
         (config.replicates, at_once, config.accumulate, part), jnp.int32, meshes.split_batches(mesh)
     )
     seeds = of((config.replicates,), jnp.int32, meshes.by_replicate(mesh))
-    programs = build(config, Normalization(mean, std), split.select, mesh)
+    programs = build(config, execution, Normalization(mean, std), split.select)
     return programs, (seeds, split.arrays, batches)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import saved
@@ -27,8 +26,7 @@ from resnet_jax.data import sets
 from resnet_jax.data.augment import fit_normalization
 from resnet_jax.data.order import TRAIN
 from resnet_jax.data.resident import ResidentSplit
-from resnet_jax.dispatch import steps_at_once
-from resnet_jax.parallel import mesh as meshes
+from resnet_jax.execution import Execution, decide
 from resnet_jax.programs import Programs, build
 
 _DEVICES = flags.DEFINE_integer("devices", None, "How many devices it may use; all by default.")
@@ -38,15 +36,12 @@ def main(argv: Sequence[str]) -> None:
     """Runs until stdin ends."""
     config = saved.from_dict(json.loads(argv[1]), "The config")
     devices = jax.devices()[: _DEVICES.value]
-    mesh = meshes.make_mesh(
-        config.replicates, config.mesh.replicates, config.mesh.fsdp, devices=devices
-    )
-    programs, arguments = on_noise(config, mesh)
-    at_once = steps_at_once(config, mesh)
+    programs, arguments = on_noise(config, decide(config, devices))
+    at_once = programs.execution.steps_per_dispatch
     began = time.perf_counter()
     state = jax.block_until_ready(programs.start(arguments[0]))
     started = time.perf_counter()
-    step = programs.train_steps.lower(state, *arguments).compile()  # type: ignore[attr-defined]  # jit
+    step = programs.train_steps.lower(state, *arguments).compile()
     _say(
         start_seconds=started - began,
         compile_seconds=time.perf_counter() - started,
@@ -61,20 +56,19 @@ def main(argv: Sequence[str]) -> None:
         _say(steps=calls * at_once)
 
 
-def on_noise(config: ConfigDict, mesh: Mesh) -> tuple[Programs, tuple[Any, ...]]:
+def on_noise(config: ConfigDict, execution: Execution) -> tuple[Programs, tuple[Any, ...]]:
     """Returns a resolved config's programs, and what its train_steps take beside the state.
 
-    The data are a batch of noise, so that no data set is needed; the steps are as many as
-    dispatch.steps_at_once says.
+    The data are a batch of noise, so that no data set is needed; the steps are those of a dispatch.
     """
     shape = (config.batch_size, *sets.image_shape(config.data))
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     seeds = np.arange(config.replicates, dtype=np.int32)
     normalization = fit_normalization(images, config.data.mean, config.data.std)
-    split = ResidentSplit.place(images, np.zeros(config.batch_size, np.int32), mesh)
-    steps = [range(steps_at_once(config, mesh))]
-    batches = next(split.batches(seeds, steps, config.batch_size, config.accumulate, TRAIN))
-    return build(config, normalization, split.select, mesh), (seeds, split.arrays, batches)
+    split = ResidentSplit.place(images, np.zeros(config.batch_size, np.int32), execution.mesh)
+    steps = [range(execution.steps_per_dispatch)]
+    _, batches = next(split.batches(seeds, steps, config.batch_size, config.accumulate, TRAIN))
+    return build(config, execution, normalization, split.select), (seeds, split.arrays, batches)
 
 
 def _say(**what: float | str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from resnet_jax.data import sets, sources
 from resnet_jax.data.augment import Normalization, fit_normalization
 from resnet_jax.data.crops import make_crop
-from resnet_jax.data.order import SPLIT, stream
+from resnet_jax.data.order import SPLIT, STREAMS, stream
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.data.splits import Split
 from resnet_jax.data.streaming import StreamedSplit, Workers
@@ -31,6 +32,21 @@ class DataSet:
     content: str  # a digest of all of a resident set, of file sizes and a sample of a streamed one
     note: str  # what a reader of its errors must know; empty if there is nothing
     workers: Workers | None = None
+
+    def facts(self, config: ConfigDict) -> dict[str, Any]:
+        """Returns what a resumed run, and every process, must find again; for a resolved config."""
+        return {
+            "name": config.data.name,
+            "version": self.version,
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "test": len(self.test),
+            "classes": config.model.num_classes,
+            "image_shape": list(sets.image_shape(config.data)),
+            "note": self.note,
+            "content": self.content,
+            "streams": STREAMS,
+        }
 
     def close(self) -> None:
         """Stops the threads, where there are any."""

@@ -5,6 +5,7 @@ data comes from `stream`.
 """
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -54,3 +55,18 @@ def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.nd
 @functools.lru_cache(maxsize=64)
 def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
     return stream(EPOCH, seed, epoch).permutation(examples).astype(np.int32)
+
+
+def spans(steps: range, at_once: int = 1) -> Iterator[range]:
+    """Cuts consecutive steps into those that are dispatched together.
+
+    The cuts are at multiples of `at_once`, wherever `steps` begins: a resumed run dispatches the
+    same steps together as one that was never stopped, and so repeats it bit for bit. Steps that do
+    not fill a span are dispatched one by one, by the one program that this needs more.
+    """
+    step = steps.start
+    while step < steps.stop:
+        is_whole = step % at_once == 0 and step + at_once <= steps.stop
+        span = range(step, step + (at_once if is_whole else 1))
+        yield span
+        step = span.stop

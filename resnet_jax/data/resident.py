@@ -40,10 +40,11 @@ class ResidentSplit:
         """Examples in the split."""
         return self.images.shape[0]
 
-    def select(self, arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
-        """See Split.select: the part has the numbers of examples."""
+    def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        """See Split.select: the batch has the numbers of examples."""
         images, labels = arrays
-        return meshes.constrain((images[part], labels[part]), P(meshes.BATCH), self.mesh)
+        selected = images[batch], labels[batch]
+        return meshes.constrain(selected, P(None, meshes.BATCH), self.mesh)
 
     def batches(
         self,
@@ -52,7 +53,7 @@ class ResidentSplit:
         batch_size: int,
         parts: int,
         purpose: int,
-    ) -> Generator[Any, None, None]:
+    ) -> Generator[tuple[range, Any], None, None]:
         """See Split.batches: int32 (R, steps, parts, B / parts); the device draws the crops."""
         for span in spans:
             indices = [
@@ -60,7 +61,7 @@ class ResidentSplit:
                 for seed in seeds
             ]
             indices_RSAB = np.reshape(indices, (len(seeds), len(span), parts, -1))
-            yield put(indices_RSAB, meshes.split_batches(self.mesh))
+            yield span, put(indices_RSAB, meshes.split_batches(self.mesh))
 
     def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:
         """See Split.views: the one view is the image as it is."""

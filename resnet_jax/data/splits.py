@@ -33,10 +33,10 @@ class Split(Protocol):
     def __len__(self) -> int:
         """Examples in the split."""
 
-    def select(self, arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
-        """Returns images uint8 (B, H, W, C) and labels int32 (B,) of a part of a batch.
+    def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        """Returns images uint8 (parts, B, H, W, C) and labels int32 (parts, B) of a batch.
 
-        In a compiled step, where `part` has lost the axes of replicates, steps and parts.
+        In a compiled step, where `batch` has lost the axes of replicates and steps.
         """
 
     def batches(
@@ -46,12 +46,12 @@ class Split(Protocol):
         batch_size: int,
         parts: int,
         purpose: int,
-    ) -> Generator[Any, None, None]:
-        """Yields each span's batches: a pytree of (R, steps, parts, B / parts, ...) on the devices.
+    ) -> Generator[tuple[range, Any], None, None]:
+        """Yields each span with its batches: (R, steps, parts, B / parts, ...) on the devices.
 
         Args:
           seeds: of the replicates, each with its own order and crops.
-          spans: consecutive steps, those together that are handed over together (dispatch.spans).
+          spans: consecutive steps, those together that are handed over together (order.spans).
           batch_size: examples a step and replicate.
           parts: that the batch is computed in, one after another.
           purpose: order.TRAIN or order.POPULATION.

@@ -114,9 +114,9 @@ class StreamedSplit:
         """Examples in the split."""
         return len(self.members)
 
-    def select(self, arrays: Any, part: Any) -> tuple[jax.Array, jax.Array]:
-        """See Split.select: the part is the images and labels themselves."""
-        return part["images"], part["labels"]
+    def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        """See Split.select: the batch is the images and labels themselves."""
+        return batch["images"], batch["labels"]
 
     def batches(
         self,
@@ -125,7 +125,7 @@ class StreamedSplit:
         batch_size: int,
         parts: int,
         purpose: int,
-    ) -> Generator[Any, None, None]:
+    ) -> Generator[tuple[range, Any], None, None]:
         """See Split.batches.
 
         {"images": uint8 (R, steps, A, b, H, W, 3), "labels": int32 (R, steps, A, b)}.
@@ -167,7 +167,11 @@ class StreamedSplit:
                     labels[at] = self._crop_into(its_members[at], its_draws[at], images[at])
 
             tasks += self.workers.run(fill, len(rows))
-        return Filling(tasks, lambda: dict(zip(("images", "labels"), batch.place(), strict=True)))
+
+        def to_devices() -> tuple[range, dict[str, jax.Array]]:
+            return span, dict(zip(("images", "labels"), batch.place(), strict=True))
+
+        return Filling(tasks, to_devices)
 
     def _crop_into(self, number: int, draws: np.ndarray, out: np.ndarray) -> int:
         """Writes a picture's crop, uint8 (H, W, 3), and returns its label."""

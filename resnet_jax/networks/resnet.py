@@ -212,12 +212,12 @@ def _convolution(
     )
 
 
-def from_config(model: Mapping[str, Any], platform: str = "") -> ResNet:
+def from_config(model: Mapping[str, Any], scan: bool = True) -> ResNet:
     """Builds the network of a resolved config's `model` section.
 
     Args:
       model: the section, every key present; resolve() has set num_classes.
-      platform: that it will run on, "cpu", "gpu" or "tpu"; empty where it is only looked at.
+      scan: see ResNet; execution.py decides it for a run.
 
     Raises:
       UserError: the family does not have this depth.
@@ -236,8 +236,7 @@ def from_config(model: Mapping[str, Any], platform: str = "") -> ResNet:
         bn_group=model["bn_group"],
         bn_momentum=model["bn_momentum"],
         bn_epsilon=model["bn_epsilon"],
-        # XLA's convolutions in loops are over ten times slower on CPU.
-        scan=platform != "cpu" if model["scan"] == "auto" else model["scan"] == "on",
+        scan=scan,
         space_to_depth=model["space_to_depth"],
         remat=tuple(model["remat"]),
     )

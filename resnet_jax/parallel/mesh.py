@@ -83,16 +83,6 @@ def batch_devices(mesh: Mesh) -> int:
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
-def settle(results: Any, mesh: Mesh) -> None:
-    """Waits for a program's results where two must not be in flight: on several CPU devices.
-
-    There a collective holds a thread while it waits for the others, and the threads are as few as
-    the cores: two programs can each hold what the other waits for, for ever.
-    """
-    if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
-        jax.block_until_ready(results)
-
-
 def everywhere(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, P())

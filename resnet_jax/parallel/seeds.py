@@ -8,37 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from resnet_jax.kernels.convolution import one_by_one, product_one_by_one
 from resnet_jax.parallel import mesh as meshes
-
-_SMALL_IMAGE = 64  # pixels a side
-_MUCH_WORK = 64_000  # pixels an example, times steps: 1,000 of the digits'
-
-
-def choose(config: ConfigDict, mesh: Mesh) -> str:
-    """Returns how the replicates that share a place on the mesh are computed: one of WAYS.
-
-    Args:
-      config: resolved.
-      mesh: the devices; config.replicates_by "auto" goes by their platform.
-    """
-    if config.replicates == mesh.shape[meshes.REPLICATES]:
-        return "unroll"  # one a place: as if it were alone
-    if config.replicates_by != "auto":
-        return config.replicates_by
-    if mesh.devices.flat[0].platform == "cpu":
-        # A sixth faster, but four seeds take twice as long to compile, and more seeds longer yet.
-        is_long = config.steps * config.data.image_size**2 > _MUCH_WORK
-        return "unroll" if is_long else "separate"
-    # One seed's kernels for small images are too small for a GPU: all but the products are then
-    # computed for all seeds together, a third of the kernels (benchmarks/traffic.py --seeds=8). In
-    # float32 that gains little, since the convolutions take the time (results/README.md); bfloat16
-    # and the other ways are yet to be timed (benchmarks/seeds.py). One seed's convolutions
-    # of large images keep it busy, and all seeds' need their memory at once; a loop is then
-    # compiled once, whatever the number of seeds.
-    return "separate" if config.data.image_size <= _SMALL_IMAGE else "loop"
 
 
 def convolution_and_product(
@@ -50,7 +22,7 @@ def convolution_and_product(
     return jax.lax.conv_general_dilated, jax.lax.dot_general
 
 
-def over_replicates(
+def over_seeds(
     f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...], mesh: Mesh, by: str
 ) -> Callable[..., Any]:
     """Gives `f` a leading axis of replicates on its results and the arguments whose axis is 0.

@@ -14,27 +14,20 @@ from typing import Any
 
 import jax
 from absl import logging
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from resnet_jax.data import sets
-from resnet_jax.data.datasets import DataSet
-from resnet_jax.data.order import STREAMS
-from resnet_jax.dispatch import steps_at_once
 from resnet_jax.errors import UserError
-from resnet_jax.networks.resnet import ResNet
-from resnet_jax.networks.summary import summarize
+from resnet_jax.networks.summary import Summary
 from resnet_jax.parallel.processes import of_all
-from resnet_jax.parallel.seeds import choose
 from resnet_jax.runs import jax_flags
 from resnet_jax.runs.writer import differences
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
-def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> dict[str, Any]:
+def describe(
+    network: Summary, execution: Mapping[str, Any], data: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
-    network = summarize(model, sets.image_shape(config.data))
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
         "git": _git(),
@@ -43,9 +36,7 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
         "platform": platform.platform(),
         "flags": jax_flags.current(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
-        "mesh": dict(mesh.shape),
-        "replicates_by": choose(config, mesh),
-        "steps_per_dispatch": steps_at_once(config, mesh),
+        "execution": dict(execution),
         "hosts": of_all(socket.gethostname()),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "network": {
@@ -53,23 +44,7 @@ def describe(config: ConfigDict, model: ResNet, data: DataSet, mesh: Mesh) -> di
             "mult_adds": network.mult_adds,
             "projections": network.projections,
         },
-        "data": data_facts(config, data),
-    }
-
-
-def data_facts(config: ConfigDict, data: DataSet) -> dict[str, Any]:
-    """Returns the facts of a run's data that a resumed run, and every process, must find again."""
-    return {
-        "name": config.data.name,
-        "version": data.version,
-        "train": len(data.train),
-        "validation": len(data.validation),
-        "test": len(data.test),
-        "classes": config.model.num_classes,
-        "image_shape": list(sets.image_shape(config.data)),
-        "note": data.note,
-        "content": data.content,
-        "streams": STREAMS,
+        "data": dict(data),
     }
 
 

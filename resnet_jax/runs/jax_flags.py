@@ -4,8 +4,6 @@ import os
 
 import jax
 from absl import logging
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
@@ -32,21 +30,6 @@ def current() -> dict[str, str]:
         if hasattr(jax.config, name)  # a newer JAX may have dropped it
     }
     return options | {name: os.environ.get(name, "") for name in _VARIABLES}
-
-
-def compiler_options(config: ConfigDict, mesh: Mesh) -> dict[str, bool]:
-    """Returns the options with which a run's programs are compiled, for jax.jit().
-
-    Args:
-      config: resolved; see its `deterministic`.
-      mesh: the devices that the programs are for. Only GPUs need to be asked, and a TPU's compiler
-        refuses options that it does not know.
-    """
-    if mesh.devices.flat[0].platform != "gpu":
-        return {}
-    # It excludes cuDNN's algorithms that sum in any order, and autotuning, which might choose other
-    # algorithms next time; xla_gpu_exclude_nondeterministic_ops would still autotune.
-    return {"xla_gpu_deterministic_ops": config.deterministic}
 
 
 def refuse_other_draws(workdir: str) -> None:

@@ -15,14 +15,14 @@ from resnet_jax.state import NEVER
 class Clock:
     """Device-seconds of a run, over all its launches."""
 
-    def __init__(self, before: float):
+    def __init__(self, before: float, devices: int):
         """Starts now; `before` is what earlier launches used."""
         self._before, self._began = before, time.monotonic()
-        self.devices = 1
+        self._devices = devices
 
     def seconds(self) -> float:
         """Returns the wall-clock seconds of this launch times its devices, and those before."""
-        return self._before + (time.monotonic() - self._began) * self.devices
+        return self._before + (time.monotonic() - self._began) * self._devices
 
 
 class RunLog:

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from resnet_jax import evaluate
-from resnet_jax import step as steps
 from resnet_jax.data.augment import Normalization
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.data.views import Crops
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.programs import Compiler
+from tests import tiny
 
 N = 21
 
@@ -47,7 +47,8 @@ def test_every_example_counts_once(batch_size, split):
         return {"loss": jnp.full(2, mask.sum() * 1.0), "error": jnp.zeros(2)}
 
     steps = {False: eval_step}
-    found = evaluate.evaluate(steps, None, split, ONE_VIEW, batch_size, meshes.make_mesh())
+    execution = tiny.execution(meshes.make_mesh(), eval_batch_size=batch_size)
+    found = evaluate.evaluate(steps, None, split, ONE_VIEW, execution)
     assert seen == dict.fromkeys(range(N), 1)
     np.testing.assert_allclose(found["loss"], [1.0, 1.0])
 
@@ -68,9 +69,10 @@ def test_mean_is_numpys(batch_size, split, network):
     normalization = Normalization(
         mean=np.full((1, 1, 1, 1), 128, np.float32), std=np.full((1, 1, 1, 1), 64, np.float32)
     )
-    config = ConfigDict({"replicates": 2, "replicates_by": "separate", "model": {"num_classes": 3}})
-    eval_step = steps.make_eval_step(model, normalization, False, config, mesh)
-    found = evaluate.evaluate({False: eval_step}, variables, split, ONE_VIEW, batch_size, mesh)
+    execution = tiny.execution(mesh, eval_batch_size=batch_size)
+    task = tiny.task(model, normalization, mesh)
+    eval_step = Compiler(execution, replicates=2).eval_step(task, mirrored=False)
+    found = evaluate.evaluate({False: eval_step}, variables, split, ONE_VIEW, execution)
 
     labels = np.asarray(split.labels)
     for replicate in (0, 1):

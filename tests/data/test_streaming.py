@@ -12,7 +12,7 @@ import pytest
 from resnet_jax import train
 from resnet_jax.data import crops, datasets, jpeg, order
 from resnet_jax.data.augment import Augmentation
-from resnet_jax.dispatch import spans
+from resnet_jax.data.order import spans
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.runs import reader
@@ -33,7 +33,7 @@ def root(tmp_path_factory):
 def batches(data, steps, seeds=SEEDS, parts=1, purpose=order.TRAIN):
     """Returns batches of 8 on the host."""
     with contextlib.closing(data.train.batches(seeds, spans(steps), 8, parts, purpose)) as found:
-        return [jax.device_get(batch) for batch in found]
+        return [jax.device_get(batch) for _, batch in found]
 
 
 # ------------------------------------------------------------------------- training batches
@@ -75,7 +75,7 @@ def test_steps_that_are_handed_over_together_see_what_each_would_alone(root):
         alone = batches(data, range(4), parts=2)
         found = data.train.batches(SEEDS, spans(range(4), 2), 8, 2, order.TRAIN)
         with contextlib.closing(found) as pairs:
-            together = [jax.device_get(pair) for pair in pairs]
+            together = [jax.device_get(pair) for _, pair in pairs]
     assert [pair["labels"].shape for pair in together] == [(2, 2, 2, 4)] * 2
     of_steps = [jax.tree.map(lambda a, s=s: a[:, [s]], pair) for pair in together for s in (0, 1)]
     tiny.assert_bit_equal(alone, of_steps)

@@ -88,7 +88,7 @@ def jobs_of(cluster, folder):
 def launches(folder, cell):
     """Returns the steps that each launch of a cell began at and logged."""
     text = (folder / cell / "log.txt").read_text()
-    parts = re.split(r"(?:starting at|going on from) step (\d+)\.", text)[1:]
+    parts = re.split(r"(?:starts at|resumes at) step (\d+)\.", text)[1:]
     return [
         (int(start), [int(step) for step in re.findall(rf": step (\d+)/{STEPS},", said)])
         for start, said in zip(parts[::2], parts[1::2], strict=True)

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.peers import ours
 from experiments.study.calibrate import on_noise
 from resnet_jax.data import sets
+from resnet_jax.execution import decide
 from resnet_jax.networks import resnet, summary
-from resnet_jax.parallel import mesh as meshes
 
 NETWORKS = [
     ("cifar", 20, "A"),
@@ -25,7 +25,7 @@ def operations(family, depth, dtype, shortcut):
         family, depth, dtype=dtype, shortcut=shortcut, batch_size=2, bn_group=0,
         image_size=None if family == "cifar" else 64,
     )  # fmt: skip
-    programs, arguments = on_noise(config, meshes.make_mesh(devices=jax.devices()[:1]))
+    programs, arguments = on_noise(config, decide(config, jax.devices()[:1]))
     text = programs.train_steps.lower(programs.state, *arguments).as_text()
     found = []
     for line in text.splitlines():

@@ -10,7 +10,7 @@ from resnet_jax.networks import layout, resnet
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.blocks import Block, shortcut
 from resnet_jax.networks.resnet import ResNet
-from resnet_jax.objective import cross_entropy
+from resnet_jax.step import cross_entropy
 
 BASIC = Architecture("basic", (1, 1), (4, 8))
 BOTTLENECK = Architecture("bottleneck", (1, 1), (4, 8))

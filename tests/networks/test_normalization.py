@@ -7,8 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from resnet_jax import evaluate
-from resnet_jax import step as steps
-from resnet_jax.data.augment import Augmentation, Normalization
+from resnet_jax.data.augment import Normalization
 from resnet_jax.data.order import batch_indices
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.networks import resnet
@@ -16,6 +15,8 @@ from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.normalization import MOMENTS, BatchNorm, _sums_apart, _sums_together
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.programs import Compiler
+from tests import tiny
 
 EPSILON = 1e-5
 
@@ -317,15 +318,13 @@ def test_population_statistics_are_numpys(monkeypatch, parts):
     )
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=True)
     variables = jax.tree.map(lambda a: jnp.asarray(a)[None], dict(variables))
-    config = ConfigDict(
-        {"replicates": 1, "replicates_by": "separate", "batch_size": 8, "accumulate": parts}
-    )
-    moments = steps.make_moments_step(
-        model, normalization, Augmentation(0, False), train.select, config, mesh
-    )
+    config = ConfigDict({"batch_size": 8, "accumulate": parts, "eval": {"population_examples": 0}})
+    execution = tiny.execution(mesh)
+    task = tiny.task(model, normalization, mesh)
+    moments = Compiler(execution, replicates=1).moments_step(task, train.select)
     # Two batches of eight, then a third is not whole: sixteen examples count.
     found = evaluate.population_statistics(
-        moments, variables, train, np.array([11]), 8, parts, 0, mesh
+        moments, variables, train, np.array([11]), config, execution
     )
 
     used = [batch_indices(11, n, 8, 20) for n in (0, 1)]

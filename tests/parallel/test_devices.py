@@ -9,24 +9,30 @@ import numpy as np
 import pytest
 
 from resnet_jax.data import datasets
-from resnet_jax.data.order import TRAIN
-from resnet_jax.dispatch import spans
+from resnet_jax.data.order import TRAIN, spans
+from resnet_jax.execution import decide
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import build
 from resnet_jax.resolve import resolve
 from tests import tiny
 
 
-def mesh_of(devices, replicates=1, groups=1, fsdp=1):
-    return meshes.make_mesh(replicates, groups, fsdp, jax.devices()[:devices])
+def mesh_of(devices):
+    return meshes.make_mesh(devices=jax.devices()[:devices])
+
+
+def parts_of(c, devices):
+    """Returns the data and the programs of a resolved config on so many devices."""
+    execution = decide(c, jax.devices()[:devices])
+    data = datasets.load(c.data, execution.mesh)
+    return data, build(c, execution, data.normalization, data.train.select)
 
 
 @functools.lru_cache(maxsize=4)  # what is compiled for some steps is there for some more
 def made(devices, replicates, groups, fsdp, overrides):
     c = resolve(tiny.config(replicates=replicates, **dict(overrides)))
-    mesh = mesh_of(devices, replicates, groups, fsdp)
-    data = datasets.load(c.data, mesh)
-    return c, data, build(c, data.normalization, data.train.select, mesh)
+    c.mesh.replicates, c.mesh.fsdp = groups, fsdp
+    return c, *parts_of(c, devices)
 
 
 def train(devices, steps, seeds=(0,), groups=1, fsdp=1, at_once=1, resumed=None, **overrides):
@@ -41,7 +47,7 @@ def train(devices, steps, seeds=(0,), groups=1, fsdp=1, at_once=1, resumed=None,
     start = int(state.step[0])
     history = []
     together = spans(range(start, start + steps), at_once)
-    for batch in data.train.batches(seeds, together, c.batch_size, c.accumulate, TRAIN):
+    for _, batch in data.train.batches(seeds, together, c.batch_size, c.accumulate, TRAIN):
         state, metrics = programs.train_steps(state, seeds, data.train.arrays, batch)
         assert len(state.params["logits"]["kernel"].sharding.device_set) == devices
         history.append(jax.device_get(metrics))
@@ -129,11 +135,9 @@ def test_a_batch_in_parts_is_the_step_of_the_whole(devices, parts, seeds):
 @pytest.mark.parametrize(("parts", "rows"), [(1, {16}), (4, {4})])
 def test_no_layer_sees_more_than_a_part(parts, rows):
     c = resolve(tiny.config(accumulate=parts, model__bn_group=4))
-    mesh = mesh_of(1)
-    data = datasets.load(c.data, mesh)
-    programs = build(c, data.normalization, data.train.select, mesh)
+    data, programs = parts_of(c, 1)
     seeds = np.zeros(1, np.int32)
-    batch = next(data.train.batches(seeds, spans(range(1)), c.batch_size, c.accumulate, TRAIN))
+    _, batch = next(data.train.batches(seeds, spans(range(1)), c.batch_size, c.accumulate, TRAIN))
     lowered = programs.train_steps.lower(programs.start(seeds), seeds, data.train.arrays, batch)
     moments = programs.moments_step.lower(
         programs.start(seeds).evaluated, seeds, 0, data.train.arrays, batch
@@ -231,14 +235,11 @@ def test_weights_that_are_not_finite_count_as_diverged_while_the_loss_still_is()
 
 def test_a_loss_that_is_not_finite_counts_as_diverged_while_the_weights_still_are():
     c = resolve(tiny.config(log__every=1))
-    mesh = mesh_of(1)
-    data = datasets.load(c.data, mesh)
-    programs = build(c, data.normalization, data.train.select, mesh)
+    data, programs = parts_of(c, 1)
     seeds = np.zeros(1, np.int32)
     state, found = programs.start(seeds), []
-    for number, batch in enumerate(
-        data.train.batches(seeds, spans(range(4)), c.batch_size, 1, TRAIN)
-    ):
+    for span, batch in data.train.batches(seeds, spans(range(4)), c.batch_size, 1, TRAIN):
+        number = span.start
         bias = np.zeros((1, 10), np.float32)
         if number in (1, 2):  # twice: the first is told
             bias[0, ::2], bias[0, 1::2] = 3e38, -3e38  # further apart than float32 goes
@@ -260,9 +261,7 @@ def test_images_keep_their_labels():
 
 def test_best_is_the_first_of_equal_errors_and_never_diverged():
     c = resolve(tiny.config(replicates=3))
-    mesh = mesh_of(1)
-    data = datasets.load(c.data, mesh)
-    programs = build(c, data.normalization, data.train.select, mesh)
+    _, programs = parts_of(c, 1)
     state = programs.start(np.arange(3))
     state = state.replace(diverged_at=jnp.array([-1, -1, 2], jnp.int32))
     for step, errors in ((3, [20.0, 20.0, 20.0]), (6, [20.0, 19.0, 19.0]), (9, [21.0, 19.5, 1.0])):
@@ -281,7 +280,7 @@ def test_the_warmup_is_heard_by_the_step():
 
 
 def test_label_smoothing_by_hand():
-    from resnet_jax.objective import cross_entropy, top1_error
+    from resnet_jax.step import cross_entropy, top1_error
 
     logits, labels = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 3.0]]), jnp.array([0, 1])
     log_p = np.asarray(logits) - np.log(np.exp(np.asarray(logits)).sum(1, keepdims=True))

@@ -8,11 +8,11 @@ import pytest
 
 from resnet_jax import train as trainer
 from resnet_jax.data import datasets
-from resnet_jax.data.order import TRAIN
+from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.data.views import make_views
-from resnet_jax.dispatch import spans
 from resnet_jax.errors import UserError
 from resnet_jax.evaluate import evaluate, population_statistics
+from resnet_jax.execution import decide
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import build
 from resnet_jax.resolve import resolve
@@ -31,15 +31,18 @@ class Setup:
     def __init__(self, devices, groups, fsdp, **overrides):
         overrides = {"replicates": len(SEEDS), "log__every": 1} | overrides
         c = resolve(tiny.config(**overrides))
-        self.mesh = meshes.make_mesh(c.replicates, groups, fsdp, jax.devices()[:devices])
+        c.mesh.replicates, c.mesh.fsdp = groups, fsdp
+        c.eval.population_examples, c.eval.batch_size = 32, 64
+        execution = decide(c, jax.devices()[:devices])
+        self.mesh = execution.mesh
         self.data = datasets.load(c.data, self.mesh)
-        self.programs = build(c, self.data.normalization, self.data.train.select, self.mesh)
+        self.programs = build(c, execution, self.data.normalization, self.data.train.select)
         self.config = c
 
     def arguments(self, number):
         train, steps = self.data.train, spans(range(number, number + 1))
         parts = self.config.accumulate
-        (batch,) = train.batches(SEEDS, steps, self.config.batch_size, parts, TRAIN)
+        ((_, batch),) = train.batches(SEEDS, steps, self.config.batch_size, parts, TRAIN)
         return SEEDS, train.arrays, batch
 
     def train(self, steps):
@@ -55,14 +58,16 @@ class Setup:
             state.evaluated,
             self.data.train,
             SEEDS,
-            16,
-            1,
-            32,
-            self.mesh,
+            self.config,
+            self.programs.execution,
         )
         views = make_views("center", self.config.data, self.config.eval)
         result = evaluate(
-            self.programs.eval_steps, variables, self.data.validation, views, 64, self.mesh
+            self.programs.eval_steps,
+            variables,
+            self.data.validation,
+            views,
+            self.programs.execution,
         )
         return jax.device_get((variables["batch_stats"], result))
 
@@ -217,14 +222,18 @@ def test_a_run_may_go_on_with_another_mesh(tmp_path):
 
     folder = tmp_path / "run"
     assert run(folder, 12, mesh__fsdp=2, mesh__replicates=1) == "completed"
-    assert reader.read(folder).environment["mesh"] == {"replicates": 1, "data": 4, "fsdp": 2}
+    assert reader.read(folder).environment["execution"]["mesh"] == {
+        "replicates": 1,
+        "data": 4,
+        "fsdp": 2,
+    }
     identity.refuse_other(folder, resolve(tiny.config(replicates=2, steps=12)).to_dict())
     with pytest.raises(UserError, match="steps"):
         identity.refuse_other(folder, resolve(tiny.config(replicates=2, steps=8)).to_dict())
     # By itself, a run spreads its seeds as far as they go.
     assert run(tmp_path / "auto", 12) == "completed"
     facts = reader.read(tmp_path / "auto")
-    assert facts.environment["mesh"] == {"replicates": 2, "data": 4, "fsdp": 1}
+    assert facts.environment["execution"]["mesh"] == {"replicates": 2, "data": 4, "fsdp": 1}
     for a, b in zip(tiny.lines(folder), tiny.lines(tmp_path / "auto"), strict=True):
         assert a.keys() == b.keys()
         if "train/loss" in a:

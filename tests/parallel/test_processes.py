@@ -83,7 +83,7 @@ def test_two_processes_train_the_run_of_one(tmp_path, overrides):
     assert codes == [0], said
     assert "Compiled programs are kept in" in said[0]
     two, one = reader.read(tmp_path / "two"), reader.read(tmp_path / "one")
-    assert two.environment["mesh"] == one.environment["mesh"]
+    assert two.environment["execution"]["mesh"] == one.environment["execution"]["mesh"]
     assert (len(two.environment["hosts"]), len(one.environment["hosts"])) == (2, 1)
     assert len(two.environment["devices"]) == 4
     assert two.status["status"] == one.status["status"] == "completed"
@@ -109,7 +109,7 @@ def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(
     assert status["step"] % 2 == 0
     codes, said = finish(start(tmp_path / "run", 2, 2, **long))
     assert codes == [0, 0], said
-    assert f"going on from step {status['step']}" in said[0]
+    assert f"resumes at step {status['step']}" in said[0]
     codes, said = finish(start(tmp_path / "undisturbed", 2, 2, **long))
     assert codes == [0, 0], said
     assert tiny.lines(tmp_path / "run") == tiny.lines(tmp_path / "undisturbed")
@@ -129,7 +129,7 @@ def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
     finish(killed)
     codes, said = finish(start(tmp_path / "run", 1, 4, **long))
     assert codes == [0], said
-    assert "going on from step" in said[0]
+    assert "resumes at step" in said[0]
     run = reader.read(tmp_path / "run")
     assert run.status["status"] == "completed"
     steps = [row["step"] for row in run.metrics]
@@ -168,7 +168,7 @@ def test_two_processes_fall_back_together_from_a_damaged_checkpoint(tmp_path):
     codes, said = finish(start(folder, 2, 2, **options))
     assert codes == [0, 0], said
     assert "CHECKPOINT 12 IS DAMAGED" in said[0]
-    assert "going on from step 8" in said[0]
+    assert "resumes at step 8" in said[0]
     assert (folder / "checkpoints" / "damaged-12").is_dir()
     assert tiny.lines(folder) == tiny.lines(tmp_path / "undisturbed")
     tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(tmp_path / "undisturbed"))

@@ -4,7 +4,6 @@ import functools
 import importlib.util
 import re
 from collections import Counter
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +13,22 @@ import pytest
 from benchmarks.compiled import target
 from benchmarks.peers import ours
 from resnet_jax import settings
-from resnet_jax.data.order import TRAIN
-from resnet_jax.dispatch import spans
+from resnet_jax.data.order import TRAIN, spans
+from resnet_jax.execution import on_mesh
 from resnet_jax.kernels.convolution import one_by_one
+from resnet_jax.networks import summary
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
-from resnet_jax.objective import cross_entropy
 from resnet_jax.parallel import mesh as meshes
-from resnet_jax.parallel.seeds import WAYS, choose, convolution_and_product, over_replicates
+from resnet_jax.parallel.seeds import WAYS, convolution_and_product, over_seeds
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import environment
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.state import NEVER
+from resnet_jax.step import cross_entropy
 from tests import tiny
 from tests.parallel.test_devices import relative_difference
 from tests.parallel.test_mesh import SEEDS, Setup
+from tests.test_execution import mesh_of
 
 QUICKLY = {"xla_backend_optimization_level": "0"}  # compiling takes longer than running
 OPTIONS = {"data__pad": 1, "data__flip": "on", "model__bn_group": 4, "model__shortcut": "B"}
@@ -99,7 +99,7 @@ def alone(steps):
         only = np.array([seed], np.int32)
         state = setup.programs.start(only)
         found = train.batches(only, spans(range(steps)), setup.config.batch_size, 1, TRAIN)
-        for batch in found:
+        for _, batch in found:
             state, metrics = setup.programs.train_steps(state, only, train.arrays, batch)
         states.append(jax.device_get((state, metrics)))
     return states
@@ -181,11 +181,6 @@ def test_a_seed_with_a_device_of_its_own_is_not_batched_at_all():
     assert len({program(Setup(4, 2, 1, replicates_by=way)) for way in WAYS}) == len(WAYS)
 
 
-def mesh_of(platform, places):
-    device = SimpleNamespace(platform=platform)
-    return SimpleNamespace(shape={meshes.REPLICATES: places}, devices=np.array([device]))
-
-
 @pytest.mark.parametrize(
     ("by", "platform", "places", "side", "chosen"),
     [
@@ -205,7 +200,7 @@ def mesh_of(platform, places):
 def test_what_is_chosen(by, platform, places, side, chosen):
     c = resolve(tiny.config(replicates=4, replicates_by=by))
     c.data.image_size = side
-    assert choose(c, mesh_of(platform, places)) == chosen
+    assert on_mesh(c, mesh_of(platform, places)).seeds_by == chosen
 
 
 @pytest.mark.parametrize(
@@ -215,19 +210,20 @@ def test_what_is_chosen(by, platform, places, side, chosen):
 def test_a_cpu_compiles_longer_for_long_training(steps, side, chosen):
     c = resolve(tiny.config(replicates=4, steps=steps))
     c.data.image_size = side
-    assert choose(c, mesh_of("cpu", 1)) == chosen
+    assert on_mesh(c, mesh_of("cpu", 1)).seeds_by == chosen
     c.replicates_by = "separate"
-    assert choose(c, mesh_of("cpu", 1)) == "separate"
+    assert on_mesh(c, mesh_of("cpu", 1)).seeds_by == "separate"
 
 
 def test_a_run_says_which_way_it_went():
     for way in ("loop", "auto"):
-        setup = one_device(way)
-        facts = environment.describe(setup.config, setup.programs.model, setup.data, setup.mesh)
-        assert facts["replicates_by"] == ("separate" if way == "auto" else way)
-        assert facts["network"] == environment.describe(
-            setup.config, setup.programs.model.clone(convolution=one_by_one), setup.data, setup.mesh
-        )["network"]  # fmt: skip
+        programs = one_device(way).programs
+        facts = programs.execution.facts()
+        assert facts["seeds_by"] == ("separate" if way == "auto" else way)
+        shape = (8, 8, 1)
+        assert summary.summarize(programs.model, shape) == summary.summarize(
+            programs.model.clone(convolution=one_by_one), shape
+        )
 
 
 def others_of(tree, gone=1):
@@ -270,7 +266,7 @@ def small_step(way, preactivation):
 
     arguments = (variables, images, jnp.ones(3))
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    mapped = jax.jit(over_replicates(step, 3, (0, 0, 0), mesh, way), compiler_options=QUICKLY)
+    mapped = jax.jit(over_seeds(step, 3, (0, 0, 0), mesh, way), compiler_options=QUICKLY)
     return mapped.lower(*arguments).compile(), arguments
 
 

@@ -1,6 +1,7 @@
 """The description agrees with the paper and says so."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -135,6 +136,17 @@ def test_mistakes_are_one_sentence(flags, words):
     assert done.stdout == ""
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_execution_says_what_auto_stands_for():
+    flags = ["--config=configs/digits.py", "--config.replicates=3", "--config.model.depth=8"]
+    done = program(*flags, "--execution", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["mesh"] == {"replicates": 1, "data": 1, "fsdp": 1}
+    assert (facts["seeds_by"], facts["scan"], facts["steps_per_dispatch"]) == ("separate", False, 1)
+    text = program(*flags, "--execution").stdout
+    assert re.search(r"^seeds_by +separate$", text, flags=re.M)
 
 
 def test_no_device_is_touched():

@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(place, undisturbed, tmp_path):
     assert stopped.metrics[-1]["step"] == at // 10 * 10
     done = tiny.launch(place, **LONG)
     assert done.returncode == 0, done.stderr
-    assert f"going on from step {at}." in done.stderr
+    assert f"resumes at step {at}." in done.stderr
     assert_same_run(place, undisturbed)
     assert lock.NAME not in storage.files(place)
     whole = ("checkpoints/350", "checkpoints/400", "tested/400")
@@ -127,7 +127,7 @@ def test_a_killed_run_goes_on_bit_for_bit(place, undisturbed):
     done = tiny.launch(place, **LONG)
     assert done.returncode == 0, done.stderr
     assert "was left in a hurry, or is in use: waiting up to 40 s" in done.stderr
-    assert "going on from step" in done.stderr
+    assert "resumes at step" in done.stderr
     assert_same_run(place, undisturbed)
 
 
@@ -149,7 +149,7 @@ def test_two_processes_train_into_a_bucket_and_go_on(place, undisturbed, monkeyp
     assert codes == [0, 0], said
     # Longer than a collective on the devices waits.
     assert "waiting up to 40 s to see which" in said[0]
-    assert "going on from step 40" in said[0]
+    assert "resumes at step 40" in said[0]
     tiny.assert_bit_equal(tiny.final_state(place), whole)
 
 

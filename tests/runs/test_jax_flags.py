@@ -1,8 +1,8 @@
 """What changes numbers from outside the config is recorded, and compared when a run resumes."""
 
+import dataclasses
 import importlib.util
 import json
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,11 +10,15 @@ import pytest
 
 from benchmarks.compiled import target
 from benchmarks.peers import ours
-from resnet_jax import step, train
+from resnet_jax import train
 from resnet_jax.errors import UserError
+from resnet_jax.execution import decide, on_mesh
+from resnet_jax.resolve import resolve
 from resnet_jax.runs import jax_flags
 from tests import tiny
+from tests.parallel import test_mesh
 from tests.parallel.test_mesh import SEEDS, Setup
+from tests.test_execution import mesh_of
 
 
 @pytest.fixture
@@ -80,8 +84,8 @@ def test_a_folder_without_flags_is_resumed(tmp_path):
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_a_gpu_is_asked_for_the_same_bits_each_time_and_nothing_else_is(deterministic):
     def options(platform):
-        mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
-        return jax_flags.compiler_options(tiny.config(deterministic=deterministic), mesh)
+        config = resolve(tiny.config(deterministic=deterministic))
+        return on_mesh(config, mesh_of(platform)).compiler_options
 
     assert options("gpu") == {"xla_gpu_deterministic_ops": deterministic}
     assert options("cpu") == options("tpu") == {}
@@ -89,7 +93,10 @@ def test_a_gpu_is_asked_for_the_same_bits_each_time_and_nothing_else_is(determin
 
 
 def test_every_program_with_a_convolution_is_compiled_so(monkeypatch):
-    monkeypatch.setattr(step, "compiler_options", lambda config, mesh: {"xla_unheard_of": True})
+    unheard_of = lambda c, devices: dataclasses.replace(  # noqa: E731 - one expression
+        decide(c, devices), compiler_options={"xla_unheard_of": True}
+    )
+    monkeypatch.setattr(test_mesh, "decide", unheard_of)
     setup = Setup(1, 1, 1)
     state = setup.programs.start(SEEDS)
     seeds, arrays, batch = setup.arguments(0)

@@ -94,7 +94,7 @@ def test_sigterm_saves_exits_with_42_and_goes_on_exactly(tmp_path, undisturbed):
 
     again = tiny.launch(folder, **EVERYTHING)
     assert again.returncode == 0, again.stderr
-    assert f"going on from step {status['step']}" in again.stderr
+    assert f"resumes at step {status['step']}" in again.stderr
     assert_same_run(folder, undisturbed)
     launches = reader.read(folder).environment
     assert [launches["step"], launches["resumed"][0]["step"]] == [0, status["step"]]
@@ -202,7 +202,7 @@ def test_a_run_goes_on_with_blocks_in_a_loop(tmp_path):
     assert process.wait(60) == 42
     again = tiny.launch(folder, model__scan="on", **changes)
     assert again.returncode == 0, again.stderr
-    done = int(re.search(r"going on from step (\d+)", again.stderr)[1])
+    done = int(re.search(r"resumes at step (\d+)", again.stderr)[1])
     losses, expected = (
         np.array([row["train/loss"] for row in tiny.lines(f) if "train/loss" in row])
         for f in (folder, undisturbed)

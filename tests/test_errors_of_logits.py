@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from resnet_jax import objective
+from resnet_jax import step
 
 NAN, INF = jnp.nan, jnp.inf
 
@@ -24,7 +24,7 @@ NAN, INF = jnp.nan, jnp.inf
 )
 def test_the_first_class(logits, correct):
     for label in range(3):
-        found = objective.top1_error(jnp.array([logits]), jnp.array([label]))
+        found = step.top1_error(jnp.array([logits]), jnp.array([label]))
         assert found.tolist() == [0.0 if label in correct else 100.0]
 
 
@@ -41,5 +41,5 @@ def test_the_first_class(logits, correct):
 )
 def test_the_first_five_classes(logits, correct):
     for label in range(7):
-        found = objective.top5_error(jnp.array([logits]), jnp.array([label]))
+        found = step.top5_error(jnp.array([logits]), jnp.array([label]))
         assert found.tolist() == [0.0 if label in correct else 100.0], label

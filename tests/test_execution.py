@@ -1,14 +1,16 @@
 """Several steps in one program are those steps one after another, and a run may stop between."""
 
+import dataclasses
 import types
 
 import jax
 import numpy as np
 import pytest
 
-from resnet_jax import dispatch, step
 from resnet_jax import train as trainer
+from resnet_jax.data.order import spans
 from resnet_jax.errors import UserError
+from resnet_jax.execution import on_mesh
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader
 from tests import tiny
@@ -35,20 +37,22 @@ TWO = EVERY | {"train__steps_per_dispatch": "2"}
     ],
 )
 def test_spans(steps, at_once, starts):
-    found = list(dispatch.spans(steps, at_once))
+    found = list(spans(steps, at_once))
     assert [span.start for span in found] == starts
     assert [number for span in found for number in span] == list(steps)
 
 
 def test_a_run_that_goes_on_has_the_spans_of_one_that_was_not_stopped():
-    whole = list(dispatch.spans(range(103), 8))
+    whole = list(spans(range(103), 8))
     for span in whole:
-        assert list(dispatch.spans(range(span.stop, 103), 8)) == whole[whole.index(span) + 1 :]
+        assert list(spans(range(span.stop, 103), 8)) == whole[whole.index(span) + 1 :]
 
 
-def mesh_of(platform):
+def mesh_of(platform, places=1):
     device = types.SimpleNamespace(platform=platform)
-    return types.SimpleNamespace(devices=np.array([device]))
+    return types.SimpleNamespace(
+        devices=np.array([device]), size=1, shape={"replicates": places, "data": 1, "fsdp": 1}
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,16 +68,16 @@ def mesh_of(platform):
 def test_what_is_chosen(platform, every, chosen):
     log, evaluation, checkpoint = every
     c = resolve(tiny.config(log__every=log, eval__every=evaluation, checkpoint__every=checkpoint))
-    assert dispatch.steps_at_once(c, mesh_of(platform)) == chosen
+    assert on_mesh(c, mesh_of(platform)).steps_per_dispatch == chosen
 
 
 def test_streamed_pictures_come_a_step_at_a_time(tmp_path):
     pictures.prepare(tmp_path)
     c = resolve(pictures.config(tmp_path, log__every=4, eval__every=4))
     c.checkpoint.every = 4
-    assert dispatch.steps_at_once(c, mesh_of("gpu")) == 1
+    assert on_mesh(c, mesh_of("gpu")).steps_per_dispatch == 1
     c.train.steps_per_dispatch = "2"
-    assert dispatch.steps_at_once(c, mesh_of("gpu")) == 2
+    assert on_mesh(c, mesh_of("gpu")).steps_per_dispatch == 2
 
 
 @pytest.mark.parametrize(
@@ -125,18 +129,18 @@ def test_steps_together_are_the_steps_one_by_one(on):
 def handed_over(monkeypatch):
     """The steps that each call of a run's program was handed."""
     found = []
-    make = step.make_train_steps
+    build = trainer.build
 
-    def counted(*args, **kwargs):
-        train_steps = make(*args, **kwargs)
+    def counted(*args):
+        programs = build(*args)
 
         def call(state, seeds, arrays, batches):
             found.append(batches.shape[1])
-            return train_steps(state, seeds, arrays, batches)
+            return programs.train_steps(state, seeds, arrays, batches)
 
-        return call
+        return dataclasses.replace(programs, train_steps=call)
 
-    monkeypatch.setattr(step, "make_train_steps", counted)
+    monkeypatch.setattr(trainer, "build", counted)
     return found
 
 
@@ -160,7 +164,7 @@ def test_a_run_in_spans_is_the_run_step_by_step_and_stops_between_them(
     assert run(tmp_path / "two", **TWO) == "completed"
     assert handed_over == [2, 2, 2, 2, 1]
     one, two = reader.read(tmp_path / "one"), reader.read(tmp_path / "two")
-    assert two.environment["steps_per_dispatch"] == 2
+    assert two.environment["execution"]["steps_per_dispatch"] == 2
     for ours, theirs in zip(tiny.lines(two.path), tiny.lines(one.path), strict=True):
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
