@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from resnet_jax.allowed import Range
 from resnet_jax.kernels.rectifier import relu
 
-# Exact moments of one batch, asked for with mutable=["moments"]: see step.make_moments_step.
+# Exact moments of one batch, asked for with mutable=["moments"]: see step.moments_step.
 MOMENTS = "moments"
 # What the backward pass is left beside the input, by jax.ad_checkpoint's name.
 MOMENTS_OF_GROUPS = "moments_of_groups"
