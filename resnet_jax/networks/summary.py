@@ -61,14 +61,48 @@ class Summary:
 
 def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
     """Traces a network on one image of `image_shape` (H, W, C); no device computes anything."""
-    mult_adds: dict[tuple[str, ...], int] = {}  # of each module, by its path
-    shapes: dict[str, tuple[int, ...]] = {}
     stage_sizes = {f"stage{i}": n for i, n in enumerate(model.arch.stage_sizes, start=1)}
-    model = dataclasses.replace(model, scan=True)
+    params, shapes, mult_adds = _trace(dataclasses.replace(model, scan=True), image_shape)
+    work: dict[str, int] = {}
+    convolutions: dict[str, int] = {}
+    for path, of_one in mult_adds.items():
+        row = _row(path[0])
+        # Blocks that are alike are one module, which is traced as if it were one block.
+        times = stage_sizes[row] - 1 if layout.is_stacked(path[0]) else 1
+        work[row] = work.get(row, 0) + times * of_one
+        on_branch = path[-1] != "shortcut_conv"
+        convolutions[row] = convolutions.get(row, 0) + times * on_branch
+    parameters: dict[str, int] = {}
+    projections: dict[str, int] = {}
+    blocks: dict[str, int] = {}
+    for name, node in jax.eval_shape(layout.by_block, params).items():
+        row = _row(name)
+        parameters[row] = parameters.get(row, 0) + sum(a.size for a in jax.tree.leaves(node))
+        blocks[row] = blocks.get(row, 0) + name.startswith("stage")
+        projections[row] = projections.get(row, 0) + ("shortcut_conv" in node)
+    rows = ["stem", *sorted(r for r in parameters if r.startswith("stage")), "head"]
+    return Summary(
+        tuple(
+            StageSummary(
+                name=row,
+                output_shape=shapes[row],
+                blocks=blocks[row],
+                convolutions=convolutions[row],
+                parameters=parameters[row],
+                mult_adds=work[row],
+                projections=projections[row],
+            )
+            for row in rows
+        )
+    )
 
-    def blocks_like(path: tuple[str, ...]) -> int:
-        """Blocks that are alike are one module, which is traced as if it were one block."""
-        return stage_sizes[_row(path[0])] - 1 if layout.is_stacked(path[0]) else 1
+
+def _trace(
+    model: ResNet, image_shape: tuple[int, ...]
+) -> tuple[dict[str, Any], dict[str, tuple[int, ...]], dict[tuple[str, ...], int]]:
+    """Returns the shapes of the parameters and of each row's output, and mult-adds by module."""
+    mult_adds: dict[tuple[str, ...], int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
@@ -92,37 +126,7 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         # A key made outside the trace would be an array, and start the accelerator for it.
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=True), image)
-
-    work: dict[str, int] = {}
-    convolutions: dict[str, int] = {}
-    for path, of_one in mult_adds.items():
-        row, times = _row(path[0]), blocks_like(path)
-        work[row] = work.get(row, 0) + times * of_one
-        on_branch = path[-1] != "shortcut_conv"
-        convolutions[row] = convolutions.get(row, 0) + times * on_branch
-    parameters: dict[str, int] = {}
-    projections: dict[str, int] = {}
-    blocks: dict[str, int] = {}
-    for name, node in jax.eval_shape(layout.by_block, variables["params"]).items():
-        row = _row(name)
-        parameters[row] = parameters.get(row, 0) + sum(a.size for a in jax.tree.leaves(node))
-        blocks[row] = blocks.get(row, 0) + name.startswith("stage")
-        projections[row] = projections.get(row, 0) + ("shortcut_conv" in node)
-    rows = ["stem", *sorted(r for r in parameters if r.startswith("stage")), "head"]
-    return Summary(
-        tuple(
-            StageSummary(
-                name=row,
-                output_shape=shapes[row],
-                blocks=blocks[row],
-                convolutions=convolutions[row],
-                parameters=parameters[row],
-                mult_adds=work[row],
-                projections=projections[row],
-            )
-            for row in rows
-        )
-    )
+    return variables["params"], shapes, mult_adds
 
 
 def _row(module_name: str) -> str:
