@@ -1,9 +1,9 @@
-"""CIFAR-10 as in section 4.2 of the paper: 64k steps of batch 128, the rate cut at 32k and 48k.
+"""CIFAR-10 as in section 4.2 of the paper: 64k steps of batch 128, rate cut at 32k and 48k steps.
 
     python -m experiments.train --config=configs/cifar10.py --config.model.depth=56 \
         --config.model.shortcut=none --config.data.dir=TFDS_DATA_DIR --workdir=runs/plain-56
 
-Other sets need no other code: --config.data.name=cifar100 | mnist | fashion_mnist | svhn_cropped.
+Other data sets work too: --config.data.name=cifar100 | mnist | fashion_mnist | svhn_cropped.
 The paper reports 8.75 % test error for ResNet-20 and 6.97 % for ResNet-56. ResNet-110 needs
 --config.schedule.warmup=until_error.
 """

@@ -1,11 +1,11 @@
-"""The degradation experiment of section 4.2 on CIFAR-10, whole: ten networks, five seeds each.
+"""The complete degradation experiment of section 4.2 on CIFAR-10: ten networks, five seeds each.
 
     python -m experiments.sweep --config=configs/degradation_cifar10.py \
         --config.base.data.dir=TFDS_DATA_DIR --workdir=runs/degradation_cifar10
 
-It asks whether deeper plain nets have higher training error, and residual nets do not (Fig. 6,
-Table 6: test error 8.75 % for ResNet-20, 6.43 % for ResNet-110; plain-110 stays above 60 %).
-Ask --dry_run what it costs on your machine before you start it.
+Do deeper plain nets have higher training error, while residual nets do not? In the paper (Fig. 6,
+Table 6) the test error is 8.75 % for ResNet-20 and 6.43 % for ResNet-110; plain-110 stays above
+60 %. Estimate the cost on your machine with --dry_run first.
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +17,10 @@ def get_config() -> ConfigDict:
     """Returns plain and residual nets of 20 to 110 layers on the paper's recipe."""
     study = ConfigDict()
     study.base = cifar10.get_config()
-    study.base.replicates = 5  # with 3, divergence alone decides no claim: docs/statistics.md
+    study.base.replicates = 5  # with 3, divergence alone cannot settle a claim: docs/statistics.md
     study.grid = ConfigDict({"model": {"depth": (20, 32, 44, 56, 110), "shortcut": ("none", "A")}})
-    # Section 4.2: a rate of 0.1 is slightly too large to start ResNet-110 with. The paper says it
-    # of this network alone; plain-110 starts as all others.
+    # Section 4.2: a rate of 0.1 is slightly too large to start ResNet-110 with. The paper says this
+    # only of this network, so plain-110 starts like the others.
     study.exceptions = ConfigDict(
         {
             "resnet_110": {

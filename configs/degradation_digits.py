@@ -3,9 +3,9 @@
     python -m experiments.sweep --config=configs/degradation_digits.py \
         --workdir=runs/degradation_digits
 
-Training errors answer it: that of plain-56 stays above plain-20's, that of the residual 56 does
-not. On 2 CPU cores it takes about 5 minutes (results/README.md has the numbers); --dry_run says
-what it would do, and how long that takes on your machine.
+The training error of plain-56 stays above that of plain-20; the training error of ResNet-56 does
+not. The study takes about 5 minutes on 2 CPU cores (results in results/README.md). --dry_run lists
+its runs and estimates the time on your machine.
 """
 
 from ml_collections import ConfigDict
@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
     """Returns plain and residual nets of 20 and 56 layers, four seeds each."""
     study = ConfigDict()
     study.base = digits.get_config()
-    # Half of the digits recipe's steps: they are enough to part the nets, and four seeds tell more
-    # than two that run twice as long.
+    # Half of the digits recipe's steps are enough to separate the nets, and four seeds tell more
+    # than two seeds trained twice as long.
     study.base.steps = 120
     study.base.replicates = 4
     study.base.eval.every = 20

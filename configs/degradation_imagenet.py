@@ -5,9 +5,8 @@
         --dry_run --rate=2470 --devices=8
 
 The paper, 10-crop: plain-18 27.94 %, plain-34 28.54 %; ResNet-18 27.88 %, ResNet-34 25.03 %, all
-without parameters in the shortcuts. A rate of 2,470 images/s of ResNet-50 is what others report of
-one A100; it has not been run here. `configs/degradation_imagenet.py:modern` asks the same of the
-modern recipe.
+with parameter-free shortcuts. Others report 2,470 images/s for ResNet-50 on one A100; the study has
+not been run here. `configs/degradation_imagenet.py:modern` uses the modern recipe.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +23,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     study.grid = ConfigDict({"model": {"depth": (18, 34), "shortcut": ("none", "A")}})
     study.exceptions = ConfigDict()
     if study.base.model.zero_init_residual:
-        # A plain net whose blocks start at zero is constant, and never learns.
+        # A plain net whose blocks start at zero is constant and never learns.
         study.exceptions.plain = ConfigDict(
             {
                 "when": {"model": {"shortcut": "none"}},

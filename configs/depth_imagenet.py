@@ -1,12 +1,12 @@
-"""How far does depth go? Residual nets of 18 to 152 layers on ImageNet (Tables 3 and 4).
+"""How much does depth help? Residual nets of 18 to 152 layers on ImageNet (Tables 3 and 4).
 
     python -m experiments.sweep --config=configs/depth_imagenet.py \
         --config.base.data.dir=TFDS_DATA_DIR --workdir=runs/depth_imagenet \
         --dry_run --rate=2470 --devices=8
 
 The paper, 10-crop: ResNet-34 24.52 %, 50 22.85 %, 101 21.75 %, 152 21.43 % (projection shortcuts,
-B); Table 4 has the same nets at several scales, fully convolutional, which eval.views asks for too.
-It has not been run here. `configs/depth_imagenet.py:modern` asks the same of the modern recipe.
+B). Table 4 tests the same nets fully convolutionally at several scales, which eval.views also does.
+It has not been run here. `configs/depth_imagenet.py:modern` uses the modern recipe.
 """
 
 from ml_collections import ConfigDict

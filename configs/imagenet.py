@@ -1,14 +1,14 @@
-"""ImageNet, in one of two presets: `paper` (section 3.4; the default) or `modern`.
+"""ImageNet, in two presets: `paper` (section 3.4; the default) and `modern`.
 
     python -m experiments.train --config=configs/imagenet.py:paper --config.model.depth=34 \
         --config.model.shortcut=A --config.data.dir=TFDS_DATA_DIR --workdir=runs/resnet-34
     python -m experiments.train --config=configs/imagenet.py:modern --workdir=runs/resnet-50
 
 paper: 600k steps of batch 256, the rate cut when the validation error plateaus, 10-crop test. The
-paper reports 25.03 % top-1 error for ResNet-34 (A) and 22.85 % for ResNet-50 (B). modern: 90 epochs
-of batch 1024, v1.5 blocks, random resized crops, label smoothing, cosine: 23.3 to 23.6 % with one
-centre crop is what others report for ResNet-50. An epoch of ResNet-50 takes about 3 minutes where
-7,000 images/s are trained. Neither recipe has been run here in full.
+paper reports 25.03 % top-1 error for ResNet-34 (A) and 22.85 % for ResNet-50 (B).
+modern: 90 epochs of batch 1024, v1.5 blocks, random resized crops, label smoothing, cosine. Others
+report 23.3 to 23.6 % for ResNet-50 with one centre crop.
+At 7,000 images/s an epoch takes about 3 minutes. Neither recipe has been run here in full.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ PRESETS = ("paper", "modern")
 
 
 def get_config(preset: str = "paper") -> ConfigDict:
-    """Returns a preset; raises UserError where there is none of that name."""
+    """Returns a preset; raises UserError if no preset has that name."""
     check_choice("preset", preset, PRESETS)
     c = base.get_config()
     c.batch_size = 256
@@ -30,8 +30,8 @@ def get_config(preset: str = "paper") -> ConfigDict:
     c.model.stem = "imagenet"
     c.model.bn_group = 32  # 256 examples on 8 GPUs, each with its own statistics
     c.data.name = "imagenet2012"
-    # Held out of the training split, for curves and the plateau: the 50,000 pictures of the
-    # official validation split are the test, looked at once.
+    # Held out of the training split, for curves and the plateau schedule. The 50,000 pictures of
+    # the official validation split are the test set, evaluated once.
     c.data.validation = 10000
     c.data.mean = "channel"
     c.eval.every = 5000

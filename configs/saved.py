@@ -1,9 +1,9 @@
-"""The config of a run that has been: trains it again, whole or changed, or goes on with it.
+"""The config of an earlier run, to repeat the run, with or without changes, or to resume it.
 
     python -m experiments.train --config=configs/saved.py:runs/plain-56/config.json \
         --config.seed=5 --workdir=runs/plain-56-seed5
 
-The folder runs/plain-56 may stand for the file. A sweep starts its cells by this file.
+The run folder runs/plain-56 may stand in for its config.json. Sweeps start cells this way.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from resnet_jax.runs import storage
 
 
 def get_config(path: str = "") -> ConfigDict:
-    """Returns the config that `path`, a run folder or its config.json, holds.
+    """Returns the config in `path`, a run folder or its config.json.
 
     Raises:
       UserError: there is no such file, or it is not a config of this version.
@@ -36,24 +36,24 @@ def get_config(path: str = "") -> ConfigDict:
 
 
 def from_dict(content: Mapping[str, Any], origin: str) -> ConfigDict:
-    """Returns a saved config, its keys and types those of configs/base.py.
+    """Returns a saved config with the keys and types of configs/base.py.
 
     Args:
-      content: as saved.
-      origin: what an error names.
+      content: as read from JSON.
+      origin: where it comes from, for error messages.
 
     Raises:
-      UserError: a key is unknown or lacks, or a value has another type.
+      UserError: a key is unknown or missing, or a value has the wrong type.
     """
     config = base.get_config()
     given, known = settings.flatten(content), settings.flatten(config.to_dict())
     for key in given:
         if key not in known:
             raise UserError(f"{origin} has {key}, which is not a setting{nearest(key, known)}.")
-    # What changes no result may be newer than the run: it is then as by default.
-    lacking = [key for key in known if key not in given and settings.SETTINGS[key].changes_results]
-    if lacking:
-        raise UserError(f"{origin} lacks {', '.join(lacking)}; it is of another version.")
+    # A setting that changes no result may be newer than the run; it keeps its default.
+    missing = [key for key in known if key not in given and settings.SETTINGS[key].changes_results]
+    if missing:
+        raise UserError(f"{origin} lacks {', '.join(missing)}; another version wrote it.")
     for key, value in given.items():
         settings.put(config, key, value, f"{origin} has a wrong value: {key}")
     return config

@@ -1,11 +1,11 @@
-"""Which shortcut? None, A (identity), B (projections where shapes change), C (all projections).
+"""Which shortcut is best? None, A (identity), B (projections where shapes change), C (all).
 
     python -m experiments.sweep --config=configs/shortcuts_cifar10.py \
         --config.base.data.dir=TFDS_DATA_DIR --workdir=runs/shortcuts_cifar10
 
-The paper compares them on ImageNet (Table 3, 34 layers: B slightly better than A, C than B) and
-concludes that projections are not needed against degradation; on CIFAR-10 it has A alone. This
-asks the same of CIFAR-10.
+The paper compares them on ImageNet (Table 3, 34 layers: B is slightly better than A, C than B) and
+concludes that projections are not needed against degradation. On CIFAR-10 it uses only A; this
+study makes the comparison there.
 """
 
 from ml_collections import ConfigDict
@@ -17,9 +17,9 @@ def get_config() -> ConfigDict:
     """Returns the four shortcuts at 20 and 56 layers on the paper's recipe, five seeds each."""
     study = ConfigDict()
     study.base = cifar10.get_config()
-    study.base.replicates = 5  # with 3, divergence alone decides no claim: docs/statistics.md
-    # 20: every net trains, so a difference is that of the shortcuts' own parameters. 56: the plain
-    # net degrades, so a difference is that of optimisation; and it needs no warm-up as 110 does.
+    study.base.replicates = 5  # with 3, divergence alone cannot settle a claim: docs/statistics.md
+    # At 20 layers every net trains, so differences come from the shortcuts' own parameters. At 56
+    # the plain net degrades, so differences come from optimisation; unlike 110 it needs no warm-up.
     study.grid = ConfigDict({"model": {"depth": (20, 56), "shortcut": ("none", "A", "B", "C")}})
     study.exceptions = ConfigDict()
     return study

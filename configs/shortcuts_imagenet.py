@@ -1,4 +1,4 @@
-"""Which shortcut? Identity (A), projections where shapes change (B), all projections (C): Table 3.
+"""Which shortcut is best? Table 3: A (identity), B (projections where shapes change), C (all).
 
     python -m experiments.sweep --config=configs/shortcuts_imagenet.py \
         --config.base.data.dir=TFDS_DATA_DIR --workdir=runs/shortcuts_imagenet \
@@ -6,7 +6,7 @@
 
 The paper, ResNet-34, 10-crop: A 25.03 %, B 24.52 %, C 24.19 %; it concludes that projections are
 not essential against degradation. It has not been run here. `configs/shortcuts_imagenet.py:modern`
-asks the same of the modern recipe.
+uses the modern recipe.
 """
 
 from ml_collections import ConfigDict

@@ -102,7 +102,7 @@ REFUSED = {
     "an unknown module": ("run", ["--config=IMPORT"], "import.py, line 1: ModuleNotFoundError: "),
     "no config": ("run", ["--config=DICT"], "returns dict, no ConfigDict"),
     "no function": ("run", ["--config=NOTHING"], r"defines no get_config\(\)"),
-    "a missing key": ("run", ["--config=LACKING"], "lacks seed; it is of another version"),
+    "a missing key": ("run", ["--config=LACKING"], "lacks seed; another version wrote it"),
     "an added key": ("run", ["--config=ADDED"], r"model\.depht, which is not a setting \(nearest"),
     "a value of another type": ("run", ["--config=TYPED"], "seed=True is not of the setting's"),
 }  # fmt: skip
