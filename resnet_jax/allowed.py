@@ -1,4 +1,4 @@
-"""The kinds of values that a setting, or a library's argument, may have."""
+"""The kinds of values that a setting, or an argument of the library, may have."""
 
 import dataclasses
 import math
@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 from resnet_jax.errors import UserError, listing, nearest
 
-INT32_MAX = 2**31 - 1  # of an int32 counter
+INT32_MAX = 2**31 - 1  # steps and seeds are int32
 _FLOAT32_MAX = 3.4e38
 
 
 class Allowed(Protocol):
-    """What a value may be."""
+    """A set of allowed values."""
 
     def check(self, key: str, value: object) -> None:
-        """Raises UserError, which names `key`, the value and what is allowed."""
+        """Raises UserError unless `value` is allowed; the message names `key` and the values."""
 
 
 def check_choice(key: str, value: object, allowed: Iterable[object]) -> None:
@@ -29,7 +29,7 @@ def check_choice(key: str, value: object, allowed: Iterable[object]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of some names."""
+    """One name from a list."""
 
     names: tuple[str, ...]
 
@@ -40,7 +40,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """One or several of some names, each once, in a tuple."""
+    """A non-empty tuple of distinct names from a list."""
 
     names: tuple[str, ...]
 
@@ -52,7 +52,7 @@ class Choices:
             check_choice(key, name, self.names)
         if not value or len(set(value)) < len(value):
             raise UserError(
-                f"{key}={value}; allowed are one or several of {listing(self.names)}, each once."
+                f"{key}={value}; allowed are one or more of {listing(self.names)}, each once."
             )
 
 
@@ -79,8 +79,8 @@ class Range:
     """An interval of numbers.
 
     Attributes:
-      low: the lowest number.
-      high: the highest one; by default the highest of an int32 or a float32.
+      low: the lower end.
+      high: the upper end; by default the largest int32 or float32.
       whole: whether only whole numbers are allowed.
       above: whether `low` itself is excluded.
       below: whether `high` itself is excluded.
@@ -94,17 +94,17 @@ class Range:
 
     @property
     def highest(self) -> float:
-        """The upper end."""
+        """The upper end, never infinite."""
         largest = INT32_MAX if self.whole else _FLOAT32_MAX
         return largest if math.isinf(self.high) else self.high
 
     def __contains__(self, value: object) -> bool:
-        """Whether a value is a number in the interval; True and False are no numbers."""
+        """Whether `value` is a number in the interval; bools do not count as numbers."""
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             return False
         if self.whole and not isinstance(value, numbers.Integral):
             return False
-        number: Any = value  # a whole number may be too large for a float
+        number: Any = value  # not converted: a large int may overflow a float
         starts = number > self.low if self.above else number >= self.low
         return starts and (number < self.highest if self.below else number <= self.highest)
 
@@ -126,7 +126,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Length(Range):
-    """A number, or None: one of several settings that give the same length."""
+    """A number, or None if another setting gives the length."""
 
     def check(self, key: str, value: object) -> None:
         """Raises UserError unless `value` is None or in the interval."""
@@ -135,7 +135,7 @@ class Length(Range):
 
 
 class Span:
-    """The first and the last of some steps, counted from 1; or () for none."""
+    """The first and last step of a range, counted from 1; or () for no steps."""
 
     def check(self, key: str, value: object, last: int = INT32_MAX) -> None:
         """Raises UserError unless `value` is a span of steps up to `last`."""
@@ -143,8 +143,8 @@ class Span:
         is_pair = isinstance(value, tuple) and len(value) == 2 and all(s in member for s in value)
         if value != () and not (is_pair and value[0] <= value[1]):  # type: ignore[index]  # a pair
             raise UserError(
-                f"{key}={value!r} is out of range; allowed are the first and the last of some "
-                f"steps from 1 to {last}, or () for none."
+                f"{key}={value!r} is out of range; allowed are the first and the last step of a "
+                f"range within 1 to {last}, or () for none."
             )
 
 
@@ -154,7 +154,7 @@ class Numbers:
 
     Attributes:
       member: the interval.
-      count: how many there are; None: any number of them.
+      count: the length of the tuple; None: any length.
     """
 
     member: Range
@@ -167,7 +167,7 @@ class Numbers:
             or (self.count is not None and len(value) != self.count)
             or not all(v in self.member for v in value)
         ):
-            some = "any number of" if self.count is None else self.count
+            count = "any number of" if self.count is None else self.count
             raise UserError(
-                f"{key}={value!r} is out of range; allowed is a tuple of {some} {self.member}."
+                f"{key}={value!r} is out of range; allowed is a tuple of {count} {self.member}."
             )

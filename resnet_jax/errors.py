@@ -49,7 +49,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     return nearest(key, known)
 
 
-def listing(values: Iterable[object]) -> str:
+def listing(values: Iterable[object], word: str = "or") -> str:
     """Returns ``a, b or c``."""
     names = [str(v) for v in values]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"

@@ -1,7 +1,7 @@
-"""How a run is computed on its devices: whatever "auto" or the platform decides, decided once.
+"""Decides once how a run is computed: every "auto", and everything that depends on the platform.
 
-None of it changes a result by more than rounding. environment.json records it, and
-`python -m experiments.describe --execution` prints it. No other file asks for the platform.
+These decisions change results only by rounding. environment.json records them, and
+`python -m experiments.describe --execution` prints them. No other file asks for the platform.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from resnet_jax.data.sets import KNOWN
 from resnet_jax.parallel import mesh as meshes
 
-# Enough steps per dispatch that handing them over costs nothing beside them; few enough that a run
-# stops soon after it is asked to.
+# Enough steps per dispatch to make its overhead negligible, but few enough that a run stops soon
+# after a signal.
 _MOST_STEPS = 32
-_SMALL_IMAGE = 64  # pixels a side
-_MUCH_WORK = 64_000  # pixels per example, times steps: 1,000 of the digits'
+_SMALL_IMAGE = 64  # side in pixels
+_MUCH_WORK = 64_000  # steps times pixels per example: 1,000 steps on digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Execution:
 
     Attributes:
       mesh: the devices, see parallel/mesh.py.
-      platform: of the devices: "cpu", "gpu" or "tpu".
-      scan: whether blocks of a stage that are alike run in a loop.
+      platform: "cpu", "gpu" or "tpu".
+      scan: whether equal blocks of a stage run in a loop.
       seeds_by: how seeds that share a device are computed, one of parallel.seeds.WAYS.
-      steps_per_dispatch: training steps that are one program.
+      steps_per_dispatch: training steps per program.
       unroll: whether loops over steps, and over the parts of a batch, are unrolled.
       waits: whether a program must end before the next one starts.
-      eval_batch_size: examples evaluated at a time, see data.splits.Split.views.
-      compiler_options: of all programs that hold the network.
-      init_options: compiler options of the program that draws the initial weights.
+      eval_batch_size: examples per evaluation batch, see data.splits.Split.views.
+      compiler_options: for every program that contains the network.
+      init_options: compiler options for drawing the initial weights.
     """
 
     mesh: Mesh
@@ -52,7 +52,7 @@ class Execution:
     init_options: Mapping[str, str]
 
     def settle(self, results: Any) -> None:
-        """Waits for a program's results if the next program must not start before."""
+        """Waits for a program's results if `waits` is set."""
         if self.waits:
             jax.block_until_ready(results)
 
@@ -63,10 +63,10 @@ class Execution:
 
 
 def decide(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Execution:
-    """Decides how a resolved config is computed on `devices`, by default on all there are.
+    """Decides how a resolved config is computed on `devices`, by default on all devices.
 
     Raises:
-      UserError: the devices cannot be laid out as `config.mesh` says, or cannot share a batch.
+      UserError: the devices do not divide as `config.mesh` asks, or cannot share a batch evenly.
     """
     mesh = meshes.make_mesh(
         config.replicates, config.mesh.replicates, config.mesh.fsdp, devices=devices
@@ -88,26 +88,26 @@ def on_mesh(config: ConfigDict, mesh: Mesh) -> Execution:
         unroll=on_cpu,
         seeds_by=_seeds_by(config, mesh, on_cpu),
         steps_per_dispatch=_steps_per_dispatch(config, on_cpu, is_resident),
-        # On several CPU devices a collective holds a thread while it waits for the others, and the
-        # threads are as few as the cores: two programs could each hold what the other waits for.
+        # On several CPU devices a collective blocks a thread until all devices arrive, and there
+        # are only as many threads as cores: two programs at once could deadlock.
         waits=on_cpu and mesh.size > 1,
-        # Full-size pictures fill a device's memory: of a streamed set at most what a training step
-        # computes at once, which is known to fit.
+        # Full-size pictures need much memory. A batch as large as a part of a training step is
+        # known to fit.
         eval_batch_size=config.eval.batch_size
         if is_resident
         else min(config.eval.batch_size, config.batch_size // config.accumulate),
-        # It excludes cuDNN's algorithms that sum in any order, and autotuning, which might choose
-        # other algorithms next time. A TPU's compiler refuses options that it does not know.
+        # Excludes cuDNN algorithms that sum in varying order, and autotuning, which may choose
+        # different algorithms next time. A TPU's compiler rejects unknown options.
         compiler_options={"xla_gpu_deterministic_ops": config.deterministic}
         if platform == "gpu"
         else {},
-        # It runs once per seed: on CPU the compiler would take seconds to make it faster.
+        # Weights are drawn once per seed, so optimising that program for seconds does not pay.
         init_options={"xla_backend_optimization_level": "0"} if on_cpu else {},
     )
 
 
 def allowed_steps_per_dispatch(config: ConfigDict) -> list[int]:
-    """Returns the numbers of steps after which no row, evaluation or checkpoint comes too late."""
+    """Returns the common divisors of log.every, eval.every and checkpoint.every."""
     common = math.gcd(config.log.every, config.eval.every, config.checkpoint.every)
     small = [number for number in range(1, math.isqrt(common) + 1) if common % number == 0]
     return sorted({*small, *(common // number for number in small)})
@@ -116,8 +116,8 @@ def allowed_steps_per_dispatch(config: ConfigDict) -> list[int]:
 def _steps_per_dispatch(config: ConfigDict, on_cpu: bool, is_resident: bool) -> int:
     if config.train.steps_per_dispatch != "auto":
         return int(config.train.steps_per_dispatch)
-    # On CPU a step takes far longer than its dispatch, and each step of a program of several would
-    # be compiled for itself. Streamed pictures come one step at a time.
+    # On CPU a step takes far longer than its dispatch, and steps are unrolled, so that several take
+    # longer to compile. Streamed pictures arrive one step at a time.
     if on_cpu or not is_resident:
         return 1
     return max(number for number in allowed_steps_per_dispatch(config) if number <= _MOST_STEPS)
@@ -125,17 +125,18 @@ def _steps_per_dispatch(config: ConfigDict, on_cpu: bool, is_resident: bool) -> 
 
 def _seeds_by(config: ConfigDict, mesh: Mesh, on_cpu: bool) -> str:
     if config.replicates == mesh.shape[meshes.REPLICATES]:
-        return "unroll"  # one seed per place, as if it were alone
+        return "unroll"  # one seed per group of devices: nothing to combine
     if config.replicates_by != "auto":
         return config.replicates_by
     if on_cpu:
-        # A sixth faster, but four seeds take twice as long to compile, and more seeds longer yet.
+        # Unrolled seeds run a sixth faster, but compiling takes twice as long for four, and longer
+        # for more.
         is_long = config.steps * config.data.image_size**2 > _MUCH_WORK
         return "unroll" if is_long else "separate"
-    # One seed's kernels for small images are too small for a GPU: all but the products are then
-    # computed for all seeds together, a third of the kernels (benchmarks/traffic.py --seeds=8). In
-    # float32 that gains little, since the convolutions take the time (results/README.md); bfloat16
-    # and the other ways are yet to be timed (benchmarks/seeds.py). One seed's convolutions of large
-    # images keep it busy, and all seeds' need their memory at once; a loop is then compiled once,
-    # whatever the number of seeds.
+    # Small images: one seed's kernels are too small to fill a GPU, so everything except the
+    # convolutions and products is computed for all seeds together, with a third of the kernels
+    # (benchmarks/traffic.py --seeds=8). In float32 that gains little, since convolutions dominate
+    # (results/README.md); bfloat16 and the other ways are yet to be timed (benchmarks/seeds.py).
+    # Large images: one seed keeps the device busy, and a loop needs the memory of one seed only and
+    # is compiled once.
     return "separate" if config.data.image_size <= _SMALL_IMAGE else "loop"

@@ -1,7 +1,7 @@
-"""From a resolved config to the network and the compiled programs that work on it.
+"""Builds the network and the compiled programs of a resolved config.
 
-A program is jit(seeds(steps(step))): step.py has the steps of one seed, and the layers around them
-are put together here.
+A program is jit(seeds(steps(step))): step.py has the steps of one seed; this file adds the outer
+layers.
 """
 
 import dataclasses
@@ -32,18 +32,16 @@ Select = Callable[[Any, Any], tuple[jax.Array, jax.Array]]  # see data.splits.Sp
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """A run's network and programs; nothing is compiled before it is called.
+    """A run's network and programs, each compiled at its first call.
 
     Attributes:
-      execution: how they are computed.
-      task: what the steps have in common.
       initialize: makes the state before the first step.
-      state: its shapes, and where on the mesh each array lies.
-      saved_state: the same as checkpoints have it.
-      train_steps: (state, seeds_R, arrays, batches_R) -> (state, metrics_R), donates the state.
+      state: shapes, dtypes and shardings of the state in training.
+      saved_state: the same of the state in checkpoints.
+      train_steps: (state, seeds_R, arrays, batches_R) -> (state, metrics_R); donates the state.
       moments_step: (variables_R, seeds_R, number, arrays, batch_R) -> moments_R.
-      eval_steps: by whether views are mirrored: (variables_R, groups, labels_B, mask_B) -> sums_R.
-      after_validation: (state, error_R) -> state, donates the state.
+      eval_steps: {mirrored: (variables_R, groups, labels_B, mask_B) -> sums_R}.
+      after_validation: (state, error_R) -> state; donates the state.
     """
 
     execution: Execution
@@ -63,36 +61,36 @@ class Programs:
 
     def start(self, seeds_R: np.ndarray) -> TrainState:
         """Returns the state before the first step, on its devices."""
-        state = self.initialize(seeds_R)
-        of_blocks = _in_memory(self.model, state, lambda a: np.moveaxis(a, 1, 0))
-        return put(of_blocks, self.state_shardings)
+        saved = self.initialize(seeds_R)
+        state = _in_training(self.model, saved, lambda a: np.moveaxis(a, 1, 0))
+        return put(state, self.state_shardings)
 
     def to_saved(self, tree: Any) -> Any:
-        """Turns a state, or variables of one, into what checkpoints have of it: see layout.py."""
+        """Converts a state, or variables, to the layout of checkpoints: see layout.py."""
         if self.model.scan:
             return tree
         return layout.convert(tree, lambda collection: layout.stacked(collection, _stack))
 
     def from_saved(self, state: TrainState) -> TrainState:
-        """Turns a state that a checkpoint had, of the shapes `saved_state`, into the run's."""
-        return jax.device_put(_in_memory(self.model, state, _unstack), self.state_shardings)
+        """Converts a checkpoint's state to the layout and the devices of training."""
+        return jax.device_put(_in_training(self.model, state, _unstack), self.state_shardings)
 
     @property
     def state_shardings(self) -> Any:
-        """Where on the mesh each array of the state lies."""
+        """The sharding of each array of the state."""
         return jax.tree.map(lambda a: a.sharding, self.state)
 
 
 def build(
     config: ConfigDict, execution: Execution, normalization: Normalization, select: Select
 ) -> Programs:
-    """Builds everything for a resolved config.
+    """Builds the programs of a resolved config.
 
     Args:
       config: resolved.
       execution: see execution.decide.
       normalization: of the data set.
-      select: that of the split to train on, see data.splits.Split.
+      select: of the training split, see data.splits.Split.
     """
     initialize = initializer(config, execution)
     convolution, product = seeds.convolution_and_product(execution.seeds_by)
@@ -117,8 +115,8 @@ def build(
         mesh=execution.mesh,
     )
     saved_state = initialize.shapes(config.replicates)
-    in_memory = jax.eval_shape(lambda saved: _in_memory(model, saved, _unstack), saved_state)
-    state = meshes.place(in_memory, execution.mesh)
+    shapes = jax.eval_shape(lambda saved: _in_training(model, saved, _unstack), saved_state)
+    state = meshes.place(shapes, execution.mesh)
     compiler = Compiler(execution, config.replicates)
     shardings = jax.tree.map(lambda a: a.sharding, state)
     return Programs(
@@ -135,9 +133,9 @@ def build(
 
 
 def initializer(config: ConfigDict, execution: Execution | None = None) -> Initializer:
-    """Returns what makes the state of a resolved config's run; without `execution` its shapes."""
+    """Returns the initializer of a resolved config; `execution` is needed only to draw weights."""
     return Initializer(
-        # Only kernels are drawn: compiled soonest as a loop, wherever the network will run.
+        # It only draws kernels, and a loop over blocks compiles fastest on every platform.
         model=dataclasses.replace(resnet.from_config(config.model), scan=True, remat=()),
         optimizer=make_optimizer(config.optimizer),
         schedule=make_schedule(config),
@@ -149,18 +147,13 @@ def initializer(config: ConfigDict, execution: Execution | None = None) -> Initi
 
 @dataclasses.dataclass(frozen=True)
 class Compiler:
-    """Turns the steps of one seed into programs of all seeds, laid over the devices.
-
-    Attributes:
-      execution: how they are computed.
-      replicates: seeds.
-    """
+    """Compiles the steps of one seed into programs for all seeds, spread over the devices."""
 
     execution: Execution
     replicates: int
 
     def train_steps(self, task: Task, select: Select, state_shardings: Any) -> Wrapped:
-        """Returns Programs.train_steps: as many steps as the second axis of `batches_R` is long."""
+        """Returns Programs.train_steps: one step per entry of the second axis of `batches_R`."""
 
         def train_steps(
             state: TrainState, seed: jax.Array, arrays: Any, batches: Any
@@ -174,20 +167,20 @@ class Compiler:
             state, metrics = jax.lax.scan(
                 one_step, state, batches, unroll=count if task.unroll else 1
             )
-            return state, jax.tree.map(lambda of_steps: of_steps[-1], metrics)
+            return state, jax.tree.map(lambda each_step: each_step[-1], metrics)
 
         mesh = self.execution.mesh
-        whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
+        everywhere, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
         return jax.jit(
             self._over_seeds(train_steps, (0, 0, None, 0)),
-            in_shardings=(state_shardings, by_replicate, whole, meshes.split_batches(mesh)),
+            in_shardings=(state_shardings, by_replicate, everywhere, meshes.split_batches(mesh)),
             out_shardings=(state_shardings, by_replicate),
             donate_argnums=0,
             compiler_options=dict(self.execution.compiler_options),
         )
 
     def moments_step(self, task: Task, select: Select) -> Wrapped:
-        """Returns Programs.moments_step; `batch_R` is a span of one step."""
+        """Returns Programs.moments_step; `batch_R` holds the batch of one step."""
 
         def moments_step(
             variables: Any, seed: jax.Array, number: jax.Array, arrays: Any, batches: Any
@@ -196,10 +189,10 @@ class Compiler:
             return step.moments_step(task, variables, seed, number, batch)
 
         mesh = self.execution.mesh
-        whole, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
+        everywhere, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
         return jax.jit(
             self._over_seeds(moments_step, (0, 0, None, None, 0)),
-            in_shardings=(None, by_replicate, whole, whole, meshes.split_batches(mesh)),
+            in_shardings=(None, by_replicate, everywhere, everywhere, meshes.split_batches(mesh)),
             out_shardings=by_replicate,
             compiler_options=dict(self.execution.compiler_options),
         )
@@ -238,16 +231,17 @@ def _first(tree: Any) -> Any:
     return jax.tree.map(lambda a: a[0], tree)
 
 
-def _in_memory(
-    model: resnet.ResNet, state: TrainState, unstack: Callable[[Any], Sequence[Any]]
+def _in_training(
+    model: resnet.ResNet, saved: TrainState, unstack: Callable[[Any], Sequence[Any]]
 ) -> TrainState:
-    """Turns a state that is stacked, as checkpoints have it, into what `model` computes with."""
+    """Converts a state from the stacked layout of checkpoints to the layout of `model`."""
     if model.scan:
-        return state
-    return layout.convert(state, lambda collection: layout.by_block(collection, unstack))
+        return saved
+    return layout.convert(saved, lambda collection: layout.by_block(collection, unstack))
 
 
-# The axis of blocks follows that of replicates. Compiled once per shape: blocks share theirs.
+# The block axis follows the replicate axis. Each is compiled once per shape, and blocks share
+# shapes.
 
 
 @jax.jit

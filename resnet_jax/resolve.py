@@ -1,6 +1,6 @@
-"""From a config as written to a config as run: every value checked, every length in steps.
+"""Checks a config and resolves it: every length in steps, every "auto" that data decides.
 
-Nothing here touches a device: a mistake costs a second, not a place in a queue.
+This touches no device, so a mistake costs a second and not a wait in a cluster's queue.
 """
 
 import itertools
@@ -19,12 +19,13 @@ _RATES = ("schedule.rate", "schedule.final_rate", "schedule.warmup_rate")
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Checks a config and returns it as a run sees it; a resolved config comes back unchanged.
+    """Returns the resolved config of a run; a resolved config comes back unchanged.
 
-    Lengths become steps, `model.num_classes`, `data.flip` and `data.dir` are settled.
+    Lengths become steps; `model.num_classes`, `data.image_size`, `data.flip`, `data.dir` and the
+    learning rates get their final values.
 
     Raises:
-      UserError: a value is not allowed, or two do not go together.
+      UserError: a value is not allowed, or two values exclude each other.
     """
     for key, setting in SETTINGS.items():
         setting.allowed.check(key, get(config, key))
@@ -47,24 +48,23 @@ def resolve(config: ConfigDict) -> ConfigDict:
     Span().check("profile", config.profile, config.steps)
     config.epochs = config.examples = None
     schedule = config.schedule
-    # A rate or length that has no effect stays as it is written.
-    if schedule.rate_for_batch:
+    if schedule.rate_for_batch:  # a rate without effect stays as written
         for key in _RATES:
             if all(condition.holds(config) for condition in SETTINGS[key].acts_if):
                 name = key.removeprefix("schedule.")
                 schedule[name] *= config.batch_size / schedule.rate_for_batch
                 SETTINGS[key].allowed.check(f"{key} for this batch_size", schedule[name])
         schedule.rate_for_batch = 0
-    a_unit = {
+    steps_per_unit = {
         "steps": 1.0,
         "epochs": examples / config.batch_size,
         "examples": 1 / config.batch_size,
         "fraction": float(config.steps),
     }[schedule.unit]
     if schedule.name == "step":
-        schedule.boundaries = _boundaries_in_steps(schedule, a_unit)
+        schedule.boundaries = _boundaries_in_steps(schedule, steps_per_unit)
     if schedule.warmup == "linear":
-        schedule.warmup_length = _warmup_in_steps(schedule, a_unit, config.steps)
+        schedule.warmup_length = _warmup_in_steps(schedule, steps_per_unit, config.steps)
     schedule.unit = "steps"
     return config
 
@@ -73,8 +73,8 @@ def _check_remat(model: ConfigDict) -> None:
     stages = tuple(range(1, len(architecture(model.family, model.depth).stage_sizes) + 1))
     if not all(stage in stages for stage in model.remat):
         raise UserError(
-            f"model.remat={model.remat} names no stage of this network; allowed are {stages}, some "
-            "of them, and none."
+            f"model.remat={model.remat} names a stage that this network lacks; allowed is any "
+            f"selection from {stages}."
         )
 
 
@@ -95,9 +95,9 @@ def _check_dispatch(config: ConfigDict) -> None:
 def _total_steps(config: ConfigDict, examples: int) -> int:
     given = [key for key in LENGTHS if config[key] is not None]
     if len(given) != 1:
-        what = f"{listing(given)} are" if given else "none is"
+        state = f"{listing(given, 'and')} are" if given else "none is"
         raise UserError(
-            f"Exactly one of steps, epochs and examples says how long to train; {what} set."
+            f"Exactly one of steps, epochs and examples must give the training length; {state} set."
         )
     (key,) = given
     value = config[key]
@@ -108,29 +108,29 @@ def _total_steps(config: ConfigDict, examples: int) -> int:
     return steps
 
 
-def _boundaries_in_steps(schedule: ConfigDict, a_unit: float) -> tuple[float, ...]:
-    steps = tuple(float(round(b * a_unit)) for b in schedule.boundaries)
-    # In steps, because two fractions may fall on one step, and one cut would be lost.
+def _boundaries_in_steps(schedule: ConfigDict, steps_per_unit: float) -> tuple[float, ...]:
+    steps = tuple(float(round(b * steps_per_unit)) for b in schedule.boundaries)
+    # Compared in steps: if two fractions rounded to the same step, one cut would be lost.
     if all(a < b for a, b in itertools.pairwise(steps)) and all(b <= INT32_MAX for b in steps):
         return steps
     raise UserError(
-        f"schedule.boundaries={tuple(schedule.boundaries)} is not in order; allowed are numbers "
-        f"from 0 up to {INT32_MAX} steps, each at least a step after the one before."
+        f"schedule.boundaries={tuple(schedule.boundaries)} is not increasing; allowed are numbers "
+        f"from 0 to {INT32_MAX} steps, each at least one step after the previous one."
     )
 
 
-def _warmup_in_steps(schedule: ConfigDict, a_unit: float, steps: int) -> float:
-    length = float(round(schedule.warmup_length * a_unit))
+def _warmup_in_steps(schedule: ConfigDict, steps_per_unit: float, steps: int) -> float:
+    length = float(round(schedule.warmup_length * steps_per_unit))
     if length < 1:
         raise UserError(
-            f"schedule.warmup_length={schedule.warmup_length:g} {schedule.unit} is less than a "
+            f"schedule.warmup_length={schedule.warmup_length:g} {schedule.unit} is less than one "
             "step with schedule.warmup='linear'; allowed is at least one step, or "
             "schedule.warmup='none'."
         )
     if schedule.name == "cosine" and length >= steps:
         raise UserError(
             f"schedule.warmup_length={length:g} steps leaves none of the {steps} steps for the "
-            "cosine; it must be shorter."
+            "cosine; allowed is less."
         )
     return length
 
@@ -145,8 +145,8 @@ def _check_parts(config: ConfigDict) -> None:
         )
     if not group or (batch_size // parts) % group:
         raise UserError(
-            f"model.bn_group={group} has no whole groups in a part of {batch_size // parts} "
-            f"examples (batch_size={batch_size}, accumulate={parts}); allowed are divisors of "
+            f"model.bn_group={group} does not divide a part of {batch_size // parts} examples "
+            f"(batch_size={batch_size}, accumulate={parts}); allowed are divisors of "
             f"{batch_size // parts}, so that accumulation changes no result."
         )
 
@@ -155,13 +155,13 @@ def _check_combinations(config: ConfigDict, known: Facts, examples: int) -> None
     model, data = config.model, config.data
     if examples < 1:
         raise UserError(
-            f"data.validation={data.validation} leaves no training example of {data.name}'s "
-            f"{known.train}; allowed is up to {known.train - 1}."
+            f"data.validation={data.validation} leaves no training example: {data.name} has "
+            f"{known.train}; allowed is at most {known.train - 1}."
         )
     if config.seed + config.replicates - 1 > INT32_MAX:
         raise UserError(
-            f"seed={config.seed} leaves no seeds for replicates={config.replicates}; allowed is up "
-            f"to {INT32_MAX - config.replicates + 1}."
+            f"seed={config.seed} is too large for replicates={config.replicates}, which use the "
+            f"seeds after it; allowed is at most {INT32_MAX - config.replicates + 1}."
         )
     _check_parts(config)
     _check_data(config, known)
@@ -173,11 +173,11 @@ def _check_combinations(config: ConfigDict, known: Facts, examples: int) -> None
     if model.num_classes and model.num_classes < known.num_classes:
         raise UserError(
             f"model.num_classes={model.num_classes} is less than the {known.num_classes} classes "
-            f"of {data.name}; allowed is at least that, or 0 for as many."
+            f"of {data.name}; allowed is at least that, or 0 for exactly that."
         )
     if model.space_to_depth and model.stem != "imagenet":
         raise UserError(
-            f"model.space_to_depth=True rearranges the 7x7 stem, but model.stem={model.stem!r}; "
+            f"model.space_to_depth=True needs model.stem='imagenet', but it is {model.stem!r}; "
             "allowed is False."
         )
     if model.shortcut == "none" and model.zero_init_residual:
@@ -192,17 +192,20 @@ def _check_combinations(config: ConfigDict, known: Facts, examples: int) -> None
     for setting, chosen in needs_validation.items():
         if chosen and not data.validation:
             raise UserError(
-                f"{setting} goes by the validation error, but data.validation=0 holds nothing out; "
-                "allowed is more than 0."
+                f"{setting} needs the validation error, but data.validation=0 holds out no "
+                "example; allowed is more than 0."
             )
 
 
 def _check_data(config: ConfigDict, known: Facts) -> None:
-    """Raises UserError unless the set has the pictures and views that a config asks for."""
+    """Raises UserError unless the data set supports the config's images and views."""
     data, evaluation = config.data, config.eval
     side, channels = known.image_shape[0], known.image_shape[2]
     if data.color and channels != 3:
-        raise UserError(f"data.color=True needs three channels; {data.name} has {channels}.")
+        raise UserError(
+            f"data.color=True needs three channels, but {data.name} has {channels}; allowed is "
+            "False."
+        )
     size = 1 if known.resident else data.image_size or side
     _check_order("data.scales", data.scales, size)
     _check_order("data.area", data.area)
@@ -212,24 +215,24 @@ def _check_data(config: ConfigDict, known: Facts) -> None:
     if known.resident:
         if data.image_size not in (0, side):
             raise UserError(
-                f"data.image_size={data.image_size}, but the images of {data.name} have {side} "
-                f"pixels a side and are not resized; allowed are {side} and 0."
+                f"data.image_size={data.image_size} would resize the images of {data.name}, which "
+                f"have {side} x {side} pixels; allowed are {side} and 0."
             )
         if evaluation.views != ("center",):
             raise UserError(
-                f"eval.views={evaluation.views}, but there is one view of an image of {data.name}; "
+                f"eval.views={evaluation.views} needs full-size pictures, which {data.name} lacks; "
                 "allowed is ('center',)."
             )
         return
     if data.mean == "pixel":
         raise UserError(
-            f"data.mean='pixel', but the pictures of {data.name} differ in size; allowed are "
-            "channel and none."
+            f"data.mean='pixel' needs images of one size, but the pictures of {data.name} differ; "
+            "allowed are channel and none."
         )
     if data.pad:
         raise UserError(
-            f"data.pad={data.pad}, but crops of {data.name} come from full-size pictures "
-            "(data.crop); allowed is 0."
+            f"data.pad={data.pad} has no effect on {data.name}, whose crops data.crop sets; "
+            "allowed is 0."
         )
     if evaluation.short_side < size:
         raise UserError(
@@ -239,9 +242,9 @@ def _check_data(config: ConfigDict, known: Facts) -> None:
 
 
 def _check_order(key: str, value: tuple[float, float], lowest: float = 0) -> None:
-    """Raises UserError unless `value` is (low, high), and low at least `lowest`."""
+    """Raises UserError unless lowest <= value[0] <= value[1]."""
     if not lowest <= value[0] <= value[1]:
-        above = f", of at least {lowest:g} pixels, the size of the crops" if lowest > 1 else ""
+        bound = f" of at least {lowest:g} pixels, the size of the crops" if lowest > 1 else ""
         raise UserError(
-            f"{key}={value} is out of range; allowed are two numbers{above}, the smaller first."
+            f"{key}={value} is out of range; allowed are two numbers{bound}, the smaller first."
         )

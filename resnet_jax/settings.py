@@ -1,8 +1,8 @@
-"""What every setting may be, whether it changes results, and when it has an effect: said once.
+"""The allowed values of every setting, whether it changes results and when it has an effect.
 
-configs/base.py has each setting's default and meaning. Checks, error messages, a run's identity,
-what a report compares and the notice about settings without effect all come from SETTINGS.
-It imports no JAX, so that reports stay quick.
+configs/base.py has each setting's default and meaning. SETTINGS is the single source of checks and
+their error messages, of a run's identity, of the settings that reports compare, and of the notice
+about settings without effect. This file does not import JAX, so that reports start fast.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ class Condition:
     """A condition on a run's other settings.
 
     Attributes:
-      keys: the settings that decide it.
-      holds: whether it holds, of a resolved config.
+      keys: the settings it depends on.
+      holds: whether it holds for a resolved config.
     """
 
     keys: tuple[str, ...]
@@ -44,17 +44,16 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is known of a setting beside its default.
+    """The properties of a setting, beside its default.
 
     Attributes:
-      allowed: its values, whatever the other settings are; resolve.py checks combinations.
-      acts_if: conditions that must all hold for the setting to have an effect in a run.
-      changes_results: whether it can change a result by more than rounding. A setting that cannot
-        is not part of a run's identity: a run may be resumed with another value, and runs that
-        differ in it are compared as if they did not.
-      varied: whether it is what a study varies: a report compares runs that differ in it.
-      decides_if: when it can change a result, for a setting that is part of the identity although
-        in most runs it cannot. Otherwise a report compares runs that differ in it.
+      allowed: its values, independently of other settings; resolve.py checks combinations.
+      acts_if: conditions that must all hold for the setting to have an effect.
+      changes_results: whether it can change a result by more than rounding. If not, it is not part
+        of a run's identity: you may change it on resuming, and reports ignore differences in it.
+      varied: whether studies vary it: a report compares runs that differ in it.
+      decides_if: for a setting that changes results in few runs: the condition under which it does.
+        If it does not hold, a report compares runs that differ in the setting.
     """
 
     allowed: Allowed
@@ -99,7 +98,7 @@ _USES_MOVING_AVERAGES = Condition(
     ("data.validation", "eval.statistics"),
     lambda c: c.data.validation > 0 or c.eval.statistics == "moving_average",
 )
-_CUTS_ITS_RATE = Condition(
+_CUTS_THE_RATE = Condition(
     ("schedule.boundaries", "steps"),
     lambda c: c.schedule.name == "plateau" or any(b < c.steps for b in c.schedule.boundaries),
 )
@@ -108,12 +107,12 @@ _HAS_SQUARE_VIEWS = Condition(
     lambda c: c.data.validation > 0 or tuple(c.eval.views) != ("fully_convolutional",),
 )
 _HAS_WHOLE_VIEWS = Condition(("eval.views",), lambda c: "fully_convolutional" in c.eval.views)
-# Otherwise evaluations decide neither the rate nor which weights are tested.
+# Otherwise validation influences neither the rate nor the choice of the tested weights.
 _VALIDATION_DECIDES = Condition(
     ("schedule.name", "eval.weights"),
     lambda c: c.schedule.name == "plateau" or c.eval.weights == "best",
 )
-# A resolved config has its length in steps.
+# A resolved config has its length in steps, so this never holds there.
 _GIVES_THE_LENGTH = Condition(("steps",), lambda c: c.steps is None)
 
 SETTINGS: dict[str, Setting] = {
@@ -129,9 +128,9 @@ SETTINGS: dict[str, Setting] = {
     "epochs": Setting(Length(0, above=True), decides_if=_GIVES_THE_LENGTH),
     "examples": Setting(Length(1, 2**53, whole=True), decides_if=_GIVES_THE_LENGTH),
     "model.family": Setting(Choice(tuple(FAMILIES))),
-    "model.depth": Setting(_COUNT, varied=True),  # the depth table says which
+    "model.depth": Setting(_COUNT, varied=True),  # networks/architectures.py checks the depth
     "model.shortcut": Setting(Choice(SHORTCUTS), varied=True),
-    # Presets of ImageNet set it for the depths that have bottlenecks.
+    # ImageNet presets set it for all depths, although only 50 and more have bottlenecks.
     "model.bottleneck_stride": Setting(
         Choice(BOTTLENECK_STRIDES), (_among("model.family", "imagenet"),)
     ),
@@ -184,7 +183,7 @@ SETTINGS: dict[str, Setting] = {
     "schedule.boundaries": Setting(Numbers(Range(0)), (_among("schedule.name", "step"),)),
     "schedule.factor": Setting(
         Range(0, 1, above=True, below=True),
-        (_among("schedule.name", "step", "plateau"), _CUTS_ITS_RATE),
+        (_among("schedule.name", "step", "plateau"), _CUTS_THE_RATE),
     ),
     "schedule.final_rate": Setting(Range(0), (_among("schedule.name", "cosine"),)),
     "schedule.patience": Setting(_COUNT, (_PLATEAU,)),
@@ -215,24 +214,24 @@ SETTINGS: dict[str, Setting] = {
 
 
 def put(config: ConfigDict, key: str, value: Any, where: str) -> None:
-    """Sets a dotted key that is there.
+    """Sets the value of an existing dotted key.
 
     Args:
       config: changed in place.
       key: one of its settings.
-      value: a list stands for a tuple, a whole number for a float.
-      where: the value's origin and key, for the error.
+      value: a list is accepted for a tuple, and an int for a float.
+      where: the value's origin and key, for the error message.
 
     Raises:
-      UserError: the value is not of the setting's type.
+      UserError: the value has the wrong type.
     """
     *groups, last = key.split(".")
     group = get(config, ".".join(groups)) if groups else config
     default, kind = group[last], group.get_type(last)
-    # ConfigDict takes True for a number and None for anything.
-    mixed_up = value is not None and isinstance(value, bool) != (kind is bool)
+    # ConfigDict accepts True as a number and None as anything.
+    is_wrong_bool = value is not None and isinstance(value, bool) != (kind is bool)
     try:
-        if mixed_up or (value is None and key not in LENGTHS):
+        if is_wrong_bool or (value is None and key not in LENGTHS):
             raise TypeError
         group[last] = value
     except (TypeError, OverflowError):
@@ -253,7 +252,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that can change a result, flat, also those of another version."""
+    """Returns the settings that can change a result, flat, including unknown ones."""
     return {
         key: value
         for key, value in flatten(config).items()
@@ -262,7 +261,7 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity(config: Mapping[str, Any]) -> str:
-    """Returns the run's identity: 12 hex digits over all settings that can change a result."""
+    """Returns the run's identity: a hash, in 12 hex digits, of all settings that change results."""
     return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -270,15 +269,15 @@ def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings, flat, that runs must share for a report to compare them.
 
     Args:
-      config: as saved, maybe by another version of the program.
+      config: as saved, possibly by another version of the program.
     """
-    whole = ConfigDict(config)
+    saved = ConfigDict(config)
 
     def decides(key: str) -> bool:
         condition = SETTINGS[key].decides_if
         try:
-            return condition is None or condition.holds(whole)
-        except (KeyError, AttributeError):  # another version's: what decides it is not recorded
+            return condition is None or condition.holds(saved)
+        except (KeyError, AttributeError):  # another version did not save the deciding setting
             return True
 
     return {
@@ -289,14 +288,14 @@ def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_effect(config: ConfigDict, defaults: ConfigDict) -> list[str]:
-    """Returns a sentence, without its full stop, on each setting that has no effect in a run.
+    """Returns a sentence, without its full stop, about each setting that has no effect in a run.
 
-    Such a setting is no mistake, since a study may set it for all of its cells. A setting with its
-    default value is left out, but for a schedule that never cuts its rate or never reaches it.
+    This is not an error: a study may set one value for all of its cells. Settings at their default
+    are skipped, except for a schedule that never cuts or never reaches its rate.
 
     Args:
       config: resolved.
-      defaults: those of configs/base.py.
+      defaults: of configs/base.py.
     """
     sentences = []
     for key, setting in SETTINGS.items():
@@ -308,12 +307,11 @@ def without_effect(config: ConfigDict, defaults: ConfigDict) -> list[str]:
     if schedule.name == "step":
         late = tuple(b for b in schedule.boundaries if b >= config.steps)
         if late:
-            which = f"schedule.boundaries={late!r}"
-            sentences.append(_no_effect(config, which, ("steps",)))
+            sentences.append(_no_effect(config, f"schedule.boundaries={late!r}", ("steps",)))
         if not schedule.boundaries:
             sentences.append(_no_effect(config, "schedule.name='step'", ("schedule.boundaries",)))
     if schedule.warmup == "until_error" and schedule.warmup_window >= config.steps:
-        # The training error is first looked at after the last step.
+        # The training error is first checked after the last step.
         rate = f"schedule.rate={schedule.rate:g}"
         sentences.append(_no_effect(config, rate, ("schedule.warmup_window", "steps")))
     return sentences

@@ -1,7 +1,7 @@
-"""The steps, as pure functions of one seed: train, validate, evaluate, take moments.
+"""The steps as pure functions for one seed: training, validation, evaluation, BatchNorm moments.
 
-programs.py runs several steps and seeds together, lays them over the devices and compiles them.
-Below, P is the number of parts of a batch and B the examples in one part.
+programs.py combines steps and seeds, spreads them over the devices and compiles them. Below, P is
+the number of parts of a batch and B the number of examples in a part.
 """
 
 import dataclasses
@@ -30,24 +30,23 @@ from resnet_jax.state import (
 )
 
 Metrics = dict[str, jax.Array]
-MANY_CLASSES = 100  # from so many on, top-5 error is reported as well
+MANY_CLASSES = 100  # with at least this many, top-5 error is reported as well
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What the steps of a run have in common.
+    """The part of a run's setup that its steps share.
 
     Attributes:
-      model: the network.
       optimizer: see optim.make_optimizer.
-      schedule: of the learning rate.
-      normalization: of pixels.
-      augmentation: of training images, after they were normalised.
-      label_smoothing: mass spread evenly over all classes.
-      ema_decay: of the averaged weights; 0 for none.
+      schedule: the learning rate.
+      normalization: applied to pixels.
+      augmentation: applied to normalised training images.
+      label_smoothing: probability mass spread evenly over all classes.
+      ema_decay: of the averaged weights; 0: no average.
       log_every: steps between rows of metrics.
       unroll: whether the loop over the parts of a batch is unrolled.
-      mesh: the devices, some of which may hold shares of the parameters.
+      mesh: the devices, over which the parameters may be sharded.
     """
 
     model: ResNet
@@ -63,7 +62,7 @@ class Task:
 
 
 class Batch(NamedTuple):
-    """A training batch, in parts that are computed one after another to save memory.
+    """A training batch in parts, which are computed one after another to save memory.
 
     Attributes:
       images: uint8 (P, B, H, W, C).
@@ -94,14 +93,14 @@ def train_step(
         averaged = {"params": params, "batch_stats": batch_stats}
         ema = _moving_average(ema, averaged, state.step, task.ema_decay)
 
-    # The weights too: a finite loss with a gradient that is not leaves weights that no checkpoint
-    # may hold, and only the next step's loss would tell.
+    # Check the weights too: a finite loss with an infinite gradient spoils the weights, and a
+    # checkpoint of them could be written before the next step's loss shows it.
     are_finite = jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]).all()
     diverges = (state.diverged_at == NEVER) & ~(jnp.isfinite(loss) & are_finite)
     window = state.window.add(loss, error)
-    # Emptied once its row is due, not when the next one begins: a run that is resumed with another
-    # log.every must neither drop the steps since its last row nor count them twice. The row of a
-    # last step is dropped when the run is made longer, and its steps still count.
+    # Only a multiple of log_every empties the window, so a run that is resumed with another
+    # log.every neither drops nor repeats steps. The extra row of a last step does not empty it: if
+    # the run is made longer, that row is dropped and its steps count towards the next one.
     is_logged = (state.step + 1) % task.log_every == 0
     state = state.replace(
         step=state.step + 1,
@@ -144,9 +143,9 @@ def _gradients(
 
 
 def after_validation(schedule: Schedule, state: TrainState, error: jax.Array) -> TrainState:
-    """Keeps the best weights so far, by validation error (percent), and tells the schedule.
+    """Updates the best weights and the schedule from a validation error (percent).
 
-    An equal error is not better: the earlier weights stay.
+    On a tie the earlier weights stay.
     """
     is_better = (error < state.best.error) & (state.diverged_at == NEVER)
     candidate = Best(error=error, step=state.step, variables=state.evaluated)
@@ -164,30 +163,30 @@ def eval_step(
     labels_B: jax.Array,
     mask_B: jax.Array,
 ) -> Metrics:
-    """Evaluates pictures by the mean predicted probability over their views (section 3.4).
+    """Evaluates images by the mean predicted probability over their views (section 3.4).
 
     Args:
       task: of the run.
-      mirrored: whether the mirror image of each view is a view as well.
+      mirrored: whether each view's mirror image is used as well.
       variables: {"params", "batch_stats"}.
-      groups: views of the same shape, uint8 (B, V, H, W, C), see data.splits.EvalBatch.
+      groups: one array per view shape, uint8 (B, V, H, W, C), see data.splits.EvalBatch.
       labels_B: int32.
-      mask_B: bool; False for what only fills the batch up.
+      mask_B: bool; False for padding.
 
     Returns:
-      Sums over the unmasked, float32: "loss" (nats), "error" (percent), and "top5_error" (percent)
-      if there are MANY_CLASSES.
+      float32 sums over the examples with mask True: "loss" (nats), "error" (percent) and, from
+      MANY_CLASSES on, "top5_error" (percent).
     """
-    whole = gather_shares(variables, task.mesh)
+    gathered = gather_shares(variables, task.mesh)
     predicted = []
     for images_BVHWC in groups:
         batch, views, *image = images_BVHWC.shape
         views_BHWC = task.normalization(images_BVHWC.reshape(batch * views, *image))
-        for seen_BHWC in (views_BHWC, views_BHWC[:, :, ::-1])[: 1 + mirrored]:
-            logits_BK: Any = task.model.apply(whole, seen_BHWC, train=False)
+        for images_BHWC in (views_BHWC, views_BHWC[:, :, ::-1])[: 1 + mirrored]:
+            logits_BK: Any = task.model.apply(gathered, images_BHWC, train=False)
             predicted.append(jax.nn.log_softmax(logits_BK).reshape(batch, views, -1))
     logs_BVK = jnp.concatenate(predicted, axis=1)
-    # The log of the mean probability, up to a constant that the losses do not see.
+    # The log of the mean probability, up to a constant that cancels in the losses.
     logs_BK = jax.nn.logsumexp(logs_BVK, axis=1)
     sums = {
         "loss": cross_entropy(logs_BK, labels_B, smoothing=0.0),
@@ -195,7 +194,7 @@ def eval_step(
     }
     if logs_BK.shape[-1] >= MANY_CLASSES:
         sums["top5_error"] = top5_error(logs_BK, labels_B)
-    # where, not a product: 0 times a padded example's NaN would be NaN.
+    # `where`, not a product: 0 times a NaN from padding would be NaN.
     return {name: jnp.where(mask_B, each, 0.0).sum() for name, each in sums.items()}
 
 
@@ -204,21 +203,21 @@ def moments_step(
 ) -> Any:
     """Returns the exact mean and variance of each BatchNorm's input over a batch.
 
-    The network runs as in training; `number` counts the batches, each augmented in its own way.
+    The network runs as in training. `number` counts batches, so that each is augmented differently.
     """
 
-    def of_part(part: tuple[Batch, Draws]) -> Any:
+    def part_moments(part: tuple[Batch, Draws]) -> Any:
         (images_BHWC, _), draws = part
         images_BHWC = task.augmentation(draws, task.normalization(images_BHWC))
-        whole = gather_shares(variables, task.mesh)
-        _, updated = task.model.apply(whole, images_BHWC, train=True, mutable=[MOMENTS])
+        gathered = gather_shares(variables, task.mesh)
+        _, updated = task.model.apply(gathered, images_BHWC, train=True, mutable=[MOMENTS])
         return updated[MOMENTS]
 
     draws = _draws_of_parts(task, population_key(seed, number), batch)
-    _, of_parts = jax.lax.scan(
-        lambda _, part: (None, of_part(part)), None, (batch, draws), unroll=task.unroll or 1
+    _, moments = jax.lax.scan(
+        lambda _, part: (None, part_moments(part)), None, (batch, draws), unroll=task.unroll or 1
     )
-    return pool_moments(of_parts)
+    return pool_moments(moments)
 
 
 # --------------------------------------------------------------------- the loss and the errors
@@ -230,16 +229,16 @@ def cross_entropy(logits_BK: jax.Array, labels_B: jax.Array, smoothing: float) -
     Args:
       logits_BK: float32.
       labels_B: int32 classes.
-      smoothing: mass spread evenly over all K classes (Szegedy et al. 2015, section 7).
+      smoothing: probability mass spread evenly over all K classes (Szegedy et al. 2015, section 7).
     """
     targets_BK = optax.smooth_labels(jax.nn.one_hot(labels_B, logits_BK.shape[-1]), smoothing)
     return optax.softmax_cross_entropy(logits_BK, targets_BK)
 
 
 def top1_error(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
-    """Returns 100 for each example whose own logit is not the single highest, else 0, float32 (B,).
+    """Returns 0 for each example whose label has the single highest logit, else 100, float32 (B,).
 
-    See _rivals: with a tie or a NaN no class is correct, not even class 0.
+    A tie for the highest or a NaN counts as an error, see _rivals.
     """
     return 100.0 * (_rivals(logits_BK, labels_B) > 0).astype(jnp.float32)
 
@@ -250,20 +249,19 @@ def top5_error(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
 
 
 def _rivals(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
-    """Returns how many other classes' logits are not below the label's own, int32 (B,).
+    """Returns how many other classes' logits are not below the label's logit, int32 (B,).
 
-    An equal logit is not below, and neither is a NaN; if the own logit is NaN, none is.
+    Ties and NaNs count as not below. If the label's logit is NaN, all other classes count.
     """
-    own_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=-1)
-    # Its own class is not below itself.
-    return jnp.sum(~(logits_BK < own_B1), axis=-1) - 1
+    label_logit_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=-1)
+    return jnp.sum(~(logits_BK < label_logit_B1), axis=-1) - 1  # without the label itself
 
 
 # ----------------------------------------------------------------------------------- helpers
 
 
 def _draws_of_parts(task: Task, key: jax.Array, batch: Batch) -> Draws:
-    """Draws a batch's augmentation as a whole, so that it does not depend on the parts."""
+    """Draws the augmentation of the whole batch at once, so it does not depend on `accumulate`."""
     parts = batch.labels.shape[0]
     draws = task.augmentation.draw(key, batch.labels.size)
     return jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), draws)
@@ -272,8 +270,8 @@ def _draws_of_parts(task: Task, key: jax.Array, batch: Batch) -> Draws:
 def _mean_over_parts(f: Callable[[Any], Any], batch: Any, unroll: bool) -> Any:
     """Returns the mean of f(part) over the parts of a batch, its leading axis.
 
-    Each part moves the statistics of BatchNorm as the whole batch would, and their mean over the
-    parts is that of the whole.
+    This holds for BatchNorm's moving averages too: each part updates them from the same old value,
+    so the mean over parts equals the update by the whole batch.
     """
     first = jax.tree.map(lambda a: a[0], batch)
     parts = jax.tree.leaves(batch)[0].shape[0]
@@ -290,7 +288,7 @@ def _mean_over_parts(f: Callable[[Any], Any], batch: Any, unroll: bool) -> Any:
 
 
 def _moving_average(average: Any, new: Any, step: jax.Array, decay: float) -> Any:
-    # The ramp keeps the random initial weights from lingering (tf.train.ExponentialMovingAverage).
+    # The ramp makes the average forget the initial weights (tf.train.ExponentialMovingAverage).
     keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, now: keep * old + (1 - keep) * now, average, new)
 

@@ -35,20 +35,20 @@ from resnet_jax.step import Metrics
 
 
 def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) -> str:
-    """Trains, or goes on training, the run in `workdir`.
+    """Starts or resumes the run in `workdir` and trains to its end.
 
     Args:
-      config: as written; see configs/base.py.
-      workdir: the run folder; made where it is new.
-      defaults: of all settings; each setting that differs and has no effect is then named.
+      config: not yet resolved; see configs/base.py.
+      workdir: the run folder; created if needed.
+      defaults: the default config; if given, every changed setting without effect is logged.
 
     Returns:
-      The status the run ends with: "completed", "diverged" (the loss of every replicate stopped
-      being finite) or "preempted" (a signal came, and all is saved).
+      The final status: "completed", "diverged" (the loss of no replicate is finite any more) or
+      "preempted" (a signal arrived, and everything is saved).
 
     Raises:
-      UserError: config, data or folder do not allow the run; nothing was written.
-      RunError: the run cannot go on; what was saved before is whole.
+      UserError: the config, the data or the folder rules the run out; nothing was written.
+      RunError: the run cannot continue; its earlier checkpoints are intact.
     """
     config = resolve(config)
     no_effect = settings.without_effect(config, defaults or config)
@@ -70,7 +70,7 @@ def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) 
             state = _loop(launch, state)
             return _end(launch, state)
     except BaseException as e:
-        error = _foreseen(e, config, folder)
+        error = _as_run_error(e, config, folder)
         _set_failed(folder, error, config.steps, clock)
         raise error from (None if error is e else e)
     finally:
@@ -79,14 +79,14 @@ def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) 
 
 @dataclasses.dataclass(frozen=True)
 class _Launch:
-    """What one launch of a run works with.
+    """The objects that one launch of a run uses.
 
     Attributes:
       seeds: int32 (R,).
-      start: steps taken before.
+      start: steps taken by earlier launches.
       log, checkpoints: write into `folder`.
-      stop: whether a signal came.
-      at_end: closes what is open.
+      stop: whether a signal arrived.
+      at_end: closes everything that is open.
     """
 
     config: ConfigDict
@@ -101,7 +101,7 @@ class _Launch:
     at_end: contextlib.ExitStack
 
     def evaluate(self, variables: Variables, split: Split, name: str = "center") -> Metrics:
-        """Returns the mean loss and errors over a split, seen by the views of that name."""
+        """Returns the mean loss and errors over a split; `name` is one of eval.views."""
         views = make_views(name, self.config.data, self.config.eval)
         return evaluate(self.programs.eval_steps, variables, split, views, self.programs.execution)
 
@@ -118,7 +118,7 @@ def _prepare(
     stop: StopRequest,
     at_end: contextlib.ExitStack,
 ) -> tuple[_Launch, TrainState]:
-    """Opens data, programs, checkpoints and logs; returns them and the state to start from."""
+    """Opens data, programs, checkpoints and logs; restores or initialises the state."""
     data = at_end.enter_context(contextlib.closing(datasets.load(config.data, execution.mesh)))
     data_facts = data.facts(config)
     environment.refuse_differing_data(data_facts)
@@ -150,7 +150,7 @@ def _prepare(
 
 
 def _loop(launch: _Launch, state: TrainState) -> TrainState:
-    """Trains until the last step, a signal, or until every seed has diverged."""
+    """Trains until the last step, until a signal arrives or until every seed has diverged."""
     config, data, programs, log = launch.config, launch.data, launch.programs, launch.log
     execution = programs.execution
     profiler = Profiler(config.profile, launch.folder.profile)
@@ -159,33 +159,33 @@ def _loop(launch: _Launch, state: TrainState) -> TrainState:
     batches = data.train.batches(launch.seeds, steps, config.batch_size, config.accumulate, TRAIN)
     launch.at_end.callback(batches.close)
     seeds_R = put(launch.seeds, meshes.by_replicate(execution.mesh))
-    pending: dict[str, Any] = {}  # a row of metrics, still on the device
+    pending: dict[str, Any] = {}  # the next row of metrics, still on the device
     for span, batch in batches:
         done = span.stop
         profiler.before(span, state)
         state, metrics = programs.train_steps(state, seeds_R, data.train.arrays, batch)
-        del batch  # its memory, before the next one takes more
+        del batch  # frees its memory before the next one is made
         execution.settle(metrics)
         profiler.after(span, metrics)
-        # The row of the span before is fetched now that this one keeps the device busy.
+        # The previous span's row is fetched only now, while the device is busy with this span.
         log.write(pending)
         pending = {}
         if log.all_diverged:
             break
 
-        of_this_step = {"step": done, "diverged_at": metrics["diverged_at"]}
+        row_head = {"step": done, "diverged_at": metrics["diverged_at"]}
         is_last = done == config.steps
         if done % config.log.every == 0 or is_last:
-            pending |= of_this_step | metrics
+            pending |= row_head | metrics
         if len(data.validation) and done % config.eval.every == 0:
             state, result = _validate(launch, state)
-            pending |= of_this_step | result
+            pending |= row_head | result
         log.progress.advance(len(span))
 
         stopping = launch.stop.reached()
         if done % config.checkpoint.every == 0 or is_last or stopping:
-            # The rows up to here reach the disk before the checkpoint that makes them final: a
-            # resumed run drops the rows after its checkpoint, and writes them again.
+            # Rows reach the disk before their checkpoint: a resumed run drops the rows after its
+            # checkpoint and writes them again, but never those before it.
             log.write(pending)
             log.flush()
             pending = {}
@@ -200,7 +200,7 @@ def _loop(launch: _Launch, state: TrainState) -> TrainState:
 
 
 def _validate(launch: _Launch, state: TrainState) -> tuple[TrainState, Metrics]:
-    """Evaluates the validation split; returns the state that knows the result, and the metrics."""
+    """Evaluates the validation split; returns the state updated by the result, and the metrics."""
     result = launch.evaluate(state.evaluated, launch.data.validation)
     metrics = {f"validation/{name}": value for name, value in result.items()}
     return launch.programs.after_validation(state, result["error"]), metrics
@@ -210,7 +210,7 @@ def _validate(launch: _Launch, state: TrainState) -> tuple[TrainState, Metrics]:
 
 
 def _end(launch: _Launch, state: TrainState) -> str:
-    """Tests a run that was trained to its last step; returns the status that it ends with."""
+    """Tests a run that was trained to its last step; returns the run's final status."""
     config, folder, log, stop = launch.config, launch.folder, launch.log, launch.stop
     log.flush()
     launch.checkpoints.wait()
@@ -218,7 +218,7 @@ def _end(launch: _Launch, state: TrainState) -> str:
     launch.checkpoints.close()
     is_tested = False
     if not log.all_diverged and steps[-1] == config.steps and not stop.received:
-        # All of training is on disk: whatever happens in the test, only the test is repeated.
+        # All of training is on disk, so if the test fails, only the test has to be repeated.
         logging.info("%s: trained and saved; the test follows.", folder.path)
         log.progress.close()
         tested = _test(launch, state)
@@ -226,30 +226,30 @@ def _end(launch: _Launch, state: TrainState) -> str:
             variables, result = tested
             log.write({"step": config.steps} | result)
             log.flush()
-            with Checkpoints(folder.tested, keep=1) as of_test:
-                of_test.save(config.steps, launch.programs.to_saved(variables))
-                of_test.close()
+            with Checkpoints(folder.tested, keep=1) as checkpoints:
+                checkpoints.save(config.steps, launch.programs.to_saved(variables))
+                checkpoints.close()
             is_tested = True
 
     log.close()
     if log.all_diverged:
         at = max(log.diverged.values())
         good = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint was due"
-        log.status(
-            status := "diverged", at, f"loss or weights were not finite at step {at}; {good}"
-        )
+        why = f"loss or weights were not finite at step {at}; {good}"
+        log.status(status := "diverged", at, why)
     elif is_tested:
         log.status(status := "completed", config.steps)
     else:
-        log.status(status := "preempted", steps[-1], f"{stop.received} came; everything is saved")
+        why = f"{stop.received} arrived; everything is saved"
+        log.status(status := "preempted", steps[-1], why)
     logging.info("%s: %s.", folder.path, reader.describe_status(from_primary(folder.status)))
     return status
 
 
 def _test(launch: _Launch, state: TrainState) -> tuple[Variables, Metrics] | None:
-    """Evaluates the chosen weights on the test split, once; returns them and the metrics.
+    """Evaluates the chosen weights once on the test split; returns them and the metrics.
 
-    Returns None if a signal came; the next launch starts the test again.
+    Returns None if a signal arrived; the next launch then repeats the test.
     """
     config, data, programs = launch.config, launch.data, launch.programs
     metrics: Metrics = {}
@@ -268,7 +268,7 @@ def _test(launch: _Launch, state: TrainState) -> tuple[Variables, Metrics] | Non
         if launch.stop.reached():
             return None
         result = launch.evaluate(variables, data.test, name)
-        # The first is what the run is reported by; the others say what they are.
+        # Reports use the first view, whose metrics have no suffix.
         suffix = "" if name == config.eval.views[0] else f"_{name}"
         metrics |= {f"test/{k}{suffix}": v for k, v in result.items()}
     return variables, metrics
@@ -278,17 +278,17 @@ def _test(launch: _Launch, state: TrainState) -> tuple[Variables, Metrics] | Non
 
 
 def _open(workdir: str, config: ConfigDict) -> RunFolder:
-    """Opens the run folder in process 0, and in the others once that has succeeded."""
+    """Opens the run folder in process 0, then read-only in the other processes."""
     opened: list[RunFolder] = []
     from_primary(lambda: opened.append(RunFolder(workdir, config.to_dict())))
     return opened[0] if opened else Onlooker(workdir)
 
 
-def _foreseen(error: BaseException, config: ConfigDict, folder: RunFolder) -> BaseException:
-    """Turns an error of the system or the device into a RunError; returns any other as it is."""
+def _as_run_error(error: BaseException, config: ConfigDict, folder: RunFolder) -> BaseException:
+    """Turns an error of the system or the device into a RunError; returns others unchanged."""
     on_host = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-    # A CPU device's runtime calls it INTERNAL. A program that fails raises where its results are
-    # needed, which does not tell a training step from an evaluation.
+    # On CPU devices the error is INTERNAL. A failed program raises only when its results are used,
+    # so we cannot tell a training step from an evaluation, and name the settings of both.
     on_device = isinstance(error, jax.errors.JaxRuntimeError) and any(
         words in str(error) for words in ("RESOURCE_EXHAUSTED", "ut of memory")
     )
@@ -298,8 +298,8 @@ def _foreseen(error: BaseException, config: ConfigDict, folder: RunFolder) -> Ba
             f"({str(error).strip().splitlines()[0][:200]}): for a training step, raise "
             f"accumulate={config.accumulate} or add stages to model.remat={config.model.remat}; "
             f"for an evaluation, lower eval.batch_size={config.eval.batch_size}; the same command "
-            "with such a change resumes from the last checkpoint, and less than "
-            f"batch_size={config.batch_size} is another run."
+            "with such a change resumes from the last checkpoint (a smaller "
+            f"batch_size={config.batch_size} would be another run)."
         )
     if isinstance(error, OSError):
         return RunError(f"{folder.path} cannot be written: {reason(error)}.")
@@ -312,5 +312,5 @@ def _set_failed(folder: RunFolder, error: BaseException, steps: int, clock: Cloc
         folder.set_status(
             "failed", step=at, steps=steps, device_seconds=clock.seconds(), reason=sentence(error)
         )
-    except (OSError, RunError) as e:  # a full disk: the message on the screen has to do
+    except (OSError, RunError) as e:  # such as a full disk; the error is still shown on screen
         logging.error("status.json could not be written: %s", e)

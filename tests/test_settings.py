@@ -1,4 +1,4 @@
-"""Every value is checked, and a resolved config says what a run does."""
+"""Every value of a config is checked, and lengths are resolved to steps."""
 
 import importlib.util
 import math
@@ -93,7 +93,7 @@ def test_choice_is_refused(key):
 
 
 def beyond(allowed):
-    """Returns the numbers next to a range, and those that no float32 or int32 holds."""
+    """Yields numbers just outside a range, and numbers that no float32 or int32 can hold."""
     yield allowed.low if allowed.above else allowed.low - 1
     yield allowed.highest if allowed.below else allowed.highest * 1.001 + 1
     yield from (math.nan, math.inf, -math.inf, 2**200)
@@ -103,7 +103,7 @@ def beyond(allowed):
 def test_range_is_refused(key):
     for value in beyond(RANGES[key]):
         config = changed(**{key.replace(".", "__"): value})
-        value = settings.get(config, key)  # as the key's type
+        value = settings.get(config, key)  # in the type of the key
         text = refusal(config)
         assert text == f"{key}={value} is out of range; allowed are {RANGES[key]}."
 
@@ -117,7 +117,7 @@ GARBAGE = (
 
 @pytest.mark.parametrize("key", list(dotted(base.get_config())))
 def test_garbage_is_resolved_or_refused_in_a_sentence(key, no_data):
-    """No value of any setting, whatever its type, gets another exception than UserError."""
+    """No value of any setting, whatever its type, raises anything but UserError."""
     sentences = []
     for make in (digits.get_config, imagenet.get_config):
         for value in GARBAGE:
@@ -143,7 +143,7 @@ def test_a_value_of_another_type_is_not_set(key, value):
         settings.put(digits.get_config(), key, value, "here")
 
 
-def test_some_values_are_refused_whatever_the_table_says():
+def test_some_bad_values_are_refused():
     for key, value in [
         ("batch_size", 0),
         ("replicates", 0),
@@ -174,8 +174,7 @@ def test_ends_of_a_range_are_allowed(key):
         try:
             resolve(changed(**{key.replace(".", "__"): value}))
         except UserError as e:
-            # For what does not go with it, not for itself.
-            if "out of range" in str(e):
+            if "out of range" in str(e):  # other errors are about combinations
                 raise
 
 
@@ -190,7 +189,7 @@ def test_nearest_spelling_is_named():
 )
 def test_boundaries_out_of_order_are_refused(boundaries):
     text = refusal(changed(schedule__name="step", schedule__boundaries=boundaries))
-    assert text.startswith(f"schedule.boundaries={boundaries} is not in order")
+    assert text.startswith(f"schedule.boundaries={boundaries} is not increasing")
 
 
 # -------------------------------------------------------------------------- combinations
@@ -216,19 +215,19 @@ def test_boundaries_out_of_order_are_refused(boundaries):
             },
             "schedule.warmup_length=240",
         ),
-        ({"seed": 2**31 - 2, "replicates": 3}, "seed=2147483646 leaves no seeds"),
+        ({"seed": 2**31 - 2, "replicates": 3}, "seed=2147483646 is too large for replicates=3"),
         ({"model__bn_group": 32, "accumulate": 3}, "accumulate=3 does not divide batch_size=128"),
-        ({"model__bn_group": 64, "accumulate": 4}, "model.bn_group=64 has no whole groups"),
-        ({"model__bn_group": 0, "accumulate": 2}, "model.bn_group=0 has no whole groups"),
+        ({"model__bn_group": 64, "accumulate": 4}, "model.bn_group=64 does not divide a part"),
+        ({"model__bn_group": 0, "accumulate": 2}, "model.bn_group=0 does not divide a part"),
         ({"model__depth": 21}, "model.depth=21"),
-        ({"model__remat": (1, 4)}, "model.remat=(1, 4) names no stage"),
-        ({"model__space_to_depth": True}, "model.space_to_depth=True rearranges the 7x7 stem"),
+        ({"model__remat": (1, 4)}, "model.remat=(1, 4) names a stage that this network lacks"),
+        ({"model__space_to_depth": True}, "model.space_to_depth=True needs model.stem='imagenet'"),
         ({"model__depth": 20, "model__family": "imagenet"}, "(nearest: 18 and 34)"),
     ],
 )
 def test_combination_is_refused(values, words):
     assert words in refusal(changed(**values))
-    if len(values) > 1:  # it is the last one, together with the others
+    if len(values) > 1:  # without the last value, the others are allowed
         resolve(changed(**dict(list(values.items())[:-1])))
 
 
@@ -275,8 +274,8 @@ def test_lengths_become_steps(lengths, steps):
     ("lengths", "what"),
     [
         ({}, "none is set"),
-        ({"steps": 1, "epochs": 1.0}, "steps or epochs are set"),
-        ({"steps": 1, "epochs": 1.0, "examples": 5}, "steps, epochs or examples are set"),
+        ({"steps": 1, "epochs": 1.0}, "steps and epochs are set"),
+        ({"steps": 1, "epochs": 1.0, "examples": 5}, "steps, epochs and examples are set"),
     ],
 )
 def test_exactly_one_length(lengths, what):
@@ -295,7 +294,7 @@ def test_rates_grow_with_the_batch():
     config.schedule.rate_for_batch = 256
     resolved = resolve(config)
     assert [resolved.schedule[key] for key in RATES] == [0.4, 0.004, 0.08]
-    # Once: the resolved config is what a resumed run reads.
+    # Rates must not grow again, since a resumed run reads the resolved config.
     assert resolve(resolved) == resolved
 
 
@@ -322,21 +321,21 @@ def test_lengths_are_positive(key, value):
         ("examples", 10**15, "is 7.81e+12 steps; allowed are at most 2147483647."),
     ],
 )
-def test_lengths_are_what_a_counter_can_hold(key, value, words):
+def test_lengths_fit_an_int32_counter(key, value, words):
     assert words in refusal(changed(**{**dict.fromkeys(LENGTHS), key: value}))
 
 
 @pytest.mark.parametrize("length", [0.0, 0.4])
-def test_a_linear_warm_up_takes_a_step(length):
+def test_a_linear_warm_up_takes_at_least_a_step(length):
     warmup = {"schedule__warmup": "linear", "schedule__warmup_length": length}
     text = refusal(changed(**warmup))
-    assert f"schedule.warmup_length={length:g} steps is less than a step" in text
+    assert f"schedule.warmup_length={length:g} steps is less than one step" in text
     resolve(changed(**warmup, schedule__unit="epochs") if length else changed())
 
 
-def test_everything_rarely_is_no_long_search():
-    often = {f"{group}__every": 2**31 - 1 for group in ("log", "eval", "checkpoint")}
-    resolve(changed(**often))
+def test_resolving_is_fast_for_huge_intervals():
+    rarely = {f"{group}__every": 2**31 - 1 for group in ("log", "eval", "checkpoint")}
+    resolve(changed(**rarely))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +361,7 @@ def test_schedule_units_become_steps(unit, boundaries, warmup, expected):
     assert resolved.schedule.unit == "steps"
 
 
-# -------------------------------------------------------------------------- what is settled
+# ------------------------------------------------------------------- values taken from the data
 
 
 @pytest.mark.parametrize(
@@ -383,13 +382,13 @@ def test_flips_and_classes_follow_the_data(name, flip, no_data):
     assert resolved.data.dir == ("" if name == "digits" else no_data)
 
 
-def test_what_is_given_is_kept(no_data):
+def test_explicit_flips_and_classes_are_kept(no_data):
     resolved = resolve(changed(data__flip="on", model__num_classes=12))
     assert (resolved.data.flip, resolved.model.num_classes) == ("on", 12)
 
 
 def shipped():
-    """All but saved.py, which loads a run's config and needs a run."""
+    """All configs except saved.py, which needs a run to load."""
     return [f for f in sorted((ROOT / "configs").glob("[!_]*.py")) if f.stem != "saved"]
 
 
@@ -401,10 +400,10 @@ def test_shipped_configs_resolve_and_stay(file, no_data):
     config = module.get_config()
     config = config.get("base", config)  # a study's
     if file.stem == "base":
-        assert "none is set" in refusal(config)  # the one thing that it leaves open
+        assert "none is set" in refusal(config)  # the base config leaves the length open
         config.steps = 10
     before = config.to_dict()
     resolved = resolve(config)
-    assert config.to_dict() == before  # the caller's own is untouched
+    assert config.to_dict() == before  # the caller's config is not changed
     assert resolved.to_dict() != before
     assert resolve(resolved).to_dict() == resolved.to_dict()

@@ -1,4 +1,4 @@
-"""A setting without effect in a run is named, with the reason; one with an effect is not."""
+"""Settings without effect in a run, and only those, are named with the reason."""
 
 import importlib.util
 import json
@@ -43,7 +43,7 @@ ALWAYS = {
     "log.tensorboard",
 }  # fmt: skip
 
-# Another value of each setting that only some runs use.
+# A value other than the default for each setting with a condition.
 OTHER = {
     "replicates_by": "loop", "model.bottleneck_stride": "v1.5", "model.bn_momentum": 0.5,
     "data.split_seed": 3, "data.crop": "random_resized", "data.scales": (300, 400),
@@ -67,13 +67,13 @@ def without_effect(config):
     return settings.without_effect(config, base.get_config())
 
 
-def test_every_setting_has_an_effect_in_every_run_or_its_condition():
+def test_every_setting_always_has_an_effect_or_has_a_condition():
     keys = set(dotted(base.get_config()))
     assert keys == ALWAYS | set(CONDITIONS)
     assert not ALWAYS & set(CONDITIONS)
 
 
-def test_the_other_values_are_other_ones():
+def test_the_other_values_differ_from_the_defaults():
     config = base.get_config()
     for key in CONDITIONS:
         assert OTHER[key] != settings.get(config, key)
@@ -120,7 +120,7 @@ def test_the_papers_schedule_cuts_its_rate_and_one_at_batch_256_does_not(no_data
     ]
 
 
-def test_a_default_is_no_news_and_a_scaled_rate_is_no_other_one(no_data):
+def test_defaults_and_scaled_rates_are_not_named(no_data):
     config = resolved({"schedule.rate_for_batch": 32, "schedule.unit": "epochs"})
     assert config.schedule.rate == 4 * 0.02
     assert without_effect(config) == []
@@ -147,11 +147,11 @@ def test_nothing_that_is_shipped_has_a_setting_without_effect(file, no_data):
             assert without_effect(config) == []
 
 
-# ------------------------------------------------------------------- the table is true
+# ------------------------------------------- the conditions in the table match the code
 
 
 def rates(config: ConfigDict) -> list[float]:
-    """Returns the rate of each step of a run whose errors fall, and then stall."""
+    """Returns the rate of each step of a run whose errors fall and then stall."""
     schedule = optim.Schedule(config.schedule, config.steps)
 
     @jax.jit
@@ -160,23 +160,23 @@ def rates(config: ConfigDict) -> list[float]:
         later = schedule.after_validation(later, jnp.maximum(49.0, 50.0 - 0.5 * step))
         return later, schedule.rate(state, step)
 
-    state, found = schedule.init(), []
+    state, rates = schedule.init(), []
     for step in range(config.steps):
         state, rate = advance(state, jnp.asarray(step, jnp.int32))
-        found.append(float(rate))
-    return found
+        rates.append(float(rate))
+    return rates
 
 
 def updates(config: ConfigDict) -> np.ndarray:
     """Returns the parameters after each of three steps of the optimiser."""
     params: Any = {"conv": {"kernel": jnp.asarray([[1.0, 2.0]]), "bias": jnp.asarray([3.0])}}
     optimizer = optim.make_optimizer(config.optimizer)
-    state, found = optimizer.init(params), []
+    state, leaves = optimizer.init(params), []
     for step in (1, 2, 3):
         gradients = jax.tree.map(lambda p, step=step: p**step, params)
         params, state = optim.descend(optimizer, jnp.asarray(0.1), gradients, state, params)
-        found += [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params)]
-    return np.concatenate(found)
+        leaves += [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params)]
+    return np.concatenate(leaves)
 
 
 def conditions_hold(config: ConfigDict, key: str) -> bool:
@@ -212,10 +212,10 @@ def test_a_schedules_setting_changes_the_rates_if_its_conditions_hold(name, warm
         assert (rates(with_other) != usual) == conditions_hold(with_other, key), key
 
 
-# ------------------------------------------------------------------------ where it is said
+# ------------------------------------------------------------------------ where it is shown
 
 
-def test_a_plan_says_it_of_the_cells_that_it_is_true_of():
+def test_a_plan_names_settings_without_effect_per_cell():
     config = ConfigDict({"exceptions": {}, "grid": {"optimizer": {"name": ("sgd", "adam")}}})
     config.base = digits.get_config()
     config.base.optimizer.nesterov = True
@@ -226,7 +226,7 @@ def test_a_plan_says_it_of_the_cells_that_it_is_true_of():
     ]
 
 
-def test_a_report_says_it_beside_the_cell(tmp_path):
+def test_a_report_names_settings_without_effect_beside_the_cell(tmp_path):
     sentence = "optimizer.b1=0.8 has no effect with optimizer.name='sgd'"
     for shortcut in ("none", "A"):
         folder = fixture.write(tmp_path / shortcut, fixture.flat(20.0), model__shortcut=shortcut)

@@ -13,23 +13,23 @@ from tests.test_settings import changed, refusal
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"eval__views": ()}, "eval.views=(); allowed are one or several of center"),
+        ({"eval__views": ()}, "eval.views=(); allowed are one or more of center"),
         ({"eval__views": ("ten_corp",)}, "(nearest: ten_crop)"),
         ({"eval__views": ("center", "center")}, "each once"),
-        ({"eval__views": ("ten_crop",)}, "there is one view of an image of digits"),
-        ({"data__image_size": 16}, "data.image_size=16, but the images of digits have 8"),
-        ({"data__color": True}, "data.color=True needs three channels; digits has 1"),
+        ({"eval__views": ("ten_crop",)}, "needs full-size pictures, which digits lacks"),
+        ({"data__image_size": 16}, "data.image_size=16 would resize the images of digits, which"),
+        ({"data__color": True}, "data.color=True needs three channels, but digits has 1"),
     ],
 )
-def test_what_small_images_do_not_have_is_refused(values, words):
+def test_settings_that_small_images_do_not_support_are_refused(values, words):
     assert words in refusal(changed(**values))
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"data__mean": "pixel"}, "data.mean='pixel', but the pictures of imagenet2012 differ"),
-        ({"data__pad": 4}, "data.pad=4, but crops of imagenet2012 come from full-size"),
+        ({"data__mean": "pixel"}, "images of one size, but the pictures of imagenet2012 differ"),
+        ({"data__pad": 4}, "data.pad=4 has no effect on imagenet2012"),
         ({"data__scales": (200, 480)}, "data.scales=(200, 480) is out of range; allowed are two"),
         ({"data__scales": (480, 256)}, "the smaller first"),
         ({"data__scales": (256,)}, "data.scales=(256,)"),
@@ -42,7 +42,7 @@ def test_what_small_images_do_not_have_is_refused(values, words):
         ({"data__validation": 0}, "schedule.name='plateau'"),
     ],
 )
-def test_what_pictures_cannot_have_is_refused(values, words, no_data):
+def test_settings_that_full_size_pictures_do_not_support_are_refused(values, words, no_data):
     config = imagenet.get_config()
     resolve(config)
     assert words in refusal(changed(config, **values))

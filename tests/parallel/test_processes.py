@@ -148,7 +148,7 @@ def test_a_single_process_that_has_joined_hears_of_its_preemption(tmp_path, numb
     assert codes == [42], said
     status = reader.read(tmp_path / "run").status
     assert (status["status"], status["reason"]) == (
-        "preempted", "SIGTERM came; everything is saved",
+        "preempted", "SIGTERM arrived; everything is saved",
     )  # fmt: skip
     assert (tmp_path / "run" / "checkpoints" / str(status["step"])).is_dir()
 

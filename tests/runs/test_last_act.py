@@ -161,8 +161,8 @@ def test_too_little_memory_is_one_sentence(tmp_path, monkeypatch, error, place):
     assert str(e.value) == (
         f"The {place}'s memory is too small ({error}): for a training step, raise accumulate=1 "
         "or add stages to model.remat=(); for an evaluation, lower eval.batch_size=64; the same "
-        "command with such a change resumes from the last checkpoint, and less than "
-        "batch_size=16 is another run."
+        "command with such a change resumes from the last checkpoint (a smaller batch_size=16 "
+        "would be another run)."
     )
 
 

@@ -106,5 +106,5 @@ def test_a_trace_goes_into_a_bucket():
 
 @pytest.mark.parametrize("steps", [(0, 3), (4, 3), (3,), (3, 241), (1.5, 3), (1, 2, 3)])
 def test_steps_that_there_are_not_are_one_sentence(steps):
-    with pytest.raises(UserError, match="allowed are the first and the last of some steps from 1"):
+    with pytest.raises(UserError, match="allowed are the first and the last step of a range"):
         resolve(tiny.config(profile=steps, steps=240))
