@@ -1,51 +1,52 @@
-"""What a user did wrong, said in one sentence."""
+"""Errors that are shown to the user as one sentence."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; programs print its one sentence and exit with 2."""
+    """A mistake that the user can correct; programs print its one sentence and exit with 2."""
 
 
 class RunError(Exception):
-    """A run that cannot go on (full disk, unreadable checkpoints); programs exit with 1."""
+    """A run that cannot continue (full disk, unreadable checkpoints); programs exit with 1."""
 
 
 def sentence(error: BaseException) -> str:
-    """Returns an error's first line; for one that nobody foresaw, that it is a bug, and its type.
+    """Returns an error's first line; an unexpected error is reported as a bug, with its type.
 
-    UserError and RunError are foreseen, and whatever is no Exception, such as KeyboardInterrupt;
-    so is a package that is not installed, but not a module of ours that cannot be imported.
+    Expected are UserError, RunError, a package that is not installed, and BaseExceptions that are
+    not Exceptions, such as KeyboardInterrupt.
     """
-    kind, said = type(error).__name__, str(error).split("\n")[0]
+    kind, message = type(error).__name__, str(error).split("\n")[0]
     if isinstance(error, UserError | RunError) or not isinstance(error, Exception):
-        return said or kind
+        return message or kind
     if is_missing_package(error):
-        return f"a package is missing or broken ({said}); install what requirements.txt names"
-    return f"this is a bug in resnet_jax: {kind}{f': {said}' if said else ''}".rstrip(".")
+        advice = "install the packages in requirements.txt"
+        return f"a package is missing or broken ({message}); {advice}"
+    return f"this is a bug in resnet_jax: {kind}{f': {message}' if message else ''}".rstrip(".")
 
 
 def is_missing_package(error: BaseException) -> bool:
-    """Whether a package that we need is not installed, or cannot be imported."""
+    """Whether `error` says that a package other than ours cannot be imported."""
     package = (error.name or "").split(".")[0] if isinstance(error, ImportError) else ""
     return package not in ("", "resnet_jax", "experiments", "configs")
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:
-    """Returns `` (nearest: X)`` for the allowed spelling closest to `value`, or nothing."""
+    """Returns `` (nearest: X)`` for the allowed spelling closest to `value`, or ""."""
     by_spelling = {str(a).lower(): str(a) for a in allowed}
     close = difflib.get_close_matches(str(value).lower(), by_spelling, n=1, cutoff=0.5)
     return f" (nearest: {by_spelling[close[0]]})" if close else ""
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """Returns `nearest` for a dotted key, looking first for one that lacks only its group."""
+    """Returns `nearest` for a dotted key, preferring keys that differ only in their group."""
     known = list(known)
-    # depth for model.depth is the commonest slip.
-    inside = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-    if inside:
-        return nearest(key, inside) or f" (nearest: {inside[0]})"
+    # The most common mistake is to leave out the group: depth for model.depth.
+    same_name = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    if same_name:
+        return nearest(key, same_name) or f" (nearest: {same_name[0]})"
     return nearest(key, known)
 
 

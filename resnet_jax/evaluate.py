@@ -1,4 +1,4 @@
-"""Evaluation: every example exactly once; and BatchNorm's exact population statistics."""
+"""Evaluation of every example exactly once, and BatchNorm's exact population statistics."""
 
 import contextlib
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def evaluate(
 ) -> Metrics:
     """Returns the mean {"loss" (nats), "error" (percent)} over a split, one value per seed.
 
-    The last batch is filled up, and what fills it is masked out. Nothing waits for the device.
+    The last batch is padded, and the padding is masked out. The call does not wait for the device.
     """
     totals: Any = None
     with contextlib.closing(split.views(views, execution.eval_batch_size)) as batches:
@@ -51,26 +51,26 @@ def population_statistics(
 ) -> Variables:
     """Returns `variables` with batch_stats set to exact averages over training data.
 
-    The paper's notes: statistics are computed after training over a large training batch, not a
-    moving average. Batches are drawn and augmented as in training; whole batches only, so that the
-    statistics groups are those of training. The variance is that of all activations about their
-    common mean (Chan et al. 1979), not the mean of the batches' variances.
+    As in the paper's notes, statistics are computed after training over many training examples,
+    not as a moving average. Batches are drawn and augmented as in training, and only whole batches
+    are used, so that BatchNorm sees groups as in training. The variance is taken about the common
+    mean of all activations (Chan et al. 1979); it is not the mean of the batches' variances.
 
     Args:
       moments_step: see programs.Programs.
-      variables: {"params", "batch_stats"} with a leading axis of replicates.
+      variables: {"params", "batch_stats"} with a leading replicate axis.
       train: the training split.
       seeds: int32 (R,).
-      config: resolved; `eval.population_examples` says how many examples to average over, rounded
-        down to whole batches.
+      config: resolved; `eval.population_examples` is the number of examples to average over,
+        rounded down to whole batches.
       execution: how programs are computed.
     """
     batch_size = config.batch_size
     steps = range(max(1, (config.eval.population_examples or len(train)) // batch_size))
     seeds_R = put(seeds, meshes.by_replicate(execution.mesh))
     total: Any = None
-    found = train.batches(seeds, spans(steps), batch_size, config.accumulate, POPULATION)
-    with contextlib.closing(found) as batches:
+    batches = train.batches(seeds, spans(steps), batch_size, config.accumulate, POPULATION)
+    with contextlib.closing(batches):
         for span, batch in batches:
             number = span.start
             moments = moments_step(variables, seeds_R, number, train.arrays, batch)

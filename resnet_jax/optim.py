@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules.
 
-The rate may depend on what has happened (the training error, the validation error), so it is a
-function of a small state that is checkpointed with the rest, and optax is handed the number.
+The rate may depend on the training and validation errors so far. It is therefore a function of a
+small checkpointed state, and optax receives the rate as a number at each step.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from resnet_jax.networks import layout
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Builds the optimiser of a resolved config's `optimizer` section.
 
-    SGD keeps the rate inside the velocity, v <- momentum * v - rate * g, as Krizhevsky et al. 2012
-    write it and Caffe runs it; with a constant rate this is optax.sgd. LARS (You et al. 2017) is
-    the same with a rate of its own for each kernel; BatchNorm's parameters and biases have SGD's.
+    SGD keeps the rate inside the velocity, v <- momentum * v - rate * g, as in Krizhevsky et al.
+    2012 and Caffe; with a constant rate this equals optax.sgd. LARS (You et al. 2017) additionally
+    scales the rate of each kernel; BatchNorm's parameters and biases use SGD's rate.
     """
 
     def build(learning_rate: Any) -> optax.GradientTransformation:
@@ -46,25 +46,25 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _kernels(params: Any) -> Any:
-    """Marks convolution and fully connected kernels: neither BatchNorm's parameters nor biases."""
+    """Returns a mask of the convolution and fully connected kernels."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def _kernel_by_kernel(one: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Applies what keeps no state to the kernels that layout.py stacks as if they were alone."""
+def _kernel_by_kernel(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies a stateless transformation to each kernel, including those that layout.py stacks."""
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        def alone(update: Any, param: Any) -> Any:
-            return one.update(update, state, param)[0]
+        def update_one(update: Any, param: Any) -> Any:
+            return transform.update(update, state, param)[0]
 
         return {
-            name: (jax.vmap(alone) if layout.is_stacked(name) else alone)(
+            name: (jax.vmap(update_one) if layout.is_stacked(name) else update_one)(
                 updates[name], params[name]
             )
             for name in updates
         }, state
 
-    return optax.GradientTransformation(one.init, update)
+    return optax.GradientTransformation(transform.init, update)
 
 
 def descend(
@@ -84,12 +84,12 @@ def descend(
 
 
 class ScheduleState(flax.struct.PyTreeNode):
-    """What the rate depends on beside the step.
+    """The values, besides the step, that determine the rate.
 
     Attributes:
-      warming: bool; the paper's warm-up is still on.
-      window_error: float32; sum of the training errors of the current warm-up window, percent.
-      plateau: optax's reduce_on_plateau state; its `scale` multiplies the rate.
+      warming: bool; whether warm-up by `until_error` is still on.
+      window_error: float32; sum of the training errors in the current warm-up window, percent.
+      plateau: state of optax's reduce_on_plateau; its `scale` multiplies the rate.
     """
 
     warming: jax.Array
@@ -98,14 +98,14 @@ class ScheduleState(flax.struct.PyTreeNode):
 
 
 class Schedule:
-    """The learning rate, of a resolved config's `schedule` section.
+    """The learning-rate schedule of a resolved config's `schedule` section.
 
-    Step boundaries and the paper's warm-up are those of section 4.2: "we use 0.01 to warm up the
+    Step boundaries and warm-up until an error follow section 4.2: "we use 0.01 to warm up the
     training until the training error is below 80%, and then go back to 0.1".
     """
 
     def __init__(self, config: ConfigDict, steps: int):
-        """Takes the section and the length of training in steps."""
+        """Makes the schedule of a `schedule` section for a training of `steps` steps."""
         self._config = config
         self._base = _base_rate(config, steps)
         self._plateau = optax.contrib.reduce_on_plateau(
@@ -117,7 +117,7 @@ class Schedule:
         return ScheduleState(
             warming=jnp.asarray(self._config.warmup == "until_error"),
             window_error=jnp.zeros((), jnp.float32),
-            plateau=self._plateau.init({}),  # it watches a number, not parameters
+            plateau=self._plateau.init({}),  # it needs no parameters
         )
 
     def rate(self, state: ScheduleState, step: jax.Array) -> jax.Array:
@@ -126,21 +126,21 @@ class Schedule:
         return jnp.where(state.warming, self._config.warmup_rate, rate).astype(jnp.float32)
 
     def after_step(self, state: ScheduleState, step: jax.Array, error: jax.Array) -> ScheduleState:
-        """Takes in the training error (percent) of `step`'s batch."""
+        """Updates the state with the training error (percent) of `step`'s batch."""
         window = self._config.warmup_window
         total = state.window_error + error
-        is_over = (step + 1) % window == 0
-        has_learnt = is_over & (total / window < self._config.warmup_error)
+        window_ends = (step + 1) % window == 0
+        is_warm = window_ends & (total / window < self._config.warmup_error)
         return state.replace(
-            warming=state.warming & ~has_learnt,
-            window_error=jnp.where(is_over, 0.0, total),
+            warming=state.warming & ~is_warm,
+            window_error=jnp.where(window_ends, 0.0, total),
         )
 
     def after_validation(self, state: ScheduleState, error: jax.Array) -> ScheduleState:
-        """Takes in a validation error (percent)."""
+        """Updates the state with a validation error (percent)."""
         if self._config.name != "plateau":
             return state
-        # The transformation scales updates by its state; we want the scale alone.
+        # Optax would scale updates; we need only the scale in its state.
         _, plateau = self._plateau.update({}, state.plateau, value=error)
         return state.replace(plateau=plateau)
 
@@ -151,7 +151,7 @@ def make_schedule(config: ConfigDict) -> Schedule:
 
 
 def _base_rate(config: ConfigDict, steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Returns the rate as a function of the step alone."""
+    """Returns the rate as a function of the step only."""
     warmup = config.warmup_length if config.warmup == "linear" else 0.0
     shape: Callable[[Any], Any]
     if config.name == "step":

@@ -1,4 +1,4 @@
-"""All that a run carries from step to step, and all that a checkpoint holds."""
+"""The training state: everything that a run carries from step to step and a checkpoint holds."""
 
 import dataclasses
 import functools
@@ -19,14 +19,14 @@ Variables = dict[str, Any]  # {"params", "batch_stats"}
 
 
 class Window(flax.struct.PyTreeNode):
-    """Sums over the steps since the last line of metrics, float32 scalars."""
+    """Sums over the steps since the last row of metrics, float32 scalars."""
 
     loss: jax.Array
     error: jax.Array
     steps: jax.Array
 
     def add(self, loss: jax.Array, error: jax.Array) -> "Window":
-        """Returns the sums with one more step's."""
+        """Returns the sums with one more step added."""
         return Window(self.loss + loss, self.error + error, self.steps + 1)
 
 
@@ -39,18 +39,18 @@ class Best(flax.struct.PyTreeNode):
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """One replicate's state. In a run every leaf has a leading axis of replicates.
+    """The state of one replicate. In a run every leaf has a leading replicate axis.
 
     Attributes:
       step: int32; steps taken.
       params: float32.
       batch_stats: BatchNorm's moving averages, float32.
-      opt_state: optax's.
-      schedule: what the learning rate depends on.
-      ema: {"params", "batch_stats"} averaged exponentially, or {} where that is off.
-      window: for the next line of metrics; here, so that a resumed run writes the same line.
-      best: for `eval.weights`.
-      diverged_at: int32; the first step whose loss or weights were not finite, or NEVER.
+      opt_state: optax's state.
+      schedule: the state of the learning-rate schedule.
+      ema: {"params", "batch_stats"} averaged exponentially, or {} without averaging.
+      window: sums for the next row of metrics, saved so that a resumed run logs the same row.
+      best: the weights for `eval.weights="best"`.
+      diverged_at: int32; the first step after which loss or weights were not finite, or NEVER.
     """
 
     step: jax.Array
@@ -65,11 +65,11 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The variables that evaluation uses: the averaged ones where there are any."""
+        """The variables to evaluate: the averaged ones if there are any."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-S = TypeVar("S", bound=TrainState | Variables)  # what a checkpoint holds
+S = TypeVar("S", bound=TrainState | Variables)  # the content of a checkpoint
 
 
 def empty_window() -> Window:
@@ -80,14 +80,14 @@ def empty_window() -> Window:
 
 @dataclasses.dataclass(frozen=True)
 class Initializer:
-    """Makes the state before the first step, as checkpoints have it: stacked, see layout.py.
+    """Makes the state before the first step, in the stacked layout of checkpoints: see layout.py.
 
     Attributes:
-      model: with `scan`.
+      model: with `scan` set.
       optimizer, schedule: of the run.
       image_shape: (H, W, C).
       use_ema: whether weights are averaged.
-      compiler_options: of the program that draws the weights, see Execution.init_options.
+      compiler_options: for drawing the weights, see Execution.init_options.
     """
 
     model: ResNet
@@ -98,25 +98,25 @@ class Initializer:
     compiler_options: tuple[tuple[str, str], ...] = ()
 
     def __call__(self, seeds_R: np.ndarray) -> TrainState:
-        """Initialises the replicates of these seeds, in host memory.
+        """Initialises one replicate per seed, in host memory.
 
-        Each by the same program, so that a seed begins alike, alone or among others.
+        One program serves every seed, so a seed's weights do not depend on the other seeds.
         """
         draw = _draw(self.model, self.image_shape, self.compiler_options)
-        alone = [jax.device_get(self._around(draw(jnp.int32(seed)))) for seed in seeds_R]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
+        states = [jax.device_get(self._state_of(draw(jnp.int32(seed)))) for seed in seeds_R]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
     def shapes(self, replicates: int) -> TrainState:
-        """Returns the state's shapes and dtypes, without making it."""
+        """Returns the state's shapes and dtypes without computing it."""
         variables = jax.eval_shape(
             _draw(self.model, self.image_shape, self.compiler_options), jnp.int32(0)
         )
         return jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((replicates, *a.shape), a.dtype),
-            jax.eval_shape(self._around, variables),
+            jax.eval_shape(self._state_of, variables),
         )
 
-    def _around(self, variables: dict[str, Any]) -> TrainState:
+    def _state_of(self, variables: dict[str, Any]) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -138,30 +138,30 @@ class Initializer:
 def _draw(
     model: ResNet, image_shape: tuple[int, ...], compiler_options: tuple[tuple[str, str], ...]
 ) -> Callable[[jax.Array], dict[str, Any]]:
-    """Returns the compiled f(seed) -> initial variables; a process compiles it once."""
+    """Returns a compiled f(seed) -> initial variables, cached so that it is compiled once."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
     def draw(seed: jax.Array) -> dict[str, Any]:
-        made = model.lazy_init(init_key(seed), images, train=True)
-        return {name: made[name] for name in ("params", "batch_stats")}
+        variables = model.lazy_init(init_key(seed), images, train=True)
+        return {name: variables[name] for name in ("params", "batch_stats")}
 
     return jax.jit(draw, compiler_options=dict(compiler_options))
 
 
-# Randomness is fold_in(fold_in(key(seed), what for), step): no key is ever carried or used twice.
+# Every key is fold_in(fold_in(key(seed), purpose), step): none is carried over or used twice.
 _INIT, _AUGMENT, _POPULATION = range(3)
 
 
 def init_key(seed: jax.Array) -> jax.Array:
-    """The key of the initial parameters."""
+    """The key for the initial parameters."""
     return jax.random.fold_in(jax.random.key(seed), _INIT)
 
 
 def augment_key(seed: jax.Array, step: jax.Array) -> jax.Array:
-    """The key of a training batch's crops and flips."""
+    """The key for the augmentation of a training batch."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _AUGMENT), step)
 
 
 def population_key(seed: jax.Array, step: jax.Array) -> jax.Array:
-    """The key of the crops and flips of a batch that population statistics are taken over."""
+    """The key for the augmentation of a batch for population statistics."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _POPULATION), step)

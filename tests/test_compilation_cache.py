@@ -69,7 +69,7 @@ def kept(tmp_path_factory, without):
     folder = tmp_path_factory.mktemp("kept")
     said = train(folder / "run", folder / "cache")
     assert_same_run(folder / "run", without)
-    assert "(0 of them there)" in said
+    assert "(0 so far)" in said
     assert not [name for name in found(said) if name.startswith(PROGRAMS)]
     return folder / "cache"
 
@@ -84,7 +84,7 @@ def test_a_later_run_finds_every_program_and_is_the_same(tmp_path, without, kept
     assert_same_run(tmp_path / "run", without)
     assert found(said) == before.keys()
     assert entries(kept) == before
-    assert re.search(rf"Compiled programs are kept in {kept}/jax-\S+ \({len(before)} of", said)
+    assert re.search(rf"Compiled programs are kept in {kept}/jax-\S+ \({len(before)} so far", said)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_a_run_that_meets_a_bug_says_so_in_its_status(tmp_path, monkeypatch):
     def broken(*_):
         raise KeyError("lost")
 
-    monkeypatch.setattr(trainer, "_train", broken)
+    monkeypatch.setattr(trainer, "_loop", broken)
     with pytest.raises(KeyError):
         trainer.train(tiny.config(), str(tmp_path))
     status = reader.read(tmp_path).status
@@ -91,7 +91,7 @@ def test_a_package_that_is_missing_is_no_bug(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "error: a package is missing or broken (import of sklearn.datasets halted; None in "
-        "sys.modules); install what requirements.txt names."
+        "sys.modules); install the packages in requirements.txt."
     )
     assert "Traceback" not in done.stderr
 
@@ -100,7 +100,7 @@ def test_a_module_of_ours_that_cannot_be_imported_is_a_bug():
     ours = ImportError("cannot import name 'x'", name="resnet_jax.train")
     assert sentence(ours).startswith("this is a bug in resnet_jax: ImportError")
     assert sentence(ImportError("gone", name="optax")) == (
-        "a package is missing or broken (gone); install what requirements.txt names"
+        "a package is missing or broken (gone); install the packages in requirements.txt"
     )
 
 

@@ -110,7 +110,7 @@ def test_without_a_home_nothing_is_kept_and_one_line_says_so(monkeypatch, caplog
     monkeypatch.setattr(pathlib.Path, "home", nowhere)
     assert compilation_cache.locate("auto", {}) is None
     (line,) = caplog.messages
-    assert line.startswith("Compiled programs are not kept: this user has no home; ")
+    assert line.startswith("Compiled programs are not kept: this user has no home directory; ")
 
 
 def test_a_library_that_logs_at_its_import_does_not_double_the_log(tmp_path):
