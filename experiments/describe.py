@@ -1,12 +1,12 @@
-"""Describes a network before it is trained: layers, parameters, mult-adds, projections.
+"""Describes a network before training: its layers, parameters, mult-adds and projections.
 
     python -m experiments.describe --config=configs/imagenet.py --config.model.depth=50
     python -m experiments.describe --config=configs/imagenet.py --family
     python -m experiments.describe --config=configs/imagenet.py --execution
 
-The paper's numbers stand beside ours where it has them for this very network. --execution says how
-a run would be computed on this machine's devices, whatever "auto" stands for. No data is read, and
-without --execution no device is touched. --json prints the same for programs.
+The paper's numbers stand beside ours if it gives them for the same network. --family describes all
+of the paper's depths. --execution prints how a run would be computed on this machine's devices,
+with every "auto" resolved; nothing else here uses a device. No data is read. --json prints JSON.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ from resnet_jax.resolve import resolve
 
 Description = dict[str, Any]  # ready for JSON
 
-_CONFIG = config_flag.define("Which network, as configs/imagenet.py.")
-_FAMILY = flags.DEFINE_bool("family", False, "All of the paper's depths of the config's family.")
+_CONFIG = config_flag.define("The network's config, for example configs/imagenet.py.")
+_FAMILY = flags.DEFINE_bool("family", False, "Describe all of the paper's depths.")
 _EXECUTION = flags.DEFINE_bool(
-    "execution", False, "How the config's run would be computed on the devices of this machine."
+    "execution", False, "Print how a run would be computed on this machine's devices."
 )
-_JSON = flags.DEFINE_bool("json", False, "JSON in place of a table.")
+_JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
 def describe(config: ConfigDict) -> Description:
-    """Returns all there is to say of a resolved config's network, ready for JSON."""
+    """Returns the structure and sizes of a resolved config's network."""
     model, image_shape = config.model, sets.image_shape(config.data)
     network = resnet.from_config(model)
-    found = summary.summarize(network, image_shape)
+    sizes = summary.summarize(network, image_shape)
     published = paper.published_size(config.to_dict(), image_shape)
     return {
         "family": model.family,
@@ -48,11 +48,11 @@ def describe(config: ConfigDict) -> Description:
         "stage_sizes": network.arch.stage_sizes,
         "image_shape": image_shape,
         "num_classes": model.num_classes,
-        "parameters": found.parameters,
-        "mult_adds": found.mult_adds,
-        "projections": found.projections,
+        "parameters": sizes.parameters,
+        "mult_adds": sizes.mult_adds,
+        "projections": sizes.projections,
         "paper": dataclasses.asdict(published),
-        "layers": [vars(layer) for layer in found.layers],
+        "layers": [vars(layer) for layer in sizes.layers],
     }
 
 
@@ -70,7 +70,7 @@ def describe_family(config: ConfigDict) -> list[Description]:
 
 
 def as_text(network: Description) -> tables.Parts:
-    """Returns the layer table of one network, its totals and the paper's."""
+    """Returns a network's layer table, with its totals and the paper's."""
     rows = [["", "output", "blocks", "layers", "projections", "parameters", "mult-adds"]]
     for layer in network["layers"]:
         rows.append(
@@ -91,7 +91,7 @@ def as_text(network: Description) -> tables.Parts:
 
 
 def as_family_text(networks: Sequence[Description]) -> tables.Parts:
-    """Returns one line a network, the paper's sizes beside ours."""
+    """Returns one row per network, the paper's sizes beside ours."""
     rows = [["depth", "block", "blocks", "projections"]]
     rows[0] += ["parameters", "(paper)", "mult-adds", "(paper)"]
     for network in networks:
@@ -108,12 +108,12 @@ def as_family_text(networks: Sequence[Description]) -> tables.Parts:
     return [_title(networks[0], "family"), "", tables.aligned(rows, left=3)]
 
 
-def _title(network: Description, what: str) -> str:
+def _title(network: Description, member: str) -> str:
     plain = network["shortcut"] == "none"
     kind = "plain" if plain else f"residual, shortcut {network['shortcut']}"
     classes = f"{network['num_classes']} classes"
     return (
-        f"{network['family']} {what} ({kind}), {_shape(network['image_shape'])} images, {classes}"
+        f"{network['family']} {member} ({kind}), {_shape(network['image_shape'])} images, {classes}"
     )
 
 
@@ -125,7 +125,7 @@ def _paper_sizes(network: Description) -> tuple[str, str]:
     parameters, mult_adds = network["paper"]["parameters"], network["paper"]["mult_adds"]
     return (
         "-" if parameters is None else f"{parameters:,}",
-        "-" if mult_adds is None else f"{mult_adds / 1e9:g}e9",  # with the paper's own digits
+        "-" if mult_adds is None else f"{mult_adds / 1e9:g}e9",  # the paper's digits
     )
 
 

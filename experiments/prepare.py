@@ -1,13 +1,13 @@
-"""Writes a copy of a streamed set that is faster to train from: smaller pictures, high quality.
+"""Writes a copy of a streamed data set with smaller pictures, which is faster to train from.
 
     python -m experiments.prepare --data_dir=TFDS_DATA_DIR --out=SMALL [--short_side=256]
 
-The copy has the same pictures in the same order, so the same step of a run sees the same ones:
-train with --config.data.dir=SMALL. Pictures whose short side is longer are reduced to it and
-compressed anew, and so are those that are not RGB JPEGs; the others stay as they are, byte by byte,
-as do those too long for a JPEG. Every picture is decoded once, strictly: those that cannot be, or
-that libjpeg finds something wrong with, are named. A record that cannot be read, or whose label is
-not one of the set's, stops the program. The same command resumes where it was stopped.
+Train from the copy with --config.data.dir=SMALL. It has the same pictures in the same order, so
+each step of a run sees the same ones. Pictures with a longer short side are reduced and
+recompressed; pictures that are not RGB JPEGs are recompressed. All others are copied byte by byte,
+as are those too long for a JPEG. Every picture is decoded strictly: those that fail, or that
+libjpeg warns about, are listed by name. An unreadable record or an invalid label stops the program.
+The same command resumes an unfinished copy.
 """
 
 import dataclasses
@@ -36,51 +36,51 @@ from resnet_jax.runs import storage
 from resnet_jax.runs.progress import Bars
 from resnet_jax.runs.storage import read_json, write_bytes, write_json
 
-_NAME = flags.DEFINE_string("name", "imagenet2012", "Which set; see data.name.")
+_NAME = flags.DEFINE_string("name", "imagenet2012", "The data set; see data.name.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir to read; see data.dir.")
-_OUT = flags.DEFINE_string("out", None, "The TFDS data_dir to write; made where it is new.")
-_SHORT_SIDE = flags.DEFINE_integer("short_side", 256, "Pixels, of pictures that are larger.")
-_QUALITY = flags.DEFINE_integer("quality", 90, "Of the JPEGs that are written, up to 95.")
+_OUT = flags.DEFINE_string("out", None, "The TFDS data_dir to write; created if it does not exist.")
+_SHORT_SIDE = flags.DEFINE_integer("short_side", 256, "Short side of reduced pictures, in pixels.")
+_QUALITY = flags.DEFINE_integer("quality", 90, "Quality of recompressed JPEGs, up to 95.")
 
-_LONGEST = 65500  # pixels a side, of a JPEG that libjpeg writes
+_LONGEST = 65500  # pixels: the longest side of a JPEG that libjpeg writes
 _TALLY = "{}.tally.json"  # beside a finished shard
 
 
 @dataclasses.dataclass
 class Tally:
-    """What became of some pictures."""
+    """Counts over some pictures of how they were copied."""
 
     pictures: int = 0
     reduced: int = 0
-    converted: int = 0  # to RGB JPEGs, of pictures that were not
+    converted: int = 0  # to RGB JPEGs
     bytes_before: int = 0
     bytes_after: int = 0
-    squared_error: float = 0.0  # of compressing anew, summed over pictures: mean over their pixels
+    squared_error: float = 0.0  # of recompression: the mean over pixels, summed over pictures
     compressed: int = 0
     damaged: list[str] = dataclasses.field(default_factory=list)
     doubtful: list[str] = dataclasses.field(default_factory=list)
 
     def __add__(self, other: "Tally") -> "Tally":
         """Sums every count."""
-        mine, its = (vars(tally) for tally in (self, other))
-        return Tally(**{key: mine[key] + its[key] for key in mine})
+        ours, theirs = vars(self), vars(other)
+        return Tally(**{key: ours[key] + theirs[key] for key in ours})
 
     def __str__(self) -> str:
-        """Says it in a sentence or two."""
+        """Returns the counts as a sentence."""
         share = self.bytes_after / self.bytes_before
         text = (
             f"{self.pictures:,} pictures, {self.reduced:,} reduced: "
             f"{_megabytes(self.bytes_before)} became {_megabytes(self.bytes_after)} ({share:.0%})"
         )
         if self.converted:
-            text += f"; {self.converted:,} that were no RGB JPEGs now are"
+            text += f"; {self.converted:,} converted to RGB JPEGs"
         if self.compressed:
             noise = 10 * math.log10(255**2 * self.compressed / max(self.squared_error, 1e-9))
-            text += f"; compressing anew cost them {noise:.1f} dB PSNR"
+            text += f"; PSNR after recompression {noise:.1f} dB"
         if self.damaged:
             text += f"; cannot be decoded: {', '.join(self.damaged)}"
         if self.doubtful:
-            text += f"; decoded, but something is wrong: {', '.join(self.doubtful)}"
+            text += f"; decoded with warnings: {', '.join(self.doubtful)}"
         return f"{text}."
 
 
@@ -94,10 +94,10 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"--{flag.name}={flag.value}; allowed is from {low} to {high}.")
     folder, info = sources.describe(name, _DATA_DIR.value)
     if (folder / sources.PREPARED).is_file():
-        raise UserError(f"{folder} is a prepared copy itself; give the set as TFDS made it.")
+        raise UserError(f"{folder} is itself a prepared copy; give the data set that TFDS made.")
     target = out / name / folder.name
     if target == folder:
-        raise UserError(f"--out={out} is where the set itself lies; give another folder.")
+        raise UserError(f"--out={out} is the folder of the original data set; give another one.")
     try:
         tallies = _prepare(folder, info, target)
     except OSError as e:
@@ -116,14 +116,15 @@ def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -
     )
     splits = sources.open_records(_NAME.value, _DATA_DIR.value)[:2]
     target.mkdir(parents=True, exist_ok=True)
-    began = target / sources.PREPARED
-    there = read_json(began)
-    if there and there != settings | {"note": note}:
+    facts_file = target / sources.PREPARED
+    facts = settings | {"note": note}
+    present = read_json(facts_file)
+    if present and present != facts:
         raise UserError(
-            f"{target} holds a copy made with other settings ({there}); give another --out or the "
-            "same settings."
+            f"{target} holds a copy made with different settings ({present}); give another --out "
+            "or the same settings."
         )
-    write_json(began, settings | {"note": note})
+    write_json(facts_file, facts)
     tallies = {records.split: Tally() for records in splits}
     with (
         ThreadPoolExecutor(len(usable_cores())) as pool,
@@ -145,40 +146,40 @@ def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -
         if split["name"] in tallies:
             split["numBytes"] = str(tallies[split["name"]].bytes_after)
     info["splits"] = [split for split in info["splits"] if split["name"] in tallies]
-    write_json(target / "dataset_info.json", info)  # last: without it there is no data set
+    write_json(target / "dataset_info.json", info)  # last: it marks the data set as complete
     return tallies
 
 
 def _shard(records: Records, shard: Shard, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
-    """Writes one file, unless it has been written whole; returns what became of its pictures."""
+    """Writes one shard, unless it is already complete; returns its tally."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    done = path.with_name(_TALLY.format(path.name))
-    if path.is_file() and (finished := read_json(done)):
-        return Tally(**finished)
+    tally_file = path.with_name(_TALLY.format(path.name))
+    if path.is_file() and (counts := read_json(tally_file)):
+        return Tally(**counts)
     tally = Tally()
-    half = path.with_name(f".{path.name}.tmp")
-    # One record a group, for random access; JPEGs cannot be compressed further.
-    writer = ArrayRecordWriter(str(half), "group_size:1,uncompressed")
+    unfinished = path.with_name(f".{path.name}.tmp")
+    # One record per group, for random access; JPEGs cannot be compressed further.
+    writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
     try:
         copy = functools.partial(
             _copy, records, short_side=_SHORT_SIDE.value, quality=_QUALITY.value
         )
         numbers = range(shard.first, shard.first + shard.length)
         for number, (record, one) in zip(numbers, pool.map(copy, numbers), strict=True):
-            for complaint in (*one.damaged, *one.doubtful):
-                logging.warning("%s: record %d: %s", path.name, number - shard.first, complaint)
+            for problem in (*one.damaged, *one.doubtful):
+                logging.warning("%s: record %d: %s", path.name, number - shard.first, problem)
             tally += one
             writer.write(record)
     finally:
         writer.close()
-    half.replace(path)
-    write_bytes(done, json.dumps(vars(tally)).encode())
+    unfinished.replace(path)
+    write_bytes(tally_file, json.dumps(vars(tally)).encode())
     return tally
 
 
 def _copy(records: Records, number: int, short_side: int, quality: int) -> tuple[bytes, Tally]:
-    """Returns a TFDS example with its picture reduced, and what became of it."""
+    """Returns a record of the copy, a TFDS example, and its tally."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     stored = records.stored(number)
@@ -201,9 +202,9 @@ def _copy(records: Records, number: int, short_side: int, quality: int) -> tuple
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     if max(image.shape[:2]) > _LONGEST:
         return stored, tally
-    written = io.BytesIO()
-    Image.fromarray(image).save(written, "JPEG", quality=quality, subsampling="4:2:0")
-    after = written.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    after = buffer.getvalue()
     tally.bytes_after = len(after)
     tally.reduced, tally.converted, tally.compressed = int(shrink < 1), int(not is_rgb), 1
     error = np.square(jpeg.decode(after).astype(np.float32) - image).mean()

@@ -3,16 +3,15 @@
     python -m experiments.train --config=configs/cifar10.py --config.model.depth=56 \
         --config.model.shortcut=none --workdir=runs/plain-56
 
-The same command goes on with a run that was stopped. Any setting of configs/base.py is a flag.
+The same command resumes a run that was stopped. Every setting of configs/base.py is a flag.
 
-Several processes train one run together, each with its share of the devices, and must see the same
---workdir. In Slurm's srun, on Cloud TPU and in a Kubernetes Job they find each other. By hand, give
-each the same command with --coordinator=HOST:PORT (of process 0), --processes=N and --process=0
-... N-1.
+Several processes can train one run together, each with its share of the devices. All of them need
+the same --workdir. Under Slurm's srun, on Cloud TPU and in a Kubernetes Job they find each other.
+Elsewhere, start each with the same command plus --coordinator=HOST:PORT (the address of process
+0), --processes=N and --process=0 ... N-1.
 
-Compiled programs are kept for the next run in --compilation_cache: a folder of this machine, or
-none. By default it is JAX_COMPILATION_CACHE_DIR, or a folder in ~/.cache; several processes keep
-none by default.
+--compilation_cache keeps compiled programs for the next run. The default is
+JAX_COMPILATION_CACHE_DIR or a folder in ~/.cache for a single process, and no cache for several.
 """
 
 import os
@@ -28,17 +27,17 @@ from resnet_jax.parallel import processes
 from resnet_jax.runs import storage
 from resnet_jax.train import train
 
-_CONFIG = config_flag.define("What to train, as configs/digits.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; made where it is new.")
+_CONFIG = config_flag.define("The run's config, for example configs/digits.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; created if it does not exist.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 listens.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together.")
-_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes that train together.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
 _CLUSTER = flags.DEFINE_enum(
     "cluster", "auto", ["auto", "none"], "Whether to join the processes that a cluster has started."
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache", "auto", "Where compiled programs are kept for the next run: a folder of "
-    "this machine, which several processes must share; auto; or none.",
+    "compilation_cache", "auto", "Keeps compiled programs for the next run: a local folder, which "
+    "all processes of a run must share; auto; or none.",
 )  # fmt: skip
 
 
@@ -50,9 +49,9 @@ def main(argv: Sequence[str]) -> int:
     cache = compilation_cache.locate(_COMPILATION_CACHE.value, os.environ)
     _join_processes()
     if _COMPILATION_CACHE.value == "auto" and processes.is_several():
-        # On GPUs they try out kernels together while they compile: one that found its program,
-        # while another did not, would leave it waiting. JAX writes in process 0 only, so each must
-        # see the folder of process 0, and that a user must say.
+        # On GPUs the processes autotune kernels together while they compile. If only some of them
+        # find the program in the cache, the others wait for ever. JAX writes the cache in process
+        # 0 only, so the folder must be shared, and only the user knows whether one is.
         cache = None
     compilation_cache.use(cache)
     status = train(config, workdir, defaults=base.get_config())

@@ -1,9 +1,8 @@
-"""The one way into every program, and out of it.
+"""The entry point of every program: parses flags, reports errors in a sentence, sets exit codes.
 
-Flags are checked, one sentence says what is wrong, and the exit code has a meaning: 0 done (a
-diverged run too: it is a result); 1 the run could not continue; 2 the user's mistake; 42 stopped by
-a signal with everything saved, so that a scheduler starts it again; 70 a bug of resnet_jax; 130
-interrupted a second time, while it saved.
+Exit codes: 0 done (a diverged run counts, it is a result); 1 the run could not continue; 2 a
+mistake of the user; 42 stopped by a signal with everything saved, so that a scheduler can restart
+it; 70 a bug in resnet_jax; 130 interrupted a second time, while saving.
 """
 
 import contextlib
@@ -32,15 +31,15 @@ class FlagOfFlags(flags.Flag):
     """A flag that defines others when it is parsed, such as --config."""
 
     def refusal(self, name: str) -> str | None:
-        """Returns the sentence on an unknown flag that is meant for this one, otherwise None."""
+        """Returns the error message if this flag should have defined flag `name`, else None."""
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Is called when all flags are parsed."""
+        """Called after all flags are parsed."""
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs a program's `main(argv)`, argv without flags, and exits with its code (None is 0)."""
+    """Calls a program's `main`, with argv without flags, and exits with its code (None: 0)."""
     output.install()
     _plain_log_lines()
     _say_a_failed_checkpoint_once()
@@ -52,7 +51,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         _fail(str(e), 2)
     except RunError as e:
         _fail(str(e), 1)
-    except KeyboardInterrupt:  # the second: after the first, programs save and say so themselves
+    except KeyboardInterrupt:  # the second one; programs catch the first, save and report it
         _fail("interrupted before everything was saved", 130)
     except Exception as e:
         if is_missing_package(e):
@@ -61,7 +60,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def parse(argv: Sequence[str]) -> Sequence[str]:
-    """Sets the flags and returns the rest of `argv`; any mistake becomes a UserError."""
+    """Parses the flags and returns the rest of `argv`; raises UserError for any mistake."""
     app.define_help_flags()
     try:
         remaining = flags.FLAGS(argv)
@@ -94,9 +93,9 @@ def required(flag: flags.FlagHolder[Any]) -> Any:
 
 
 def no_arguments(argv: Sequence[str]) -> None:
-    """Raises UserError if words stand beside the flags."""
+    """Raises UserError if there are arguments beside the flags."""
     if argv[1:]:
-        raise UserError(f"{argv[1]!r} is neither a flag nor a flag's value; see --help.")
+        raise UserError(f"{argv[1]!r} is neither a flag nor the value of one; see --help.")
 
 
 def _own_flags() -> list[str]:
@@ -112,21 +111,20 @@ def _plain_log_lines() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
-    # A library that warned of something at its import has installed a handler for all records.
+    # A library that logs a warning when it is imported installs a second root handler.
     python_logging.root.handlers = [handler]
-    handler.python_handler.stream = sys.stderr  # it took the one that was there at its import
+    handler.python_handler.stream = sys.stderr  # absl kept the one from its import
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_for_the_user)
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
-    """Whether a record is ours, or a library's warning."""
     ours = str(pathlib.Path(__file__).parents[2])
     if record.pathname.startswith(ours) and not record.pathname.startswith(f"{ours}/.venv"):
         return True
-    # Orbax and JAX tell a page about each checkpoint and backend. What Orbax's threads raise, they
-    # also log, four times with a traceback; checkpoints.py says it in one sentence. That it is
-    # asked to stop, each thread says on its own.
+    # Orbax and JAX log a page per checkpoint and backend. Orbax logs the errors of its threads four
+    # times, with tracebacks, although checkpoints.py reports them in one sentence, and each of its
+    # threads logs a preemption.
     is_repeated = "orbax" in record.pathname and (
         record.exc_info is not None or "preemption sync point" in str(record.msg)
     )
@@ -134,10 +132,10 @@ def _is_for_the_user(record: python_logging.LogRecord) -> bool:
 
 
 def _say_a_failed_checkpoint_once() -> None:
-    """Silences what other reads and writes say when one of a checkpoint's has failed.
+    """Silences follow-up errors after one read or write of a checkpoint has failed.
 
-    Orbax then closes the event loop of all of them, and each complains on stderr in its own way.
-    The failure itself is raised, and reported.
+    Orbax then closes the event loop of all reads and writes, and each of them prints an error. The
+    first failure is raised and reported.
     """
 
     def hook(unraisable: Any) -> None:
@@ -150,14 +148,14 @@ def _say_a_failed_checkpoint_once() -> None:
 
 
 def _require_printed() -> None:
-    """Raises RunError if what the program printed is lost, as in a file on a full disk."""
+    """Raises RunError if printed text was lost, for example on a full disk."""
     sys.stdout.flush()
     if isinstance(sys.stdout, output.Display) and (error := sys.stdout.missed()):
         raise RunError(f"stdout could not be written: {storage.reason(error)}.")
 
 
 def _report(error: Exception) -> str:
-    """Writes a bug's traceback to a file; returns where it is and what to do with it."""
+    """Writes a bug's traceback to a file; returns a request to report it."""
     python = f"Python {platform.python_version()}, {platform.platform()}"
     content = "\n".join([shlex.join(sys.orig_argv), python, *traceback.format_exception(error)])
     for folder in _folders():
@@ -165,7 +163,7 @@ def _report(error: Exception) -> str:
             handle, name = tempfile.mkstemp(".txt", "bug-", folder)
             with open(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
                 f.write(content)
-        except OSError:  # it may be the disk that is full
+        except OSError:  # the disk may be full
             continue
         return f"please report it with {name}, which has the traceback (README, Reporting a bug)"
     print(content, file=sys.stderr)
@@ -173,10 +171,7 @@ def _report(error: Exception) -> str:
 
 
 def _folders() -> list[str | None]:
-    """Returns where a traceback may go: the run folder if there is one on a disk; a temporary one.
-
-    None stands for the temporary one.
-    """
+    """Returns folders for a traceback: the run folder if on a disk, None for a temporary one."""
     with contextlib.suppress(UserError, OSError):
         workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
         folder = storage.locate(workdir) if workdir else None

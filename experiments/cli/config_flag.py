@@ -1,6 +1,6 @@
 """The flag --config=FILE.py, and a flag --config.KEY=VALUE for every setting in that file.
 
-Reading the file defines the flags of its settings, so absl alone parses the command line, with
+Parsing --config loads the file and defines the flags of its settings, so absl's own forms work:
 --flagfile, ``--config.KEY VALUE`` and ``--noconfig.KEY``.
 """
 
@@ -34,12 +34,12 @@ _KINDS = {
 
 
 def define(help_text: str, *, is_study: bool = False) -> flags.FlagHolder[ConfigDict]:
-    """Defines --config for a run's config, or for a study's."""
+    """Defines --config for the config of a run or of a study."""
     return flags.DEFINE_flag(_ConfigFlag(help_text, is_study), module_name=sys.argv[0])
 
 
 class _ConfigFlag(command_line.FlagOfFlags):
-    """The flag --config; its value is the file's config, with the other flags' values in it."""
+    """The flag --config; its value is the file's config, changed by the flags of its settings."""
 
     def __init__(self, help_text: str, is_study: bool):
         self._is_study = is_study
@@ -55,7 +55,7 @@ class _ConfigFlag(command_line.FlagOfFlags):
             flags.DEFINE_flag(_SettingFlag(self.value, key, kind), module_name=__name__)
 
     def refusal(self, name: str) -> str | None:
-        """Returns the sentence on an unknown flag if it is meant for a config, otherwise None."""
+        """Returns the error message for an unknown flag of a setting, or None."""
         key = name.removeprefix("no").removeprefix("config.")
         if not name.removeprefix("no").startswith("config."):
             return None
@@ -69,17 +69,16 @@ class _ConfigFlag(command_line.FlagOfFlags):
                 return (
                     f"--{name} is for settings that are true or false; give --config.{key}=VALUE."
                 )
-            return f"--{name} comes before --config=FILE.py; settings come after the file."
+            return f"--{name} comes before --config=FILE.py; put it after."
         inside = [k.removeprefix(f"{key}.") for k in known if k.startswith(f"{key}.")]
         if inside:
             return f"--config.{key} is a group of settings; give one of {', '.join(inside)}."
-        return f"--config.{key} is not a setting{nearest_key(key, known)}; configs/base.py has all."
+        return (
+            f"--config.{key} is not a setting{nearest_key(key, known)}; configs/base.py lists all."
+        )
 
     def finish(self) -> None:
-        """Clears the file's length of training if the command line gives another.
-
-        If a flag gives one of steps, epochs and examples, it replaces the one in the file.
-        """
+        """Lets a flag for one of steps, epochs and examples replace the length in the file."""
         if self.value is None:
             return
         for prefix, group in (
@@ -121,7 +120,7 @@ class _SettingFlag(flags.Flag):
     def _default(self) -> str:
         try:
             return f"; it is {settings.get(self._config, self._key)} by default"
-        except KeyError:  # an axis that the study does not have
+        except KeyError:  # a grid axis that the study does not have
             return ""
 
 
@@ -141,10 +140,7 @@ def _read(kind: type, text: str) -> Any:
 
 
 def _settings_of(config: ConfigDict) -> dict[str, type]:
-    """Returns the type of every key that has a flag.
-
-    A study's grid may get any of its base's settings as an axis.
-    """
+    """Returns the type of every key that has a flag; any base setting can be a grid axis."""
     kinds = _leaves(config)
     base = [key.removeprefix("base.") for key in kinds if key.startswith("base.")]
     kinds |= {f"grid.{key}": tuple for key in base}
@@ -162,7 +158,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, type]:
 
 
 def _put(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets a key, in groups that are made if they are absent."""
+    """Sets a key and creates its groups if they are absent."""
     *groups, last = key.split(".")
     for group in groups:
         if group not in config:
@@ -178,38 +174,38 @@ def load(spec: str, is_study: bool = False) -> ConfigDict:
     """Returns get_config() of ``FILE.py`` or get_config(ARGUMENT) of ``FILE.py:ARGUMENT``.
 
     Args:
-      spec: as given to --config.
-      is_study: whether a study is expected, or the config of one run.
+      spec: the value of --config.
+      is_study: whether to expect a study instead of the config of one run.
 
     Returns:
-      The config, locked; its keys and types are those of configs/base.py.
+      The config, locked, with the keys and types of configs/base.py.
 
     Raises:
-      UserError: there is no such file, it cannot be executed, or its config is not as expected.
+      UserError: the file does not exist, cannot be executed, or has an invalid config.
     """
     file, has_argument, argument = spec.partition(":")
     origin = f"--config={spec}"
     path = storage.on_disk(file, "--config")
     if not path.is_file():
-        there = [str(p) for p in sorted(path.parent.glob("*.py")) if p.name != "__init__.py"]
-        raise UserError(f"--config={file} is not a file{nearest(file, there)}.")
+        present = [str(p) for p in sorted(path.parent.glob("*.py")) if p.name != "__init__.py"]
+        raise UserError(f"--config={file} is not a file{nearest(file, present)}.")
     get_config = _get_config(path, file)
     try:
         inspect.signature(get_config).bind(*([argument] if has_argument else []))
     except TypeError:
-        way_out = f"leave :{argument} out" if has_argument else f"give one, as in {file}:ARGUMENT"
+        advice = f"leave out :{argument}" if has_argument else f"give one, as in {file}:ARGUMENT"
         takes = "takes no argument" if has_argument else "needs an argument"
-        raise UserError(f"{origin}: get_config() of this file {takes}; {way_out}.") from None
+        raise UserError(f"{origin}: get_config() of this file {takes}; {advice}.") from None
     config = _executed(path, lambda: get_config(*([argument] if has_argument else [])))
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{origin}: get_config() returns {type(config).__name__}, no ConfigDict.")
+        name = type(config).__name__
+        raise UserError(f"{origin}: get_config() returns {name} instead of ConfigDict.")
     if is_study:
         grid.check_parts(config)
         config.base = saved.from_dict(config.base.to_dict(), f"The base of {origin}")
     elif any(key in config for key in grid.KEYS):
         raise UserError(
-            f"{origin} is a study; run it with python -m experiments.sweep, or give the config of "
-            "one run."
+            f"{origin} is a study; run it with python -m experiments.sweep, or give a run's config."
         )
     else:
         config = saved.from_dict(config.to_dict(), origin)
@@ -229,7 +225,7 @@ def _get_config(path: pathlib.Path, file: str) -> Callable[..., Any]:
 
 
 def _executed(path: pathlib.Path, call: Callable[[], Any]) -> Any:
-    """Calls code of a config file; raises UserError with the line at which it fails."""
+    """Calls code of a config file; raises UserError with the line that failed."""
     try:
         return call()
     except UserError:
@@ -238,5 +234,5 @@ def _executed(path: pathlib.Path, call: Callable[[], Any]) -> Any:
         here = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
         line = e.lineno if isinstance(e, SyntaxError) else here[-1] if here else None
         at = f", line {line}" if line else ""
-        said = " ".join(str(e.msg if isinstance(e, SyntaxError) else e).split())
-        raise UserError(f"{path}{at}: {type(e).__name__}: {said.rstrip('.')}.") from e
+        message = " ".join(str(e.msg if isinstance(e, SyntaxError) else e).split())
+        raise UserError(f"{path}{at}: {type(e).__name__}: {message.rstrip('.')}.") from e

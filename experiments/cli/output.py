@@ -1,8 +1,9 @@
-"""Where programs print. What happens to it never stops the work.
+"""Standard output streams whose failures never stop a program.
 
-A terminal is closed (EIO), the reader of a pipe ends early (EPIPE), the disk under a log file is
-full (ENOSPC), or a stream was closed before the program started (``2>&-``). From its first failure
-on, a stream is quiet and the work continues; run folders have everything that matters.
+A terminal may be closed (EIO), the reader of a pipe may end early (EPIPE), the disk under a log
+file may be full (ENOSPC), or a stream may be closed before the program starts (``2>&-``). A stream
+is silent after its first failure and the program continues; run folders hold everything that
+matters.
 """
 
 import contextlib
@@ -13,14 +14,14 @@ from typing import Any, TextIO, cast
 
 
 class Display:
-    """A text stream that goes quiet when it fails, and that can print any character.
+    """A text stream that is silent after a failure and can print any character.
 
     Attributes:
-      error: its first failure, None before.
+      error: the first failure, or None.
     """
 
     def __init__(self, stream: TextIO):
-        """Takes the place of `stream`."""
+        """Wraps `stream`."""
         self._stream = stream
         self._is_terminal = stream.isatty()
         self.error: Exception | None = None
@@ -28,11 +29,11 @@ class Display:
             stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
-        """Returns whatever else the stream has."""
+        """Returns any other attribute of the stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes, as long as the stream works."""
+        """Writes, unless the stream has failed."""
         if self.error is None:
             try:
                 self._stream.write(text)
@@ -43,7 +44,7 @@ class Display:
         return len(text)
 
     def flush(self) -> None:
-        """Flushes, as long as the stream works."""
+        """Flushes, unless the stream has failed."""
         if self.error is None:
             try:
                 self._stream.flush()
@@ -51,31 +52,31 @@ class Display:
                 self._lose(e)
 
     def isatty(self) -> bool:
-        """Whether somebody may be watching."""
+        """Whether the stream is a terminal that still works."""
         return self._is_terminal and self.error is None
 
     def missed(self) -> OSError | None:
-        """Returns why text is lost that somebody may still want; None if nothing is.
+        """Returns the error that lost text, or None.
 
-        Nobody wants it if the reader of a pipe has ended or the terminal was closed.
+        Text for a closed pipe or terminal does not count as lost: nobody reads it.
         """
-        gone = errno.EPIPE, *([errno.EIO] if self._is_terminal else [])
+        unread = errno.EPIPE, *([errno.EIO] if self._is_terminal else [])
         error = self.error
-        return error if isinstance(error, OSError) and error.errno not in gone else None
+        return error if isinstance(error, OSError) and error.errno not in unread else None
 
     def _lose(self, error: Exception) -> None:
         self.error = error
-        # Python's own buffer, and what XLA writes to the file descriptor, would fail again.
+        # Python's buffer, and XLA's writes to the file descriptor, would fail again.
         with contextlib.suppress(OSError, ValueError):
-            _nowhere(self._stream.fileno())
+            _connect_to_null(self._stream.fileno())
 
 
 def install() -> None:
-    """Puts a Display in place of stdout and stderr; opens what was closed at the start."""
+    """Replaces stdout and stderr by Displays; opens streams that were closed at the start."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # its file descriptor was closed when Python started
-            # This takes the lowest free descriptor, the stream's own. Else the next file that is
-            # opened would get it, and what XLA writes to stderr.
+            # This takes the lowest free descriptor, which is the stream's. Otherwise the next file
+            # opened would get it, and with it XLA's messages to stderr.
             mode = "r" if name == "stdin" else "w"
             null = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open to the end
             setattr(sys, name, null)
@@ -84,8 +85,7 @@ def install() -> None:
             setattr(sys, name, cast("TextIO", Display(getattr(sys, name))))
 
 
-def _nowhere(number: int) -> None:
-    """Connects a file descriptor with /dev/null."""
+def _connect_to_null(number: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     if null != number:
         os.dup2(null, number)

@@ -271,7 +271,7 @@ def test_a_study_is_submitted_followed_and_cancelled(sky):
         answer("[]")
         done = sweep("--only=*-20*")
         assert done.returncode == 0, done.stderr
-        assert "2 cells are submitted" in done.stderr
+        assert "Cells submitted: 2." in done.stderr
         launched = [words for words, _ in asked() if words[1] == "launch"]
         names = [words[4].removeprefix("--name=") for words in launched]
         assert [name.split("-", 2)[2] for name in names] == ["plain-20", "resnet-20-A"]
@@ -280,6 +280,6 @@ def test_a_study_is_submitted_followed_and_cancelled(sky):
         running = [{"job_id": 7, "job_name": names[0], "status": "RUNNING", "infra": "gcp"}]
         answer(json.dumps(running))
         assert "7 RUNNING in gcp" in sweep("--only=*-20*", "--status").stdout
-        assert "skypilot has already: plain-20" in sweep("--only=plain-20").stderr
+        assert "Already submitted to skypilot: plain-20." in sweep("--only=plain-20").stderr
         assert "Cancelled: plain-20." in sweep("--cancel").stderr
         assert asked()[-1][0] == ["jobs", "cancel", "--yes", "7"]

@@ -193,7 +193,8 @@ def test_the_table_has_a_column_for_jobs():
         (["--partition=gpu"], "--partition is for --launcher=slurm; this is --launcher=local."),
         (
             ["--cancel"],
-            "--cancel is for a scheduler (--launcher=slurm or skypilot); here, press Ctrl-C.",
+            "--cancel needs --launcher=slurm or --launcher=skypilot; stop a local sweep with "
+            "Ctrl-C.",
         ),
         (
             ["--launcher=slrum"],
@@ -203,9 +204,9 @@ def test_the_table_has_a_column_for_jobs():
         (["--infra=gcp", "--launcher=slurm"], "--infra is for --launcher=skypilot; this is --la"),
         (["--nodes=2"], "--nodes is for --launcher=slurm or --launcher=skypilot; this is --laun"),
         (["--nospot"], "--spot is for --launcher=skypilot; this is --launcher=local."),
-        (["--rate=100"], "--rate is for --dry_run, which reckons with it."),
-        (["--rate=0", "--dry_run"], "--rate=0 is not above 0; it is in images a second."),
-        (["--devices=8", "--dry_run"], "--devices is for --rate: what that many devices would ta"),
+        (["--rate=100"], "--rate has an effect only with --dry_run."),
+        (["--rate=0", "--dry_run"], "--rate=0 is not allowed; it is images per second, above 0."),
+        (["--devices=8", "--dry_run"], "--devices has an effect only with --rate."),
         (["--launcher=skypilot"], "is a folder of this machine; for --launcher=skypilot give"),
     ],
 )

@@ -142,10 +142,10 @@ def test_every_cell_completes_whatever_happens_to_its_job(cluster, undisturbed, 
     cluster.start_node(jobs[lost][2])
     assert jobs_of(cluster, folder)[cancelled][1] == "CANCELLED"
     said = sweep(cluster, folder, "--cancel", f"--only={cancelled}")
-    assert "Cancelled: none, for none was there." in said
+    assert "Cancelled: no cell was queued or running." in said
 
     # The same command goes on with what was cancelled, and leaves what Slurm has alone.
-    assert "1 cells are submitted" in sweep(cluster, folder)
+    assert "Cells submitted: 1." in sweep(cluster, folder)
     assert "There is nothing to submit." in sweep(cluster, folder)
     until(lambda: all_completed(folder), "all cells are done")
     for cell in CELLS:

@@ -77,9 +77,9 @@ def test_it_says_what_it_saved_and_what_was_wrong(copied):
     _, out, done = copied
     train_, validation, where = done.stdout.splitlines()
     assert train_.startswith("train: 30 pictures, ")
-    assert "; 3 that were no RGB JPEGs now are; compressing anew cost them " in train_
+    assert "; 3 converted to RGB JPEGs; PSNR after recompression " in train_
     unreadable = "; cannot be decoded: train_6.JPEG (it is not a picture in any known format)"
-    doubtful = "; decoded, but something is wrong: train_7.JPEG (Corrupt JPEG data: "
+    doubtful = "; decoded with warnings: train_7.JPEG (Corrupt JPEG data: "
     assert unreadable + doubtful in train_
     assert validation.startswith("validation: 11 pictures, ")
     assert where == f"Train from it with --config.data.dir={out}"
@@ -136,9 +136,9 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
         (["--quality=96"], "--quality=96; allowed is from 50 to 95."),
         (["--name=cifar10"], "--name='cifar10' is not known; allowed are imagenet2012"),
         (["--data_dir=nowhere"], "holds no imagenet2012"),
-        (["--quality=80"], "holds a copy made with other settings"),
-        (["--data_dir={out}", "--out={out}/again"], "is a prepared copy itself"),
-        (["--out={root}"], "is where the set itself lies"),
+        (["--quality=80"], "holds a copy made with different settings"),
+        (["--data_dir={out}", "--out={out}/again"], "is itself a prepared copy"),
+        (["--out={root}"], "is the folder of the original data set"),
     ],
 )
 def test_a_mistake_is_one_sentence(copied, flags, words):
