@@ -1,4 +1,4 @@
-"""The flags that say what starts a study's cells, and what they ask of it."""
+"""The flags that choose the launcher of a study's cells, and its options."""
 
 from absl import flags
 
@@ -10,40 +10,41 @@ from resnet_jax.runs import storage
 
 LAUNCHERS = ("local", "slurm", "skypilot")
 
-_LAUNCHER = flags.DEFINE_string(
-    "launcher", "local", f"What starts the cells: {listing(LAUNCHERS)}."
-)
+_LAUNCHER = flags.DEFINE_string("launcher", "local", f"Starts the cells: {listing(LAUNCHERS)}.")
 JOBS = flags.DEFINE_integer(
     "jobs",
     0,
-    "Cells at a time; 0: one a core, on GPUs as many as train most, on TPU one.",
+    "Cells at a time; 0: one per core, on GPUs the fastest number, on TPU one.",
     lower_bound=0,
 )
-_NODES = flags.DEFINE_integer("nodes", 1, "Slurm, SkyPilot: nodes a cell.", lower_bound=1)
+_NODES = flags.DEFINE_integer("nodes", 1, "Slurm, SkyPilot: nodes per cell.", lower_bound=1)
 
 _PARTITION = flags.DEFINE_string("partition", "", "Slurm: the partition.")
 _ACCOUNT = flags.DEFINE_string("account", "", "Slurm: the account.")
-_TIME = flags.DEFINE_string("time", "", "Slurm: the limit, as 12:00:00; a cell goes on after it.")
-_GRES = flags.DEFINE_string("gres", "", "Slurm: what to give each node, as gpu:8.")
-_TASKS = flags.DEFINE_integer(
-    "tasks_per_node", 1, "Slurm: processes a node, 1 with all its GPUs or one a GPU.", lower_bound=1
+_TIME = flags.DEFINE_string(
+    "time", "", "Slurm: the time limit, for example 12:00:00; cells are requeued and resume."
 )
-_CPUS = flags.DEFINE_integer("cpus_per_task", 0, "Slurm: CPUs a process; 0: its default.")
-_SBATCH = flags.DEFINE_multi_string("sbatch", [], "Slurm: any other option, as '--qos=low'.")
+_GRES = flags.DEFINE_string("gres", "", "Slurm: resources per node, for example gpu:8.")
+_TASKS = flags.DEFINE_integer(
+    "tasks_per_node", 1, "Slurm: processes per node; one for all its GPUs, or one per GPU.",
+    lower_bound=1,
+)  # fmt: skip
+_CPUS = flags.DEFINE_integer("cpus_per_task", 0, "Slurm: CPUs per process; 0: Slurm's default.")
+_SBATCH = flags.DEFINE_multi_string("sbatch", [], "Slurm: an extra option, such as '--qos=low'.")
 
 _ACCELERATORS = flags.DEFINE_string(
-    "accelerators", "", "SkyPilot: of each node, as tpu-v6e-16 or H100:8."
+    "accelerators", "", "SkyPilot: accelerators per node, such as tpu-v6e-16 or H100:8."
 )
-_INFRA = flags.DEFINE_string("infra", "", "SkyPilot: where, as gcp or gcp/us-east5.")
-_SPOT = flags.DEFINE_bool("spot", True, "SkyPilot: machines that may be taken away.")
+_INFRA = flags.DEFINE_string("infra", "", "SkyPilot: the cloud, such as gcp or gcp/us-east5.")
+_SPOT = flags.DEFINE_bool("spot", True, "SkyPilot: use preemptible machines.")
 _MOUNT = flags.DEFINE_multi_string(
-    "mount", [], "SkyPilot: a bucket as a folder, as /data=gs://BUCKET/tensorflow_datasets."
+    "mount", [], "SkyPilot: mount a bucket, such as /data=gs://BUCKET/tensorflow_datasets."
 )
 _RESOURCE = flags.DEFINE_multi_string(
-    "resource", [], "SkyPilot: any other line of its resources, as disk_size=500."
+    "resource", [], "SkyPilot: an extra entry of its resources, such as disk_size=500."
 )
 
-_OF = {
+_LAUNCHERS_OF_FLAGS = {
     "jobs": (JOBS, ("local", "slurm")),
     "nodes": (_NODES, ("slurm", "skypilot")),
     **{
@@ -58,17 +59,17 @@ _OF = {
 
 
 def queue(workdir: storage.Path) -> Queue | None:
-    """Returns the scheduler that was asked for; None for this machine.
+    """Returns the chosen scheduler, or None for this machine.
 
     Raises:
-      UserError: there is no such launcher, or a flag is of another one.
+      UserError: there is no such launcher, or a flag belongs to another one.
     """
     launcher = _LAUNCHER.value
     check_choice("--launcher", launcher, LAUNCHERS)
-    for name, (flag, launchers) in _OF.items():
+    for name, (flag, launchers) in _LAUNCHERS_OF_FLAGS.items():
         if flag.value != flag.default and launcher not in launchers:
-            theirs = listing(f"--launcher={other}" for other in launchers)
-            raise UserError(f"--{name} is for {theirs}; this is --launcher={launcher}.")
+            others = listing(f"--launcher={other}" for other in launchers)
+            raise UserError(f"--{name} is for {others}; this is --launcher={launcher}.")
     if launcher == "slurm":
         options = slurm.Options(
             _PARTITION.value, _ACCOUNT.value, _TIME.value, _GRES.value, _NODES.value,

@@ -1,4 +1,4 @@
-"""What a sweep asks of whatever starts its cells."""
+"""The interfaces of launchers, which start a sweep's cells."""
 
 import dataclasses
 import subprocess
@@ -14,9 +14,9 @@ class Job:
     """One cell's process.
 
     Attributes:
-      name: the cell's.
-      command: what to run.
-      log: file that its output is appended to.
+      name: the cell's name.
+      command: the program and its arguments.
+      log: the file to which its output is appended.
     """
 
     name: str
@@ -25,48 +25,48 @@ class Job:
 
 
 class Launcher(Protocol):
-    """Starts jobs and says when they end. It knows nothing of what they do."""
+    """Starts jobs and reports when they end."""
 
     def start(self, job: Job) -> None:
-        """Starts a job; raises OSError where that cannot be done."""
+        """Starts a job; raises OSError if it cannot."""
 
     def ended(self) -> dict[str, int]:
-        """Returns {job: exit code} of those that ended since it was last asked.
+        """Returns {job: exit code} of the jobs that ended since the last call.
 
-        As in `subprocess`, a code below 0 is the number of the signal that ended the job.
+        As in `subprocess`, a negative code is the signal that ended the job.
         """
 
     def stop(self) -> None:
         """Asks every job to save and end."""
 
     def kill(self) -> None:
-        """Ends every job at once."""
+        """Kills every job."""
 
 
 class Queue(Protocol):
-    """A scheduler that takes jobs and runs them when it can, whether or not a sweep lives."""
+    """A scheduler that queues jobs and runs them independently of the sweep's process."""
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """The value of --launcher."""
 
     def require_data(self, name: str, data_dir: str) -> None:
-        """Raises UserError where jobs would not find a data set; see sources.require()."""
+        """Raises UserError if jobs would not find a data set; see sources.require()."""
 
     def script(self, jobs: Sequence[Job]) -> str:
-        """Returns what would be submitted, for people."""
+        """Returns the script that would be submitted."""
 
     def submit(self, jobs: Sequence[Job]) -> str:
-        """Hands jobs over and returns what to tell the user; RunError where that fails."""
+        """Submits jobs and returns a message for the user; raises RunError if it fails."""
 
     def states(self) -> dict[str, str]:
-        """Returns what the scheduler says of each job that it was ever given."""
+        """Returns the scheduler's state of each cell ever submitted: its job, state and place."""
 
     def active(self) -> list[str]:
-        """Returns the jobs that it runs or will run."""
+        """Returns the cells whose jobs run or will run."""
 
-    def cancel(self, names: Sequence[str]) -> None:
-        """Takes jobs out; those that run are asked to save first."""
+    def cancel(self, cells: Sequence[str]) -> None:
+        """Cancels cells' jobs; running ones are asked to save first."""
 
 
 def printed(
@@ -75,21 +75,27 @@ def printed(
     words: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Returns what a scheduler's command prints.
+    """Runs a scheduler's command and returns its output.
+
+    Args:
+      command: the program and its arguments.
+      absent: the advice if there is no such program.
+      words: how many words of the command name it in an error.
+      environment: the command's; None: this process's.
 
     Raises:
-      UserError: there is no such program; `absent` says what to do about it.
-      RunError: it failed; the first `words` of the command name it.
+      UserError: there is no such program.
+      RunError: the command failed.
     """
     program = command[0]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, capture_output=True, env=environment, encoding="utf-8", errors="replace"
         )
     except FileNotFoundError:
         raise UserError(f"{program} cannot be found: {absent}") from None
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"]
+    if result.returncode:
+        lines = (result.stderr.strip() or result.stdout.strip()).splitlines() or ["no output"]
         last = lines[-1].removeprefix(f"{program}: error: ")
         raise RunError(f"{' '.join(command[:words])} failed: {last}")
-    return done.stdout
+    return result.stdout

@@ -19,19 +19,18 @@ from experiments.launchers.interface import Job
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
 
-# JAX's own share of a GPU's memory, taken when a process starts.
-_GPU_MEMORY = 0.75
+_GPU_MEMORY = 0.75  # the fraction of a GPU's memory that JAX preallocates by default
 _VISIBLE = ("JAX_CUDA_VISIBLE_DEVICES", "JAX_ROCM_VISIBLE_DEVICES")
-_ASKS = "import jax; print(jax.default_backend(), jax.device_count())"
+_PRINT_DEVICES = "import jax; print(jax.default_backend(), jax.device_count())"
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What cells run on.
+    """The machine that cells run on.
 
     Attributes:
-      platform: "cpu", "gpu" or "tpu"; the scheduler's name where it has other machines for them.
-      devices: how many there are here.
+      platform: "cpu", "gpu" or "tpu"; for a scheduler's machines, its name.
+      devices: the number of devices of this machine.
     """
 
     platform: str
@@ -39,24 +38,25 @@ class Machine:
 
 
 def machine() -> Machine:
-    """Returns what a cell's process will find here.
+    """Returns the platform and devices that a cell's process will find on this machine.
 
-    A process of its own asks: whoever asks JAX holds the devices until he ends, and would take
-    from the cells the memory they need.
+    A separate process queries JAX, because a process that does so holds the devices, and memory
+    that the cells need, until it ends.
     """
     if os.environ.get("JAX_PLATFORMS", "").lower() == "cpu":
         return Machine("cpu")
     answer = subprocess.run(
-        [sys.executable, "-c", _ASKS], capture_output=True, encoding="utf-8", errors="replace"
-    )
+        [sys.executable, "-c", _PRINT_DEVICES],
+        capture_output=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
     if answer.returncode:
-        return Machine("cpu")  # where JAX finds no device at all, each cell says so in its log
+        return Machine("cpu")  # if JAX finds no device, each cell reports it in its log
     platform, devices = answer.stdout.split()[-2:]
     return Machine(platform, int(devices))
 
 
 def share_of(number: int, at_once: int, among: list[int]) -> list[int]:
-    """Returns the cores, or GPUs, of one of `at_once` shares: neighbours, at least one."""
+    """Returns the cores or GPUs of share `number` of `at_once`: neighbours, at least one."""
     if at_once > len(among):
         return [among[number % len(among)]]
     start, end = (n * len(among) // at_once for n in (number, number + 1))
@@ -64,28 +64,30 @@ def share_of(number: int, at_once: int, among: list[int]) -> list[int]:
 
 
 @contextlib.contextmanager
-def placed(on: Machine, share: int, at_once: int) -> Iterator[dict[str, str]]:
-    """Yields the environment for a process that is started inside, one of `at_once` side by side.
+def placed(machine: Machine, share: int, at_once: int) -> Iterator[dict[str, str]]:
+    """A context in which to start one of `at_once` processes; yields its environment.
 
-    On GPUs it says which of them to see, and how much of their memory to take where several
-    processes share one. What the user's own environment says of that memory stays.
+    On GPUs the environment sets the visible GPUs, and the fraction of memory if processes share a
+    GPU and the user has not set one.
 
-    On CPU the process gets its share of the cores. XLA makes as many threads as its process may
-    use cores: cells that share all of them would fight. How sums are split over threads shows in
-    the last digits of float32, so a run repeats bit by bit only on as many cores. A child inherits
-    the affinity; to set it in the child would take a preexec_fn, which may deadlock where JAX has
-    threads.
+    On CPU the context narrows this process's affinity to a share of the cores, which the child
+    inherits. XLA starts one thread per core of its process, so cells on the same cores would slow
+    each other down. The number of threads affects the last digits of float32 sums, so a run repeats
+    bit by bit only on the same number of cores. Setting the affinity in the child instead would
+    take a preexec_fn, which may deadlock with JAX's threads.
     """
     environment = dict(os.environ)
-    if on.platform == "gpu" and at_once > 1:
+    if machine.platform == "gpu" and at_once > 1:
         for name in _VISIBLE:
-            given = environment.get(name, "all")
-            every = [*range(on.devices)] if given == "all" else [*map(int, given.split(","))]
-            environment[name] = ",".join(map(str, share_of(share, at_once, every)))
-        on_one = -(-at_once // on.devices)
-        if on_one > 1:
-            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{_GPU_MEMORY / on_one:.3f}")
-    if on.platform != "cpu" or not hasattr(os, "sched_setaffinity"):
+            visible = environment.get(name, "all")
+            if visible == "all":
+                visible = ",".join(map(str, range(machine.devices)))
+            gpus = [int(gpu) for gpu in visible.split(",")]
+            environment[name] = ",".join(map(str, share_of(share, at_once, gpus)))
+        per_gpu = -(-at_once // machine.devices)
+        if per_gpu > 1:
+            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{_GPU_MEMORY / per_gpu:.3f}")
+    if machine.platform != "cpu" or not hasattr(os, "sched_setaffinity"):
         yield environment
         return
     before = usable_cores()
@@ -97,16 +99,16 @@ def placed(on: Machine, share: int, at_once: int) -> Iterator[dict[str, str]]:
 
 
 class Local:
-    """Runs jobs as child processes, each on its own share of the cores or GPUs."""
+    """Runs jobs as child processes, each on its share of the cores or GPUs."""
 
-    def __init__(self, on: Machine, at_once: int):
+    def __init__(self, machine: Machine, at_once: int):
         """Prepares for `at_once` jobs at a time."""
-        self._on, self._at_once = on, at_once
-        self._free = list(range(at_once))  # the shares that nobody has
+        self._machine, self._at_once = machine, at_once
+        self._free = list(range(at_once))  # unused shares
         self._children: dict[str, _Child] = {}
 
     def start(self, job: Job) -> None:
-        """Starts a job; raises OSError where that cannot be done."""
+        """Starts a job; raises OSError if it cannot."""
         share = self._free[0]
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._open_log(job.log) as log:
@@ -117,20 +119,20 @@ class Local:
         self._children[job.name] = _Child(process, share, job.log, pathlib.Path(log.name))
 
     def _spawn(self, job: Job, log: IO[bytes], share: int) -> subprocess.Popen[bytes]:
-        with placed(self._on, share, self._at_once) as environment:
+        with placed(self._machine, share, self._at_once) as environment:
             return subprocess.Popen(
                 job.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                # Ctrl-C reaches a terminal's whole process group; cells hear of it through
-                # stop() alone, since a second signal would kill them while they save.
+                # Ctrl-C signals a terminal's whole process group. Cells must get only the signal
+                # of stop(): a second one would kill them while they save.
                 start_new_session=True,
             )
 
     def ended(self) -> dict[str, int]:
-        """Returns {job: exit code} of those that ended since it was last asked."""
+        """Returns {job: exit code} of the jobs that ended since the last call."""
         codes = {}
         for name, child in list(self._children.items()):
             code = child.process.poll()
@@ -154,7 +156,7 @@ class Local:
             child.process.send_signal(number)
 
     def _open_log(self, path: storage.Path) -> IO[bytes]:
-        """Opens a log for appending; one that is kept in a bucket grows on this machine."""
+        """Opens a log for appending; a bucket's log is a local file until its job has ended."""
         if storage.is_bucket(path):
             return tempfile.NamedTemporaryFile("ab", prefix="resnet_jax-log-", delete=False)
         return open(path, "ab")

@@ -1,12 +1,12 @@
-"""Cells as SkyPilot's managed jobs: a TPU slice or GPU nodes, in whichever cloud has them.
+"""Cells as SkyPilot's managed jobs, on a TPU slice or GPU nodes of any cloud.
 
-Each cell is a task of its own, with its run folder in a bucket. SkyPilot finds machines, copies
-this checkout to them, and starts the same task anew where spot capacity is taken away or a process
-exits with 42; the run goes on from its last checkpoint. On a TPU slice JAX's processes find each
-other; on other nodes they meet at the first one's address.
+Each cell is one task, with its run folder in a bucket. SkyPilot finds machines, copies this
+checkout to them, and restarts the task if a spot machine is preempted or a process exits with 42.
+The run then resumes from its last checkpoint. On a TPU slice JAX's processes find each other; on
+other nodes process 0, on the first node, is the coordinator.
 
-Nothing but the `sky` program is called: SkyPilot lives in an environment of its own, for it pins
-other versions of what is pinned here.
+Only the `sky` program is called. SkyPilot needs its own environment, because it pins other versions
+of packages that are pinned here.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
 
 _ROOT = pathlib.Path(__file__).parents[2]
-_PORT = 8476  # where the processes of nodes meet; JAX's own on TPUs
-# What a cell's name may have (plain-20-rate=0.1) and the name of a machine may not.
+_PORT = 8476  # the coordinator's; JAX's default on TPUs
+# Characters that a cell's name may have (plain-20-rate=0.1) and a job's name may not.
 _SPELLED = {"=": ".is.", "+": ".plus."}
-_RESTARTS = 3  # of a process that fails by itself: a machine may be to blame
+_RESTARTS = 3  # of a failed process, in case the machine is the cause
 ACTIVE = ("PENDING", "SUBMITTED", "STARTING", "RUNNING", "WINDING_DOWN", "RECOVERING",
           "CANCELLING")  # fmt: skip
 
@@ -42,7 +42,7 @@ export PATH="$HOME/.local/bin:$PATH"
 test -x .venv/bin/python || uv venv --python 3.11 .venv
 uv pip install --python .venv -r requirements.txt {jax}
 """
-_MEET = """\
+_COORDINATOR = """\
 --coordinator="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{port}" \\
   --processes="$SKYPILOT_NUM_NODES" --process="$SKYPILOT_NODE_RANK"
 """
@@ -50,15 +50,15 @@ _MEET = """\
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked of SkyPilot for each cell; empty leaves the choice to it.
+    """The resources of each cell; SkyPilot chooses if a value is empty.
 
     Attributes:
-      accelerators: NAME or NAME:COUNT, of each node; a TPU slice's name has its size in it.
+      accelerators: NAME or NAME:COUNT, per node; the name of a TPU slice includes its size.
       infra: CLOUD, CLOUD/REGION or CLOUD/REGION/ZONE.
-      spot: whether machines may be taken away, which makes them cheaper.
-      nodes: machines a cell.
-      mounts: PATH=URL, buckets that are to be folders of the machines.
-      resources: KEY=VALUE, whatever else SkyPilot knows under `resources:`.
+      spot: whether to use preemptible machines, which are cheaper.
+      nodes: machines per cell.
+      mounts: PATH=URL: buckets mounted as folders.
+      resources: KEY=VALUE: any other entry under `resources:`.
     """
 
     accelerators: str = ""
@@ -75,38 +75,38 @@ class SkyPilot:
     name = "skypilot"
 
     def __init__(self, workdir: storage.Path, options: Options):
-        """Touches nothing.
+        """Checks the options.
 
         Args:
           workdir: the study's folder.
-          options: for every cell.
+          options: each cell's resources.
 
         Raises:
-          UserError: the folder is in no bucket, or an option is malformed.
+          UserError: the folder is not in a bucket, or an option is malformed.
         """
         if not storage.is_bucket(workdir):
             raise UserError(
                 f"--workdir={workdir} is a folder of this machine; for --launcher=skypilot give "
-                "one that all machines see, as gs://BUCKET/PATH or s3://BUCKET/PATH."
+                "one in a bucket, such as gs://BUCKET/PATH or s3://BUCKET/PATH."
             )
         if options.accelerators and not re.fullmatch(r"[\w.-]+(:\d+)?", options.accelerators):
             raise UserError(
                 f"--accelerators={options.accelerators} is not of the form NAME or NAME:COUNT, "
-                "as tpu-v6e-16 or H100:8."
+                "such as tpu-v6e-16 or H100:8."
             )
         self._options = options
         self._mounts = dict(_pair("mount", text, "PATH=URL") for text in options.mounts)
         for path, url in self._mounts.items():
             if not path.startswith("/") or not storage.is_bucket(storage.locate(url)):
                 raise UserError(
-                    f"--mount={path}={url}: it takes an absolute path and a bucket, as in "
-                    "--mount=/data=gs://BUCKET/tensorflow_datasets."
+                    f"--mount={path}={url} is not allowed; give an absolute path and a bucket, as "
+                    "in --mount=/data=gs://BUCKET/tensorflow_datasets."
                 )
         pairs = [_pair("resource", text, "KEY=VALUE") for text in options.resources]
         self._resources = {key: yaml.safe_load(value) for key, value in pairs}
-        # Another study of the same name in another bucket must not be taken for this one.
+        # The digest tells this study from one of the same name in another bucket.
         digest = hashlib.sha256(str(workdir).encode()).hexdigest()[:6]
-        self._prefix = f"{_plain(workdir.name)}-{digest}-"
+        self._prefix = f"{_job_prefix(workdir.name)}-{digest}-"
 
     def require_data(self, name: str, data_dir: str) -> None:
         """Raises UserError where no --mount leads to `data_dir`, which is on other machines."""
@@ -114,29 +114,29 @@ class SkyPilot:
         if name == "digits" or {str(folder) for folder in folders} & self._mounts.keys():
             return
         raise UserError(
-            f"data.dir={data_dir!r} is nowhere on the machines that SkyPilot finds; give the "
-            f"bucket that has {name}, as --mount=/data=gs://BUCKET/tensorflow_datasets "
+            f"data.dir={data_dir!r} does not exist on SkyPilot's machines; give the bucket that "
+            f"has {name}, as in --mount=/data=gs://BUCKET/tensorflow_datasets "
             "--config.base.data.dir=/data."
         )
 
     def script(self, jobs: Sequence[Job]) -> str:
-        """Returns the first job's task, and what the others are called."""
+        """Returns the first job's task, and the names of the others."""
         text = self._text(jobs[0])
         if others := [job.name for job in jobs[1:]]:
-            text += f"# Of the same form, each a job of its own: {', '.join(others)}.\n"
+            text += f"# The same for each of the other jobs: {', '.join(others)}.\n"
         return text
 
     def submit(self, jobs: Sequence[Job]) -> str:
-        """Hands jobs to SkyPilot and returns what to tell the user; RunError where it fails."""
+        """Submits jobs and returns a message for the user; raises RunError if it fails."""
         with tempfile.TemporaryDirectory() as scratch:
             for job in jobs:
                 path = pathlib.Path(scratch) / f"{job.name}.yaml"
                 path.write_text(self._text(job), encoding="utf-8")
                 _sky(*launch_command(self._job_name(job.name), path))
-        return f"SkyPilot has them as {self._prefix}*; sky jobs logs --name NAME follows one."
+        return f"SkyPilot's jobs are named {self._prefix}*; sky jobs logs --name NAME follows one."
 
     def states(self) -> dict[str, str]:
-        """Returns how the newest job of each cell is, as ``12 RECOVERING in gcp (us-east5)``."""
+        """Returns the newest job of each cell, as in ``12 RECOVERING in gcp (us-east5)``."""
         newest: dict[str, tuple[int, str]] = {}
         for job in json.loads(_sky(*QUEUE_COMMAND)):
             name = job.get("job_name") or ""
@@ -147,16 +147,16 @@ class SkyPilot:
         return {self._cell(name): f"{number} {state}" for name, (number, state) in newest.items()}
 
     def active(self) -> list[str]:
-        """Returns the cells that SkyPilot runs, or will run."""
+        """Returns the cells whose jobs run or will run."""
         return [cell for cell, state in self.states().items() if state.split()[1] in ACTIVE]
 
     def cancel(self, cells: Sequence[str]) -> None:
-        """Ends cells' jobs and gives their machines back; each keeps its last checkpoint."""
+        """Cancels cells' jobs and releases their machines; each keeps its last checkpoint."""
         states = self.states()
         _sky(*cancel_command([states[cell].split()[0] for cell in cells]))
 
     def task(self, job: Job) -> dict[str, Any]:
-        """Returns a job as SkyPilot's YAML has it."""
+        """Returns a job's task, in the form of SkyPilot's YAML."""
         options = self._options
         resources: dict[str, Any] = {
             "infra": options.infra,
@@ -165,7 +165,7 @@ class SkyPilot:
             "job_recovery": {
                 "strategy": "EAGER_NEXT_REGION",
                 "max_restarts_on_errors": _RESTARTS,
-                # Stopped with everything saved: it goes on when there is room again.
+                # Preempted with everything saved: it resumes on other machines.
                 "recover_on_exit_codes": [command_line.PREEMPTED],
             },
         }
@@ -179,7 +179,7 @@ class SkyPilot:
             "resources": {key: value for key, value in resources.items() if value != ""}
             | self._resources,
             "setup": _SETUP.format(jax=f"'jax[{kind}]=={version}'" if kind else "").rstrip() + "\n",
-            "run": _command(job, meets_by_itself=kind == "tpu"),
+            "run": _command(job, needs_coordinator=kind != "tpu"),
         }
         if self._mounts:
             task["file_mounts"] = {
@@ -206,20 +206,20 @@ QUEUE_COMMAND = ("jobs", "queue", "--all", "--output=json")
 
 
 def launch_command(name: str, task: pathlib.Path) -> tuple[str, ...]:
-    """Returns what `sky` is asked to start a job and return."""
+    """Returns the arguments of `sky` that submit a job."""
     return "jobs", "launch", "--yes", "--detach-run", f"--name={name}", str(task)
 
 
 def cancel_command(numbers: Sequence[str]) -> tuple[str, ...]:
-    """Returns what `sky` is asked to end jobs."""
+    """Returns the arguments of `sky` that cancel jobs."""
     return "jobs", "cancel", "--yes", *numbers
 
 
-def _command(job: Job, meets_by_itself: bool) -> str:
-    """Returns a job's command in shell, as it is in the copy of this checkout."""
+def _command(job: Job, needs_coordinator: bool) -> str:
+    """Returns a job's shell command, with paths relative to the copy of this checkout."""
     words = [".venv/bin/python", *job.command[1:]]
     text = shlex.join(word.replace(f"{_ROOT}/", "") for word in words)
-    return f"{text}\n" if meets_by_itself else f"{text} \\\n  {_MEET.format(port=_PORT)}"
+    return f"{text} \\\n  {_COORDINATOR.format(port=_PORT)}" if needs_coordinator else f"{text}\n"
 
 
 def _pair(flag: str, text: str, form: str) -> tuple[str, str]:
@@ -229,21 +229,21 @@ def _pair(flag: str, text: str, form: str) -> tuple[str, str]:
     return key, value
 
 
-def _plain(name: str) -> str:
+def _job_prefix(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study"
 
 
 def _sky(*command: str) -> str:
     return printed(
         ("sky", *command),
-        "--launcher=skypilot needs SkyPilot on the PATH, from an environment of its own "
-        "(docs/skypilot.md).",
+        "--launcher=skypilot needs SkyPilot's sky on the PATH, installed in an environment of its "
+        "own (docs/skypilot.md).",
         words=3,
     )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as such."""
+    """Writes multi-line strings as blocks."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -1,9 +1,9 @@
 """Cells as the tasks of one Slurm array.
 
-Each task runs one `srun` with as many processes as asked; JAX joins them. Two minutes before its
-time is up, or when it is to make way for another job, every process gets SIGTERM, saves and exits
-with 42, and the task goes back into the queue. A cancelled task does not: Slurm ends its script
-before that line. A lost node's task is requeued by Slurm itself.
+Each task runs one `srun` that starts the cell's processes; JAX joins them. Two minutes before the
+time limit, and when another job preempts the task, every process gets SIGTERM, saves and exits with
+42, and the task requeues itself. A cancelled task does not, since Slurm ends its script first.
+Slurm itself requeues tasks of lost nodes.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
-_NOTICE_SECONDS = 120  # before the end; Slurm may be half a minute late
+_NOTICE_SECONDS = 120  # before the time limit; Slurm may be half a minute late
 _ROOT = pathlib.Path(__file__).parents[2]
-# What squeue calls a task that has not ended.
+# squeue's states of tasks that have not ended.
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED",
           "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT")  # fmt: skip
 
@@ -38,7 +38,7 @@ cd {root} || exit 1
 srun --kill-on-bad-exit=1 --output="$FOLDER/{log}" --open-mode=append \\
     {command}
 code=$?
-# Stopped with everything saved: it goes on when there is room again.
+# Preempted with everything saved: requeue to resume.
 if [ $code -eq {preempted} ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
@@ -48,7 +48,7 @@ exit $code
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked of Slurm for each cell; empty or 0 leaves it to the cluster's defaults."""
+    """The options of sbatch for each cell; empty or 0 means the cluster's default."""
 
     partition: str = ""
     account: str = ""
@@ -67,11 +67,11 @@ class Slurm:
     name = "slurm"
 
     def __init__(self, workdir: storage.Path, options: Options):
-        """Touches nothing.
+        """Checks the folder.
 
         Args:
-          workdir: the study's folder, seen by all nodes.
-          options: for every cell.
+          workdir: the study's folder, which all nodes share.
+          options: sbatch's options for every cell.
 
         Raises:
           UserError: the folder is in a bucket.
@@ -79,20 +79,20 @@ class Slurm:
         if storage.is_bucket(workdir):
             raise UserError(
                 f"--workdir={workdir} is in a bucket; for --launcher=slurm give a folder that "
-                "all nodes see, since Slurm itself writes logs there."
+                "all nodes share, since Slurm writes logs there."
             )
         self._workdir, self._options = workdir.absolute(), options
 
     def require_data(self, name: str, data_dir: str) -> None:
-        """Raises UserError where this machine, whose disks the nodes share, has no such set."""
+        """Raises UserError if this machine, whose disks the nodes share, lacks the data set."""
         sources.require(name, data_dir)
 
     def script(self, jobs: Sequence[Job]) -> str:
-        """Returns what sbatch is given: one array for all `jobs`, which differ in their folder."""
+        """Returns the script for sbatch: an array of `jobs`, which differ only in their folders."""
         options = self._options
         last = len(jobs) - 1
         at_once = f"%{options.at_once}" if options.at_once else ""
-        asked = {
+        settings = {
             "job-name": self._workdir.name,
             "array": f"0-{last}{at_once}",
             "nodes": options.nodes,
@@ -107,7 +107,7 @@ class Slurm:
             "open-mode": "append",
         }
         lines = [
-            f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in asked.items() if value
+            f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in settings.items() if value
         ]
         lines += ["#SBATCH --requeue", *(f"#SBATCH {extra}" for extra in options.sbatch)]
         (log,) = {job.log.name for job in jobs}
@@ -122,7 +122,7 @@ class Slurm:
         )
 
     def submit(self, jobs: Sequence[Job]) -> str:
-        """Hands the array to Slurm and returns what to tell the user; RunError where it fails."""
+        """Submits the array and returns a message for the user; raises RunError if it fails."""
         folder = self._workdir / "slurm"
         folder.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC)
@@ -132,28 +132,28 @@ class Slurm:
         line = {"job": number, "cells": [job.name for job in jobs], "submitted": now.isoformat()}
         with open(folder / "jobs.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
-        return f"Slurm has them as job {number}; its script is {path}."
+        return f"Slurm's job is {number}; its script is {path}."
 
     def states(self) -> dict[str, str]:
-        """Returns the newest task of each cell and how it is, as ``12_3 RUNNING on node7``."""
+        """Returns the newest task of each cell and its state, as in ``12_3 RUNNING on node7``."""
         tasks = self._tasks()
-        wanted = set(tasks.values())
-        found = _from_squeue(wanted)
-        found |= _from_sacct(wanted - found.keys())
-        # Slurm forgets a job some minutes after its end, where it keeps no accounts.
-        return {cell: f"{task} {found.get(task, 'UNKNOWN')}" for cell, task in tasks.items()}
+        numbers = set(tasks.values())
+        states = _from_squeue(numbers)
+        states |= _from_sacct(numbers - states.keys())
+        # Without accounting Slurm forgets a job some minutes after its end.
+        return {cell: f"{task} {states.get(task, 'UNKNOWN')}" for cell, task in tasks.items()}
 
     def active(self) -> list[str]:
-        """Returns the cells that Slurm runs, or will run."""
+        """Returns the cells whose tasks run or will run."""
         return [cell for cell, state in self.states().items() if state.split()[1] in ACTIVE]
 
     def cancel(self, cells: Sequence[str]) -> None:
-        """Takes cells' tasks out of the queue; those that run get SIGTERM first, and save."""
+        """Cancels cells' tasks; running ones get SIGTERM first and save."""
         tasks = self._tasks()
         _slurm("scancel", *(tasks[cell] for cell in cells))
 
     def _tasks(self) -> dict[str, str]:
-        """Returns {cell: job_index}, of the newest submission of each."""
+        """Returns {cell: JOB_INDEX} of each cell's newest submission."""
         path = self._workdir / "slurm" / "jobs.jsonl"
         tasks: dict[str, str] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -163,7 +163,7 @@ class Slurm:
 
 
 def _in_folder(jobs: Sequence[Job]) -> str:
-    """Returns the jobs' common command in shell, their folders replaced by $FOLDER."""
+    """Returns the jobs' common shell command, with $FOLDER in place of their folders."""
     commands = set()
     for job in jobs:
         folder = str(job.log.parent)
@@ -178,55 +178,55 @@ def _in_folder(jobs: Sequence[Job]) -> str:
     return command
 
 
-def _from_squeue(wanted: set[str]) -> dict[str, str]:
-    """Returns {task: state} of those that Slurm has not forgotten."""
-    printed = _slurm(
+def _from_squeue(tasks: set[str]) -> dict[str, str]:
+    """Returns {task: state} of the tasks that squeue lists."""
+    output = _slurm(
         "squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}",
         "--format=%F_%K|%T|%r|%N",
     )  # fmt: skip
-    found = {}
-    for line in printed.splitlines():
+    states = {}
+    for line in output.splitlines():
         task, state, reason, nodes = line.strip().split("|")
-        if task in wanted:
+        if task in tasks:
             why = f" ({reason})" if state == "PENDING" and reason != "None" else ""
-            found[task] = f"{state}{f' on {nodes}' if nodes else ''}{why}"
-    return found
+            states[task] = f"{state}{f' on {nodes}' if nodes else ''}{why}"
+    return states
 
 
-def _from_sacct(wanted: set[str]) -> dict[str, str]:
-    """Returns {task: state} from Slurm's accounts; nothing where it keeps none."""
-    if not wanted or shutil.which("sacct") is None:
+def _from_sacct(tasks: set[str]) -> dict[str, str]:
+    """Returns {task: state} from Slurm's accounting; empty if there is none."""
+    if not tasks or shutil.which("sacct") is None:
         return {}
-    jobs = ",".join(sorted({task.split("_")[0] for task in wanted}))
+    jobs = ",".join(sorted({task.split("_")[0] for task in tasks}))
     try:
-        said = _slurm(
+        output = _slurm(
             "sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={jobs}",
             "--format=JobID,State,NodeList",
         )  # fmt: skip
     except RunError:
         return {}
-    found = {}
-    for line in said.splitlines():
+    states = {}
+    for line in output.splitlines():
         task, state, nodes = line.split("|")
-        if task in wanted:
+        if task in tasks:
             where = f" on {nodes}" if nodes and nodes != "None assigned" else ""
-            found[task] = f"{state.split()[0]}{where}"
-    return found
+            states[task] = f"{state.split()[0]}{where}"
+    return states
 
 
 def _slurm(*command: str) -> str:
     return printed(
         command,
-        "--launcher=slurm needs a machine from which Slurm's jobs are submitted "
-        "(tests.launchers.try_slurm makes one to try).",
+        "--launcher=slurm needs a machine that can submit Slurm jobs (for a trial, "
+        "tests.launchers.try_slurm starts a cluster on this machine).",
         environment=_environment(os.environ),
     )
 
 
-def _environment(of_this: Mapping[str, str]) -> dict[str, str]:
-    """Returns this environment without what a job that submits others would hand on to them."""
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns `environment` without the variables of a job, which jobs it submits would inherit."""
     return {
         key: value
-        for key, value in of_this.items()
+        for key, value in environment.items()
         if not key.startswith(("SLURM_", "SBATCH_")) or key == "SLURM_CONF"
     }

@@ -1,12 +1,12 @@
-"""A process that trains one cell's network on images of noise, when it is told to.
+"""A process that trains one cell's network on random images, on request.
 
     python -m experiments.study.calibrate CONFIG [--devices=N]
 
-CONFIG is that of a run, as JSON; side_by_side.py starts such processes and talks to them. It writes
-{"start_seconds", "compile_seconds", "device", "devices"} to stdout when it is ready: what
-initialising took, and the training step's compilation. Then it writes {"steps"} after each line of
-stdin, which says how many to take: it takes as many as that at least, by as many as are handed over
-together. It may use N devices; by default all.
+CONFIG is a run's config as JSON. side_by_side.py starts these processes and talks to them. When the
+process is ready, it writes {"start_seconds", "compile_seconds", "device", "devices"} to stdout: the
+time to initialize, and the time to compile the training step. Each line of stdin is a number of
+steps to take. The process rounds it up to whole dispatches and answers {"steps"} when they are
+done. It uses N devices, by default all.
 """
 
 import json
@@ -29,7 +29,7 @@ from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.execution import Execution, decide
 from resnet_jax.programs import Programs, build
 
-_DEVICES = flags.DEFINE_integer("devices", None, "How many devices it may use; all by default.")
+_DEVICES = flags.DEFINE_integer("devices", None, "The number of devices to use; all by default.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -37,29 +37,29 @@ def main(argv: Sequence[str]) -> None:
     config = saved.from_dict(json.loads(argv[1]), "The config")
     devices = jax.devices()[: _DEVICES.value]
     programs, arguments = on_noise(config, decide(config, devices))
-    at_once = programs.execution.steps_per_dispatch
+    steps_per_dispatch = programs.execution.steps_per_dispatch
     began = time.perf_counter()
     state = jax.block_until_ready(programs.start(arguments[0]))
     started = time.perf_counter()
-    step = programs.train_steps.lower(state, *arguments).compile()
-    _say(
+    train_steps = programs.train_steps.lower(state, *arguments).compile()
+    _answer(
         start_seconds=started - began,
         compile_seconds=time.perf_counter() - started,
         device=devices[0].device_kind,
         devices=len(devices),
     )
     for line in sys.stdin:
-        calls = -(-int(line) // at_once)
-        for _ in range(calls):
-            state, _ = step(state, *arguments)
+        dispatches = -(-int(line) // steps_per_dispatch)
+        for _ in range(dispatches):
+            state, _ = train_steps(state, *arguments)
         jax.block_until_ready(state)
-        _say(steps=calls * at_once)
+        _answer(steps=dispatches * steps_per_dispatch)
 
 
 def on_noise(config: ConfigDict, execution: Execution) -> tuple[Programs, tuple[Any, ...]]:
-    """Returns a resolved config's programs, and what its train_steps take beside the state.
+    """Returns a resolved config's programs, and the arguments of its train_steps after the state.
 
-    The data are a batch of noise, so that no data set is needed; the steps are those of a dispatch.
+    The arguments are those of one dispatch, on a batch of noise, so no data set is needed.
     """
     shape = (config.batch_size, *sets.image_shape(config.data))
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -71,9 +71,9 @@ def on_noise(config: ConfigDict, execution: Execution) -> tuple[Programs, tuple[
     return build(config, execution, normalization, split.select), (seeds, split.arrays, batches)
 
 
-def _say(**what: float | str) -> None:
-    print(json.dumps(what), flush=True)
+def _answer(**values: float | str) -> None:
+    print(json.dumps(values), flush=True)
 
 
 if __name__ == "__main__":
-    main(command_line.parse(sys.argv))  # its reader wants the error itself, no sentence
+    main(command_line.parse(sys.argv))  # not command_line.run: side_by_side.py wants the raw error

@@ -1,4 +1,4 @@
-"""A cell's run folder: what a sweep writes into it, and the process that trains in it."""
+"""A cell's run folder: what a sweep writes into it, and the command that trains in it."""
 
 import contextlib
 import os
@@ -17,14 +17,16 @@ from resnet_jax.runs import identity, reader, storage
 from resnet_jax.runs.writer import RunFolder
 
 _SAVED = pathlib.Path(__file__).parents[2] / "configs" / "saved.py"
-LOG = "log.txt"  # what a cell's process prints
+LOG = "log.txt"  # the output of a cell's process
 
 
 def command(folder: storage.Path, with_cluster: bool = False) -> tuple[str, ...]:
-    """Returns the command that trains, or goes on training, the cell of a run folder.
+    """Returns the command that trains the cell of a run folder, or resumes it.
 
-    `with_cluster` says whether it joins the other processes of a cluster's job: where the sweep
-    itself is such a job, cells that it starts are not.
+    Args:
+      folder: the cell's run folder.
+      with_cluster: whether the process joins the other processes of a scheduler's job. Cells that a
+        local sweep starts do not, even if the sweep itself is such a job.
     """
     saved = _SAVED if with_cluster else os.path.relpath(_SAVED)
     config = f"{saved}:{folder / 'config.json'}"
@@ -35,70 +37,69 @@ def command(folder: storage.Path, with_cluster: bool = False) -> tuple[str, ...]
 
 def job(folder: storage.Path, with_cluster: bool) -> Job:
     """Returns a cell's job; see command()."""
-    if with_cluster:  # it starts elsewhere
+    if with_cluster:  # it starts in another working directory
         folder = folder.absolute()
     return Job(folder.name, command(folder, with_cluster), folder / LOG)
 
 
 def status(folder: storage.Path) -> dict[str, Any]:
-    """Returns the status of a cell's folder, empty where it was never queued."""
+    """Returns the status of a cell's folder, empty if it was never queued."""
     return storage.read_json(folder / "status.json")
 
 
 def has_ended(folder: storage.Path, cell: Cell) -> bool:
-    """Whether nothing is left to do for a cell: it has ended, and the study wants no more steps."""
+    """Whether a cell has ended, and after as many steps as the study wants."""
     if status(folder).get("status") not in reader.ENDED:
         return False
     return storage.read_json(folder / "config.json").get("steps") == cell.config.steps
 
 
 def refuse_others(workdir: storage.Path, cells: Iterable[Cell]) -> None:
-    """Raises UserError where a cell's folder belongs to another config."""
+    """Raises UserError if a cell's folder belongs to another config."""
     for cell in cells:
         identity.refuse_other(workdir / cell.name, cell.config.to_dict())
 
 
 def queue(folder: storage.Path, cell: Cell) -> None:
-    """Writes what a cell's process will find: its config and, if new, the status "queued".
+    """Writes a cell's config and, if it has no status yet, the status "queued".
 
     Raises:
-      UserError: the folder cannot be written, is another config's, or a process trains in it.
+      UserError: the folder cannot be written, belongs to another config, or a process trains in it.
     """
-    opened = RunFolder(folder, cell.config.to_dict())
+    run_folder = RunFolder(folder, cell.config.to_dict())
     try:
-        if not opened.status():
-            opened.set_status("queued", step=0, steps=cell.config.steps, device_seconds=0.0)
+        if not run_folder.status():
+            run_folder.set_status("queued", step=0, steps=cell.config.steps, device_seconds=0.0)
     except OSError as e:
         raise UserError(f"{folder} cannot be written: {storage.reason(e)}.") from e
     finally:
-        opened.close()
+        run_folder.close()
 
 
 def settle(folder: storage.Path, cell: Cell, code: int, before: dict[str, Any]) -> None:
-    """Sees to it that the status says how a cell's process ended, also where it could not.
+    """Sets the status to failed if a cell's process ended without writing its final status.
 
     Args:
-      folder: the cell's.
+      folder: the cell's run folder.
       cell: the cell.
-      code: the process's exit code; below 0 the signal that killed it.
-      before: the status when it was started.
+      code: the process's exit code; if negative, the signal that killed it.
+      before: the status when the process started.
     """
-    now = status(folder)
-    said_itself = now != before
-    if code == 0 and now.get("status") in reader.ENDED:
+    after = status(folder)
+    if code == 0 and after.get("status") in reader.ENDED:
         return
-    if said_itself and now.get("status") in ("preempted", "failed"):
+    if after != before and after.get("status") in ("preempted", "failed"):
         return
     fail(folder, cell, _reason(folder, code))
 
 
 def fail(folder: storage.Path, cell: Cell, reason: str) -> None:
-    """Sets a cell's status to failed; what it has trained stays."""
+    """Sets a cell's status to failed and keeps its training so far."""
     try:
-        opened = RunFolder(folder, cell.config.to_dict())
+        run_folder = RunFolder(folder, cell.config.to_dict())
         try:
-            last = opened.status()
-            opened.set_status(
+            last = run_folder.status()
+            run_folder.set_status(
                 "failed",
                 step=last.get("step", 0),
                 steps=cell.config.steps,
@@ -106,18 +107,18 @@ def fail(folder: storage.Path, cell: Cell, reason: str) -> None:
                 reason=reason,
             )
         finally:
-            opened.close()
-    except (OSError, UserError) as e:  # the disk is full: the message on the screen has to do
+            run_folder.close()
+    except (OSError, UserError) as e:  # for example a full disk: only the log can say it
         logging.error("%s: status.json could not be written: %s", cell.name, e)
 
 
 def _reason(folder: storage.Path, code: int) -> str:
     if code < 0:
-        memory = " (is the memory enough?)" if -code == signal.SIGKILL else ""
+        memory = " (out of memory?)" if -code == signal.SIGKILL else ""
         return f"{signal.Signals(-code).name} killed its process{memory}"
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = (storage.read_bytes(folder / LOG) or b"").decode(errors="replace").splitlines()
-    said = [line.strip() for line in lines if line.strip() and not line.startswith("---")]
-    last = said[-1].removeprefix("error: ") if said else "its process said nothing"
-    return last if code else f"its process ended before the run did; its last words: {last}"
+    printed = [line.strip() for line in lines if line.strip() and not line.startswith("---")]
+    last = printed[-1].removeprefix("error: ") if printed else "its process printed nothing"
+    return last if code else f"its process ended before the run did; its last line: {last}"

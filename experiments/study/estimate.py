@@ -1,4 +1,4 @@
-"""How much a cell is to compute, and how long that takes at a measured rate."""
+"""Estimates the mult-adds of a cell's training, and its time at a measured rate."""
 
 import dataclasses
 import heapq
@@ -9,9 +9,9 @@ from resnet_jax.data import sets
 from resnet_jax.networks import resnet, summary
 from resnet_jax.runs import reader
 
-# A backward pass computes two products of the forward's size: for the input and for the weights.
+# A backward pass costs two forward passes: one for the inputs' and one for the weights' gradients.
 _FORWARD_AND_BACKWARD = 3
-RESNET_50_MULT_ADDS = 3.8e9  # of one image of 224 pixels, forward (Table 1)
+RESNET_50_MULT_ADDS = 3.8e9  # forward, per image of 224 pixels (Table 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Size:
     """A cell's network and its training.
 
     Attributes:
-      parameters: trainable numbers of one replicate.
-      mult_adds: of one image, forward.
-      work: mult-adds of the whole training, all replicates.
+      parameters: number of trainable parameters of one replicate.
+      mult_adds: forward, per image.
+      work: mult-adds of the whole training of all replicates.
     """
 
     parameters: int
@@ -31,17 +31,17 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """What this machine does, measured.
+    """A measured or given rate of training.
 
     Attributes:
-      mult_adds: a second, on all devices of each of the cells that run side by side.
-      seconds_a_layer: before the first step, compiling; 0 where `mult_adds` has that in it.
-      source: where it comes from, for people.
-      devices: of each cell.
+      mult_adds: per second and cell, on all devices of the cell, while cells run side by side.
+      seconds_per_layer: time to compile before the first step; 0 if `mult_adds` includes it.
+      source: description of the measurement.
+      devices: devices per cell.
     """
 
     mult_adds: float
-    seconds_a_layer: float
+    seconds_per_layer: float
     source: str
     devices: int = 1
 
@@ -57,15 +57,15 @@ def size_of(cell: Cell) -> Size:
 
 
 def seconds(cell: Cell, size: Size, rate: Rate, step: int) -> float:
-    """Returns how long a cell takes from `step` on."""
+    """Returns the time that a cell takes from `step` to its end."""
     left = 1 - step / cell.config.steps
     if left <= 0:
         return 0.0
-    return size.work * left / rate.mult_adds + cell.config.model.depth * rate.seconds_a_layer
+    return size.work * left / rate.mult_adds + cell.config.model.depth * rate.seconds_per_layer
 
 
 def rate_of_finished(sizes: Mapping[str, Size], finished: Iterable[reader.Run]) -> Rate | None:
-    """Returns the rate of cells that have completed, or None where none has."""
+    """Returns the mean rate of the completed runs among `finished`, or None without any."""
     work, wall, names, devices = 0.0, 0.0, [], 1
     for run in finished:
         device_seconds = run.status.get("device_seconds")
@@ -76,25 +76,25 @@ def rate_of_finished(sizes: Mapping[str, Size], finished: Iterable[reader.Run]) 
             names.append(run.name)
     if not names:
         return None
-    source = f"the device time of what has finished here: {', '.join(names)}"
+    source = f"the device time of completed cells: {', '.join(names)}"
     return Rate(work / wall, 0.0, source, devices)
 
 
 def given_rate(images_per_second: float, devices: int) -> Rate:
-    """Returns a rate that somebody names, as benchmarks are published.
+    """Returns a rate given in the unit of published benchmarks.
 
     Args:
-      images_per_second: that one device trains of ResNet-50, at 224 pixels.
-      devices: of each cell.
+      images_per_second: at which one device trains ResNet-50 at 224 pixels.
+      devices: devices per cell.
     """
     work = images_per_second * RESNET_50_MULT_ADDS * _FORWARD_AND_BACKWARD * devices
-    each = f"{devices} devices a cell, each" if devices > 1 else "one device a cell,"
-    words = f"--rate: {each} training {images_per_second:,g} images/s of ResNet-50 at 224 pixels"
-    return Rate(work, 0.0, words, devices)
+    each = f"{devices} devices per cell, each" if devices > 1 else "one device per cell,"
+    source = f"--rate: {each} training {images_per_second:,g} images/s of ResNet-50 at 224 pixels"
+    return Rate(work, 0.0, source, devices)
 
 
 def makespan(durations: Iterable[float], at_once: int) -> float:
-    """Returns when the last of some jobs ends that are started in this order, `at_once` a time."""
+    """Returns when the last job ends, if jobs start in this order, `at_once` at a time."""
     ends: list[float] = [0.0] * at_once
     for duration in durations:
         heapq.heapreplace(ends, ends[0] + duration)

@@ -1,10 +1,10 @@
-"""A study's config: a base config, a grid over its settings, and exceptions for named cells.
+"""A study's config: a base config, a grid over its settings, and exceptions for some cells.
 
-    study.base        a whole config as for training; --config.base.KEY=VALUE changes every cell
-    study.grid        settings as in the base, each with a tuple of values: the axes
-    study.exceptions  NAME: {"when": settings a cell must have, "set": settings it then gets}
+    study.base        a complete config of a run; --config.base.KEY=VALUE changes every cell
+    study.grid        the axes: settings of the base, each with a tuple of values
+    study.exceptions  NAME: {"when": settings that a cell must have, "set": settings it then gets}
 
-A value in "when" may be a tuple: any of these. An exception overrides the base, never an axis.
+A tuple in "when" means any of its values. An exception overrides the base, never an axis.
 """
 
 import dataclasses
@@ -20,9 +20,8 @@ from resnet_jax.errors import UserError, nearest, nearest_key
 from resnet_jax.resolve import resolve
 
 KEYS = ("base", "grid", "exceptions")
-# These two make the first part of a cell's name.
-_NAMED = ("model.depth", "model.shortcut")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")  # in a folder's name
+_NAMED = ("model.depth", "model.shortcut")  # the first part of a cell's name
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")  # characters not used in folder names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Cell:
     """One run of a study.
 
     Attributes:
-      name: of its folder: ``plain-56``, ``resnet-56-A``, ``plain-20-rate=0.1``.
+      name: its folder's name: ``plain-56``, ``resnet-56-A``, ``plain-20-rate=0.1``.
       config: resolved.
-      exceptions: names of those that it matches.
+      exceptions: names of the exceptions that apply to it.
     """
 
     name: str
@@ -41,16 +40,16 @@ class Cell:
 
 
 def cells(study: ConfigDict) -> list[Cell]:
-    """Returns every cell of a study, axes in alphabetical order (as a ConfigDict has them).
+    """Returns every cell of a study, with axes in alphabetical order (ConfigDict's order).
 
     Raises:
       UserError: the config is not a study, a key or value in it is not allowed, two cells would
-        have one name, or a cell's settings do not go together.
+        have the same name, or a cell's settings contradict each other.
     """
     check_parts(study)
     axes = _axes(study)
     exceptions = _exceptions(study, axes)
-    found: list[Cell] = []
+    grid_cells: list[Cell] = []
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         config = _changed(study.base, point, "grid")
@@ -58,23 +57,23 @@ def cells(study: ConfigDict) -> list[Cell]:
         for name in matched:
             config = _changed(config, exceptions[name][1], f"exceptions.{name}.set")
         name = cell_name(config, point)
-        if name in [cell.name for cell in found]:
+        if name in [cell.name for cell in grid_cells]:
             raise UserError(
-                f"Two cells of the grid are named {name}; each value of an axis may stand once."
+                f"Two cells of the grid are named {name}; list each value of an axis only once."
             )
         try:
-            found.append(Cell(name, resolve(config), tuple(matched)))
+            grid_cells.append(Cell(name, resolve(config), tuple(matched)))
         except UserError as e:
             raise UserError(f"Cell {name}: {e}") from e
-    return found
+    return grid_cells
 
 
 def cell_name(config: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
     """Returns ``plain-56`` or ``resnet-56-A``, with ``-rate=0.1`` for each further axis.
 
     Args:
-      config: the cell's.
-      axes: dotted key -> this cell's value.
+      config: the cell's config.
+      axes: the cell's value on each axis, by dotted key.
     """
     depth, shortcut = config["model"]["depth"], config["model"]["shortcut"]
     name = f"plain-{depth}" if shortcut == "none" else f"resnet-{depth}-{shortcut}"
@@ -82,7 +81,7 @@ def cell_name(config: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
     last_parts = [key.split(".")[-1] for key in further]
     for key, value in further.items():
         last = key.split(".")[-1]
-        # optimizer.name and schedule.name are told apart by their whole keys.
+        # Both optimizer.name and schedule.name end in "name": then the full key is used.
         label = last if last_parts.count(last) == 1 else key
         name += f"-{label}={_UNSAFE.sub('_', _spelled(value))}"
     return name
@@ -95,19 +94,20 @@ def _spelled(value: Any) -> str:
 
 
 def check_parts(study: ConfigDict) -> None:
-    """Raises UserError unless a config has the parts of a study, and no others."""
-    lacking = [key for key in KEYS if key not in study]
-    if len(lacking) == len(KEYS):
+    """Raises UserError unless a config has exactly the parts of a study."""
+    missing = [key for key in KEYS if key not in study]
+    if len(missing) == len(KEYS):
         raise UserError(
-            "--config is not a study (it has no base, grid and exceptions); one run's config is "
-            "trained with: python -m experiments.train."
+            "--config is not a study: it has no base, grid and exceptions. Train the config of a "
+            "single run with python -m experiments.train."
         )
-    if lacking:
-        raise UserError(f"The study has no {', '.join(lacking)}; allowed is an empty ConfigDict().")
+    if missing:
+        raise UserError(f"The study has no {', '.join(missing)}; it may be an empty ConfigDict().")
     for key in study:
         if key not in KEYS:
             raise UserError(
-                f"{key} is no part of a study; allowed are {', '.join(KEYS)}{nearest(key, KEYS)}."
+                f"{key} is not a part of a study; allowed are "
+                f"{', '.join(KEYS)}{nearest(key, KEYS)}."
             )
         if not isinstance(study[key], ConfigDict):
             raise UserError(f"The study's {key} is {study[key]!r}; it must be a ConfigDict.")
@@ -120,36 +120,38 @@ def _axes(study: ConfigDict) -> dict[str, list[Any]]:
         if not isinstance(values, list):
             raise UserError(f"grid.{key}={values!r} is not a tuple of values, as in ({values!r},).")
         if not values:
-            raise UserError(f"grid.{key} lists no value, so the study has no cell.")
+            raise UserError(f"grid.{key} lists no values, so the study has no cells.")
     return axes
 
 
 def _exceptions(
     study: ConfigDict, axes: Mapping[str, Any]
 ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Returns name -> (when, set), both by dotted key."""
-    checked = {}
+    """Returns {name: (conditions, changes)}, both by dotted key."""
+    exceptions = {}
     for name, exception in study.exceptions.items():
         where = f"exceptions.{name}"
         if not isinstance(exception, ConfigDict) or set(exception) != {"when", "set"}:
             raise UserError(f'{where} is not of the form {{"when": ..., "set": ...}}.')
-        when, then = (settings.flatten(exception[part].to_dict()) for part in ("when", "set"))
-        for part, given in (("when", when), ("set", then)):
-            for key in given:
+        conditions, changes = (
+            settings.flatten(exception[part].to_dict()) for part in ("when", "set")
+        )
+        for part, values in (("when", conditions), ("set", changes)):
+            for key in values:
                 _check_key(study.base, key, f"{where}.{part}")
-        for key, value in when.items():
-            for one in _alternatives(study.base, key, value):
-                # A value that no cell can have would leave the exception out, silently.
-                _changed(study.base, {key: one}, f"{where}.when")
-                settings.SETTINGS[key].allowed.check(f"{where}.when.{key}", one)
-        for key in then:
+        for key, value in conditions.items():
+            for alternative in _alternatives(study.base, key, value):
+                # With a value that no cell can have, the exception would silently never apply.
+                _changed(study.base, {key: alternative}, f"{where}.when")
+                settings.SETTINGS[key].allowed.check(f"{where}.when.{key}", alternative)
+        for key in changes:
             if key in axes:
                 raise UserError(
-                    f"{where}.set.{key} is an axis of the grid, by which cells are told apart; an "
-                    "exception may set anything else."
+                    f"{where}.set.{key} is an axis of the grid; an exception may set any other "
+                    "setting."
                 )
-        checked[name] = (when, then)
-    return checked
+        exceptions[name] = (conditions, changes)
+    return exceptions
 
 
 def _alternatives(base: ConfigDict, key: str, value: Any) -> list[Any]:
@@ -158,29 +160,25 @@ def _alternatives(base: ConfigDict, key: str, value: Any) -> list[Any]:
     return value
 
 
-def _matches(config: ConfigDict, when: Mapping[str, Any]) -> bool:
+def _matches(config: ConfigDict, conditions: Mapping[str, Any]) -> bool:
     def matches(key: str, value: Any) -> bool:
-        has = settings.get(config, key)
-        has = list(has) if isinstance(has, tuple) else has
-        return has in _alternatives(config, key, value)
+        setting = settings.get(config, key)
+        setting = list(setting) if isinstance(setting, tuple) else setting
+        return setting in _alternatives(config, key, value)
 
-    return all(matches(key, value) for key, value in when.items())
+    return all(matches(key, value) for key, value in conditions.items())
 
 
 def _check_key(base: ConfigDict, key: str, where: str) -> None:
     known = settings.flatten(base.to_dict())
     if key not in known:
         raise UserError(
-            f"{where}.{key} is not a setting{nearest_key(key, known)}; configs/base.py has all."
+            f"{where}.{key} is not a setting{nearest_key(key, known)}; configs/base.py lists all."
         )
 
 
 def _changed(base: ConfigDict, changes: Mapping[str, Any], where: str) -> ConfigDict:
-    """Returns a copy of `base` with dotted keys set.
-
-    Raises:
-      UserError: a value is not of its setting's type.
-    """
+    """Returns a copy of `base` with dotted keys set; raises UserError for a wrong type."""
     config = base.copy_and_resolve_references()
     for key, value in changes.items():
         settings.put(config, key, value, f"{where}.{key}")

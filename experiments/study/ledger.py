@@ -1,4 +1,4 @@
-"""The ledger of a study, from its run folders alone: who is how far, at what error."""
+"""The ledger of a study, read from its run folders: each cell's status, progress and errors."""
 
 import contextlib
 import pathlib
@@ -14,7 +14,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
 from resnet_jax.runs.progress import show_error, show_time
 
-# Each error as the report has it.
+# The same errors as in the report.
 _ERRORS = {
     "training": Replicate.train_error,
     "validation": Replicate.validation_error,
@@ -25,16 +25,18 @@ _MARK = "*"
 
 
 def table(
-    found: Iterable[reader.Run],
+    runs: Iterable[reader.Run],
     expected: Sequence[str] = (),
     jobs: Mapping[str, str] | None = None,
 ) -> tables.Parts:
-    """Returns the table of `found` with its notes.
+    """Returns the table of `runs`, with notes.
 
-    Cells of `expected` that have no folder are listed too.
-    `jobs` is what a scheduler says of each cell: a column of its own.
+    Args:
+      runs: the cells that have a folder.
+      expected: names of cells to list even if they have no folder.
+      jobs: the scheduler's state of each cell, shown in an extra column.
     """
-    by_name = {run.name: run for run in found}
+    by_name = {run.name: run for run in runs}
     rows = [["cell", "status", "step", *(f"{e} %" for e in _ERRORS), "device time", "remarks"]]
     for name in [*expected, *(n for n in by_name if n not in expected)]:
         rows.append(_row(by_name[name]) if name in by_name else [name, "not started"])
@@ -44,8 +46,8 @@ def table(
             row.insert(2, jobs.get(row[0], _DASH))
     notes = [
         "",
-        "Errors are the report's: training errors are means over the last epoch.",
-        "Several replicates are shown as their mean, without those that diverged.",
+        "Errors are those of the report; training errors are means over the last epoch.",
+        "Several replicates are shown as a mean, which leaves out diverged ones.",
     ]
     if any(cell.endswith(_MARK) for row in rows for cell in row):
         notes.append(f"{_MARK} BatchNorm used its moving averages, not population statistics.")
@@ -53,7 +55,7 @@ def table(
 
 
 def show_errors(run: reader.Run) -> str:
-    """Returns ``training error 1.00 %, ...`` with the numbers of the table; empty without any."""
+    """Returns ``training error 1.00 %, ...`` with the table's numbers, or an empty text."""
     values, problem = _errors(run)
     return problem or ", ".join(
         show_error(split, values[split], run.config["replicates"], _is_marked(run, split))
@@ -84,7 +86,7 @@ def _row(run: reader.Run) -> list[str]:
 
 
 def remarks(run: reader.Run) -> str:
-    """Returns why a run ended as it did, and where its log is; empty where all is well."""
+    """Returns why a run ended early and where its log is, or an empty text."""
     parts = [run.status["reason"]] if run.status.get("reason") else []
     diverged = run.status.get("diverged") or {}
     if diverged and run.status.get("status") != "diverged":
@@ -102,14 +104,14 @@ def _exists(path: storage.Path) -> bool:
 
 
 def _errors(run: reader.Run) -> tuple[dict[str, list[float]], str]:
-    """Returns the errors that the report takes means of, by split, and why there are none."""
+    """Returns the errors of healthy replicates by split, and the reason if they are unreadable."""
     try:
         healthy = [replicate for replicate in replicates.of_run(run) if replicate.healthy]
         return {
             split: [value for value in map(measure, healthy) if value is not None]
             for split, measure in _ERRORS.items()
         }, ""
-    except UserError as e:  # one run that cannot be read is no reason to show none
+    except UserError as e:  # the other runs are still shown
         return {split: [] for split in _ERRORS}, str(e)
 
 
@@ -118,8 +120,8 @@ def _is_marked(run: reader.Run, split: str) -> bool:
 
 
 def _short(path: storage.Path) -> str:
-    """Returns a path as the user would type it here."""
-    here = pathlib.Path.cwd()
-    if storage.is_bucket(path) or not path.is_relative_to(here):
+    """Returns a path relative to the working directory if it is inside."""
+    cwd = pathlib.Path.cwd()
+    if storage.is_bucket(path) or not path.is_relative_to(cwd):
         return str(path)
-    return str(path.relative_to(here))
+    return str(path.relative_to(cwd))

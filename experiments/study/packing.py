@@ -1,4 +1,4 @@
-"""How many cells of a study run at a time where nobody says."""
+"""The default number of cells that run at a time."""
 
 import functools
 import math
@@ -14,50 +14,51 @@ from experiments.study.side_by_side import Group, GroupFailedError
 from resnet_jax.data import sets
 from resnet_jax.parallel.cores import usable_cores
 
-_ON_ONE_GPU = (1, 2, 4)  # what is tried
-_ROUNDS, _SECONDS = 3, 1.0  # of the most side by side, in which fewer take no longer
-_WORTH_IT = 1.1  # cells that share a GPU also share its memory: less is not worth that
+_PER_GPU = (1, 2, 4)  # numbers of cells on one GPU that are tried
+_ROUNDS = 3
+_SECONDS = 1.0  # per round, with the largest number side by side
+_MIN_SPEEDUP = 1.1  # a smaller one is not worth sharing a GPU's memory
 
 
-def default_jobs(on: Machine, cells: Sequence[Cell], missing: Sequence[Cell]) -> int:
+def default_jobs(machine: Machine, cells: Sequence[Cell], missing: Sequence[Cell]) -> int:
     """Returns how many cells to run at a time.
 
-    On CPU one a core: compilation and small convolutions hardly use a second thread. On GPUs one
-    each, and several where they are small enough to train faster so: that is measured. One in all
-    on TPU, which no two processes can share, and where a cell needs all there is: its pictures are
-    decoded while it trains, or its mesh says how many GPUs it wants.
+    On CPU it is one per core, since compilation and small convolutions hardly use a second thread.
+    On GPUs it is one per GPU, or several if a measurement shows that they train faster together. It
+    is one on TPU, which processes cannot share, and if a cell needs the whole machine: to decode
+    pictures while it trains, or because its mesh spans several GPUs.
 
-    It goes by the study's size, not by what is left of it: the cores of a cell decide its threads,
-    and these, like a cell's GPUs, the last digits of its results. A cell that goes on should go on
-    as it began.
+    It depends on the size of the whole study, not on the cells that are left: a cell's cores decide
+    its threads, and these, like its GPUs, the last digits of its results. A resumed cell should
+    keep them.
 
     Args:
-      on: this machine.
-      cells: all of the study.
-      missing: those to be run, the longest first.
+      machine: this machine.
+      cells: all cells of the study.
+      missing: the cells left to run, the longest first.
     """
-    if on.platform == "cpu":
+    if machine.platform == "cpu":
         return min(len(cells), len(usable_cores()))
-    if on.platform != "gpu" or any(_needs_all(cell) for cell in cells):
+    if machine.platform != "gpu" or any(_needs_machine(cell) for cell in cells):
         return 1
-    if len(missing) <= on.devices:
-        return min(len(cells), on.devices)
-    return on.devices * _on_one_gpu(missing[0], len(missing) // on.devices)
+    if len(missing) <= machine.devices:
+        return min(len(cells), machine.devices)
+    return machine.devices * _jobs_per_gpu(missing[0], len(missing) // machine.devices)
 
 
-def _needs_all(cell: Cell) -> bool:
+def _needs_machine(cell: Cell) -> bool:
     config = cell.config
     is_streamed = not sets.KNOWN[config.data.name].resident
     return is_streamed or config.mesh.fsdp > 1 or config.mesh.replicates > 1
 
 
-def _on_one_gpu(cell: Cell, most: int) -> int:
-    """Returns with how many processes like a cell's, up to `most`, one device trains most.
+def _jobs_per_gpu(cell: Cell, limit: int) -> int:
+    """Returns the number of processes, up to `limit`, at which one GPU trains the most steps.
 
-    All are there while some train, with the memory that each of as many has. Of a study's cells
-    the longest is taken: the others are smaller and leave more of the device to each other.
+    All processes are started, each with its share of the memory, and some of them train at a time.
+    The cell is the study's longest; the others are smaller and leave more of the GPU to each other.
     """
-    counts = [count for count in _ON_ONE_GPU if count <= most]
+    counts = [count for count in _PER_GPU if count <= limit]
     if len(counts) == 1:
         return 1
     logging.info("Timing %s alone and up to %d side by side on one device ...",
@@ -67,16 +68,16 @@ def _on_one_gpu(cell: Cell, most: int) -> int:
     try:
         with Group(cell.config, counts[-1], placed, devices=1) as group:
             group.wait_until_ready()
-            steps = math.ceil(_SECONDS / group.seconds_a_step())
+            steps = math.ceil(_SECONDS / group.seconds_per_step())
             for _ in range(_ROUNDS):
                 for count in counts:
                     rates[count].append(count / group.run(steps, count))
     except GroupFailedError as e:
-        logging.info("%d side by side do not go (%s).", counts[-1], e)
-        return _on_one_gpu(cell, counts[-2])
-    medians = {count: statistics.median(found) for count, found in rates.items()}
+        logging.info("%d side by side failed (%s).", counts[-1], e)
+        return _jobs_per_gpu(cell, counts[-2])
+    medians = {count: statistics.median(rates[count]) for count in counts}
     best = max(medians, key=medians.__getitem__)
-    chosen = best if medians[best] >= _WORTH_IT * medians[1] else 1
-    each = ", ".join(f"{rate:.3g} with {count}" for count, rate in medians.items())
-    logging.info("Steps a second in all: %s; a device gets %d at a time.", each, chosen)
+    chosen = best if medians[best] >= _MIN_SPEEDUP * medians[1] else 1
+    listed = ", ".join(f"{rate:.3g} with {count}" for count, rate in medians.items())
+    logging.info("Total steps per second: %s; cells per device: %d.", listed, chosen)
     return chosen

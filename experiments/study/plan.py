@@ -1,4 +1,4 @@
-"""What a sweep would do and how long that would take; nothing is started or written."""
+"""The dry run of a sweep: its cells, what is left to do and the estimated time."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,62 +20,67 @@ from resnet_jax.runs.progress import show_time
 
 _HEADINGS = ["cell", "depth", "shortcut", "parameters", "mult-adds", "steps", "replicates"]
 _HEADINGS += ["done", "estimated time", "device-hours"]
-HERE = ("cpu", "gpu", "tpu")  # what cells run on where no scheduler has them
-_CALIBRATION_SECONDS = 300  # a step that takes minutes is not worth waiting for
+HERE = ("cpu", "gpu", "tpu")  # platforms of this machine, as opposed to a scheduler's
+_CALIBRATION_SECONDS = 300  # a step that takes minutes is not timed
 
 
 def table(
     cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: storage.Path, at_once: int,
-    on: Machine, require_data: Callable[[str, str], None], rate: Rate | None = None,
+    machine: Machine, require_data: Callable[[str, str], None], rate: Rate | None = None,
 ) -> tables.Parts:  # fmt: skip
-    """Returns the plan for people, cells in the order in which they would start.
+    """Returns the plan as a table with notes, cells in the order in which they would start.
 
     Args:
-      cells: those of the study that are meant.
-      sizes: of each, by name.
+      cells: the chosen cells of the study.
+      sizes: each cell's size, by name.
       workdir: the study's folder, which need not exist.
       at_once: cells at a time.
-      on: what they run on.
-      require_data: raises UserError where cells would not find their data.
-      rate: what is to be reckoned with; none for one that is measured.
+      machine: where the cells run.
+      require_data: raises UserError if cells would not find their data.
+      rate: the rate to estimate with; None to measure it.
     """
     missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
-    words = [f"It is an estimate, by mult-adds, from {rate.source}."] if rate else []
-    if rate is None and on.platform not in HERE:
-        words = ["There is no estimate, for it runs elsewhere: --rate and --devices give one."]
+    source = [_source(rate)] if rate else []
+    if rate is None and machine.platform not in HERE:
+        source = ["There is no estimate for other machines; give --rate and --devices."]
     elif rate is None:
-        rate, words = _rate(cells, missing, sizes, workdir, at_once, on)
+        rate, source = _rate(cells, missing, sizes, workdir, at_once, machine)
 
     rows, durations = [_HEADINGS], []
     for cell in cells:
         size, status = sizes[cell.name], cell_folders.status(workdir / cell.name)
-        estimated = ["-", "-"]
+        times = ["-", "-"]
         if cell in missing and rate:
             seconds = estimate.seconds(cell, size, rate, status.get("step", 0))
             durations.append(seconds)
-            estimated = [show_time(seconds), _hours(seconds * rate.devices)]
-        rows.append([*_about(cell, size), _done(status, cell), *estimated])
-    lines = [
+            times = [show_time(seconds), _hours(seconds * rate.devices)]
+        rows.append([*_facts(cell, size), _progress(status, cell), *times])
+    notes = [
         f"{cell.name} is an exception: {', '.join(cell.exceptions)}."
         for cell in cells
         if cell.exceptions
     ]
-    lines += [f"{sentence}." for sentence in without_effect(cells)]
-    lines += _absent_data(missing, require_data)
+    notes += [f"{sentence}." for sentence in without_effect(cells)]
+    notes += _missing_data(missing, require_data)
     side_by_side = f"{at_once} at a time" if at_once > 1 else "one at a time"
-    if on.platform not in HERE:
+    if machine.platform not in HERE:
         side_by_side = f"at most {side_by_side}"
-    lines.append(
-        f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on {on.platform}."
+    notes.append(
+        f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on "
+        f"{machine.platform}."
     )
     if durations and rate:
         total = show_time(estimate.makespan(durations, at_once))
         hours = _hours(sum(durations) * rate.devices)
-        lines.append(f"Estimated time in all: {total}, {hours} device-hours.")
-    return [tables.aligned(rows), "", *lines, *words, "Nothing was started or written."]
+        notes.append(f"Estimated total time: {total}, {hours} device-hours.")
+    return [tables.aligned(rows), "", *notes, *source, "Nothing was started or written."]
 
 
-def _about(cell: Cell, size: Size) -> list[str]:
+def _source(rate: Rate) -> str:
+    return f"Times are estimated from mult-adds and {rate.source}."
+
+
+def _facts(cell: Cell, size: Size) -> list[str]:
     model, steps = cell.config.model, cell.config.steps
     sizes = [f"{number:,}" for number in (size.parameters, size.mult_adds, steps)]
     return [cell.name, str(model.depth), model.shortcut, *sizes, str(cell.config.replicates)]
@@ -86,40 +91,36 @@ def _hours(seconds: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
-def _done(status: Mapping[str, object], cell: Cell) -> str:
+def _progress(status: Mapping[str, object], cell: Cell) -> str:
     if not status:
         return "not started"
-    has_its_length = status["steps"] == cell.config.steps
-    if status["status"] in (*reader.ENDED, "queued") and has_its_length:
+    is_unchanged = status["steps"] == cell.config.steps
+    if status["status"] in (*reader.ENDED, "queued") and is_unchanged:
         return str(status["status"])
     return f"{status['status']} {ledger.show_step(status)}"
 
 
 def without_effect(cells: Sequence[Cell]) -> list[str]:
-    """Returns a sentence, without its full stop, on each setting that has no effect in some cells.
-
-    Args:
-      cells: those of the study that are meant.
-    """
+    """Returns a sentence, without full stop, per setting that has no effect in some cells."""
     names: dict[str, list[str]] = {}
     defaults = base.get_config()
     for cell in cells:
         for sentence in settings.without_effect(cell.config, defaults):
             names.setdefault(sentence, []).append(cell.name)
     return [
-        f"{'All cells' if len(which) == len(cells) else ', '.join(which)}: {sentence}"
-        for sentence, which in names.items()
+        f"{'All cells' if len(affected) == len(cells) else ', '.join(affected)}: {sentence}"
+        for sentence, affected in names.items()
     ]
 
 
-def _absent_data(cells: Sequence[Cell], require_data: Callable[[str, str], None]) -> list[str]:
-    refusals = set()
+def _missing_data(cells: Sequence[Cell], require_data: Callable[[str, str], None]) -> list[str]:
+    problems = set()
     for cell in cells:
         try:
             require_data(cell.config.data.name, cell.config.data.dir)
         except UserError as e:
-            refusals.add(str(e))
-    return [f"The data are missing, so the sweep would be refused: {e}" for e in refusals]
+            problems.add(str(e))
+    return [f"The data are missing, so the sweep would not start: {e}" for e in problems]
 
 
 def _rate(
@@ -128,9 +129,9 @@ def _rate(
     sizes: Mapping[str, Size],
     workdir: storage.Path,
     at_once: int,
-    on: Machine,
+    machine: Machine,
 ) -> tuple[Rate | None, list[str]]:
-    """Returns a rate, from what has finished or else timed now, and words on where it is from."""
+    """Returns the rate of finished cells, else one measured now, and a note on its source."""
     if not missing:
         return None, []
     finished = [reader.read(workdir / cell.name) for cell in cells if cell not in missing]
@@ -138,31 +139,31 @@ def _rate(
     if rate is None:
         cheapest = min(missing, key=lambda cell: sizes[cell.name].work)
         try:
-            rate = _calibrated(cheapest, sizes[cheapest.name], at_once, on)
+            rate = _measured_rate(cheapest, sizes[cheapest.name], at_once, machine)
         except RunError as e:
             return None, [f"There is no estimate: {e}"]
-    return rate, [f"It is an estimate, by mult-adds, from {rate.source}."]
+    return rate, [_source(rate)]
 
 
-def _calibrated(cell: Cell, size: Size, at_once: int, on: Machine) -> Rate:
-    """Times the step of a cell, in as many processes side by side as the sweep will have.
+def _measured_rate(cell: Cell, size: Size, at_once: int, machine: Machine) -> Rate:
+    """Times the step of a cell in `at_once` processes side by side, as the sweep will run them.
 
     Raises:
-      RunError: that cannot be done.
+      RunError: the step could not be timed.
     """
     logging.info("Timing a training step of %s on this machine ...", cell.name)
-    placed = functools.partial(local.placed, on, at_once=at_once)
+    placed = functools.partial(local.placed, machine, at_once=at_once)
     try:
         with Group(cell.config, at_once, placed, limit=_CALIBRATION_SECONDS) as group:
-            found = group.wait_until_ready()
-            step = group.seconds_a_step()
+            slowest = group.wait_until_ready()
+            seconds = group.seconds_per_step()
     except GroupFailedError as e:
         raise RunError(f"the step of {cell.name} could not be timed here ({e}).") from e
-    before = found["start_seconds"] + found["compile_seconds"]
+    before = slowest["start_seconds"] + slowest["compile_seconds"]
     return Rate(
-        mult_adds=size.work / cell.config.steps / step,
-        seconds_a_layer=before / cell.config.model.depth,
-        source=f"training steps of {cell.name} timed on this machine just now ({step:.3g} s a step "
-        f"after {before:.0f} s of compiling); evaluations and checkpoints come on top",
-        devices=found["devices"],
+        mult_adds=size.work / cell.config.steps / seconds,
+        seconds_per_layer=before / cell.config.model.depth,
+        source=f"training steps of {cell.name}, timed now on this machine ({seconds:.3g} s per "
+        f"step after {before:.0f} s of compiling); evaluations and checkpoints take extra time",
+        devices=slowest["devices"],
     )

@@ -1,4 +1,4 @@
-"""Runs jobs, so many at a time, until all have ended or somebody says stop."""
+"""Runs jobs, a given number at a time, until all have ended or a signal stops them."""
 
 import time
 from collections.abc import Sequence
@@ -11,39 +11,39 @@ _POLL_SECONDS = 0.2
 
 
 class Observer(Protocol):
-    """Whoever wants to know how it goes."""
+    """Receives the events of run()."""
 
     def started(self, name: str) -> None:
-        """A job runs."""
+        """A job has started."""
 
     def ended(self, name: str, code: int, stopped: bool) -> None:
-        """A job has ended with an exit code; `stopped` says whether it had been asked to."""
+        """A job has ended with an exit code; `stopped`: after a request to stop."""
 
     def not_started(self, name: str, reason: str) -> None:
         """A job could not be started."""
 
     def stopping(self, signal_name: str) -> None:
-        """A signal came, and the jobs that run were asked to end."""
+        """A signal was received, and the running jobs are about to be asked to stop."""
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Called several times per second."""
 
 
 def run(jobs: Sequence[Job], at_once: int, launcher: Launcher, observer: Observer) -> int:
-    """Runs `jobs` in their order, `at_once` at a time.
+    """Runs `jobs` in order, `at_once` at a time.
 
-    The first request to stop is handed on to the running jobs, which are waited for; no other job
-    starts. The second kills them.
+    After the first request to stop (a signal) no job starts, and the running jobs are asked to save
+    and end. The second request kills them.
 
     Returns:
-      How many requests came.
+      The number of requests.
     """
     waiting = list(jobs)
     running: set[str] = set()
-    heard = 0
+    handled = 0
     with Requests() as requests:
         try:
-            while running or (waiting and not heard):
+            while running or (waiting and not handled):
                 while waiting and len(running) < at_once and not requests.count:
                     job = waiting.pop(0)
                     try:
@@ -53,16 +53,16 @@ def run(jobs: Sequence[Job], at_once: int, launcher: Launcher, observer: Observe
                     else:
                         running.add(job.name)
                         observer.started(job.name)
-                while heard < min(2, requests.count):
-                    if heard:
+                while handled < min(2, requests.count):
+                    if handled:
                         launcher.kill()
                     else:
                         observer.stopping(requests.received)
                         launcher.stop()
-                    heard += 1
+                    handled += 1
                 for name, code in launcher.ended().items():
                     running.remove(name)
-                    observer.ended(name, code, stopped=heard > 0)
+                    observer.ended(name, code, stopped=handled > 0)
                 observer.tick()
                 if running:
                     time.sleep(_POLL_SECONDS)

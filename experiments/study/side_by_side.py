@@ -1,4 +1,4 @@
-"""Times processes that train the same network on images of noise at the same time."""
+"""Times several processes that train the same network on random images at the same time."""
 
 import json
 import math
@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 
 
 class GroupFailedError(Exception):
-    """A process of a group has ended, or is out of time; the text says why."""
+    """A process of a group has ended or timed out; the message is the reason."""
 
 
 class Group:
-    """Processes of calibrate.py that wait until they are told to train; ended by `with`.
+    """A context of calibrate.py processes that train on request.
 
     All methods raise GroupFailedError.
     """
@@ -33,16 +33,16 @@ class Group:
         devices: int | None = None,
         limit: float | None = None,
     ):
-        """Starts them.
+        """Starts the processes.
 
         Args:
-          config: resolved; what each trains.
-          processes: how many.
-          placed: what each is started inside, by its number; yields its environment.
-          devices: how many each may use; None: all that it sees.
-          limit: seconds after which all are ended.
+          config: resolved; the run that each trains.
+          processes: the number of processes.
+          placed: returns the context to start process number i in; it yields its environment.
+          devices: devices per process; None: all that it sees.
+          limit: seconds after which all are killed.
         """
-        # For what each says: a pipe that nobody reads would hold it up.
+        # For the processes' stderr: an unread pipe would fill up and block them.
         self._folder = tempfile.TemporaryDirectory(prefix="resnet_jax-")
         self._workers = []
         self._limit, self._is_late = limit, False
@@ -58,7 +58,7 @@ class Group:
                 placed(number) as environment,
                 self._log(number).open("w", encoding="utf-8") as log,
             ):
-                # A program taken from a cache would seem to be compiled in no time.
+                # The cache would hide the time to compile.
                 environment.pop("JAX_COMPILATION_CACHE_DIR", None)
                 worker = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
@@ -70,15 +70,17 @@ class Group:
             self._timer.start()
 
     def wait_until_ready(self) -> dict[str, Any]:
-        """Returns what the slowest to compile says: they all compile at the same time."""
+        """Returns the answer of the process that took longest to compile."""
         answers = [self._answer(number) for number in range(len(self._workers))]
         return max(answers, key=lambda answer: answer["compile_seconds"])
 
     def run(self, steps: int, processes: int | None = None) -> float:
-        """Has the first `processes` (all) take so many steps, or a few more, at the same time.
+        """Lets the first `processes` (None: all) take `steps` steps at the same time.
+
+        Each rounds the number up to whole dispatches.
 
         Returns:
-          Seconds a step, until the last of them is done.
+          Seconds per step, until the last process is done.
         """
         workers = self._workers[:processes]
         began = time.perf_counter()
@@ -88,15 +90,15 @@ class Group:
                 worker.stdin.write(f"{steps}\n")
                 worker.stdin.flush()
             except BrokenPipeError:
-                pass  # that it has ended, its answer says
-        taken = [self._answer(number)["steps"] for number in range(len(workers))]
-        return (time.perf_counter() - began) / taken[0]
+                pass  # _answer() reports that it has ended
+        steps_taken = [self._answer(number)["steps"] for number in range(len(workers))]
+        return (time.perf_counter() - began) / steps_taken[0]
 
-    def seconds_a_step(self, at_least: float = 1.0) -> float:
-        """Returns seconds a step of all, from steps that take `at_least` so many seconds."""
-        self.run(1)  # the first allocates
-        once = self.run(1)
-        return once if once > at_least else self.run(math.ceil(at_least / once))
+    def seconds_per_step(self, at_least: float = 1.0) -> float:
+        """Returns seconds per step of all processes, timed over `at_least` seconds."""
+        self.run(1)  # the first run allocates
+        seconds = self.run(1)
+        return seconds if seconds > at_least else self.run(math.ceil(at_least / seconds))
 
     def _answer(self, number: int) -> dict[str, Any]:
         worker = self._workers[number]
@@ -104,11 +106,11 @@ class Group:
         line = worker.stdout.readline()
         if line:
             return dict(json.loads(line))
-        self._end()  # the others would slow down whoever is measured next
+        self._end()  # the others would slow down the next measurement
         if self._is_late:
             raise GroupFailedError(f"it took more than {self._limit:g} s")
-        said = self._log(number).read_text(encoding="utf-8").strip().splitlines()
-        raise GroupFailedError(said[-1] if said else f"exit code {worker.wait()}")
+        errors = self._log(number).read_text(encoding="utf-8").strip().splitlines()
+        raise GroupFailedError(errors[-1] if errors else f"exit code {worker.wait()}")
 
     def _log(self, number: int) -> pathlib.Path:
         return pathlib.Path(self._folder.name) / f"{number}.txt"

@@ -42,7 +42,7 @@ def test_what_a_study_costs(tmp_path):
     heading, row, *_ = done.stdout.splitlines()
     assert heading.split()[-1] == "device-hours"
     assert float(row.split()[-1]) == pytest.approx(seconds * 8 / 3600, rel=5e-3)
-    assert "8 devices a cell, each training 1,000 images/s of ResNet-50" in done.stdout
+    assert "8 devices per cell, each training 1,000 images/s of ResNet-50" in done.stdout
     assert "The data are missing" in done.stdout
     rate = estimate.given_rate(1000, 8)
     assert rate.devices == 8

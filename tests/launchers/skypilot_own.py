@@ -1,8 +1,8 @@
-"""Asks SkyPilot's own code, in the environment that has it, what it makes of ours.
+"""Runs SkyPilot's own parsers, in SkyPilot's environment, on our tasks and commands.
 
-    .venv-skypilot/bin/python tests/launchers/skypilot_own.py QUESTION    # about stdin's JSON
+    .venv-skypilot/bin/python tests/launchers/skypilot_own.py QUESTION    # stdin: JSON
 
-It reads, and starts nothing: no cloud is asked for anything.
+It starts nothing and contacts no cloud.
 """
 
 import json
@@ -12,7 +12,7 @@ import click
 import sky
 from sky.client.cli import command
 from sky.jobs import (
-    recovery_strategy,  # noqa: F401 - it registers the strategies
+    recovery_strategy,  # noqa: F401 - registers the strategies
     state,
     utils,
 )
@@ -21,7 +21,7 @@ from sky.utils import registry
 
 
 def parse_tasks(texts):
-    """Returns what SkyPilot reads in tasks, or what it says against them."""
+    """Returns tasks as SkyPilot parses them, or its errors."""
     return [_parse(text) for text in texts]
 
 
@@ -50,8 +50,8 @@ def _parse(text):
 
 
 def parse_commands(commands):
-    """Returns what the `sky` program reads in command lines."""
-    read = []
+    """Returns command lines as the `sky` program parses them."""
+    parsed = []
     for words in commands:
         group = command.cli
         context = click.Context(group, info_name="sky")
@@ -59,12 +59,12 @@ def parse_commands(commands):
             name, group, words = group.resolve_command(context, list(words))
             context = click.Context(group, info_name=name, parent=context)
         rest = group.make_parser(context).parse_args(args=list(words))[0]
-        read.append([group.name, {k: v for k, v in rest.items() if v is not None}])
-    return read
+        parsed.append([group.name, {k: v for k, v in rest.items() if v is not None}])
+    return parsed
 
 
 def print_queue(jobs):
-    """Returns what `sky jobs queue --output=json` prints of jobs."""
+    """Returns jobs as `sky jobs queue --output=json` prints them."""
     records = [responses.ManagedJobRecord(**job) for job in jobs]
     return [record.model_dump(mode="json") for record in records]
 

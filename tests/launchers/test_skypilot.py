@@ -1,4 +1,4 @@
-"""What is handed to SkyPilot, by its own parser's reading, and how its answers are read."""
+"""Tasks for SkyPilot, as its own parser reads them, and how we read its answers."""
 
 import json
 import os
@@ -36,19 +36,19 @@ def jobs(*names, workdir=BUCKET):
 
 
 def ask_skypilot(question, about, tmp_path):
-    """Asks SkyPilot's own code; it must never see the real home."""
+    """Runs skypilot_own.py, hidden from the real home folder."""
     environment = os.environ | {"HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
     done = subprocess.run(
         [OWN, tiny.ROOT / "tests" / "launchers/skypilot_own.py", question], input=json.dumps(about),
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])  # it chats before
+    return json.loads(done.stdout.splitlines()[-1])  # it prints messages before
 
 
 @pytest.fixture
 def sky(tmp_path, monkeypatch):
-    """A `sky` that notes what it is asked and answers as it is told; returns (asked, answer)."""
+    """A fake `sky`; returns (asked, answer): a list of its calls, and a setter of its answer."""
     asked, folder = tmp_path / "asked", tmp_path / "bin"
     folder.mkdir()
     program = folder / "sky"
@@ -65,12 +65,12 @@ def sky(tmp_path, monkeypatch):
         )
         program.chmod(0o755)
 
-    def what():
+    def calls():
         lines = asked.read_text().splitlines() if asked.exists() else []
         return [json.loads(line) for line in lines]
 
     answer()
-    return what, answer
+    return calls, answer
 
 
 # -------------------------------------------------------------------------------- SkyPilot's own
@@ -155,7 +155,7 @@ class TestBySkyPilotsOwnCode:
 
 
 def test_the_command_of_gpu_nodes_is_that_of_processes_by_hand(tmp_path):
-    """The shell that SkyPilot runs on each node, with what it sets there."""
+    """Runs the task's shell code with the variables that SkyPilot sets on each node."""
     run = launcher(**GPUS).task(jobs("plain-34")[0])["run"]
     folder = tmp_path / ".venv" / "bin"
     folder.mkdir(parents=True)
@@ -203,14 +203,14 @@ def test_each_cell_is_a_job_and_those_of_another_bucket_are_not_ours(sky):
     assert asked()[-1][0] == ["jobs", "cancel", "--yes", "4"]
 
 
-def test_what_skypilot_says_is_passed_on(sky):
+def test_skypilots_errors_are_passed_on(sky):
     _, answer = sky
     answer(code=1, complaint="checking ...\nNo cloud is enabled. Run: sky check")
     with pytest.raises(RunError, match=r"^sky jobs launch failed: No cloud is enabled\. Run: sky"):
         launcher().submit(jobs("plain-34"))
 
 
-def test_a_machine_without_skypilot_is_told_so(monkeypatch, tmp_path):
+def test_a_machine_without_skypilot_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"sky cannot be found: --launcher=skypilot needs"):
         launcher().submit(jobs("plain-34"))
@@ -221,8 +221,14 @@ def test_a_machine_without_skypilot_is_told_so(monkeypatch, tmp_path):
     [
         ({"accelerators": "H100 8"}, "--accelerators=H100 8 is not of the form NAME or NAME:COUNT"),
         ({"mounts": ("/data",)}, "--mount=/data is not of the form PATH=URL"),
-        ({"mounts": ("data=gs://b/x",)}, "--mount=data=gs://b/x: it takes an absolute path"),
-        ({"mounts": ("/data=/x",)}, "--mount=/data=/x: it takes an absolute path and a bucket"),
+        (
+            {"mounts": ("data=gs://b/x",)},
+            "--mount=data=gs://b/x is not allowed; give an absolute path",
+        ),
+        (
+            {"mounts": ("/data=/x",)},
+            "--mount=/data=/x is not allowed; give an absolute path and a bucket",
+        ),
         ({"resources": ("disk_size",)}, "--resource=disk_size is not of the form KEY=VALUE"),
         ({"workdir": "/here"}, "--workdir=/here is a folder of this machine"),
     ],
@@ -238,7 +244,7 @@ def test_data_must_be_where_the_machines_find_them():
     queue.require_data("imagenet2012", "/data/prepared")
     queue.require_data("digits", "")
     for elsewhere in ("", "/database", "/home/me/data"):
-        with pytest.raises(UserError, match=r"nowhere on the machines .* --mount=/data=gs://"):
+        with pytest.raises(UserError, match=r"does not exist on .* --mount=/data=gs://"):
             queue.require_data("imagenet2012", elsewhere)
 
 
@@ -261,11 +267,11 @@ def test_a_study_is_submitted_followed_and_cancelled(sky):
         assert "device-hours" in planned.stdout
         task = planned.stdout.split("Nothing was started or written.")[1]
         assert yaml.safe_load(task)["run"].startswith(".venv/bin/python -m experiments.train")
-        assert "Of the same form, each a job of its own: resnet-20-A" in task
+        assert "The same for each of the other jobs: resnet-20-A" in task
         assert "There is no estimate" in sweep("--dry_run", "--only=plain-20").stdout
         refused = sweep("--only=plain-20", "--config.base.data.name=cifar10")
         assert refused.returncode == 2
-        assert "is nowhere on the machines that SkyPilot finds" in refused.stderr
+        assert "does not exist on SkyPilot's machines" in refused.stderr
         assert asked() == []
 
         answer("[]")

@@ -1,4 +1,4 @@
-"""What is submitted to Slurm and how its answers are read; test_slurm_cluster.py has a real one."""
+"""Scripts for Slurm and its answers, with fake commands; test_slurm_cluster.py has a real one."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ def launcher(workdir, **options):
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """Puts programs of Slurm's names first in PATH; each prints a file and notes its arguments."""
+    """Puts fakes of Slurm's programs first in PATH; each logs its arguments and prints a file."""
     folder = tmp_path / "bin"
     folder.mkdir()
 
@@ -71,7 +71,7 @@ def test_every_option_is_in_the_script(tmp_path):
         "#SBATCH --qos=low",
         "#SBATCH --exclude=node7",
     ]
-    # An option that is not given is left to the cluster.
+    # Options that are not given do not appear.
     plain = launcher(tmp_path).script(jobs(tmp_path))
     for word in ("partition", "account", "time=", "gres", "cpus-per-task", "%3"):
         assert word not in plain
@@ -81,7 +81,6 @@ def test_every_option_is_in_the_script(tmp_path):
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("code", [0, 1, 42])
 def test_the_script_runs_the_cell_of_its_number(tmp_path, index, code, commands):
-    """By bash, with programs that only note how they are called."""
     workdir = tmp_path / "a study"
     commands("srun", "", code)
     commands("scontrol", "")
@@ -100,7 +99,7 @@ def test_the_script_runs_the_cell_of_its_number(tmp_path, index, code, commands)
         f"-m experiments.train --config={tiny.ROOT}/configs/saved.py:{folder}/config.json "
         f"--workdir={folder}"
     )
-    # Only what was stopped with everything saved goes back into the queue.
+    # Only a preempted cell is requeued.
     assert called[1:] == (["scontrol requeue 77"] if code == 42 else [])
 
 
@@ -111,7 +110,7 @@ def test_submitting_is_recorded(tmp_path, commands):
     assert queue.active() == []
     assert commands.called()[0].startswith("squeue ")  # also to see whether there is a Slurm
     said = queue.submit(jobs(tmp_path))
-    assert said.startswith("Slurm has them as job 123; its script is ")
+    assert said.startswith("Slurm's job is 123; its script is ")
     (line,) = (tmp_path / "slurm" / "jobs.jsonl").read_text().splitlines()
     assert json.loads(line)["job"] == "123"
     assert json.loads(line)["cells"] == list(CELLS)
@@ -123,9 +122,9 @@ def test_submitting_is_recorded(tmp_path, commands):
 def test_states_join_the_queue_and_the_accounts(tmp_path, commands):
     queue = launcher(tmp_path)
     cells = [f"c{i}" for i in range(6)]
-    for number, some in (("5", ["c0"]), ("7", cells)):
+    for number, submitted in (("5", ["c0"]), ("7", cells)):
         commands("sbatch", f"{number}\n")
-        queue.submit(jobs(tmp_path, some))
+        queue.submit(jobs(tmp_path, submitted))
     commands(
         "squeue",
         "5_0|CANCELLED|None|node1\n7_0|RUNNING|None|node1\n7_1|PENDING|Priority|\n"
@@ -142,14 +141,14 @@ def test_states_join_the_queue_and_the_accounts(tmp_path, commands):
     }
     assert queue.active() == ["c0", "c1", "c2"]
     assert next(c for c in commands.called() if c.startswith("sacct")).count("--jobs=7 ") == 1
-    # Without accounts, what Slurm has forgotten is unknown.
+    # Without accounting, the state of a forgotten job is unknown.
     commands("sacct", "Slurm accounting storage is disabled\n", 1)
     assert queue.states()["c3"] == "7_3 UNKNOWN"
     queue.cancel(["c0", "c2"])
     assert commands.called()[-1] == "scancel 7_0 7_2"
 
 
-def test_what_slurm_says_is_passed_on(tmp_path, commands):
+def test_slurms_errors_are_passed_on(tmp_path, commands):
     commands("sbatch", "sbatch: error: one thing\nsbatch: error: no such account\n", 1)
     with pytest.raises(RunError, match=r"^sbatch failed: no such account$"):
         launcher(tmp_path).submit(jobs(tmp_path))
@@ -159,7 +158,7 @@ def test_what_slurm_says_is_passed_on(tmp_path, commands):
     assert not (tmp_path / "slurm" / "jobs.jsonl").exists()
 
 
-def test_a_machine_without_slurm_is_told_so(tmp_path, monkeypatch):
+def test_a_machine_without_slurm_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"sbatch cannot be found: --launcher=slurm needs"):
         launcher(tmp_path).submit(jobs(tmp_path))
@@ -172,7 +171,7 @@ def test_cells_that_differ_in_more_than_their_folder_are_no_array(tmp_path):
         launcher(tmp_path).script([one, other])
 
 
-def test_a_job_that_submits_hands_nothing_of_its_own_on():
+def test_submitted_jobs_do_not_inherit_the_submitting_jobs_variables():
     kept = {"SLURM_CONF": "c", "PATH": "p", "JAX_COMPILATION_CACHE_DIR": "d"}
     given = {"SLURM_JOB_ID": "1", "SBATCH_X": "2", **kept}
     assert slurm._environment(given) == kept

@@ -28,14 +28,14 @@ STEPS = 2500
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    made = Cluster(tmp_path_factory.mktemp("slurm"))
-    made.start(cpus=2)
-    yield made
-    made.stop()
+    slurm = Cluster(tmp_path_factory.mktemp("slurm"))
+    slurm.start(cpus=2)
+    yield slurm
+    slurm.stop()
 
 
 def sweep(cluster, folder, *flags):
-    """Runs the sweep program on a study of small cells; returns what it printed."""
+    """Runs the sweep program on a study of small cells; returns its output."""
     c = tiny.config(
         steps=STEPS, checkpoint__every=EVERY, log__every=10, eval__every=1000, model__bn_group=8
     )
@@ -65,7 +65,7 @@ def status(folder, cell):
 def until(condition, what, seconds=240):
     give_up = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < give_up, f"waited in vain until {what}"
+        assert time.monotonic() < give_up, f"timed out waiting until {what}"
         time.sleep(0.3)
 
 
@@ -96,12 +96,12 @@ def launches(folder, cell):
 
 
 def assert_nothing_was_done_twice(folder, cell):
-    """Each launch began at the last checkpoint of the one before, which is at most EVERY old."""
+    """Each launch starts from the last checkpoint of the launch before."""
     found = launches(folder, cell)
     assert found[0][0] == 0
     for (_, logged), (start, again) in itertools.pairwise(found):
         reached = max(logged, default=0)
-        assert start >= reached - 2 * EVERY  # a save goes on in the background for a while
+        assert start >= reached - 2 * EVERY  # a save takes a while in the background
         assert all(step > start for step in again)
     steps = [row["step"] for row in reader.read_metrics(folder / cell / "metrics.jsonl")]
     assert steps == sorted(set(steps))
@@ -111,9 +111,9 @@ def assert_nothing_was_done_twice(folder, cell):
 def undisturbed(cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     said = sweep(cluster, folder)
-    assert "Slurm has them as job" in said
+    assert "Slurm's job is " in said
     until(lambda: all_completed(folder), "the undisturbed study is done")
-    for cell in CELLS:  # the variable has come through Slurm
+    for cell in CELLS:  # the variable reached the cells through Slurm
         log = (folder / cell / "log.txt").read_text()
         assert f"Compiled programs are kept in {os.environ['JAX_COMPILATION_CACHE_DIR']}/" in log
     return folder
@@ -126,8 +126,8 @@ def test_every_cell_completes_whatever_happens_to_its_job(cluster, undisturbed, 
     jobs = jobs_of(cluster, folder)
     assert {state for _, state, _ in jobs.values()} == {"RUNNING"}
     assert {node for _, _, node in jobs.values()} == set(NODES)
-    # Two cells share a node: one of them is cancelled; the other's job has to make way for a more
-    # important one. The third's node is lost.
+    # Two cells share a node: one of them is cancelled, the other is preempted by a job of higher
+    # priority. The third cell's node is lost.
     by_node = {node: [c for c in CELLS if jobs[c][2] == node] for node in NODES}
     (lost,), (preempted, cancelled) = sorted(by_node.values(), key=len)
 
@@ -144,7 +144,7 @@ def test_every_cell_completes_whatever_happens_to_its_job(cluster, undisturbed, 
     said = sweep(cluster, folder, "--cancel", f"--only={cancelled}")
     assert "Cancelled: no cell was queued or running." in said
 
-    # The same command goes on with what was cancelled, and leaves what Slurm has alone.
+    # The same command submits the cancelled cell again, and no other.
     assert "Cells submitted: 1." in sweep(cluster, folder)
     assert "There is nothing to submit." in sweep(cluster, folder)
     until(lambda: all_completed(folder), "all cells are done")
@@ -153,7 +153,7 @@ def test_every_cell_completes_whatever_happens_to_its_job(cluster, undisturbed, 
         assert_nothing_was_done_twice(folder, cell)
         assert tiny.lines(folder / cell) == tiny.lines(undisturbed / cell)
         tiny.assert_bit_equal(tiny.final_state(folder / cell), tiny.final_state(undisturbed / cell))
-    # Asked to stop, a job loses no step at all.
+    # A job that is asked to stop loses no step.
     for cell in (preempted, cancelled):
         (_, logged), (start, _) = launches(folder, cell)
         assert max(logged) <= start < max(logged) + 10
@@ -164,7 +164,7 @@ def test_every_cell_completes_whatever_happens_to_its_job(cluster, undisturbed, 
     )
 
 
-def test_a_cell_over_two_nodes_is_preempted_and_goes_on(cluster, tmp_path):
+def test_a_cell_over_two_nodes_is_preempted_and_resumes(cluster, tmp_path):
     only = ("--only=resnet-8-A", "--nodes=2", "--time=10:00")
     sweep(cluster, tmp_path / "whole", *only)
     cell = ["resnet-8-A"]
@@ -184,7 +184,7 @@ def test_a_cell_over_two_nodes_is_preempted_and_goes_on(cluster, tmp_path):
     assert tiny.lines(folder / cell[0]) == tiny.lines(tmp_path / "whole" / cell[0])
 
 
-def test_a_job_that_cannot_be_is_one_sentence(cluster, tmp_path):
+def test_an_impossible_job_is_refused_in_one_sentence(cluster, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.sweep", "--config=configs/degradation_digits.py",
          f"--workdir={tmp_path / 'study'}", "--launcher=slurm", "--partition=none"],

@@ -1,13 +1,13 @@
-"""A real Slurm of two nodes on this machine, to try the launcher without a cluster.
+"""A real Slurm cluster of two nodes on this machine, to try the launcher.
 
     apt-get install --no-install-recommends slurmctld slurmd slurm-client munge \
         slurmdbd mariadb-server
     python -m tests.launchers.try_slurm --folder=/tmp/slurm start    # then do what it prints
     python -m tests.launchers.try_slurm --folder=/tmp/slurm stop
 
-Everything lives in the folder and on loopback; no service of the system is touched. Partitions:
-`main`, whose jobs are requeued when `high` needs their place. Where slurmdbd and MariaDB are not
-installed there is no sacct, and a job is forgotten some minutes after it ended.
+Everything lives in the folder and on loopback; no system service is touched. Jobs of the partition
+`main` are requeued when jobs of the partition `high` need their place. Without slurmdbd and MariaDB
+there is no sacct, and Slurm forgets a job some minutes after its end.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ from resnet_jax.allowed import check_choice
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
-_FOLDER = flags.DEFINE_string("folder", None, "Where the cluster lives; made where it is new.")
-_CPUS = flags.DEFINE_integer("cpus", 2, "CPUs that each of the two nodes claims to have.")
+_FOLDER = flags.DEFINE_string("folder", None, "The cluster's folder; created if it does not exist.")
+_CPUS = flags.DEFINE_integer("cpus", 2, "CPUs that each of the two nodes reports.")
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")
 FOR_ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db")
 NODES = ("127.0.0.2", "127.0.0.3")
 _START_SECONDS = 60
 _DAEMONS = ("slurmctld", "slurmd", "slurmdbd", "slurmstepd", "munged", "mariadbd")
-_OF_NODE = "RESNET_JAX_TRY_NODE"
+_NODE = "RESNET_JAX_TRY_NODE"
 
 _SLURM = """\
 ClusterName=try
@@ -99,7 +99,7 @@ StorageLoc=slurm
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     if len(argv) != 2:
-        raise UserError("Give one of start and stop; see --help.")
+        raise UserError("Give start or stop; see --help.")
     check_choice("the command", argv[1], ("start", "stop"))
     cluster = Cluster(storage.on_disk(command_line.required(_FOLDER), "--folder").absolute())
     if argv[1] == "stop":
@@ -115,21 +115,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 class Cluster:
-    """The daemons of a Slurm and all they write, in one folder."""
+    """The daemons of a Slurm cluster, with all their files in one folder."""
 
     def __init__(self, folder: pathlib.Path):
-        """Touches nothing."""
+        """Starts nothing yet."""
         self.folder = folder
         self._children: list[subprocess.Popen[bytes]] = []
 
     @property
     def conf(self) -> pathlib.Path:
-        """What SLURM_CONF is to be."""
+        """The value for SLURM_CONF."""
         return self.folder / "slurm.conf"
 
     @property
     def _mark(self) -> str:
-        """What is in the environment of each of this cluster's daemons and tasks."""
+        """The variable in the environments of this cluster's daemons and tasks."""
         return f"SLURM_CONF={self.conf}"
 
     @property
@@ -141,8 +141,8 @@ class Cluster:
         """Starts everything and waits until both nodes are idle.
 
         Raises:
-          UserError: a program lacks, or a cluster runs here.
-          RunError: it did not come up.
+          UserError: a program is missing, or a cluster already runs in the folder.
+          RunError: the cluster did not start.
         """
         absent = [name for name in NEEDED if shutil.which(name) is None]
         if absent:
@@ -184,17 +184,17 @@ class Cluster:
         self._daemon("slurmd", "-D", "-N", node, mark=node)
 
     def lose_node(self, node: str) -> None:
-        """Kills a node's daemon and all that it started, as if its power were cut."""
-        marks = {f"SLURMD_NODENAME={node}", f"{_OF_NODE}={node}"}
+        """Kills a node's daemon and everything it started, like a power failure."""
+        marks = {f"SLURMD_NODENAME={node}", f"{_NODE}={node}"}
         for pid, name in _processes():
             environment = _environment(pid)
-            is_of_node = self._mark in environment and marks & environment
-            if is_of_node or (name == "slurmstepd" and self._is_of(node, pid)):
+            is_marked = self._mark in environment and marks & environment
+            if is_marked or (name == "slurmstepd" and self._uses_spool(node, pid)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def _is_of(self, node: str, pid: int) -> bool:
-        """Whether a process has a file of a node's spool folder open, or works there."""
+    def _uses_spool(self, node: str, pid: int) -> bool:
+        """Whether a process has a node's spool folder, or a file in it, open."""
         links = [pathlib.Path(f"/proc/{pid}/cwd"), *pathlib.Path(f"/proc/{pid}/fd").glob("*")]
         for link in links:
             with contextlib.suppress(OSError):
@@ -203,7 +203,7 @@ class Cluster:
         return False
 
     def run(self, *command: str) -> str:
-        """Returns what one of Slurm's commands prints; empty where it fails."""
+        """Returns the output of one of Slurm's commands, empty if it fails."""
         done = subprocess.run(
             command, env=self.environment, capture_output=True, encoding="utf-8", errors="replace"
         )
@@ -267,7 +267,7 @@ class Cluster:
         self._until(lambda: _listens(port), "mariadbd")
 
     def _daemon(self, *command: str, mark: str = "") -> None:
-        environment = self.environment | ({_OF_NODE: mark} if mark else {})
+        environment = self.environment | ({_NODE: mark} if mark else {})
         with open(self.folder / f"{command[0]}.out", "ab") as out:
             self._children.append(
                 subprocess.Popen(
@@ -276,17 +276,17 @@ class Cluster:
                 )
             )  # fmt: skip
 
-    def _until(self, ready: Callable[[], bool], what: str) -> None:
+    def _until(self, ready: Callable[[], bool], program: str) -> None:
         give_up = time.monotonic() + _START_SECONDS
         while not ready():
             if time.monotonic() > give_up:
                 self.stop()
-                raise RunError(f"{what} did not come up; see the logs in {self.folder}.")
+                raise RunError(f"{program} did not start; see the logs in {self.folder}.")
             time.sleep(0.2)
 
 
 def _environment(pid: int) -> set[str]:
-    """Returns a process's variables as KEY=VALUE; none where it may not be looked at."""
+    """Returns a process's variables as KEY=VALUE; empty if they cannot be read."""
     with contextlib.suppress(OSError):
         return set(
             pathlib.Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")

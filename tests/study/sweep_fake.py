@@ -1,10 +1,10 @@
-"""A sweep whose cells train nothing, but end in every way that a cell can.
+"""A sweep whose cells train nothing, but can end in every way that a cell can end.
 
     python -m tests.study.sweep_fake [flags of experiments.sweep]
-    python -m tests.study.sweep_fake cell FOLDER     what it starts in place of experiments.train
+    python -m tests.study.sweep_fake cell FOLDER     the sweep starts this, not experiments.train
 
-FAKE_CELLS={"plain-20": "fail", ...} says how a cell ends; one that is not named completes.
-FAKE_GPUS=2 has the sweep find so many GPUs.
+FAKE_CELLS={"plain-20": "fail", ...} sets how cells end; all others complete.
+FAKE_GPUS=2 lets the sweep find 2 GPUs.
 """
 
 import json
@@ -18,11 +18,11 @@ from typing import Any
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import writer
 
-SECONDS = 0.5  # that a cell takes
+SECONDS = 0.5  # per cell
 
 
 def started(study: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns {"cell", "start", "end", "cores", "gpus", "memory"} of each that was not killed."""
+    """Returns {"cell", "start", "end", "cores", "gpus", "memory"} per cell that ran to its end."""
     lines = (study / "launches").read_text().splitlines() if (study / "launches").exists() else []
     return [json.loads(line) for line in lines]
 

@@ -61,7 +61,7 @@ def test_further_axes_stand_in_the_name_and_in_the_config():
         assert cell.config.optimizer.nesterov == ("True" in name)
 
 
-def test_axes_of_one_last_part_are_told_apart():
+def test_axes_that_end_in_the_same_word_get_their_full_keys():
     grid = {"optimizer": {"name": ("sgd", "adam")}, "schedule": {"name": ("constant",)}}
     assert names(make(grid)) == [
         "resnet-20-A-optimizer.name=sgd-schedule.name=constant",
@@ -98,7 +98,7 @@ EXCEPTION = {
 }
 
 
-def test_an_exception_meets_only_its_cells():
+def test_an_exception_applies_only_to_its_cells():
     grid = {"model": {"depth": (20, 56), "shortcut": ("none", "A", "B", "C")}}
     for name, cell in by_name(make(grid, EXCEPTION)).items():
         expected = name in ("resnet-56-A", "resnet-56-B")
@@ -113,7 +113,7 @@ def test_only_resnet_110_of_the_papers_study_warms_up():
     assert warm == ["resnet-110-A"]
 
 
-def test_the_studies_hold_what_they_say():
+def test_the_studies_have_the_cells_they_describe():
     assert set(names(degradation_digits.get_config())) == {
         "plain-20", "resnet-20-A", "plain-56", "resnet-56-A",
     }  # fmt: skip
@@ -136,7 +136,7 @@ def test_the_studies_hold_what_they_say():
         ({"model": {"depht": (20,)}}, {}, ["grid.model.depht", "(nearest: model.depth)"]),
         ({"depth": (20,)}, {}, ["grid.depth", "(nearest: model.depth)"]),
         ({"model": {"depth": 20}}, {}, ["grid.model.depth=20 is not a tuple"]),
-        ({"model": {"depth": ()}}, {}, ["grid.model.depth lists no value"]),
+        ({"model": {"depth": ()}}, {}, ["grid.model.depth lists no values"]),
         ({"model": {"depth": (20, 20)}}, {}, ["Two cells", "resnet-20-A"]),
         ({"model": {"depth": ("20",)}}, {}, ["grid.model.depth", "'20'", "type"]),
         ({"model": {"depth": (True,)}}, {}, ["grid.model.depth", "True", "type"]),
@@ -163,14 +163,14 @@ def test_mistakes_are_one_sentence_with_the_key(grid, exceptions, words):
         assert word in sentence
 
 
-def test_what_is_no_study_is_refused():
+def test_configs_that_are_not_studies_are_refused():
     assert "experiments.train" in refusal(digits.get_config())
-    lacking = make()
-    del lacking["exceptions"]
-    assert "exceptions" in refusal(lacking)
-    odd = make()
-    odd.grids = 1
-    assert "(nearest: grid)" in refusal(odd)
+    incomplete = make()
+    del incomplete["exceptions"]
+    assert "exceptions" in refusal(incomplete)
+    misspelled = make()
+    misspelled.grids = 1
+    assert "(nearest: grid)" in refusal(misspelled)
 
 
 @pytest.mark.parametrize("module", [degradation_digits, degradation_cifar10, shortcuts_cifar10])
@@ -197,7 +197,7 @@ def saved_refusal(path: pathlib.Path | str) -> str:
     return str(caught.value)
 
 
-def test_saved_refuses_what_is_no_config(tmp_path):
+def test_saved_refuses_files_that_are_not_configs(tmp_path):
     content = resolve(digits.get_config()).to_dict()
     file = tmp_path / "config.json"
     assert "Which run?" in saved_refusal("")
@@ -214,13 +214,13 @@ def test_saved_refuses_what_is_no_config(tmp_path):
     assert "seed='x'" in saved_refusal(file)
 
 
-def test_a_saved_config_may_be_older_than_what_changes_no_result(tmp_path):
+def test_a_saved_config_may_lack_newer_settings_that_change_no_result(tmp_path):
     content = resolve(digits.get_config()).to_dict()
     older = {k: v for k, v in content.items() if k not in ("train", "profile", "mesh")}
     older["seed"] = 7
     (tmp_path / "config.json").write_text(json.dumps(older))
-    found = saved.get_config(str(tmp_path))
-    assert found.seed == 7
-    assert found.train.steps_per_dispatch == "auto"
-    assert found.mesh.fsdp == 1
-    assert settings.identity(found.to_dict()) == settings.identity(older)
+    config = saved.get_config(str(tmp_path))
+    assert config.seed == 7
+    assert config.train.steps_per_dispatch == "auto"
+    assert config.mesh.fsdp == 1
+    assert settings.identity(config.to_dict()) == settings.identity(older)

@@ -1,4 +1,4 @@
-"""The ledger is read from run folders alone, the plan writes nothing, and their numbers hold."""
+"""The ledger reads only run folders, the plan writes nothing, and their numbers are right."""
 
 import json
 import os
@@ -40,21 +40,21 @@ def row_of(text, name):
     return line
 
 
-def gone():
+def ended_process():
     """Returns the id of a process that has ended."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     return child.pid
 
 
-def test_the_ledger_says_how_each_cell_stands(tmp_path):
+def test_the_ledger_shows_each_cells_progress(tmp_path):
     host = socket.gethostname()
     rows = [
         {"step": 20, "train/error": 30.0, "validation/error": 41.0},
         {"step": 40, "train/error": 22.25},
     ]
     write(tmp_path / "alive", rows=rows, status="running", host=host, pid=os.getpid())
-    write(tmp_path / "dead", rows=rows, status="running", host=host, pid=gone())
+    write(tmp_path / "dead", rows=rows, status="running", host=host, pid=ended_process())
     last = {"step": 240, "train/error": [1.0, 2.0], "test/error": [4.0, 90.0]}
     ended = {"status": "completed", "step": 240, "diverged": {"1": 57}}
     write(tmp_path / "done", rows=[last], replicates=2, **ended)
@@ -75,7 +75,7 @@ def test_the_ledger_says_how_each_cell_stands(tmp_path):
     assert row_of(text, "new").split()[1] == "queued"
     assert row_of(text, "never").split() == ["never", "not", "started"]
     assert text.splitlines()[1].startswith("never")
-    assert "their mean" in text
+    assert "shown as a mean" in text
     assert "* BatchNorm used its moving averages" in text
 
 
@@ -114,7 +114,7 @@ def test_every_table_and_line_shows_the_reports_numbers(tmp_path):
     )
 
 
-def test_a_run_that_was_trained_on_after_its_test_shows_its_newest_validation(tmp_path):
+def test_a_run_extended_after_its_test_shows_its_newest_validation(tmp_path):
     rows = fixture.lines([50], [5.0], validation__error=9.0)
     rows[-1]["validation/error_population"] = 8.0
     rows += fixture.lines([100], [4.0], validation__error=7.0)
@@ -122,7 +122,7 @@ def test_a_run_that_was_trained_on_after_its_test_shows_its_newest_validation(tm
     assert "validation error 7.00 % (moving averages)" in ledger.show_errors(run)
 
 
-def test_makespan_fills_the_free_place():
+def test_makespan_starts_each_job_in_the_first_free_place():
     assert estimate.makespan([5, 5, 1, 1], 2) == 6
     assert estimate.makespan([5, 1, 1, 1], 2) == 5
     assert estimate.makespan([3, 2, 1], 1) == 6
@@ -146,8 +146,8 @@ def test_sizes_are_the_papers(cifar):
 
 
 def make_plan(monkeypatch, cells, sizes, workdir, at_once=2, rate=None):
-    rate = rate or Rate(mult_adds=1e9, seconds_a_layer=1.0, source="a test")
-    monkeypatch.setattr(plan, "_calibrated", lambda *_: rate)
+    rate = rate or Rate(mult_adds=1e9, seconds_per_layer=1.0, source="a test")
+    monkeypatch.setattr(plan, "_measured_rate", lambda *_: rate)
     return tables.plain(plan.table(cells, sizes, workdir, at_once, Machine("cpu"), sources.require))
 
 
@@ -163,7 +163,7 @@ def test_the_plan_without_data_prints_and_writes_nothing(cifar, monkeypatch, tmp
     # mult-adds, forward and backward, batch, steps, replicates, the rate; 20 layers' compilation
     seconds = 40551040 * 3 * 128 * 64000 * 5 / 1e9 + 20 * 1.0
     assert int(seconds) == 1384 * 3600 + 8 * 60 + 51
-    assert "would be refused" in text
+    assert "would not start" in text
     assert "cifar10" in text
     assert "Nothing was started or written" in text
     assert not list(tmp_path.iterdir())
@@ -194,9 +194,9 @@ def test_the_plan_estimates_from_what_has_finished(monkeypatch, tmp_path):
     assert row_of(text, "plain-56").split()[-4:] == ["preempted", "60/240", "01:24", "0.0467"]
     assert row_of(text, "resnet-56-A").split()[-2:] == ["01:52", "0.0622"]
     assert "4 cells, 3 of them left to run, 2 at a time" in text
-    # In the order given: 20-A and 56 begin, and 56-A follows 20-A.
-    assert "in all: 02:32" in text
-    assert "what has finished here: plain-20" in text
+    # In the given order: 20-A and 56 start, and 56-A follows 20-A.
+    assert "total time: 02:32" in text
+    assert "completed cells: plain-20" in text
 
 
 def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
@@ -205,7 +205,7 @@ def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
     def broken(*_):
         raise RunError("no device.")
 
-    monkeypatch.setattr(plan, "_calibrated", broken)
+    monkeypatch.setattr(plan, "_measured_rate", broken)
     text = tables.plain(plan.table(cells, sizes, tmp_path, 1, Machine("cpu"), sources.require))
     assert "There is no estimate: no device." in text
     assert "one at a time on cpu" in text
@@ -224,13 +224,13 @@ def test_the_rate_is_timed_on_this_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.chdir(tiny.ROOT)
     size = estimate.size_of(cell)
-    rate = plan._calibrated(cell, size, at_once=1, on=Machine("cpu"))
-    assert 0 < rate.seconds_a_layer < 60
+    rate = plan._measured_rate(cell, size, at_once=1, machine=Machine("cpu"))
+    assert 0 < rate.seconds_per_layer < 60
     seconds = estimate.seconds(cell, size, rate, step=0)
-    assert seconds == pytest.approx(size.work / rate.mult_adds + 8 * rate.seconds_a_layer)
+    assert seconds == pytest.approx(size.work / rate.mult_adds + 8 * rate.seconds_per_layer)
     step = size.work / cell.config.steps / rate.mult_adds
     assert 1e-5 < step < 10
-    assert f"{step:.3g} s a step" in rate.source
+    assert f"{step:.3g} s per step" in rate.source
 
 
 def test_a_run_whose_metrics_do_not_fit_its_config_does_not_hide_the_others(tmp_path):

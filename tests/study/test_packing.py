@@ -1,4 +1,4 @@
-"""Cells side by side: how many, each on which cores or GPUs, with how much of their memory."""
+"""Cells side by side: their number, and each one's cores or GPUs and memory."""
 
 import contextlib
 import os
@@ -30,18 +30,18 @@ def nothing_is_set(monkeypatch):
 # ---------------------------------------------------------------------------- where each runs
 
 
-def places(on, at_once):
-    """Returns (GPUs, share of memory) of each."""
-    found = []
+def places(machine, at_once):
+    """Returns each process's (GPUs, fraction of their memory)."""
+    shares = []
     for share in range(at_once):
-        with local.placed(on, share, at_once) as environment:
+        with local.placed(machine, share, at_once) as environment:
             assert environment.get("JAX_ROCM_VISIBLE_DEVICES") == environment.get(GPUS)
-            found.append((environment.get(GPUS), environment.get(FRACTION)))
-    return found
+            shares.append((environment.get(GPUS), environment.get(FRACTION)))
+    return shares
 
 
 def test_cells_share_out_gpus_and_then_their_memory():
-    assert places(Machine("gpu", 8), 1) == [(None, None)]  # all of them, as JAX does by itself
+    assert places(Machine("gpu", 8), 1) == [(None, None)]  # JAX's default: all
     assert places(Machine("gpu", 4), 2) == [("0,1", None), ("2,3", None)]
     assert places(Machine("gpu", 2), 2) == [("0", None), ("1", None)]
     assert places(Machine("gpu"), 2) == [("0", "0.375")] * 2
@@ -69,7 +69,7 @@ def test_a_sweep_gives_each_cell_its_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_GPUS", "2")
     code, _, said = outcome(sweep(tmp_path, "--jobs=9"))
     assert code == 0, said
-    assert "4 at a time on gpu" in said  # there are no more
+    assert "4 at a time on gpu" in said  # the study has only 4
     launches = sweep_fake.started(tmp_path)
     assert sorted((line["gpus"], line["memory"]) for line in launches) == (
         [("0", "0.375")] * 2 + [("1", "0.375")] * 2
@@ -102,18 +102,18 @@ def cells_of(config):
 
 @pytest.fixture
 def packed(monkeypatch):
-    """What was timed: (cell, most) each; two on one GPU are found best."""
-    found = []
+    """The measurements made, as (cell, limit); each finds two per GPU to be best."""
+    measurements = []
 
-    def on_one_gpu(cell, most):
-        found.append((cell.name, most))
-        return min(2, most)
+    def jobs_per_gpu(cell, limit):
+        measurements.append((cell.name, limit))
+        return min(2, limit)
 
-    monkeypatch.setattr(packing, "_on_one_gpu", on_one_gpu)
-    return found
+    monkeypatch.setattr(packing, "_jobs_per_gpu", jobs_per_gpu)
+    return measurements
 
 
-def test_on_cpu_one_a_core(monkeypatch, packed):
+def test_on_cpu_one_per_core(monkeypatch, packed):
     monkeypatch.setattr(packing, "usable_cores", lambda: list(range(3)))
     cells = cells_of(degradation_digits)
     assert packing.default_jobs(Machine("cpu"), cells, cells) == 3
@@ -121,7 +121,7 @@ def test_on_cpu_one_a_core(monkeypatch, packed):
     assert packed == []
 
 
-def test_on_gpus_one_each_and_more_where_that_is_found_faster(packed):
+def test_on_gpus_one_each_or_more_if_that_is_faster(packed):
     cells = cells_of(degradation_digits)  # four
     assert packing.default_jobs(Machine("gpu", 8), cells, cells) == 4
     assert packing.default_jobs(Machine("gpu", 4), cells, cells) == 4
@@ -134,7 +134,7 @@ def test_on_gpus_one_each_and_more_where_that_is_found_faster(packed):
     assert packed == [(cells[0].name, 4), (cells[0].name, 2), (cells[0].name, 1)]
 
 
-def test_one_in_all_where_cells_need_all(packed):
+def test_one_at_a_time_if_cells_need_the_whole_machine(packed):
     cells = cells_of(degradation_digits)
     assert packing.default_jobs(Machine("tpu", 4), cells, cells) == 1
     streamed = cells_of(degradation_imagenet)
@@ -152,7 +152,7 @@ def test_one_in_all_where_cells_need_all(packed):
 
 @pytest.fixture
 def device(monkeypatch):
-    """A device that trains as many steps a second as it says, by processes; 0: too much for it."""
+    """A device with given steps per second, by number of processes; 0: out of memory."""
     rates, groups = {}, []
 
     class Fake:
@@ -165,7 +165,7 @@ def device(monkeypatch):
             if not rates[self.processes]:
                 raise GroupFailedError("out of memory")
 
-        def seconds_a_step(self):
+        def seconds_per_step(self):
             return self.processes / rates[self.processes]
 
         def run(self, steps, processes):
@@ -185,7 +185,7 @@ def device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps_a_second", "most", "chosen", "tried"),
+    ("steps_per_second", "limit", "chosen", "tried"),
     [
         ({1: 10, 2: 16, 4: 20}, 4, 4, [4]),
         ({1: 10, 2: 16, 4: 12}, 4, 2, [4]),
@@ -198,11 +198,11 @@ def device(monkeypatch):
         ({}, 1, 1, []),
     ],
 )
-def test_as_many_as_train_most(device, steps_a_second, most, chosen, tried):
+def test_the_fastest_number_per_gpu(device, steps_per_second, limit, chosen, tried):
     rates, groups = device
-    rates.update(steps_a_second)
+    rates.update(steps_per_second)
     (cell, *_) = cells_of(degradation_digits)
-    assert packing._on_one_gpu(cell, most) == chosen
+    assert packing._jobs_per_gpu(cell, limit) == chosen
     memory = {4: "0.188", 2: "0.375"}
     assert groups == [(number, "0", memory[number], 1) for number in tried]
 
@@ -215,7 +215,7 @@ def small_cell():
 
 
 def anywhere(monkeypatch, **variables):
-    """Lets processes be started here as the sweep's are, with these in their environment."""
+    """Returns a Group's `placed` for this machine; processes get these variables as well."""
     monkeypatch.chdir(tiny.ROOT)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
@@ -236,9 +236,9 @@ def test_a_group_takes_steps_and_says_what_they_took(monkeypatch, tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     with Group(config, 2, anywhere(monkeypatch, **kept), devices=1) as group:
-        found = group.wait_until_ready()
-        assert found["compile_seconds"] > 0.1
-        assert (found["device"], found["devices"]) == ("cpu", 1)
+        slowest = group.wait_until_ready()
+        assert slowest["compile_seconds"] > 0.1
+        assert (slowest["device"], slowest["devices"]) == ("cpu", 1)
         assert not list(tmp_path.iterdir())
         few = statistics.median(group.run(5) * 5 for _ in range(5))
         many = statistics.median(group.run(100, 1) * 100 for _ in range(5))
@@ -254,17 +254,17 @@ def test_a_group_takes_steps_and_says_what_they_took(monkeypatch, tmp_path):
     assert all(worker.poll() is not None for worker in group._workers)
 
 
-def test_a_step_is_timed_by_enough_of_them(monkeypatch):
-    for once, asked in ((0.01, [1, 1, 50]), (0.6, [1, 1])):
-        group, found = object.__new__(Group), []
+def test_a_step_is_timed_over_enough_steps(monkeypatch):
+    for seconds, expected in ((0.01, [1, 1, 50]), (0.6, [1, 1])):
+        group, runs = object.__new__(Group), []
 
-        def run(steps, once=once, found=found):
-            found.append(steps)
-            return once
+        def run(steps, seconds=seconds, runs=runs):
+            runs.append(steps)
+            return seconds
 
         monkeypatch.setattr(group, "run", run)
-        assert group.seconds_a_step(0.5) == once
-        assert found == asked
+        assert group.seconds_per_step(0.5) == seconds
+        assert runs == expected
 
 
 def test_a_group_that_takes_too_long_is_ended(monkeypatch):
@@ -288,12 +288,12 @@ def test_a_group_says_why_a_process_has_ended(monkeypatch):
 def test_a_device_is_timed_here(monkeypatch, caplog):
     anywhere(monkeypatch)
     with caplog.at_level("INFO"):
-        chosen = packing._on_one_gpu(small_cell(), 2)
+        chosen = packing._jobs_per_gpu(small_cell(), 2)
     rates, said = re.fullmatch(
-        r"Steps a second in all: (.*); a device gets (\d) at a time\.", caplog.messages[-1]
+        r"Total steps per second: (.*); cells per device: (\d)\.", caplog.messages[-1]
     ).groups()
     alone, two = (float(rate.split()[0]) for rate in rates.split(", "))
     assert min(alone, two) > 0
     assert int(said) == chosen
-    if abs(two / alone - 1.1) > 0.02:  # the words are rounded
+    if abs(two / alone - 1.1) > 0.02:  # the logged rates are rounded
         assert chosen == (2 if two > 1.1 * alone else 1)

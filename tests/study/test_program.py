@@ -1,4 +1,4 @@
-"""The whole program as a user runs it, on real cells of eight layers."""
+"""The sweep as a user runs it, on real cells of eight layers."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path, flags, words):
 
 
 @pytest.mark.slow
-def test_a_study_fails_in_one_cell_and_goes_on(tmp_path):
+def test_a_study_continues_after_one_cell_has_failed(tmp_path):
     planned = sweep(tmp_path, STUDY, *SMALL, "--dry_run")
     assert planned.returncode == 0
     assert "2 of them left to run" in planned.stdout
@@ -82,7 +82,7 @@ def test_a_study_fails_in_one_cell_and_goes_on(tmp_path):
         assert run.metrics[-1]["step"] == 4
         assert "test/error" in run.metrics[-1]
 
-    # A user may train a cell again from its folder, and gets the same run.
+    # Training from a cell's saved config gives the same run.
     shutil.rmtree(tmp_path / "plain-8" / "checkpoints")
     config = json.loads((tmp_path / "plain-8" / "config.json").read_text())
     retrained = tiny.program(

@@ -1,4 +1,4 @@
-"""How a sweep runs its cells, with cells that train nothing: see study/sweep_fake.py."""
+"""How a sweep runs its cells; the cells of sweep_fake.py train nothing."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def statuses(workdir):
 def until(condition, seconds=30.0):
     end = time.time() + seconds
     while not condition():
-        assert time.time() < end, "it never came to be"
+        assert time.time() < end, "timed out"
         time.sleep(0.05)
 
 
@@ -81,7 +81,7 @@ def test_cells_run_two_at_a_time_longest_first_each_on_its_cores(tmp_path):
     assert statuses(tmp_path) == dict.fromkeys(CELLS, "completed")
     assert out.count("completed") == 4
     assert "plain-20: started" in said
-    # The sweep must not take the devices, nor keep a narrow affinity for itself.
+    # The sweep must not keep a narrow affinity for itself.
     assert usable_cores() == mine
 
 
@@ -94,14 +94,14 @@ def test_one_job_has_all_cores(tmp_path):
     assert set(statuses(tmp_path)) == {"plain-20", "resnet-20-A"}
 
 
-def test_a_cell_that_is_left_has_the_cores_it_had(tmp_path):
-    """Else its last digits would depend on what else was left to run."""
+def test_a_resumed_cell_gets_as_many_cores_as_before(tmp_path):
+    """Otherwise its last digits would depend on which other cells were left to run."""
     outcome(sweep(tmp_path, "--jobs=2", "--only=plain-20"))
     (launch,) = sweep_fake.started(tmp_path)
     assert launch["cores"] == local.share_of(0, 2, usable_cores())
 
 
-def test_a_cell_fails_alone_and_alone_runs_again(tmp_path):
+def test_only_a_failed_cell_runs_again(tmp_path):
     cells = {"plain-56": "fail", "plain-20": "fail_itself", "resnet-20-A": "diverge"}
     code, out, said = outcome(sweep(tmp_path, "--jobs=2", cells=cells))
     assert code == 1
@@ -122,7 +122,7 @@ def test_a_cell_fails_alone_and_alone_runs_again(tmp_path):
         "plain-56", "plain-20",
     }  # fmt: skip
     log = (tmp_path / "plain-56" / "log.txt").read_text()
-    assert log.count("---") == 2  # both launches: it is appended to
+    assert log.count("---") == 2  # both launches append to it
     assert log.count("this is plain-56") == 2
     assert "the disk is on fire" in log
 
@@ -138,7 +138,7 @@ def test_a_cell_whose_files_cannot_be_read_does_not_stop_the_others(tmp_path):
     code, _, said = outcome(sweep(tmp_path, "--jobs=1", "--only=plain-*", cells=cells))
     assert "plain-56/metrics.jsonl line 1 is not JSON" in said
     assert json.loads((tmp_path / "plain-20" / "status.json").read_text())["status"] == "completed"
-    assert code == 2  # of the table at the end
+    assert code == 2  # the table at the end cannot be made
     assert said.splitlines()[-1].startswith("error: ")
 
 
@@ -157,7 +157,7 @@ def test_an_old_failure_is_not_taken_for_a_new_one(tmp_path):
     outcome(sweep(tmp_path, "--only=plain-20", cells={"plain-20": "fail"}))
     (run,) = reader.find([tmp_path])
     assert run.status["reason"] == "the disk is on fire"
-    assert run.status["step"] == 4  # what it has trained is not forgotten
+    assert run.status["step"] == 4  # its progress is kept
     assert run.status["device_seconds"] == 1.0
 
 
@@ -171,7 +171,7 @@ def test_a_preempted_cell_is_no_failure(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_the_cells_once_and_nothing_more_starts(tmp_path, number):
-    # One ends long before the other: its place must stay empty.
+    # One ends long before the other: no other cell may take its place.
     process = sweep(tmp_path, "--jobs=2", cells={"plain-56": "wait", "resnet-56-A": "linger"})
     until(lambda: len(running(tmp_path)) == 2)
     process.send_signal(number)
@@ -202,7 +202,7 @@ def test_a_second_signal_kills(tmp_path):
     until(lambda: running(tmp_path))
     pid = json.loads((tmp_path / "plain-20" / "status.json").read_text())["pid"]
     process.terminate()
-    time.sleep(1.5)  # one that follows at once is the same request
+    time.sleep(1.5)  # a signal that follows at once counts as the same request
     assert process.poll() is None  # it waits for the cell
     process.terminate()
     code, out, _ = outcome(process)
@@ -223,19 +223,19 @@ def test_a_cell_that_another_process_trains_is_refused(tmp_path):
     outcome(first)
 
 
-def test_what_a_killed_sweep_left_running_is_not_trained_twice(tmp_path):
+def test_a_cell_that_outlives_its_killed_sweep_is_not_trained_twice(tmp_path):
     process = sweep(tmp_path, "--only=plain-20", cells={"plain-20": "wait"})
     until(lambda: running(tmp_path))
     process.kill()
     outcome(process)
     left = json.loads((tmp_path / "plain-20" / "status.json").read_text())["pid"]
-    os.kill(left, 0)  # raises where it has died with the sweep
+    os.kill(left, 0)  # raises if it died with the sweep
     code, _, said = outcome(sweep(tmp_path, "--only=*-20*"))
     assert code == 2
     assert f"Another process is training in {tmp_path / 'plain-20'}" in said
     os.kill(left, signal.SIGTERM)
     until(lambda: statuses(tmp_path)["plain-20"] == "preempted")
-    until(lambda: outcome(sweep(tmp_path, "--only=*-20*"))[0] == 0)  # its last breath may be due
+    until(lambda: outcome(sweep(tmp_path, "--only=*-20*"))[0] == 0)  # it may still be exiting
     assert statuses(tmp_path) == {"plain-20": "completed", "resnet-20-A": "completed"}
 
 
