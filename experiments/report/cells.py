@@ -1,4 +1,4 @@
-"""From run folders to cells: one network under one recipe, with all its replicates."""
+"""Cells: one network trained with one recipe, with all its replicates pooled from run folders."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -16,71 +16,71 @@ Measure = Callable[[Replicate], float | None]
 
 @dataclasses.dataclass(frozen=True)
 class CellResult:
-    """Runs that differ in nothing but their seeds, pooled."""
+    """Runs that differ only in their seeds, pooled."""
 
-    runs: tuple[reader.Run, ...]  # every run, also those whose replicates are left out
-    replicates: tuple[Replicate, ...]  # those that the numbers are about, diverged ones included
+    runs: tuple[reader.Run, ...]  # all, including those whose replicates are left out
+    replicates: tuple[Replicate, ...]  # those that count, including diverged ones
     status: str
-    notes: tuple[str, ...]  # what a reader must know about the pooling
+    notes: tuple[str, ...]  # on replicates that were left out and unfinished runs
 
     @property
     def config(self) -> dict[str, Any]:
-        """The first run's config; the others differ from it in their seeds alone."""
+        """The first run's config; the others differ from it only in their seeds."""
         return self.runs[0].config
 
     @property
     def depth(self) -> int:
-        """Weighted layers, as the paper counts them."""
+        """The number of weighted layers, as in the paper."""
         return self.config["model"]["depth"]
 
     @property
     def shortcut(self) -> str:
-        """``none`` for the plain net, or the shortcut's letter."""
+        """``none`` for a plain net, else the shortcut's letter."""
         return self.config["model"]["shortcut"]
 
     @property
     def plain(self) -> bool:
-        """Whether this is a net without shortcuts."""
+        """Whether the net has no shortcuts."""
         return self.shortcut == "none"
 
     @property
     def name(self) -> str:
-        """What the cell is: ``plain-56``, ``resnet-56-A``."""
+        """The cell's name: ``plain-56``, ``resnet-56-A``."""
         return f"plain-{self.depth}" if self.plain else f"resnet-{self.depth}-{self.shortcut}"
 
     @property
     def healthy(self) -> tuple[Replicate, ...]:
-        """The replicates that have figures and did not diverge: those in every mean."""
+        """The replicates that have errors and did not diverge; every mean is over these."""
         return tuple(r for r in self.replicates if r.healthy)
 
     @property
     def diverged(self) -> tuple[Replicate, ...]:
-        """The replicates that diverged: in no mean of a table, but evidence for claims."""
+        """The replicates that diverged; tables leave them out of means, claims count them."""
         return tuple(r for r in self.replicates if r.diverged_at is not None)
 
     @property
     def step(self) -> int:
-        """The step that all its runs have reached."""
+        """The last step that all its runs have reached."""
         return min(replicates.last_step(r.run) for r in self.replicates)
 
     @property
     def steps(self) -> int:
-        """The steps that its runs are to take."""
+        """The planned number of steps of each run."""
         return replicates.total_steps(self.runs[0])
 
     @property
     def parameters(self) -> int | None:
-        """Trained values of the network."""
+        """The network's number of trainable parameters."""
         return self._network("parameters")
 
     @property
     def mult_adds(self) -> int | None:
-        """Multiply-adds for one image; one multiply and its addition count as one."""
+        """Mult-adds per image; a multiplication and its addition count as one."""
         return self._network("mult_adds")
 
     @property
     def device_seconds(self) -> float:
-        """What all runs of the cell cost, over all their launches."""
+        """The device time of all runs, over all their launches."""
         return sum(run.status.get("device_seconds") or 0.0 for run in self.runs)
 
     def values(self, measure: Measure) -> list[float]:
@@ -88,16 +88,17 @@ class CellResult:
         return [v for v in map(measure, self.healthy) if v is not None]
 
     def sample(self, observe: Callable[[Replicate], Observation | None]) -> Sample:
-        """Returns what a claim compares: one training error per seed, diverged seeds included."""
-        seen = {r.seed: found for r in self.replicates if (found := observe(r)) is not None}
+        """Returns one training error per seed for a claim, including diverged seeds."""
+        observed = [(r.seed, observe(r)) for r in self.replicates]
+        by_seed = {seed: observation for seed, observation in observed if observation is not None}
         return Sample(
-            {seed: observation.error for seed, observation in seen.items()},
-            sum(observation.examples for observation in seen.values()),
-            frozenset(seed for seed, observation in seen.items() if observation.diverged),
+            {seed: observation.error for seed, observation in by_seed.items()},
+            sum(observation.examples for observation in by_seed.values()),
+            frozenset(seed for seed, observation in by_seed.items() if observation.diverged),
         )
 
     def stat(self, measure: Measure) -> Stat:
-        """Returns mean and spread of a measure over the healthy replicates."""
+        """Returns a measure's mean and standard deviation over the healthy replicates."""
         return Stat.of(self.values(measure))
 
     def _network(self, fact: str) -> int | None:
@@ -106,18 +107,17 @@ class CellResult:
 
 
 def pool(members: Sequence[reader.Run]) -> CellResult:
-    """Makes one cell of runs that differ in nothing but their seeds.
+    """Makes one cell of runs that differ only in their seeds.
 
-    Completed runs are not mixed with unfinished ones, whose errors are not final: if at least one
-    run has completed, unfinished replicates are left out and a note says so. A replicate that
-    diverged has ended, whatever else its run still does, and always counts. Each seed counts once,
-    because its twin is no independent replicate: the run that diverged, else the one that went
-    further.
+    If a run has completed, replicates of unfinished runs are left out with a note, because their
+    errors are not final. A diverged replicate is final and always counts, even if the run's other
+    replicates still train. If several runs have the same seed, one of them counts: one that
+    diverged, else the one with the most steps.
 
     Raises:
-      UserError: a config lacks a setting or holds a shortcut that is not known.
+      UserError: a config lacks a setting or has an unknown shortcut.
     """
-    every = [r for run in members for r in replicates.of_run(run)]  # names what a config lacks
+    pooled = [r for run in members for r in replicates.of_run(run)]
     for run in members:
         check_choice("model.shortcut", run.config["model"]["shortcut"], SHORTCUTS)
     statuses = {run.path: reader.shown_status(run) for run in members}
@@ -126,38 +126,39 @@ def pool(members: Sequence[reader.Run]) -> CellResult:
     if "completed" in statuses.values():
         status = "completed"
         for run in unfinished:
-            gone = any(r.run is run and r.diverged_at is not None for r in every)
-            notes.append(f"{_describe(run)} is left out{', except what diverged' if gone else ''}")
-            every = [r for r in every if r.run is not run or r.diverged_at is not None]
+            diverged = any(r.run is run and r.diverged_at is not None for r in pooled)
+            exception = ", except for its diverged seeds" if diverged else ""
+            notes.append(f"{_describe(run)} is left out{exception}")
+            pooled = [r for r in pooled if r.run is not run or r.diverged_at is not None]
     elif not unfinished:
         status = "diverged"
     else:
         status = statuses[max(unfinished, key=replicates.last_step).path]
         notes += [_describe(run) for run in unfinished if run.status.get("reason")]
-    kept, repeated = _distinct(every)
+    kept, repeated = _distinct(pooled)
     return CellResult(tuple(members), tuple(kept), status, (*notes, *repeated))
 
 
 def order(cell: CellResult) -> tuple[int, int]:
-    """Sorts plain nets first, then by shortcut, each by depth."""
+    """A sort key: plain nets first, then by shortcut, each by depth."""
     return SHORTCUTS.index(cell.shortcut), cell.depth
 
 
-def _distinct(found: Iterable[Replicate]) -> tuple[list[Replicate], list[str]]:
+def _distinct(pooled: Iterable[Replicate]) -> tuple[list[Replicate], list[str]]:
     """Returns one replicate per seed, and a note on each that is left out."""
     by_seed: dict[int, Replicate] = {}
     notes = []
-    # First those that diverged: a rerun that went better does not undo it.
-    first = sorted(found, key=lambda r: (r.diverged_at is None, -replicates.last_step(r.run)))
-    for replicate in first:
+    # Diverged replicates come first: a successful rerun of a seed does not replace its divergence.
+    ranked = sorted(pooled, key=lambda r: (r.diverged_at is None, -replicates.last_step(r.run)))
+    for replicate in ranked:
         kept = by_seed.setdefault(replicate.seed, replicate)
         if kept is replicate:
             continue
-        words = f"seed {replicate.seed} of {replicate.run.name} is left out: "
+        left_out = f"seed {replicate.seed} of {replicate.run.name} is left out: "
         if kept.diverged_at is not None and replicate.diverged_at is None:
-            notes.append(f"{words}the same seed diverged in {kept.run.name}, and that counts")
+            notes.append(f"{left_out}the same seed diverged in {kept.run.name}, which counts")
         else:
-            notes.append(f"{words}another run holds the same seed")
+            notes.append(f"{left_out}another run holds the same seed")
     return [by_seed[seed] for seed in sorted(by_seed)], notes
 
 

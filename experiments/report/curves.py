@@ -1,4 +1,4 @@
-"""The curves of a group as numbers, and how both kinds of figure draw them."""
+"""The curves of a group as numbers, and the names and colours that both kinds of figure share."""
 
 import dataclasses
 import math
@@ -14,28 +14,28 @@ from experiments.report.replicates import Points, Replicate, window_means
 
 KINDS = {"training": "train/error", "validation": "validation/error"}
 SIDES = ("Plain nets", "Residual nets")
-# Ordered and readable for the colour-blind: dark is deep. Plasma's last quarter, near yellow, is
-# too faint for thin lines on white.
+# Readable for the colour-blind; darker is deeper. Plasma's last quarter, near yellow, is too faint
+# for thin lines on white.
 COLOURS = matplotlib.colormaps["plasma"]
 LIGHTEST, DARKEST = 0.76, 0.02
-# The share of a run left out when the y-axis is chosen: all nets fall from chance there, and the
-# paper's Fig. 6, too, lets that run off the top so that the rest can be read.
+# The first fraction of a run, which the range of the y-axis ignores: errors fall from chance there,
+# and run off the top as in the paper's Fig. 6.
 START = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Error against iterations: mean over replicates, with the spread where there are several."""
+    """Error against iterations: mean and standard deviation over replicates."""
 
     cell: CellResult
     kind: str  # training | validation
     steps: list[int]
     mean: list[float]
-    std: list[float | None]  # None: only one replicate has this point
+    std: list[float | None]  # None for a point of a single replicate
     n: list[int]
 
     def band(self) -> tuple[list[int], list[float], list[float]]:
-        """Returns the steps that have a spread, mean - std and mean + std."""
+        """Returns steps, mean - std and mean + std of the points that have a std."""
         points = zip(self.steps, self.mean, self.std, strict=True)
         shown = [(step, mean - std, mean + std) for step, mean, std in points if std is not None]
         return (
@@ -46,24 +46,23 @@ class Curve:
 
 
 def of_cell(cell: CellResult, window: int) -> list[Curve]:
-    """Returns a cell's curves; empty ones are left out.
+    """Returns a cell's curves, without empty ones.
 
-    Diverged replicates are not in the mean. Where all of them diverged, they are what there is to
-    see and are drawn up to where they did.
+    Means leave out diverged replicates. If all have diverged, the curves show them up to there.
 
     Args:
       cell: the cell.
-      window: steps of a trailing mean over the training errors; 0 draws what was logged.
+      window: steps of a trailing mean over the training errors; 0 draws them as logged.
     """
-    shown = cell.healthy or cell.diverged
-    found = []
+    replicates = cell.healthy or cell.diverged
+    curves = []
     for kind, key in KINDS.items():
         smooth = window if kind == "training" else 0
-        series = [_smoothed(_finite(r, key), smooth) for r in shown]
+        series = [_smoothed(_finite(r, key), smooth) for r in replicates]
         curve = _mean(cell, kind, [points for points in series if points])
         if curve.steps:
-            found.append(curve)
-    return found
+            curves.append(curve)
+    return curves
 
 
 def side(cell: CellResult) -> str:
@@ -71,20 +70,20 @@ def side(cell: CellResult) -> str:
     return SIDES[0] if cell.plain else SIDES[1]
 
 
-def emptiness(group: Group, shown: str) -> str:
-    """Returns why a panel has no curve."""
-    planned = any(side(cell) == shown for cell in group.cells)
-    return "nothing logged yet" if planned else "no such nets in these runs"
+def emptiness(group: Group, panel: str) -> str:
+    """Returns the reason why a panel has no curve."""
+    has_cells = any(side(cell) == panel for cell in group.cells)
+    return "nothing logged yet" if has_cells else "no such nets in these runs"
 
 
 def colours(depths: Sequence[int]) -> dict[int, str]:
-    """Returns one colour a depth, from light (shallow) to dark (deep)."""
-    places = np.linspace(LIGHTEST, DARKEST, len(depths)) if len(depths) > 1 else [0.35]
-    return {depth: to_hex(COLOURS(p)) for depth, p in zip(sorted(depths), places, strict=True)}
+    """Returns one colour per depth, from light (shallow) to dark (deep)."""
+    shades = np.linspace(LIGHTEST, DARKEST, len(depths)) if len(depths) > 1 else [0.35]
+    return {depth: to_hex(COLOURS(x)) for depth, x in zip(sorted(depths), shades, strict=True)}
 
 
 def legend_name(cell: CellResult, group: Group) -> str:
-    """Returns what a legend calls a cell within its panel."""
+    """Returns the name of a cell in its panel's legend."""
     letters = {c.shortcut for c in group.cells if not c.plain}
     letter = "" if cell.plain or len(letters) < 2 else f", shortcut {cell.shortcut}"
     unfinished = "" if cell.status == "completed" else f" ({cell.status})"
@@ -109,15 +108,15 @@ def _finite(replicate: Replicate, key: str) -> list[tuple[int, float]]:
 def _smoothed(points: Points, window: int) -> Points:
     if not window or not points:
         return points
-    steps = [step for step, _ in points if step > 0]  # before the first step there is no mean
+    steps = [step for step, _ in points if step > 0]  # step 0 has no mean
     starts = [step - window for step in steps]
     return list(zip(steps, window_means(points, starts, steps).tolist(), strict=True))
 
 
 def _mean(cell: CellResult, kind: str, series: Sequence[Points]) -> Curve:
-    """Averages over replicates at each step that all of those which got so far have logged.
+    """Averages over replicates, at the steps logged by all that have reached them.
 
-    Runs that log at different steps would otherwise make a zigzag between subsets of replicates.
+    Otherwise runs that log at different steps would give a zigzag between subsets of replicates.
     """
     by_step: dict[int, list[float]] = {}
     for points in series:

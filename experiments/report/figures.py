@@ -28,9 +28,9 @@ MEASURES: dict[str, Measure] = {
     "test": Replicate.test_error,
 }
 CURVES_WIDTH = 10.5  # inches
-LOG_DEPTHS = 12  # a deepest net this many times the shallowest (20 and 1202) needs a log axis
-CROSS_STEP = 0.06  # of the axis, between the crosses of two kinds of net that diverged at one depth
-STYLE: dict[Any, Any] = {  # matplotlib types each key as one of its 300 literals
+LOG_DEPTHS = 12  # a ratio of deepest to shallowest from which the depth axis is logarithmic
+CROSS_STEP = 0.06  # fraction of the axis between the crosses of nets that diverged at one depth
+STYLE: dict[Any, Any] = {  # Any: matplotlib's type for the keys is a literal of 300 names
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -40,8 +40,8 @@ STYLE: dict[Any, Any] = {  # matplotlib types each key as one of its 300 literal
     "axes.edgecolor": "#808080",
     "axes.titlesize": 11,
     "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text: searchable, and small
-    "svg.hashsalt": "report",  # the same runs give the same file
+    "svg.fonttype": "none",  # keep text as text: searchable and small
+    "svg.hashsalt": "report",  # reproducible files
 }
 
 
@@ -52,7 +52,7 @@ class DepthLine:
     shortcut: str
     depths: list[int]
     mean: list[float]
-    std: list[float]  # 0 where there is one replicate
+    std: list[float]  # 0 for a single replicate
     n: list[int]
     name: list[str]
 
@@ -69,7 +69,7 @@ def write(groups: Sequence[Group], window: int, out: pathlib.Path) -> None:
 
 
 def panels(group: Group) -> list[str]:
-    """Returns which final errors the group has: training, and validation or test where measured."""
+    """Returns the final errors that the group has: training, and validation or test if measured."""
     return [
         name
         for name, measure in MEASURES.items()
@@ -78,51 +78,49 @@ def panels(group: Group) -> list[str]:
 
 
 def depth_lines(group: Group, measure: Measure) -> list[DepthLine]:
-    """Returns one line a kind of net, through its completed cells."""
+    """Returns one line per kind of net, through its completed cells."""
     lines = []
+    completed = [cell for cell in group.cells if cell.status == "completed"]
     for shortcut in DASHES:
-        found = [c for c in _finished(group) if c.shortcut == shortcut and c.values(measure)]
-        if found:
-            stats = [cell.stat(measure) for cell in found]
+        cells = [c for c in completed if c.shortcut == shortcut and c.values(measure)]
+        if cells:
+            stats = [cell.stat(measure) for cell in cells]
             lines.append(
                 DepthLine(
                     shortcut,
-                    [cell.depth for cell in found],
+                    [cell.depth for cell in cells],
                     [stat.mean or 0.0 for stat in stats],
                     [stat.std or 0.0 for stat in stats],
                     [stat.n for stat in stats],
-                    [cell.name for cell in found],
+                    [cell.name for cell in cells],
                 )
             )
     return lines
 
 
 def published_points(group: Group, split: str) -> list[tuple[CellResult, paper.PublishedError]]:
-    """Returns the paper's numbers on a split, for the cells of the group."""
-    found = [(cell, paper.published(cell.config)) for cell in group.cells]
-    return [(cell, number) for cell, number in found if number and number.split == split]
+    """Returns the paper's errors on a split, for the cells of the group."""
+    numbers = [(cell, paper.published(cell.config)) for cell in group.cells]
+    return [(cell, number) for cell, number in numbers if number and number.split == split]
 
 
 def diverged_points(group: Group) -> list[tuple[CellResult, float, str]]:
-    """Returns the cells of which seeds diverged, a height near the top of the axis, and how many.
+    """Returns (cell, height of its cross, label) for each cell with diverged seeds.
 
-    No mean shows these seeds. At 100 % they would press everything else to the bottom.
+    The cross is near the top of the axis: at 100 % it would compress everything else.
     """
-    gone = [cell for cell in group.cells if cell.diverged]
-    rank = {cell.name: sum(c.depth == cell.depth for c in gone[:i]) for i, cell in enumerate(gone)}
+    cells = [cell for cell in group.cells if cell.diverged]
     top = depth_top(group)
-    return [
-        (
-            cell,
-            top * (1 - CROSS_STEP * rank[cell.name]),
-            f"{len(cell.diverged)} of {len(cell.replicates)} seeds diverged",
-        )
-        for cell in gone
-    ]
+    points = []
+    for i, cell in enumerate(cells):
+        rank = sum(other.depth == cell.depth for other in cells[:i])
+        label = f"{len(cell.diverged)} of {len(cell.replicates)} seeds diverged"
+        points.append((cell, top * (1 - CROSS_STEP * rank), label))
+    return points
 
 
 def kind_name(shortcut: str, group: Group) -> str:
-    """Returns what a legend calls a kind of net."""
+    """Returns a legend's name for a kind of net."""
     if shortcut == "none":
         return "plain"
     letters = {c.shortcut for c in group.cells if not c.plain}
@@ -139,17 +137,13 @@ def depth_top(group: Group) -> float:
 
 
 def log_depths(group: Group) -> bool:
-    """Returns whether the depth axis must be logarithmic."""
+    """Whether the depth axis is logarithmic."""
     return max(group.depths) >= LOG_DEPTHS * min(group.depths)
 
 
 def title(group: Group) -> str:
-    """Returns a group's label with what must stand beside its numbers."""
+    """Returns a group's label with its note."""
     return f"{group.label} \N{EM DASH} {group.note}" if group.note else group.label
-
-
-def _finished(group: Group) -> list[CellResult]:
-    return [cell for cell in group.cells if cell.status == "completed"]
 
 
 def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
@@ -159,7 +153,7 @@ def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
         drawn = [curve for cell in group.cells for curve in curves.of_cell(cell, window)]
         palette = curves.colours(group.depths)
         axes = row.subplots(1, 2, sharey=True)
-        _head(row, group, CURVES_WIDTH)
+        _add_title(row, group, CURVES_WIDTH)
         for ax, side in zip(axes, curves.SIDES, strict=True):
             for curve in drawn:
                 if curves.side(curve.cell) == side:
@@ -168,7 +162,7 @@ def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             if not any(curves.side(curve.cell) == side for curve in drawn):
-                _say(ax, curves.emptiness(group, side))
+                _add_text(ax, curves.emptiness(group, side))
         axes[0].set(ylabel="error (%)", ylim=(0, curves.y_top(drawn)))
         axes[1].tick_params(labelleft=True)
         handles = _curve_handles(group, palette, window)
@@ -219,7 +213,7 @@ def _depth_figure(groups: Sequence[Group]) -> Figure:
     rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for row, group in zip(rows, groups, strict=True):
         axes = row.subplots(1, len(panels(group)), sharey=True, squeeze=False)[0]
-        _head(row, group, width)
+        _add_title(row, group, width)
         for ax, name in zip(axes, panels(group), strict=True):
             _draw_depths(ax, group, name)
         axes[0].set_ylabel("final error (%)")
@@ -245,22 +239,23 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
             marker=MARKERS[line.shortcut],
             ls=DASHES[line.shortcut],
             capsize=3,
-            clip_on=False,  # a marker on the axis, at 0 %, is seen whole
+            clip_on=False,  # a marker at 0 % is not cut off
             label=f"{kind_name(line.shortcut, group)}, mean ± std",
         )
     points = published_points(group, name)
     for shortcut in DASHES:
-        own = [(cell.depth, number.error) for cell, number in points if cell.shortcut == shortcut]
-        if own:
+        errors = [(cell.depth, number.error) for cell, number in points
+                  if cell.shortcut == shortcut]  # fmt: skip
+        if errors:
             ax.plot(
-                *zip(*own, strict=True),
+                *zip(*errors, strict=True),
                 ls="none",
                 marker="D",
                 mfc="white",
                 mec=KIND_COLOURS[shortcut],
                 label=f"paper, {kind_name(shortcut, group)}",
             )
-    for cell, height, words in diverged_points(group):
+    for cell, height, label in diverged_points(group):
         ax.plot(
             cell.depth,
             height,
@@ -269,7 +264,7 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
             mew=2,
             color=KIND_COLOURS[cell.shortcut],
             clip_on=False,
-            label=f"{cell.name}: {words}",
+            label=f"{cell.name}: {label}",
         )
     if log_depths(group):
         ax.set_xscale("log")
@@ -278,13 +273,13 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     ax.set(title=f"{name} error", xlabel="depth (layers)")
     if not lines:
-        _say(ax, "no completed run")
+        _add_text(ax, "no completed run")
 
 
-def _head(row: SubFigure, group: Group, width: float) -> None:
-    lines = textwrap.wrap(title(group), int(10 * width))  # ten bold letters an inch
+def _add_title(row: SubFigure, group: Group, width: float) -> None:
+    lines = textwrap.wrap(title(group), int(10 * width))  # ten bold letters per inch
     row.suptitle("\n".join(lines), fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
-def _say(ax: Axes, words: str) -> None:
-    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color="#808080")
+def _add_text(ax: Axes, text: str) -> None:
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", color="#808080")

@@ -1,4 +1,4 @@
-"""Which cells may be compared: those that share data and recipe."""
+"""Groups of comparable cells, which share data and recipe."""
 
 import dataclasses
 import json
@@ -11,18 +11,18 @@ from resnet_jax import settings
 from resnet_jax.runs import reader
 
 WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
-NAMED_SETTINGS = 3  # a label with more differing settings than this counts the rest
+NAMED_SETTINGS = 3  # a label names this many differing settings and counts the others
 
 Settings = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Cells that share everything but depth, shortcut and seed."""
+    """Cells that differ only in depth, shortcut and seed."""
 
     label: str
-    settings: Settings  # those in which it differs from groups on the same data
-    note: str  # what must stand beside its numbers
+    settings: Settings  # those that differ from other groups on the same data
+    note: str  # a warning about the data, shown beside its numbers
     cells: tuple[CellResult, ...]
 
     @property
@@ -37,30 +37,30 @@ class Group:
 
     @property
     def depths(self) -> list[int]:
-        """Every depth in the group, in order."""
+        """The sorted depths of the group."""
         return sorted({cell.depth for cell in self.cells})
 
     @property
     def warmed_up(self) -> list[str]:
-        """The cells that were warmed up as in the paper, if others of the group were not."""
+        """The names of cells that were warmed up as in the paper, if other cells were not."""
         names = [cell.name for cell in self.cells if _has_papers_warm_up(cell.runs[0])]
         return names if len(names) < len(self.cells) else []
 
     @property
     def facts(self) -> Settings:
-        """What the first run that got to load its data wrote about them."""
-        found = (run.environment.get("data") for cell in self.cells for run in cell.runs)
-        return next((facts for facts in found if facts), {})
+        """Facts about the data, from the first run that recorded them."""
+        recorded = (run.environment.get("data") for cell in self.cells for run in cell.runs)
+        return next((facts for facts in recorded if facts), {})
 
 
-def make(found: Iterable[reader.Run]) -> list[Group]:
-    """Sorts runs into groups and pools those that differ in nothing but their seeds.
+def make(runs: Iterable[reader.Run]) -> list[Group]:
+    """Sorts runs into groups and pools runs that differ only in their seeds.
 
     Raises:
       UserError: a config lacks a setting that the report needs.
     """
-    # A run given twice, alone and in its study, is one run.
-    members = list({run.path.resolve(): run for run in found}.values())
+    # A run may be given twice: by itself and in its study.
+    members = list({run.path.resolve(): run for run in runs}.values())
     for run in members:
         replicates.of_run(run)
     by_recipe = _partition(members, [_recipe(run) for run in members])
@@ -86,7 +86,7 @@ def _recipe(run: reader.Run) -> Settings:
 
 
 def _has_papers_warm_up(run: reader.Run) -> bool:
-    """Whether a run is the one that the paper warmed up alone, in the paper's way."""
+    """Whether a run is of the only net that the paper warms up, and is warmed up in that way."""
     flat = settings.flatten(run.config)
     papers = paper.recipe("cifar")
     return (
@@ -99,7 +99,7 @@ def _has_papers_warm_up(run: reader.Run) -> bool:
 
 
 def _warm_up(part: Sequence[reader.Run]) -> Settings:
-    """Returns the warm-up of a group: that of the cells to which the paper's exception is none."""
+    """Returns the warm-up of a group, disregarding the paper's exception."""
     usual = next((run for run in part if not _has_papers_warm_up(run)), part[0])
     return {"schedule.warmup": settings.flatten(usual.config).get("schedule.warmup")}
 
@@ -114,17 +114,17 @@ def _by_network(part: Sequence[reader.Run]) -> list[list[reader.Run]]:
 
 
 def _by_warm_up(part: list[reader.Run]) -> list[list[reader.Run]]:
-    """Takes the warmed-up nets out if a residual net as deep as one of them was not warmed up.
+    """Separates warmed-up nets if a residual net of the same depth was not warmed up.
 
-    Warm-up is then what is compared.
+    The runs then compare training with and without warm-up.
     """
     warmed_up = [_has_papers_warm_up(run) for run in part]
-    there = {
+    residual = {
         (run.config["model"]["depth"], warm)
         for run, warm in zip(part, warmed_up, strict=True)
         if run.config["model"]["shortcut"] != "none"
     }
-    if any((depth, False) in there for depth, warm in there if warm):
+    if any((depth, False) in residual for depth, warm in residual if warm):
         return _partition(part, [{"warmed up": warm} for warm in warmed_up])
     return [part]
 
@@ -135,7 +135,7 @@ def _note(part: Sequence[reader.Run]) -> str | None:
 
 
 def _notes(part: Sequence[reader.Run]) -> list[Settings]:
-    """Returns each run's data note; a run that never loaded its data takes the first one known."""
+    """Returns each run's data note; a run that never loaded its data gets the first known note."""
     return [{"note": own if (own := _note([run])) is not None else _note(part)} for run in part]
 
 
@@ -153,20 +153,22 @@ def _named(key: str, value: object) -> str:
 
 
 def _labels(recipes: Sequence[Settings]) -> list[tuple[str, Settings]]:
-    """Returns a label a group, and the settings that tell it from others on the same data."""
+    """Returns each group's label, and the settings that differ from groups on the same data."""
     labels: list[tuple[str, Settings]] = []
-    for own in recipes:
-        data = own["data.name"]
-        alike = [other for other in recipes if other["data.name"] == data]
-        keys = sorted({k for other in alike for k in own.keys() | other.keys()})
+    for recipe in recipes:
+        data = recipe["data.name"]
+        same_data = [other for other in recipes if other["data.name"] == data]
+        keys = sorted({key for other in same_data for key in recipe.keys() | other.keys()})
         differing = {
-            key: own.get(key) for key in keys if len({json.dumps(o.get(key)) for o in alike}) > 1
+            key: recipe.get(key)
+            for key in keys
+            if len({json.dumps(other.get(key)) for other in same_data}) > 1
         }
-        # The note stands beside every number anyway: it is named only where nothing else differs.
-        telling = [k for k in differing if k != "data.note"] or list(differing)
-        named = [_named(key, differing[key]) for key in telling[:NAMED_SETTINGS]]
-        more = len(telling) - len(named)
+        # The note stands beside every number, so a label names it only if nothing else differs.
+        shown = [key for key in differing if key != "data.note"] or list(differing)
+        named = [_named(key, differing[key]) for key in shown[:NAMED_SETTINGS]]
+        more = len(shown) - len(named)
         label = ", ".join([data, *named]) + (f" and {more} more" if more else "")
-        taken = sum(label == other for other, _ in labels)
-        labels.append((f"{label} ({taken + 1})" if taken else label, differing))
+        repeated = sum(label == other for other, _ in labels)
+        labels.append((f"{label} ({repeated + 1})" if repeated else label, differing))
     return labels

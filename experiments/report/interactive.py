@@ -1,4 +1,4 @@
-"""The page's plots: the figures' curves again, as Plotly specifications with their legends."""
+"""The page's plots: the curves of the figures as Plotly specifications, with their legends."""
 
 import dataclasses
 import html
@@ -10,7 +10,7 @@ from experiments.report import curves, figures
 from experiments.report.cells import CellResult
 from experiments.report.groups import Group
 
-DECIMALS = 3  # of percentages in the page; a pixel is far coarser
+DECIMALS = 3  # of percentages in the plots; a pixel is far coarser
 DASHES = {"none": "solid", "A": "solid", "B": "dash", "C": "dot"}
 SYMBOLS = {"none": "circle", "A": "square", "B": "triangle-up", "C": "diamond"}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -18,10 +18,10 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What switches one curve on and off."""
+    """A legend entry, which switches one curve on and off."""
 
-    curve: str  # the `meta` of the traces that it switches
-    row: str  # entries of one row stand side by side
+    curve: str  # the `meta` of the curve's traces
+    row: str  # entries with the same row stand side by side
     name: str
     kind: str
     colour: str
@@ -31,21 +31,21 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One plot with its own entries of the legend."""
+    """One plot with its legend entries."""
 
     title: str
     figure: go.Figure
     entries: list[Entry]
-    empty: str = ""  # why there is nothing to see, where there is not
+    empty: str = ""  # the reason, if there is no curve
 
     @property
     def json(self) -> str:
-        """The figure for a script element, which a "<" could end."""
+        """The figure for a script element; a "<" in it could end the element."""
         return self.figure.to_json().replace("<", "\\u003c")
 
 
 def curve_panels(group: Group, window: int) -> list[Panel]:
-    """Returns the plain and the residual panel, with one scale."""
+    """Returns the plain and the residual panel, with the same axes."""
     palette = curves.colours(group.depths)
     drawn = [curve for cell in group.cells for curve in curves.of_cell(cell, window)]
     top = curves.y_top(drawn)
@@ -56,7 +56,7 @@ def curve_panels(group: Group, window: int) -> list[Panel]:
         colours = [palette[curve.cell.depth] for curve in own]
         figure = go.Figure(layout=_layout("iterations", "error (%)", top, side))
         figure.update_xaxes(range=[0, 1.01 * end], tickformat=",")
-        # Bands first, so that none covers a line.
+        # Bands come first, so that none covers a line.
         figure.add_traces([_band(c, k) for c, k in zip(own, colours, strict=True)])
         figure.add_traces([_line(c, k) for c, k in zip(own, colours, strict=True)])
         entries = [
@@ -77,7 +77,7 @@ def curve_panels(group: Group, window: int) -> list[Panel]:
 
 
 def depth_panels(group: Group) -> list[Panel]:
-    """Returns a panel for each final error; all share the first one's entries."""
+    """Returns one panel per final error: training, validation, test."""
     panels = []
     top = figures.depth_top(group)
     for name in figures.panels(group):
@@ -108,8 +108,8 @@ def depth_panels(group: Group) -> list[Panel]:
                 )
             )
             entries.append(Entry("paper", "", "paper (hollow diamonds)", "", "#606060", 0.0, "A"))
-        if gone := figures.diverged_points(group):
-            figure.add_trace(_diverged_trace(gone))
+        if diverged := figures.diverged_points(group):
+            figure.add_trace(_diverged_trace(diverged))
         empty = "" if entries else "no completed run"
         panels.append(Panel(f"{name.capitalize()} error", figure, entries, empty))
     return panels
@@ -169,17 +169,17 @@ def _depth_trace(line: figures.DepthLine, name: str) -> go.Scatter:
             f"<b>%{{customdata[0]}}, {name} error</b><br>"
             "%{y:.2f}%{customdata[1]} % (n = %{customdata[2]})<extra></extra>"
         ),
-        cliponaxis=False,  # a marker at 0 % is drawn whole
+        cliponaxis=False,  # a marker at 0 % is not cut off
         meta=line.shortcut,
     )
 
 
-def _diverged_trace(gone: Sequence[tuple[CellResult, float, str]]) -> go.Scatter:
-    colours = [figures.KIND_COLOURS[cell.shortcut] for cell, _, _ in gone]
+def _diverged_trace(points: Sequence[tuple[CellResult, float, str]]) -> go.Scatter:
+    colours = [figures.KIND_COLOURS[cell.shortcut] for cell, _, _ in points]
     return go.Scatter(
-        x=[cell.depth for cell, _, _ in gone],
-        y=[height for _, height, _ in gone],
-        text=[f"<b>{cell.name}</b><br>{words}" for cell, _, words in gone],
+        x=[cell.depth for cell, _, _ in points],
+        y=[height for _, height, _ in points],
+        text=[f"<b>{cell.name}</b><br>{label}" for cell, _, label in points],
         mode="markers",
         marker={"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": colours}},
         hovertemplate="%{text}<extra></extra>",
@@ -195,7 +195,7 @@ def _layout(x: str, y: str, top: float, name: str) -> go.Layout:
         height=360,
         margin={"l": 52, "r": 12, "t": 30, "b": 44},
         font={"family": FONT, "size": 13, "color": "#333333"},
-        showlegend=False,  # the page's own legend wraps, and switches a curve with its band
+        showlegend=False,  # the page has its own legend, which wraps and switches a curve with its band
         hovermode="closest",
         hoverlabel={"align": "left"},
         xaxis=axis | {"title": {"text": x, "standoff": 8}},

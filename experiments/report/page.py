@@ -1,6 +1,6 @@
-"""index.html: the whole report in one file that asks the network for nothing.
+"""index.html: the whole report in one file that makes no network requests.
 
-Here is what it says; templates/ has its HTML.
+This module has the text and data; templates/ has the HTML.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from experiments.report.claims import COMPARED, NOT_TESTED, Claim
 from experiments.report.groups import Group
 from resnet_jax.runs import reader
 
-Facts = Mapping[str, Any]  # as a run writes them about its data, or about a launch
+Facts = Mapping[str, Any]  # about a run's data or one of its launches, from environment.json
 
 UNKNOWN = "not recorded"
 TEMPLATES = jinja2.Environment(
@@ -35,7 +35,7 @@ PLAIN_WORDS = {
     },
     2: {
         "confirmed": "Deeper residual nets do not train worse.",
-        "rejected": "Deeper residual nets train worse, too.",
+        "rejected": "Deeper residual nets also train worse.",
         "saturated": "Shallow and deep residual nets both reach 0 %: this task cannot tell them "
         "apart.",
         "undecided": "Whether deeper residual nets train worse is undecided.",
@@ -55,11 +55,11 @@ def make(
     """Returns the page as text.
 
     Args:
-      groups: the cells, by what may be compared.
+      groups: the cells, in groups of comparable ones.
       claims: the verdicts.
-      margin: of claim 2, in percentage points.
-      window: of the smoothed training curves, in steps; 0 where they are as logged.
-      command: what made this report.
+      margin: claim 2's margin, in percentage points.
+      window: steps of a trailing mean over drawn training errors; 0 draws them as logged.
+      command: the command that made this report.
     """
     runs = [run for group in groups for cell in group.cells for run in cell.runs]
     return TEMPLATES.get_template("page.html").render(
@@ -99,7 +99,7 @@ def _group(group: Group, window: int) -> dict[str, object]:
         "footnotes": table.footnotes(group),
         "curve_panels": interactive.curve_panels(group, window),
         "depth_panels": depth_panels,
-        # Panels against depth share one legend.
+        # The panels against depth share one legend.
         "depth_entries": {e.curve: e for panel in depth_panels for e in panel.entries}.values(),
     }
 
@@ -113,7 +113,7 @@ def _counts(facts: Facts) -> str:
 
 
 def _provenance(runs: Sequence[reader.Run]) -> dict[str, list[str]]:
-    """Returns where the numbers come from: each fact with its values over all launches."""
+    """Returns each fact about the origin of the numbers, with its values over all launches."""
     launches = [launch for run in runs for launch in _launches(run)]
     return {
         "code": _distinct(map(_commit, launches)),
@@ -159,7 +159,7 @@ def _packages(launch: Facts) -> str:
 
 
 def _devices(launch: Facts) -> str:
-    """Returns ``4 x NVIDIA H100``: devices of one kind, counted."""
+    """Returns ``4 x NVIDIA H100``: the number of devices of each kind."""
     names = launch.get("devices") or []
     return ", ".join(
         name if names.count(name) == 1 else f"{names.count(name)} x {name}"

@@ -1,7 +1,6 @@
-"""What He et al. 2015 say (arXiv 1512.03385), to print beside our own: networks, recipes, errors.
+"""The networks, recipes and errors of He et al. 2015 (arXiv 1512.03385), to print beside ours.
 
-What is the paper's network, and what its recipe, is decided here, once: by the presets in
-configs/cifar10.py and configs/imagenet.py.
+The presets in configs/cifar10.py and configs/imagenet.py define the paper's networks and recipes.
 """
 
 import dataclasses
@@ -15,16 +14,16 @@ from resnet_jax.networks.architectures import CIFAR_STUDIED, IMAGENET, architect
 
 Config = Mapping[str, Any]  # resolved
 
-# Depths that tables of a family list: those of the paper.
+# The paper's depths.
 STUDIED = {"imagenet": tuple(IMAGENET), "cifar": CIFAR_STUDIED}
 
 PRESETS = {"imagenet": imagenet.get_config, "cifar": cifar10.get_config}
-# The presets leave these to the data set.
+# Settings that the presets leave to the data set.
 SETTLED = {
     "imagenet": {"model.num_classes": 1000, "data.image_size": 224, "data.flip": "on"},
     "cifar": {"model.num_classes": 10, "data.image_size": 32, "data.flip": "on"},
 }
-# These make a network another one than the paper's of the same depth and shortcut.
+# With other values of these, a network is not the paper's of the same depth and shortcut.
 NETWORK = (
     "model.activation",
     "model.bottleneck_stride",
@@ -32,22 +31,22 @@ NETWORK = (
     "model.stem",
     "model.width",
 )
-# Any value of these may be the paper's: it has several, or does not say. Its pixels are those of
-# data.std=False; the presets' True is a departure that README.md lists.
+# Any value of these is accepted as the paper's, which has several values or does not say. The paper
+# uses data.std=False; README.md lists the presets' True as a departure.
 FREE = ("model.depth", "model.shortcut", "seed", "replicates", "data.split_seed", "data.std")
 # Section 4.2 warms ResNet-110 up and no shallower net, and trains ResNet-1202 "as described above".
 WARM_UPS = {110: ("until_error",), 1202: ("until_error", "none")}
 NOT_RECORDED = "not recorded"
-NAMED = 3  # departures that a sentence names; it counts the rest
+NAMED = 3  # a sentence names this many departures and counts the others
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedSize:
-    """One network's published size; None where nothing is published.
+    """A network's published size; None if the paper does not give it.
 
     Attributes:
-      parameters: trainable numbers.
-      mult_adds: of one image, to the two digits that the paper prints.
+      parameters: the number of trainable parameters.
+      mult_adds: per image, with the paper's two digits.
     """
 
     parameters: int | None
@@ -56,42 +55,43 @@ class PublishedSize:
 
 @functools.cache
 def recipe(family: str) -> Config:
-    """Returns the paper's recipe, as a resolved config has it: flat, without `FREE` settings."""
+    """Returns the paper's recipe as flat, resolved settings, without those in `FREE`."""
     papers = settings.deciding(PRESETS[family]().to_dict()) | SETTLED[family]
     return {key: value for key, value in papers.items() if key not in FREE}
 
 
 def departures(config: Config) -> dict[str, tuple[object, object]]:
-    """Returns in what a run is not the paper's of its family: setting -> (the run's, the paper's).
+    """Returns a run's departures from the paper: setting -> (the run's value, the paper's).
 
     Args:
-      config: a resolved config. A setting that it lacks counts as a departure: an older version
-        of the program may have done something else.
+      config: a resolved config. A missing setting counts as a departure, because an older version
+        of the program may have behaved differently.
     """
     ours, model = settings.flatten(config), config["model"]
     family, depth = model["family"], model["depth"]
-    found = {
+    departing = {
         key: (ours.get(key, NOT_RECORDED), value)
         for key, value in recipe(family).items()
         if ours.get(key, NOT_RECORDED) != value
     }
-    harmless = ["eval.views", "eval.scales"]  # what the paper's number was measured on is a remark
+    harmless = ["eval.views", "eval.scales"]  # published() has a remark on these
     if architecture(family, depth).block == "basic":
         harmless.append("model.bottleneck_stride")
     if family == "cifar":
-        harmless += ["eval.every", "eval.short_side"]  # they decide nothing
+        harmless += ["eval.every", "eval.short_side"]  # no effect on results
         warm_ups = WARM_UPS.get(depth, ("none",)) if model["shortcut"] != "none" else ("none",)
-        found.pop("schedule.warmup", None)
+        departing.pop("schedule.warmup", None)
         if (warm_up := ours.get("schedule.warmup", NOT_RECORDED)) not in warm_ups:
-            found["schedule.warmup"] = (warm_up, warm_ups[0])
-    # Fewer held out is nearer to the paper: it trains on all of ImageNet, and may have in Table 6.
-    held_out = found.get("data.validation")
+            departing["schedule.warmup"] = (warm_up, warm_ups[0])
+    # A smaller validation split is closer to the paper, which trains on all of ImageNet, and
+    # perhaps on all of CIFAR-10 in Table 6.
+    held_out = departing.get("data.validation")
     if held_out and held_out[0] != NOT_RECORDED and held_out[0] <= held_out[1]:
         harmless.append("data.validation")
-    return {key: values for key, values in found.items() if key not in harmless}
+    return {key: values for key, values in departing.items() if key not in harmless}
 
 
-# Mult-adds: Table 1, which calls them FLOPs. Parameters: of the authors' released models, option B.
+# Mult-adds: Table 1, which calls them FLOPs. Parameters: the authors' released models, option B.
 IMAGENET_PARAMETERS = {
     18: 11_689_512,
     34: 21_797_672,
@@ -100,7 +100,7 @@ IMAGENET_PARAMETERS = {
     152: 60_192_808,
 }
 IMAGENET_MULT_ADDS = {18: 1.8e9, 34: 3.6e9, 50: 3.8e9, 101: 7.6e9, 152: 11.3e9}
-# Section 4.2 and Table 6 (0.27M to 19.4M, here in full); plain nets have as many, by option A.
+# Section 4.2 and Table 6 (0.27M to 19.4M, here in full); plain nets have as many as option A's.
 CIFAR_PARAMETERS = {
     20: 269_722,
     32: 464_154,
@@ -112,11 +112,11 @@ CIFAR_PARAMETERS = {
 
 
 def published_size(config: Config, image_shape: tuple[int, ...]) -> PublishedSize:
-    """Returns what the paper says of a resolved config's very network.
+    """Returns the paper's numbers for a config's network, if it is one of the paper's.
 
     Args:
       config: resolved.
-      image_shape: (H, W, C) that the network is described at.
+      image_shape: (H, W, C) of the images.
     """
     model = config["model"]
     family, depth, kind = model["family"], model["depth"], model["shortcut"]
@@ -124,7 +124,7 @@ def published_size(config: Config, image_shape: tuple[int, ...]) -> PublishedSiz
         return PublishedSize(None, None)
     if family == "cifar":
         return PublishedSize(CIFAR_PARAMETERS.get(depth) if kind in ("none", "A") else None, None)
-    # Table 1's 18 and 34 layers stand for plain and residual nets alike, deeper ones for B.
+    # Table 1's 18 and 34 layers hold for plain and residual nets, its deeper ones for option B.
     has_mult_adds = kind in (("none", "A", "B") if depth <= 34 else ("B",))
     return PublishedSize(
         IMAGENET_PARAMETERS.get(depth) if kind == "B" else None,
@@ -134,10 +134,10 @@ def published_size(config: Config, image_shape: tuple[int, ...]) -> PublishedSiz
 
 @dataclasses.dataclass(frozen=True)
 class PublishedError:
-    """One published top-1 error in percent, and which split it was measured on."""
+    """A published top-1 error in percent."""
 
     error: float
-    split: str  # of ours that it is to be compared with: test | validation
+    split: str  # the split of ours to compare it with: test | validation
     source: str
     remark: str = ""
 
@@ -148,8 +148,8 @@ def _cifar(error: float, remark: str = "") -> PublishedError:
 
 
 def _imagenet(error: float, table: str) -> PublishedError:
-    # The labels of ImageNet's own test split are not public: what is tested on is its validation
-    # split, here as there.
+    # The labels of ImageNet's test split are not public, so the paper and this code test on its
+    # validation split.
     return PublishedError(error, "test", f"{table}, top-1 on the validation split, 10-crop")
 
 
@@ -180,23 +180,23 @@ ERRORS = {
 
 
 def published(config: Config) -> PublishedError | None:
-    """Returns the paper's number for this data set, if network and recipe are the paper's."""
-    number = _of_its_depth(config)
+    """Returns the paper's error on this data set, if network and recipe are the paper's."""
+    number = _published_for_depth(config)
     if number is None or departures(config):
         return None
     views = config["eval"]["views"][0]
-    words = {"center": "one centre crop", "fully_convolutional": "whole pictures"}
-    if config["model"]["family"] == "imagenet" and views in words:
-        return dataclasses.replace(number, remark=f"of ten crops, ours of {words[views]}")
+    names = {"center": "one centre crop", "fully_convolutional": "whole pictures"}
+    if config["model"]["family"] == "imagenet" and views in names:
+        return dataclasses.replace(number, remark=f"of ten crops, ours of {names[views]}")
     return number
 
 
 def withheld(config: Config) -> str:
-    """Returns why the paper's number for a net of this depth is left out, empty if it is not.
+    """Returns why the paper's number for this depth is left out: ``steps=500 (the paper: 64,000)``.
 
-    For example ``steps=500 (the paper: 64000)``.
+    Empty if it is not left out, or does not exist.
     """
-    if _of_its_depth(config) is None:
+    if _published_for_depth(config) is None:
         return ""
     named = [
         f"{key}={_show(ours)} (the paper: {_show(papers)})"
@@ -211,7 +211,7 @@ def _show(value: object) -> str:
     return f"{value:,}" if is_number else str(value)
 
 
-def _of_its_depth(config: Config) -> PublishedError | None:
+def _published_for_depth(config: Config) -> PublishedError | None:
     model = config["model"]
     errors = ERRORS.get((config["data"]["name"], model["family"]), {})
     return errors.get((model["shortcut"], model["depth"]))

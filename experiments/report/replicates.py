@@ -1,4 +1,4 @@
-"""One seed's training, taken out of the run folder that may hold several."""
+"""Replicates: the training of one seed, out of a run that may train several."""
 
 import dataclasses
 import math
@@ -10,11 +10,11 @@ from resnet_jax import settings
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader
 
-Value = float | None  # null stands for what is not finite
-Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the point before)
+Value = float | None  # None: not finite
+Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the last point)
 
-DIVERGED_ERROR = 100.0  # percent; a network whose weights are not finite classifies nothing
-EARLY = 0.25  # the share of a run's steps that counts as early
+DIVERGED_ERROR = 100.0  # percent; a network without finite weights classifies nothing
+EARLY = 0.25  # the fraction of a run's steps that counts as early
 REQUIRED = (
     "seed",
     "replicates",
@@ -28,9 +28,9 @@ REQUIRED = (
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """A training error that claims compare: in percent, counted over a number of examples.
+    """A training error for a claim, in percent, and the number of examples it was counted over.
 
-    For a replicate that diverged it is DIVERGED_ERROR.
+    The error of a diverged replicate is DIVERGED_ERROR.
     """
 
     error: float
@@ -45,13 +45,13 @@ class Replicate:
     run: reader.Run
     index: int
     seed: int
-    diverged_at: int | None  # the step, for a replicate that diverged
+    diverged_at: int | None  # the step at which it diverged, if it did
 
     def series(self, key: str) -> list[tuple[int, float]]:
-        """Returns (step, value) of each line that holds `key`; NaN stands for null.
+        """Returns (step, value) of each row that has `key`; NaN stands for null.
 
         Raises:
-          UserError: a line does not hold one value a replicate.
+          UserError: a row does not hold one value per replicate.
         """
         points = []
         for row in self.run.metrics:
@@ -61,29 +61,29 @@ class Replicate:
         return points
 
     def train_error(self) -> float | None:
-        """Returns the mean minibatch training error over the last epoch that was trained.
+        """Returns the mean minibatch training error over the last trained epoch.
 
-        A line longer than an epoch cannot be cut further: it then is the whole figure.
+        If the last row covers more than an epoch, its mean is the result.
         """
         points = self.series("train/error")
         if not points:
             return None
         last = points[-1][0]
-        return window_mean(points, last - _steps_an_epoch(self.run), last)
+        return window_mean(points, last - _steps_per_epoch(self.run), last)
 
     def early_train_error(self) -> float | None:
         """Returns the mean minibatch training error over the first quarter of the steps."""
         return window_mean(self.series("train/error"), 0, EARLY * total_steps(self.run))
 
     def final(self) -> Observation | None:
-        """Returns the final training error for a claim; None if there is none yet."""
-        steps = min(_steps_an_epoch(self.run), total_steps(self.run))
+        """Returns the final training error for a claim, or None before the first row."""
+        steps = min(_steps_per_epoch(self.run), total_steps(self.run))
         return self._observation(self.train_error(), steps, diverged=self.diverged_at is not None)
 
     def early(self) -> Observation | None:
-        """Returns the early training error for a claim; None if there is none yet.
+        """Returns the early training error for a claim, or None before the first row.
 
-        A replicate that diverged later was still a network that trained, with an error of its own.
+        A replicate that diverges only after the early steps counts with its own error.
         """
         error, steps = self.early_train_error(), EARLY * total_steps(self.run)
         diverged = self.diverged_at is not None and (error is None or self.diverged_at <= steps)
@@ -96,47 +96,44 @@ class Replicate:
         return None if error is None else Observation(error, examples)
 
     def validation_error(self) -> float | None:
-        """Returns the last validation error, by the statistics of `validation_metric`.
-
-        The paper evaluates with averages over training data, taken after training.
-        """
+        """Returns the last validation error, with the statistics that `validation_metric` names."""
         return _last(self.series(self.validation_metric))
 
     @property
     def validation_metric(self) -> str:
-        """Which metric is the validation error: runs.POPULATION or runs.MOVING_AVERAGES."""
+        """The key of the validation error: reader.POPULATION or reader.MOVING_AVERAGES."""
         return reader.validation_metric(self.run.metrics)
 
     @property
     def healthy(self) -> bool:
-        """Whether it has figures and did not diverge; others are in no mean."""
+        """Whether it has training errors and did not diverge; means leave out all others."""
         return self.diverged_at is None and bool(self.series("train/error"))
 
     def test_error(self) -> float | None:
-        """Returns the test error, which a run measures once, at its end."""
+        """Returns the test error, measured once at the end of a run."""
         return _last(self.series("test/error"))
 
 
 def of_run(run: reader.Run) -> list[Replicate]:
-    """Returns the replicates of a run; number r has seed + r.
+    """Returns the replicates of a run; replicate r has the seed ``config.seed + r``.
 
     Raises:
       UserError: config.json lacks a setting that the report needs.
     """
     flat = settings.flatten(run.config)
-    lacking = [key for key in REQUIRED if flat.get(key) is None]
-    if lacking:
-        raise UserError(f"{run.path / 'config.json'} lacks {', '.join(lacking)}.")
-    found = [Replicate(run, i, flat["seed"] + i, None) for i in range(flat["replicates"])]
-    return [dataclasses.replace(r, diverged_at=_diverged_at(r)) for r in found]
+    missing = [key for key in REQUIRED if flat.get(key) is None]
+    if missing:
+        raise UserError(f"{run.path / 'config.json'} lacks {', '.join(missing)}.")
+    replicates = [Replicate(run, i, flat["seed"] + i, None) for i in range(flat["replicates"])]
+    return [dataclasses.replace(r, diverged_at=_diverged_at(r)) for r in replicates]
 
 
 def window_means(points: Points, starts: Sequence[float], stops: Sequence[float]) -> np.ndarray:
-    """Returns the mean a step over each half-open window ``(start, stop]`` of steps.
+    """Returns the mean over the steps of each half-open window ``(start, stop]``.
 
-    A logged point is the mean over the steps since the one before, so its weight in a window is
-    the number of those steps that lie inside. The sum over steps is then piecewise linear in the
-    step, and a window's mean is a difference of two interpolated sums.
+    A point is the mean over the steps since the last one, so its weight in a window is the number
+    of these steps inside the window. The cumulative sum is piecewise linear in the step, and a
+    window's mean follows from the difference of two interpolated sums.
     """
     training = [(step, value) for step, value in points if step > 0]
     steps = np.array([0, *(step for step, _ in training)], dtype=float)
@@ -148,7 +145,7 @@ def window_means(points: Points, starts: Sequence[float], stops: Sequence[float]
 
 
 def window_mean(points: Points, start: float, stop: float) -> float | None:
-    """Returns the mean over ``(start, stop]``, or None where no step of it was logged."""
+    """Returns the mean over ``(start, stop]``, or None if none of its steps was logged."""
     if not points or points[-1][0] <= max(start, 0):
         return None
     mean = float(window_means(points, [start], [stop])[0])
@@ -156,10 +153,10 @@ def window_mean(points: Points, start: float, stop: float) -> float | None:
 
 
 def total_steps(run: reader.Run) -> int:
-    """Returns how many steps the run is to take.
+    """Returns the planned number of steps.
 
     Raises:
-      UserError: neither the status nor the config says so.
+      UserError: neither the status nor the config has it.
     """
     steps = run.status.get("steps") or run.config.get("steps")
     if steps is None:
@@ -168,14 +165,14 @@ def total_steps(run: reader.Run) -> int:
 
 
 def longer_than_an_epoch(run: reader.Run) -> bool:
-    """Whether a row covers more steps than an epoch, and so blurs the final training error."""
+    """Whether a row covers more than an epoch, so that the final training error does as well."""
     return "train" in run.environment.get("data", {}) and (
-        run.config["log"]["every"] > _steps_an_epoch(run)
+        run.config["log"]["every"] > _steps_per_epoch(run)
     )
 
 
 def last_step(run: reader.Run) -> int:
-    """Returns the step that the run has reached, by its status or its last line."""
+    """Returns the step that the run has reached, by its status or its last row."""
     logged = run.metrics[-1]["step"] if run.metrics else 0
     return max(run.status.get("step") or 0, logged)
 
@@ -185,7 +182,7 @@ def _diverged_at(replicate: Replicate) -> int | None:
     recorded = status.get("diverged") or {}
     if str(replicate.index) in recorded:
         return recorded[str(replicate.index)]
-    # A run killed between the line and its status has the null but not yet the record.
+    # A run killed after writing the row and before its status has only the null.
     for key in ("train/loss", "train/error"):
         for step, value in replicate.series(key):
             if math.isnan(value):
@@ -195,9 +192,9 @@ def _diverged_at(replicate: Replicate) -> int | None:
     return None
 
 
-def _steps_an_epoch(run: reader.Run) -> int:
+def _steps_per_epoch(run: reader.Run) -> int:
     examples = run.environment.get("data", {}).get("train")
-    # Without the count (a run that never got to write it) only the last line is sure to be final.
+    # A run that has not yet recorded its number of examples: use the last row alone.
     return math.ceil(examples / run.config["batch_size"]) if examples else 1
 
 
@@ -211,7 +208,7 @@ def _pick(run: reader.Run, value: Value | list[Value], index: int) -> float | No
         value = [value]
     if len(value) != count:
         raise UserError(
-            f"{run.path / 'metrics.jsonl'} holds {len(value)} values where config.json says "
+            f"{run.path / 'metrics.jsonl'} holds {len(value)} values per row, but config.json has "
             f"{count} replicates."
         )
     return value[index]

@@ -1,7 +1,7 @@
-"""Mean and spread over seeds, and how sure a difference is: docs/statistics.md has every formula.
+"""Means over seeds, and intervals and tests for differences; docs/statistics.md has the formulas.
 
-Nothing here knows a network or a claim. Errors are in percent and differences in percentage
-points, as everywhere in a report; `alpha` is a share (0.05 for a 95 % interval).
+Errors are in percent and differences in percentage points, as everywhere in a report; `alpha` is a
+fraction (0.05 for a 95 % interval).
 """
 
 import bisect
@@ -13,11 +13,11 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
-DASH = "\N{EN DASH}"  # stands for a number that does not exist
-ALPHA = 0.05  # the chance that a family of comparisons gives any wrong finding
-MISSED = 0.2  # the chance of deciding nothing that the estimated number of seeds leaves
-MOST_SEEDS = 1000  # the estimate stops there
-LEAST_P = 1e-12  # smaller p-values are given as this
+DASH = "\N{EN DASH}"  # shown for a missing number
+ALPHA = 0.05  # the family-wise error rate
+MISSED = 0.2  # the type II error rate (1 - power) of the estimated number of seeds
+MOST_SEEDS = 1000  # the upper limit of that estimate
+LEAST_P = 1e-12  # smaller p-values are reported as this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Stat:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Stat":
-        """Returns the statistics of one value a replicate."""
+        """Returns the statistics of values, one per replicate."""
         n = len(values)
         return cls(
             mean=float(np.mean(values)) if n else None,
@@ -39,7 +39,7 @@ class Stat:
         )
 
     def __str__(self) -> str:
-        """Returns ``7.51 ± 0.12``, or only the mean if there is no spread."""
+        """Returns ``7.51 ± 0.12``, or only the mean of a single value."""
         if self.mean is None:
             return DASH
         return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
@@ -47,15 +47,15 @@ class Stat:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One error per seed, in percent, and the number of examples in which they were counted."""
+    """One error per seed, in percent, and the number of examples it was counted over."""
 
     errors: Mapping[int, float]
     examples: float  # over all seeds
-    diverged: frozenset[int] = frozenset()  # seeds whose error stands for a divergence
+    diverged: frozenset[int] = frozenset()  # the seeds that diverged
 
     @property
     def values(self) -> list[float]:
-        """The errors, by seed."""
+        """The errors, sorted by seed."""
         return [self.errors[seed] for seed in sorted(self.errors)]
 
     @property
@@ -66,16 +66,16 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """mean(a) - mean(b) of two samples, reduced to what its interval depends on."""
+    """mean(a) - mean(b) of two samples, and the statistics that its interval depends on."""
 
     means: tuple[float, float]
-    variances: tuple[float, ...]  # of one seed: per side, or of the difference within a pair
+    variances: tuple[float, ...]  # over seeds: of each side, or of the differences within pairs
     seeds: tuple[int, int]
-    observations: tuple[float, float]  # in which errors were counted: examples, or seeds
+    observations: tuple[float, float]  # binary observations per side: examples, or seeds
 
     @classmethod
     def of(cls, a: Sample, b: Sample) -> "Difference":
-        """Compares two samples; if both hold the same seeds, pair by pair.
+        """Compares two samples, paired if both have the same seeds.
 
         Raises:
           ValueError: a side has fewer than two seeds, so its variance is unknown.
@@ -83,19 +83,19 @@ class Difference:
         seeds = (len(a.errors), len(b.errors))
         if min(seeds) < 2:
             raise ValueError("an interval needs two seeds on each side")
-        # A seed that diverged is one event, however many examples it was to see. If there is one,
-        # it may happen on the other side as well: seeds are then counted on both.
-        counted = seeds if a.diverged or b.diverged else (a.examples, b.examples)
+        # A diverged seed is a single event, whatever its number of examples. Since it could have
+        # happened on either side, both sides then count seeds instead of examples.
+        observations = seeds if a.diverged or b.diverged else (a.examples, b.examples)
         if a.errors.keys() == b.errors.keys():
-            compared = [np.subtract(a.values, b.values)]
+            samples = [np.subtract(a.values, b.values)]
         else:
-            compared = [np.array(a.values), np.array(b.values)]
-        variances = tuple(float(np.var(values, ddof=1)) for values in compared)
-        return cls((a.mean, b.mean), variances, seeds, counted)
+            samples = [np.array(a.values), np.array(b.values)]
+        variances = tuple(float(np.var(values, ddof=1)) for values in samples)
+        return cls((a.mean, b.mean), variances, seeds, observations)
 
     @property
     def paired(self) -> bool:
-        """Whether the seeds were compared pair by pair."""
+        """Whether the samples were paired by seed."""
         return len(self.variances) == 1
 
     @property
@@ -104,19 +104,19 @@ class Difference:
         return self.means[0] - self.means[1]
 
     def interval(self, alpha: float) -> tuple[float, float]:
-        """Returns the ends of the interval at level 1 - alpha.
+        """Returns the interval at level 1 - alpha.
 
-        At each end it is the wider of two: the t interval over seeds (paired, or Welch's), and the
-        interval that counting alone gives, which is the measure's resolution.
+        Each end is the wider of two intervals' ends: of the t interval over seeds (paired, or
+        Welch's), and of the interval from counting errors, which is the measure's resolution.
         """
         spread = self._spread(alpha)
-        one, other = (
+        (p_low, p_high), (q_low, q_high) = (
             proportion_interval(mean / 100, count, alpha)
             for mean, count in zip(self.means, self.observations, strict=True)
         )
         p, q = (mean / 100 for mean in self.means)
-        down = 100 * math.hypot(p - one[0], other[1] - q)
-        up = 100 * math.hypot(one[1] - p, q - other[0])
+        down = 100 * math.hypot(p - p_low, q_high - q)
+        up = 100 * math.hypot(p_high - p, q - q_low)
         return self.value - max(spread, down), self.value + max(spread, up)
 
     def p_value(self, null: float) -> float:
@@ -134,13 +134,13 @@ class Difference:
         return float(10 ** scipy.optimize.brentq(gap, least, 0))
 
     def seeds_to_exclude(self, null: float, alpha: float) -> int | None:
-        """Returns how many seeds per side would probably exclude `null`, at these figures.
+        """Returns the seeds per side with which the interval would probably exclude `null`.
 
-        Means, variances and observations per seed are taken as they are. The interval must then
-        exclude `null` with probability 1 - MISSED. None: more than MOST_SEEDS.
+        It assumes the present means, variances and observations per seed, and a power of
+        1 - MISSED. None: more than MOST_SEEDS.
         """
 
-        def enough(seeds: int) -> bool:
+        def is_enough(seeds: int) -> bool:
             more = self._with_seeds(seeds)
             arms = [
                 self.value - low if self.value > null else high - self.value
@@ -148,8 +148,8 @@ class Difference:
             ]
             return sum(arms) < abs(self.value - null)
 
-        found = bisect.bisect_left(range(2, MOST_SEEDS + 1), True, key=enough) + 2
-        return found if found <= MOST_SEEDS else None
+        least = bisect.bisect_left(range(2, MOST_SEEDS + 1), True, key=is_enough) + 2
+        return least if least <= MOST_SEEDS else None
 
     def _spread(self, alpha: float) -> float:
         """Returns half the width of the t interval over seeds."""
@@ -169,8 +169,8 @@ class Difference:
 def proportion_interval(share: float, count: float, alpha: float) -> tuple[float, float]:
     """Returns Clopper and Pearson's exact interval for a share of `count` observations.
 
-    Each tail has alpha / 2, at 0 and at 1 as well. The number of errors, share * count, need not
-    be whole: a mean over steps weights the first logged row of its window.
+    Each tail has alpha / 2, even at shares of 0 and 1. The number of errors, share * count, need
+    not be whole, since a mean over a window may weight its first row.
     """
     errors = min(share * count, count)
     low = scipy.stats.beta.ppf(alpha / 2, errors, count - errors + 1) if errors > 0 else 0.0
@@ -179,11 +179,11 @@ def proportion_interval(share: float, count: float, alpha: float) -> tuple[float
 
 
 def holm(p_values: Sequence[float], alpha: float = ALPHA) -> tuple[list[float], list[float]]:
-    """Returns Holm's adjusted p-values, and for each comparison the alpha that it is tested at.
+    """Returns Holm's adjusted p-values, and the alpha at which each comparison is tested.
 
     The comparison of rank k among m is tested at alpha / (m - k + 1) until one fails; all later
-    ones then have the alpha of the first that failed. So a comparison is significant if and only
-    if its own p-value is at most its own alpha.
+    ones have the alpha of the first failure. So a comparison is significant if and only if its
+    unadjusted p-value is at most its alpha.
     """
     m = len(p_values)
     order, divisors = np.argsort(p_values, kind="stable"), np.arange(m, 0, -1)
@@ -196,11 +196,11 @@ def holm(p_values: Sequence[float], alpha: float = ALPHA) -> tuple[list[float], 
 
 
 def correct(differences: Sequence[Difference], null: float) -> tuple[list[float], list[float]]:
-    """Returns the p-value and the alpha of each comparison of a family against `null`.
+    """Returns the p-values and alphas of a family's comparisons with `null`.
 
-    That *some* difference lies above (or below) `null` is found by searching, so it needs Holm's
-    correction. That *every* difference lies below needs none (an intersection-union test: the
-    hardest comparison alone must pass at ALPHA).
+    The finding that *some* difference lies above (or below) `null` needs Holm's correction. The
+    finding that *every* difference lies below needs none: in this intersection-union test each
+    comparison must pass at ALPHA.
     """
     p_values = [difference.p_value(null) for difference in differences]
     if all(difference.interval(ALPHA)[1] <= null for difference in differences):

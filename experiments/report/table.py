@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.cli import tables
 from experiments.report.cells import CellResult, Measure
-from experiments.report.claims import ABOVE, BELOW, COMPARED, NOT_TESTED, Claim, Comparison
+from experiments.report.claims import COMPARED, NOT_TESTED, Claim, Comparison
 from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
@@ -20,26 +20,26 @@ COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column as people read it."""
+    """A column of the tables for people."""
 
-    metric: str  # its name in summary.json and in the page's data-metric attributes
+    metric: str  # the name in summary.json and in the page's data-metric attributes
     heading: str
     show: Callable[[CellResult], str]
     is_number: bool = False
 
 
 def show_status(cell: CellResult) -> str:
-    """Returns the status with what it leaves open: the step, and replicates that diverged."""
-    words = cell.status
-    if cell.status not in ("completed", "diverged"):
-        words += f" at step {cell.step:,} of {cell.steps:,}"
+    """Returns the status, with the step of an unfinished cell and the diverged replicates."""
+    text = cell.status
+    if cell.status not in reader.ENDED:
+        text += f" at step {cell.step:,} of {cell.steps:,}"
     if cell.diverged:
-        words += f"; {len(cell.diverged)} of {len(cell.replicates)} diverged"
-    return words
+        text += f"; {len(cell.diverged)} of {len(cell.replicates)} diverged"
+    return text
 
 
 def show_n(cell: CellResult) -> str:
-    """Returns how many replicates are in the means, and of how many if some diverged."""
+    """Returns the number of replicates in the means, as ``3 of 5`` if some diverged."""
     n = str(len(cell.healthy))
     return f"{n} of {len(cell.replicates)}" if cell.diverged else n
 
@@ -88,7 +88,7 @@ CSV_COLUMNS = (
 
 
 def as_json(groups: Sequence[Group], claims: Sequence[Claim], margin: float) -> str:
-    """Returns summary.json: every number of a report. What is unknown is null; nothing is NaN."""
+    """Returns summary.json: every number of a report; null stands for unknown, NaN never occurs."""
     content = {
         "groups": [
             {"label": g.label, "data": g.data, "note": g.note, "settings": g.settings}
@@ -102,7 +102,7 @@ def as_json(groups: Sequence[Group], claims: Sequence[Claim], margin: float) -> 
 
 
 def as_csv(groups: Sequence[Group]) -> str:
-    """Returns one line a cell with plain numbers, empty where there is none."""
+    """Returns one row per cell with plain numbers; missing ones are empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -117,7 +117,7 @@ def as_csv(groups: Sequence[Group]) -> str:
 
 
 def as_markdown(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
-    """Returns a table a group with its notes under it, then the claims."""
+    """Returns a table per group with its notes, then the claims."""
     lines = []
     for group in groups:
         lines += [f"## {group.label}", ""]
@@ -133,13 +133,13 @@ def as_markdown(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
     lines += ["", COMPARED, "", _row(["group", "claim", *COMPARISON_HEADINGS])]
     lines += [_row(["---"] * (2 + len(COMPARISON_HEADINGS)))]
     for claim in claims:
-        for one in claim.comparisons:
-            lines.append(_row([claim.group, f"({claim.id})", *comparison_row(one)]))
+        for comparison in claim.comparisons:
+            lines.append(_row([claim.group, f"({claim.id})", *comparison_row(comparison)]))
     return "\n".join([*lines, "", NOT_TESTED, ""])
 
 
 def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> tables.Parts:
-    """Returns what a terminal shows: the short table and the verdicts."""
+    """Returns the report for a terminal: a short table per group, and the verdicts."""
     metrics = ("name", "train_error", "validation_error", "test_error", "n", "status")
     columns = [column for column in COLUMNS if column.metric in metrics]
     parts: list[tables.RenderableType] = []
@@ -150,18 +150,19 @@ def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> tables.Parts:
         parts += [f"  {note}." for note in footnotes(group)]
         for claim in claims:
             if claim.group == group.label:
-                words = f"  ({claim.id}) {claim.statement}: {claim.verdict}"
-                known = "" if claim.difference is None else f", {show_difference(claim, ' points')}"
-                parts.append(f"{words}{known}; {claim.detail}")
+                text = f"  ({claim.id}) {claim.statement}: {claim.verdict}"
+                if claim.difference is not None:
+                    text += f", {show_difference(claim, ' points')}"
+                parts.append(f"{text}; {claim.detail}")
                 if len(claim.comparisons) > 1:
-                    compared = [comparison_row(one) for one in claim.comparisons]
-                    parts.append(tables.aligned([COMPARISON_HEADINGS, *compared], indent=6))
+                    rows = [comparison_row(comparison) for comparison in claim.comparisons]
+                    parts.append(tables.aligned([COMPARISON_HEADINGS, *rows], indent=6))
         parts.append("")
     return parts
 
 
 def footnotes(group: Group) -> list[str]:
-    """Returns what a reader must know beside a group's numbers, each without a full stop."""
+    """Returns the notes below a group's numbers, without full stops."""
     notes = [group.note.rstrip(".")] if group.note else []
     if group.warmed_up:
         names, were = ", ".join(group.warmed_up), "was" if len(group.warmed_up) == 1 else "were"
@@ -170,10 +171,10 @@ def footnotes(group: Group) -> list[str]:
             "as in the paper (section 4.2); the others were not"
         )
     for cell in group.cells:
-        gone = [f"seed {r.seed} at step {r.diverged_at:,}" for r in cell.diverged]
-        if gone:
+        diverged = [f"seed {r.seed} at step {r.diverged_at:,}" for r in cell.diverged]
+        if diverged:
             words = "diverged; in no mean, counted as 100 % by claims"
-            notes.append(f"{cell.name}: {', '.join(gone)} {words}")
+            notes.append(f"{cell.name}: {', '.join(diverged)} {words}")
         notes += [f"{cell.name}: {note}" for note in cell.notes]
         number = published(cell.config)
         if number and number.remark:
@@ -205,35 +206,27 @@ def footnotes(group: Group) -> list[str]:
     return notes
 
 
-def show_difference(shown: Claim | Comparison, unit: str = "") -> str:
+def show_difference(compared: Claim | Comparison, unit: str = "") -> str:
     """Returns ``+1.25 [+0.90, +1.60]``: the difference with its 95 % interval."""
-    if shown.difference is None:
+    if compared.difference is None:
         return DASH
-    interval = ", no interval" if shown.ci95 is None else " [{:+.2f}, {:+.2f}]".format(*shown.ci95)
-    return f"{shown.difference:+.2f}{unit}{interval}"
+    ci95 = compared.ci95
+    interval = ", no interval" if ci95 is None else " [{:+.2f}, {:+.2f}]".format(*ci95)
+    return f"{compared.difference:+.2f}{unit}{interval}"
 
 
-def show_result(one: Comparison) -> str:
-    """Returns ``above 0.5``, ``below 0``, ``undecided`` or ``saturated``."""
-    return f"{one.result} {one.threshold:g}" if one.result in (ABOVE, BELOW) else one.result
-
-
-def show_p(one: Comparison) -> str:
-    """Returns the corrected p-value."""
-    if one.p is None:
-        return DASH
-    return "< 0.001" if one.p < 0.001 else f"{one.p:.3f}"
-
-
-def show_seeds(one: Comparison) -> str:
-    """Returns the seeds of both sides, and how they were compared."""
-    return f"{one.seeds[0]} and {one.seeds[1]}{', paired' if one.paired else ''}"
-
-
-def comparison_row(one: Comparison) -> list[str]:
-    """Returns one comparison by COMPARISON_HEADINGS."""
-    names = [one.network, one.baseline]
-    return [*names, show_difference(one), show_result(one), show_p(one), show_seeds(one)]
+def comparison_row(comparison: Comparison) -> list[str]:
+    """Returns the cells of a comparison's row, under COMPARISON_HEADINGS."""
+    p = comparison.p
+    seeds = "{} and {}".format(*comparison.seeds) + (", paired" if comparison.paired else "")
+    return [
+        comparison.network,
+        comparison.baseline,
+        show_difference(comparison),
+        comparison.outcome,
+        DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        seeds,
+    ]
 
 
 def _cell(cell: CellResult, group: Group) -> dict[str, object]:
@@ -256,11 +249,11 @@ def _cell(cell: CellResult, group: Group) -> dict[str, object]:
         "paper_error": number.error if number else None,
         "paper_split": number.split if number else None,
         "paper_source": number.source if number else None,
-        "paper_left_out": withheld(cell.config),  # why; empty if it is not
+        "paper_left_out": withheld(cell.config),  # the reason, empty if it is not left out
         "device_seconds": cell.device_seconds,
         "notes": list(cell.notes),
     }
 
 
-def _row(shown: Sequence[str]) -> str:
-    return "| " + " | ".join(s.replace("|", "\\|") for s in shown) + " |"
+def _row(fields: Sequence[str]) -> str:
+    return "| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |"

@@ -111,7 +111,7 @@ def test_a_rerun_that_completed_stands_beside_the_divergence(tmp_path):
     fixture.write(tmp_path / "b", fixture.flat(10.0))
     (cell,) = made(tmp_path)[0].cells
     assert (cell.status, len(cell.healthy), len(cell.diverged)) == ("completed", 0, 1)
-    assert cell.notes == ("seed 0 of b is left out: the same seed diverged in a, and that counts",)
+    assert cell.notes == ("seed 0 of b is left out: the same seed diverged in a, which counts",)
 
 
 def test_what_diverged_in_an_unfinished_run_counts_beside_completed_ones(tmp_path):
@@ -127,7 +127,8 @@ def test_what_diverged_in_an_unfinished_run_counts_beside_completed_ones(tmp_pat
     (cell,) = made(tmp_path)[0].cells
     assert [r.seed for r in cell.healthy] == [0]
     assert [r.seed for r in cell.diverged] == [2]
-    assert cell.notes == ("b (preempted at step 20 of 100) is left out, except what diverged",)
+    (note,) = cell.notes
+    assert note == "b (preempted at step 20 of 100) is left out, except for its diverged seeds"
 
 
 def test_an_unfinished_run_is_shown_as_far_as_it_went(tmp_path):

@@ -254,7 +254,7 @@ def test_a_shallow_net_that_diverged_speaks_for_neither_claim(tmp_path):
     found = judged(tmp_path, nets)
     assert found[1].verdict == "rejected"  # what deeper nets did was better
     assert found[2].verdict == "undecided"
-    assert "resnet-20-A is no baseline for this claim" in found[2].detail
+    assert "resnet-20-A cannot be the baseline of this claim" in found[2].detail
 
 
 def test_claim_4_counts_a_divergence_within_the_first_quarter(tmp_path):

@@ -98,7 +98,7 @@ def test_replicates_come_out_of_lists_with_their_seeds(tmp_path):
 
 def test_a_list_of_the_wrong_length_is_named(tmp_path):
     run = one(tmp_path / "a", fixture.lines([100], [[1.0, 2.0]]), replicates=3)
-    with pytest.raises(UserError, match=r"2 values where config\.json says 3 replicates"):
+    with pytest.raises(UserError, match=r"2 values per row, but config\.json has 3 replicates"):
         replicates.of_run(run)
 
 

@@ -237,6 +237,6 @@ def test_a_run_whose_metrics_do_not_fit_its_config_does_not_hide_the_others(tmp_
     write(tmp_path / "odd", rows=[{"step": 1, "train/error": [1.0, 2.0]}], replicates=3)
     write(tmp_path / "sound", rows=[{"step": 1, "train/error": 5.0}])
     text = tables.plain(ledger.table(reader.find([tmp_path])))
-    assert "holds 2 values where config.json says 3 replicates" in row_of(text, "odd")
+    assert "holds 2 values per row, but config.json has 3 replicates" in row_of(text, "odd")
     assert "5.00" in row_of(text, "sound")
     assert "3 replicates" in ledger.show_errors(reader.read(tmp_path / "odd"))

@@ -1,13 +1,13 @@
 "use strict";
-// Draws each plot, moves the axes of a figure's panels together, and switches curves.
+// Draws each plot, links the axes of a figure's panels, and shows or hides curves.
 const CONFIG = {
   responsive: true,
   displaylogo: false,
-  // Only what needs no server: some of the default buttons offer to upload the figure.
+  // Only local actions: some of the default buttons upload the figure.
   modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
   plotlyServerURL: "",
 };
-// With a finger a drag must scroll the page; with a mouse it zooms.
+// Dragging scrolls the page on a touch screen and zooms with a mouse.
 const DRAG = window.matchMedia("(pointer: coarse)").matches ? false : "zoom";
 
 function plotsOf(element) {
@@ -34,7 +34,7 @@ function link(plot) {
     const changes = axisChanges(event, axes);
     if (Object.keys(changes).length === 0) return;
     for (const other of plotsOf(plot)) {
-      // A panel that is there already stays silent, else two panels would answer each other.
+      // Skip a panel that has this range already: otherwise two panels would update each other.
       if (other !== plot && !same(other, changes)) Plotly.relayout(other, { ...changes });
     }
   });
