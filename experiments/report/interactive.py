@@ -195,7 +195,7 @@ def _layout(x: str, y: str, top: float, name: str) -> go.Layout:
         height=360,
         margin={"l": 52, "r": 12, "t": 30, "b": 44},
         font={"family": FONT, "size": 13, "color": "#333333"},
-        showlegend=False,  # the page has its own legend, which wraps and switches a curve with its band
+        showlegend=False,  # the page has its own legend, which wraps and switches bands
         hovermode="closest",
         hoverlabel={"align": "left"},
         xaxis=axis | {"title": {"text": x, "standoff": 8}},
