@@ -11,9 +11,9 @@ _SIDE, _STRIDE, _PADDING = 3, 2, 1
 def max_pool(x_BHWC: jax.Array) -> jax.Array:
     """Returns the maxima of 3x3 windows, stride 2, padding 1: float (B, ceil(H/2), ceil(W/2), C).
 
-    The gradient goes to the first of equal maxima, row by row, as Caffe's, PyTorch's and XLA's do.
-    XLA finds it by reading the input again and adding to places one by one; here the forward pass
-    leaves which of the nine was it, a byte each, and nothing else is kept.
+    Among equal maxima, the gradient goes to the first in row-major order, as in Caffe, PyTorch and
+    XLA. XLA's gradient reads the input again and scatters. Here the forward pass keeps only the
+    position of each maximum in its window, one byte per output.
     """
     return _max_pool(x_BHWC, x_BHWC.shape[1:3])
 
@@ -24,39 +24,41 @@ def _max_pool(x_BHWC: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _forward(x_BHWC: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    outside = jnp.array(-jnp.inf, x_BHWC.dtype)
+    lowest = jnp.array(-jnp.inf, x_BHWC.dtype)
     around = (_PADDING, _PADDING, 0)
-    padded = jax.lax.pad(x_BHWC, outside, ((0, 0, 0), around, around, (0, 0, 0)))
+    padded = jax.lax.pad(x_BHWC, lowest, ((0, 0, 0), around, around, (0, 0, 0)))
     batch, height, width, channels = padded.shape
-    y_BHWC = jnp.full((), outside)
-    which_BHWC = jnp.zeros((), jnp.int8)
+    y_BHWC = jnp.full((), lowest)
+    position_BHWC = jnp.zeros((), jnp.int8)
     for number in range(_SIDE**2):
         row, column = divmod(number, _SIDE)
-        seen_BHWC = jax.lax.slice(
+        candidate_BHWC = jax.lax.slice(
             padded,
             (0, row, column, 0),
             (batch, height - _SIDE + 1 + row, width - _SIDE + 1 + column, channels),
             (1, _STRIDE, _STRIDE, 1),
         )
-        # NaN is the maximum of a window that has one.
-        is_more = (seen_BHWC > y_BHWC) | jnp.isnan(seen_BHWC)
-        y_BHWC = jnp.where(is_more, seen_BHWC, y_BHWC)
-        which_BHWC = jnp.where(is_more, jnp.int8(number), which_BHWC)
-    return y_BHWC, which_BHWC
+        # A NaN in the window is its maximum.
+        is_larger = (candidate_BHWC > y_BHWC) | jnp.isnan(candidate_BHWC)
+        y_BHWC = jnp.where(is_larger, candidate_BHWC, y_BHWC)
+        position_BHWC = jnp.where(is_larger, jnp.int8(number), position_BHWC)
+    return y_BHWC, position_BHWC
 
 
-def _backward(size: tuple[int, int], which_BHWC: jax.Array, dy_BHWC: jax.Array) -> tuple[jax.Array]:
+def _backward(
+    size: tuple[int, int], position_BHWC: jax.Array, dy_BHWC: jax.Array
+) -> tuple[jax.Array]:
     dx_BHWC = jnp.zeros((), jnp.float32)
     for number in range(_SIDE**2):
-        taken_BHWC = jnp.where(which_BHWC == number, dy_BHWC.astype(jnp.float32), 0)
-        # The window of output i has its row r at input 2 i + r - 1.
-        places = [
+        routed_BHWC = jnp.where(position_BHWC == number, dy_BHWC.astype(jnp.float32), 0)
+        # Row r of output i's window is row 2 i + r - 1 of the input.
+        padding = [
             (first - _PADDING, side - (first - _PADDING) - (_STRIDE * (windows - 1) + 1), 1)
             for first, side, windows in zip(
                 divmod(number, _SIDE), size, dy_BHWC.shape[1:3], strict=True
             )
         ]
-        spread = jax.lax.pad(taken_BHWC, jnp.float32(0), ((0, 0, 0), *places, (0, 0, 0)))
+        spread = jax.lax.pad(routed_BHWC, jnp.float32(0), ((0, 0, 0), *padding, (0, 0, 0)))
         dx_BHWC = dx_BHWC + spread
     return (dx_BHWC.astype(dy_BHWC.dtype),)
 

@@ -1,7 +1,7 @@
-"""A convolution of stride 2 as one of stride 1: two by two pixels become one with more channels.
+"""A stride-2 convolution as a stride-1 convolution over 2 x 2 blocks of pixels.
 
-Matrix units multiply blocks of channels, and of a picture's three most of a block is padding; of
-twelve less is. The function and its parameters stay the same (Ying et al. 2018, arXiv 1811.06992).
+Matrix units multiply blocks of channels. An image's 3 channels leave most of a block to padding; 12
+leave less. The function and its parameters stay the same (Ying et al. 2018, arXiv 1811.06992).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,19 +22,19 @@ def convolution(
     convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
     precision: Any = None,
     dimension_numbers: Any = None,
-    **undilated: Any,
+    **options: Any,
 ) -> jax.Array:
-    """Is jax.lax.conv_general_dilated of stride 2 up to rounding; nn.Conv takes it in its place.
+    """Computes jax.lax.conv_general_dilated with stride 2, for nn.Conv; equal up to rounding.
 
     Args:
       x_BHWC: float (B, H, W, C).
       kernel: (k, k, C, filters), k odd; of the same dtype.
       strides: (2, 2).
       padding: ((k // 2, k // 2),) * 2.
-      convolve: computes the convolution of stride 1, as jax.lax.conv_general_dilated.
-      precision: as jax.lax.conv_general_dilated's.
-      dimension_numbers: as nn.Conv says them: channels last.
-      **undilated: what else nn.Conv says: no dilation, one group.
+      convolve: jax.lax.conv_general_dilated or an equivalent, for the convolution of stride 1.
+      precision: see jax.lax.conv_general_dilated.
+      dimension_numbers: ignored; nn.Conv passes channels last.
+      **options: ignored; nn.Conv passes no dilation and one group.
 
     Returns:
       (B, ceil(H / 2), ceil(W / 2), filters) of the same dtype.

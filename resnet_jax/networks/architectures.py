@@ -1,6 +1,6 @@
-"""The one depth table: He et al. 2015, Table 1 (ImageNet) and section 4.2 (CIFAR, depth = 6n + 2).
+"""The depth table: He et al. 2015, Table 1 (ImageNet) and section 4.2 (CIFAR, depth = 6n + 2).
 
-Data only. Nothing else in the project knows what a depth is made of.
+No other module knows block types or stage sizes.
 """
 
 import dataclasses
@@ -11,17 +11,18 @@ from resnet_jax.errors import UserError
 
 SHORTCUTS = ("none", "A", "B", "C")  # section 3.3; "none" is the plain net
 BOTTLENECK_STRIDES = ("v1", "v1.5")  # on the first 1x1 (the paper) | on the 3x3
-EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block over its 3x3's filters
+EXPANSION = {"basic": 1, "bottleneck": 4}  # a block's output channels / filters of its 3x3
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What a depth is made of.
+    """Block type and stage sizes of one depth.
 
     Attributes:
       block: "basic" (two 3x3) or "bottleneck" (1x1, 3x3, 1x1 to four times the filters).
-      stage_sizes: blocks a stage.
-      filters: filters of a stage's 3x3 convolutions; each stage after the first halves the maps.
+      stage_sizes: blocks per stage.
+      filters: filters of the 3x3 convolutions, per stage. Each stage after the first halves the
+        feature maps' height and width.
     """
 
     block: str
@@ -29,12 +30,12 @@ class Architecture:
     filters: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Raises UserError if the block is not known or a stage lacks its filters."""
+        """Raises UserError if the block is unknown or the lengths differ."""
         check_choice("block", self.block, EXPANSION)
         if len(self.stage_sizes) != len(self.filters):
             raise UserError(
                 f"stage_sizes={self.stage_sizes} and filters={self.filters} differ in length; "
-                "allowed is one number of each per stage."
+                "each needs one number per stage."
             )
         for number in (*self.stage_sizes, *self.filters):
             Range(1, whole=True).check("stage_sizes or filters", number)
@@ -48,7 +49,7 @@ IMAGENET: Mapping[int, Architecture] = {
     101: Architecture("bottleneck", (3, 4, 23, 3), _IMAGENET_FILTERS),
     152: Architecture("bottleneck", (3, 8, 36, 3), _IMAGENET_FILTERS),
 }
-# The depths of the paper's CIFAR study, for tables and defaults; any 6n + 2 can be built.
+# The depths that the paper trains on CIFAR-10; any other 6n + 2 can be built too.
 CIFAR_STUDIED = (20, 32, 44, 56, 110, 1202)
 
 
@@ -56,7 +57,7 @@ def _imagenet(depth: int) -> Architecture:
     if depth not in IMAGENET:
         below = [d for d in IMAGENET if d < depth][-1:]
         above = [d for d in IMAGENET if d > depth][:1]
-        raise UserError(_refusal("imagenet", depth, "18, 34, 50, 101 and 152", below + above))
+        raise UserError(_unknown_depth("imagenet", depth, "18, 34, 50, 101 and 152", below + above))
     return IMAGENET[depth]
 
 
@@ -65,11 +66,11 @@ def _cifar(depth: int) -> Architecture:
     if rest or n < 1:
         below = [6 * n + 2] if n >= 1 else []
         above = [6 * (n + 1) + 2] if n >= 0 else [8]
-        raise UserError(_refusal("cifar", depth, "6n + 2 for n >= 1", below + above))
+        raise UserError(_unknown_depth("cifar", depth, "6n + 2 for n >= 1", below + above))
     return Architecture("basic", (n, n, n), (16, 32, 64))
 
 
-def _refusal(family: str, depth: int, allowed: str, neighbours: list[int]) -> str:
+def _unknown_depth(family: str, depth: int, allowed: str, neighbours: list[int]) -> str:
     return (
         f"model.depth={depth} is not in the {family} family, whose depths are {allowed} "
         f"(nearest: {' and '.join(map(str, neighbours))})."
@@ -80,14 +81,14 @@ FAMILIES: Mapping[str, Callable[[int], Architecture]] = {"imagenet": _imagenet, 
 
 
 def architecture(family: str, depth: int) -> Architecture:
-    """Looks a depth up.
+    """Looks up a depth.
 
     Args:
-      family: "imagenet" or "cifar"; 50 and 152 are in both, and differ.
-      depth: weighted layers on the longest path, projections not counted.
+      family: "imagenet" or "cifar". Both contain 50 and 152, with different blocks.
+      depth: weighted layers on the longest path, without projections.
 
     Raises:
-      UserError: the family does not have this depth; the sentence names its neighbours.
+      UserError: the family does not have this depth; the message names the nearest ones.
     """
     check_choice("model.family", family, FAMILIES)
     if isinstance(depth, bool) or not isinstance(depth, int):

@@ -1,18 +1,18 @@
-"""The blocks and the shortcut. A block holds topology; `conv` and `norm` come in ready-made."""
+"""The residual block and its shortcut: topology only; `conv` and `norm` arrive as partials."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.initializers import Initializer
 from jax.ad_checkpoint import checkpoint_name
 
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.kernels.rectifier import relu_of_sum
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, EXPANSION, SHORTCUTS
 
-CONVOLVED = "convolved"  # the output of a block's convolution, by jax.ad_checkpoint's name
+CONVOLVED = "convolved"  # jax.ad_checkpoint's name for the output of a block's convolution
 
 MakeLayer = Callable[..., Callable[[jax.Array], jax.Array]]
 
@@ -30,7 +30,7 @@ def shortcut(
     conv: MakeLayer,
     norm: MakeLayer | None,
 ) -> jax.Array | None:
-    """Returns what is added to a block's branch, or None in a plain net.
+    """Returns the shortcut's output, to be added to the branch; None in a plain net.
 
     Args:
       x_BHWC: the block's input.
@@ -38,7 +38,7 @@ def shortcut(
       channels: channels of the block's output.
       stride: stride of the block.
       conv: makes a projection.
-      norm: makes the BatchNorm after a projection; None where there is none (pre-activation).
+      norm: makes the BatchNorm after a projection; None for none (pre-activation).
     """
     check_choice("kind", kind, SHORTCUTS)
     if kind == "none":
@@ -50,7 +50,7 @@ def shortcut(
         return norm(name="shortcut_norm")(x_BHWC) if norm else x_BHWC
     if not shape_changes:
         return x_BHWC
-    # Option A: every stride-th position, and zeros for the channels that the input lacks.
+    # Option A: every stride-th position; the new channels, after the old ones, are zeros.
     x_BHWC = x_BHWC[:, ::stride, ::stride]
     return jnp.pad(x_BHWC, ((0, 0), (0, 0), (0, 0), (0, channels - x_BHWC.shape[-1])))
 
@@ -59,8 +59,8 @@ class Block(nn.Module):
     """One residual block, or its plain twin (`shortcut_kind` "none").
 
     Post-activation: conv-BN-ReLU ... conv-BN, add, ReLU (He et al. 2015, Figs. 2 and 5).
-    Pre-activation: BN-ReLU-conv ..., add (He et al. 2016, Fig. 4e); where the shortcut projects, it
-    starts from the first BN-ReLU's output.
+    Pre-activation: BN-ReLU-conv ..., add (He et al. 2016, Fig. 4e). A projection takes the output
+    of the first BN-ReLU; an identity shortcut takes the block's input.
 
     Attributes:
       kind: "basic" or "bottleneck".
@@ -71,9 +71,9 @@ class Block(nn.Module):
       preactivation: see above.
       conv: makes a convolution from (filters, kernel size, strides, name, kernel_init).
       norm: makes a BatchNorm from (name, rectify, scale_init).
-      zero_init_residual: the branch starts at 0, so that the block starts as its shortcut (Goyal et
-        al. 2017, section 5.1). Post-activation: the last BatchNorm's scale is 0. Pre-activation:
-        the last kernel is; behind a scale of 0 its ReLU would pass no gradient, for ever.
+      zero_init_residual: the branch initially outputs 0, so the block starts as its shortcut (Goyal
+        et al. 2017, section 5.1). Post-activation zeroes the last BatchNorm's scale.
+        Pre-activation zeroes the last kernel: the ReLU after a zero scale never passes a gradient.
     """
 
     kind: str
@@ -87,7 +87,7 @@ class Block(nn.Module):
     zero_init_residual: bool
 
     def __post_init__(self) -> None:
-        """Raises UserError if a name is not known or a number is out of range."""
+        """Raises UserError if a name is unknown or a number is out of range."""
         check_choice("kind", self.kind, EXPANSION)
         check_choice("shortcut_kind", self.shortcut_kind, SHORTCUTS)
         check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
@@ -111,36 +111,38 @@ class Block(nn.Module):
         """Maps (B, H, W, C) to (B, H / stride, W / stride, filters * EXPANSION[kind])."""
         convolutions = self._convolutions()
         channels = convolutions[-1][0]
-        skipped = None if self.preactivation else self._shortcut(x_BHWC, channels)
+        shortcut_output = None if self.preactivation else self._shortcut(x_BHWC, channels)
         y = x_BHWC
         for i, (filters, size, stride) in enumerate(convolutions, start=1):
             is_last = i == len(convolutions)
-            zero_kernel, zero_scale = self._zeros(is_last)
+            zero_kernel, zero_scale = self._zero_initializers(is_last)
             if self.preactivation:
                 y = self.norm(name=f"norm{i}", rectify=True)(y)
                 if i == 1:
-                    changes = self.stride != 1 or x_BHWC.shape[-1] != channels
-                    start = y if projects(self.shortcut_kind, changes) else x_BHWC
-                    skipped = self._shortcut(start, channels)
+                    shape_changes = self.stride != 1 or x_BHWC.shape[-1] != channels
+                    start = y if projects(self.shortcut_kind, shape_changes) else x_BHWC
+                    shortcut_output = self._shortcut(start, channels)
             conv = self.conv(
                 filters, (size, size), (stride, stride), name=f"conv{i}", **zero_kernel
             )
             y = checkpoint_name(conv(y), CONVOLVED)
             if not self.preactivation:
-                rectify = not is_last or skipped is None
+                rectify = not is_last or shortcut_output is None
                 y = self.norm(name=f"norm{i}", rectify=rectify, **zero_scale)(y)
-        if skipped is None:
+        if shortcut_output is None:
             return y
-        return y + skipped if self.preactivation else relu_of_sum(y, skipped)
+        return y + shortcut_output if self.preactivation else relu_of_sum(y, shortcut_output)
 
-    def _zeros(self, is_last: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns what a layer's convolution and BatchNorm are given to start at 0."""
+    def _zero_initializers(
+        self, is_last: bool
+    ) -> tuple[dict[str, Initializer], dict[str, Initializer]]:
+        """Returns the extra arguments of a layer's convolution and of its BatchNorm."""
         if not (is_last and self.zero_init_residual):
             return {}, {}
         zeros = nn.initializers.zeros_init()
         return ({"kernel_init": zeros}, {}) if self.preactivation else ({}, {"scale_init": zeros})
 
     def _shortcut(self, x_BHWC: jax.Array, channels: int) -> jax.Array | None:
-        # v2 adds its projections bare: a BatchNorm there would touch the identity path.
+        # He et al. 2016 add projections without a BatchNorm, to keep the shortcut path clean.
         norm = None if self.preactivation else self.norm
         return shortcut(x_BHWC, self.shortcut_kind, channels, self.stride, self.conv, norm)

@@ -1,13 +1,14 @@
-"""Where the variables of a network's blocks lie.
+"""The two layouts of a network's variables, and conversion between them.
 
-In checkpoints, and in the memory of a network whose blocks run in a loop, they are stacked:
+Stacked, in checkpoints and in networks that loop over their blocks (`ResNet.scan`):
 
-    stage1_block1    the first block of a stage, alone: its stride and input differ
-    stage1_rest      the other blocks, alike, each array with an axis of blocks (blocks - 1, ...)
+    stage1_block1    the first block of a stage; its stride and input channels differ
+    stage1_rest      the other blocks, which have equal shapes: arrays (blocks - 1, ...)
 
-So a network of any depth has as few arrays as one of 20 layers. A network whose blocks follow one
-another has stage1_block1, stage1_block2, ... in memory. What holds the variables of one replicate
-or of several, such as params, is called a collection here.
+Block by block, in networks without the loop: stage1_block1, stage1_block2, ...
+
+Stacking keeps the number of arrays independent of the depth. A "collection" is the dict at the top
+of params, batch_stats and the like, with or without an axis of replicates.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,66 +21,66 @@ _BLOCK, _REST = "_block", "_rest"
 
 
 def block(stage: int, number: int) -> str:
-    """Returns the name of a block alone; the first stage is 1, and so is its first block."""
-    return _block_of(f"stage{stage}", number)
+    """Returns the name of one block; stages and blocks count from 1."""
+    return _block_name(f"stage{stage}", number)
 
 
-def _block_of(stage: str, number: int) -> str:
+def _block_name(stage: str, number: int) -> str:
     return f"{stage}{_BLOCK}{number}"
 
 
 def rest(stage: int) -> str:
-    """Returns the name of a stage's other blocks, stacked."""
+    """Returns the name of a stage's stacked blocks, all but the first."""
     return f"stage{stage}{_REST}"
 
 
 def is_stacked(name: str) -> bool:
-    """Whether what a collection keeps under `name` has an axis of blocks."""
+    """Whether the arrays under `name` have an axis of blocks."""
     return name.endswith(_REST)
 
 
 def by_block(
     collection: dict[str, Any], unstack: Callable[[Any], Sequence[Any]] = list
 ) -> dict[str, Any]:
-    """Gives each block an entry of its own: stage1_block1, stage1_block2, ...
+    """Converts a stacked collection to block by block.
 
     Args:
       collection: stacked.
-      unstack: takes an array apart along the axis of blocks, by default the first.
+      unstack: splits an array along its axis of blocks, by default the first.
     """
-    apart: dict[str, Any] = {}
+    blocks: dict[str, Any] = {}
     for name, node in collection.items():
         if not is_stacked(name):
-            apart[name] = node
+            blocks[name] = node
             continue
         leaves, structure = jax.tree.flatten(node)
-        for number, of_block in enumerate(zip(*map(unstack, leaves), strict=True), start=2):
-            apart[_block_of(name.removesuffix(_REST), number)] = jax.tree.unflatten(
-                structure, of_block
+        for number, block_leaves in enumerate(zip(*map(unstack, leaves), strict=True), start=2):
+            blocks[_block_name(name.removesuffix(_REST), number)] = jax.tree.unflatten(
+                structure, block_leaves
             )
-    return apart
+    return blocks
 
 
 def stacked(
     collection: dict[str, Any], stack: Callable[[Sequence[Any]], Any] = jnp.stack
 ) -> dict[str, Any]:
-    """Undoes `by_block`; `stack` makes the axis of blocks, by default the first."""
-    together: dict[str, Any] = {}
-    alike: dict[str, list[Any]] = {}
+    """Inverts `by_block`; `stack` adds the axis of blocks, by default as the first."""
+    result: dict[str, Any] = {}
+    numbered_blocks: dict[str, list[Any]] = {}
     for name, node in collection.items():
         stage, _, number = name.partition(_BLOCK)
         if number in ("", "1"):
-            together[name] = node
+            result[name] = node
         else:
-            alike.setdefault(stage + _REST, []).append((int(number), node))
-    for name, numbered in alike.items():
+            numbered_blocks.setdefault(stage + _REST, []).append((int(number), node))
+    for name, numbered in numbered_blocks.items():
         nodes = [node for _, node in sorted(numbered, key=lambda pair: pair[0])]
-        together[name] = jax.tree.map(lambda *arrays: stack(arrays), *nodes)
-    return together
+        result[name] = jax.tree.map(lambda *arrays: stack(arrays), *nodes)
+    return result
 
 
 def convert(tree: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """Changes, by `by_block` or `stacked`, all collections that a state or the like contains."""
+    """Applies `change` (`by_block` or `stacked`) to every collection in `tree`."""
     return jax.tree.map(
         lambda node: change(node) if _is_collection(node) else node, tree, is_leaf=_is_collection
     )

@@ -1,8 +1,8 @@
-"""BatchNorm (Ioffe & Szegedy 2015) whose statistics group is a setting, not the device count.
+"""BatchNorm (Ioffe & Szegedy 2015) with an explicit group size for its statistics.
 
-Under `jit` over a sharded batch the usual BatchNorm takes its statistics over the global batch, so
-the group grows with the devices. Here a batch is reshaped to (groups, examples a group, ...): the
-paper's "64 a GPU" gives the same numbers on 1 device and on 8.
+Under `jit`, the usual BatchNorm takes its statistics over the global batch, so the group grows with
+the number of devices. Here the batch is reshaped to (groups, examples per group, ...): a group of
+64 gives the same numbers on 1 device and on 8.
 """
 
 import functools
@@ -17,9 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 from resnet_jax.allowed import Range
 from resnet_jax.kernels.rectifier import relu
 
-# Exact moments of one batch, asked for with mutable=["moments"]: see step.moments_step.
+# The collection of one batch's exact moments, filled if it is mutable: see step.moments_step.
 MOMENTS = "moments"
-# What the backward pass is left beside the input, by jax.ad_checkpoint's name.
+# jax.ad_checkpoint's name for the moments that the backward pass needs beside the input.
 MOMENTS_OF_GROUPS = "moments_of_groups"
 
 
@@ -30,14 +30,13 @@ class BatchNorm(nn.Module):
     the biased variance (as in Flax; PyTorch keeps the unbiased one).
 
     Attributes:
-      train: normalise by the group's statistics and update the moving averages, rather than
+      train: normalise by the group's statistics and update the moving averages; otherwise
         normalise by batch_stats.
-      group: examples a group; 0 for the whole batch. Must divide the batch when training.
-      momentum: share that the moving averages keep; PyTorch calls 1 - momentum momentum.
+      group: examples per group; 0 for the whole batch. Must divide the batch when training.
+      momentum: weight of the old moving average; PyTorch's momentum is 1 minus this.
       epsilon: added to the variance.
-      dtype: of the output; statistics are taken in float32 whatever it is.
-      rectify: a ReLU follows. It is computed here because its gradient costs nothing together with
-        the normalisation's.
+      dtype: of the output; statistics are always float32.
+      rectify: apply a ReLU to the output. Fused here, its gradient needs no pass of its own.
       scale_init: initialiser of gamma.
     """
 
@@ -58,7 +57,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-        """Normalises float `x_BHWC`, and may rectify it; returns the same shape in `dtype`.
+        """Normalises float `x_BHWC`; returns the same shape in `dtype`.
 
         Raises:
           ValueError: `group` does not divide the batch.
@@ -70,7 +69,7 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
         if not self.train:
-            # Folded into x * a + b it would cancel where |mean| >> std.
+            # Not folded into x * a + b, which loses precision when |mean| >> std.
             factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
             y = (x_BHWC - _over_positions(mean.value, x_BHWC)) * _over_positions(factor, x_BHWC)
             y = (y + _over_positions(bias, x_BHWC)).astype(self.dtype)
@@ -78,13 +77,13 @@ class BatchNorm(nn.Module):
 
         batch = x_BHWC.shape[0]
         group = self.group or batch
-        # Initialisation runs on any batch: it makes shapes, and its statistics are thrown away.
+        # Initialisation may use any batch size: it needs shapes only and discards the statistics.
         if self.is_initializing():
             group = batch
         if batch % group:
             raise ValueError(f"a BatchNorm group of {group} does not divide a batch of {batch}")
-        how = _How(group, self.epsilon, self.dtype, self.rectify)
-        y_BHWC, moments_G2C = _normalize(x_BHWC, scale, bias, how)
+        options = _Options(group, self.epsilon, self.dtype, self.rectify)
+        y_BHWC, moments_G2C = _normalize(x_BHWC, scale, bias, options)
         means_GC, vars_GC = jnp.moveaxis(jax.lax.stop_gradient(moments_G2C), 1, 0)
         batch_mean = means_GC.mean(axis=0)
         within_var = vars_GC.mean(axis=0)
@@ -93,60 +92,58 @@ class BatchNorm(nn.Module):
             mean.value = keep * mean.value + (1 - keep) * batch_mean
             var.value = keep * var.value + (1 - keep) * within_var
         if self.is_mutable_collection(MOMENTS) and not self.is_initializing():
-            # Law of total variance: the variance of all activations of the batch about their mean.
+            # Law of total variance: the variance over the whole batch.
             between_var = jnp.mean(jnp.square(means_GC - batch_mean[None]), axis=0)
             self.put_variable(MOMENTS, "mean", batch_mean)
             self.put_variable(MOMENTS, "var", within_var + between_var)
         return y_BHWC
 
 
-class _How(NamedTuple):
-    """The attributes of BatchNorm that its function depends on, of one call."""
-
-    group: int  # not 0
+class _Options(NamedTuple):
+    group: int  # examples per group, never 0
     epsilon: float
     dtype: Any
     rectify: bool
 
 
-# A custom gradient, so that it is two passes over x and the output's gradient, and so that nothing
-# but x and the moments is kept for it. Left to themselves, JAX keeps more and XLA makes it three.
+# This custom gradient takes two passes over x and dy, and keeps only x and the moments. By default
+# JAX keeps more and XLA takes three passes.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _normalize(
-    x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, how: _How
+    x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, options: _Options
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the normalised batch, and float32 means and variances (G, 2, C).
 
-    The moments have no gradient of their own. As of every custom gradient there is no jax.jvp, but
-    jax.jvp of a gradient, a Hessian's product with a vector.
+    The moments have no gradient. jax.jvp is undefined, as for every custom_vjp, but jax.jvp of a
+    gradient (a Hessian-vector product) works.
     """
-    return _forward(x_BHWC, scale, bias, how)[0]
+    return _forward(x_BHWC, scale, bias, options)[0]
 
 
 def _forward(
-    x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, how: _How
+    x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, options: _Options
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    moments_G2C = checkpoint_name(_moments(_grouped(x_BHWC, how.group)), MOMENTS_OF_GROUPS)
-    centred_GgHWC, factor_G1C, _ = _centre(x_BHWC, moments_G2C, scale, how)
+    moments_G2C = checkpoint_name(_moments(_grouped(x_BHWC, options.group)), MOMENTS_OF_GROUPS)
+    centred_GgHWC, factor_G1C, _ = _centre(x_BHWC, moments_G2C, scale, options)
     y_GgHWC = centred_GgHWC * factor_G1C + _over_positions(bias, centred_GgHWC)
-    y_BHWC = y_GgHWC.reshape(x_BHWC.shape).astype(how.dtype)
-    if how.rectify:
+    y_BHWC = y_GgHWC.reshape(x_BHWC.shape).astype(options.dtype)
+    if options.rectify:
         y_BHWC = relu(y_BHWC)
     return (y_BHWC, moments_G2C), (x_BHWC, moments_G2C, scale, bias)
 
 
 def _backward(
-    how: _How, kept: Any, gradients: tuple[jax.Array, jax.Array]
+    options: _Options, residuals: Any, gradients: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x_BHWC, moments_G2C, scale, bias = kept
+    x_BHWC, moments_G2C, scale, bias = residuals
     dy_BHWC, _ = gradients
 
     def start(x_BHWC: jax.Array, dy_BHWC: jax.Array) -> tuple[jax.Array, ...]:
-        centred_GgHWC, factor_G1C, inverse_std_G1C = _centre(x_BHWC, moments_G2C, scale, how)
-        dy_GgHWC = _grouped(dy_BHWC, how.group)
-        if how.rectify:
-            # Where y is at most 0, written otherwise than in the forward pass: else the compiler
-            # finds it to be the same, and keeps it.
+        centred_GgHWC, factor_G1C, inverse_std_G1C = _centre(x_BHWC, moments_G2C, scale, options)
+        dy_GgHWC = _grouped(dy_BHWC, options.group)
+        if options.rectify:
+            # y <= 0, but not in the forward pass's words: common-subexpression elimination would
+            # merge the two and keep the forward mask alive.
             is_off = centred_GgHWC * factor_G1C <= -_over_positions(bias, dy_GgHWC)
             dy_GgHWC = jnp.where(is_off, 0, dy_GgHWC)
         return centred_GgHWC, factor_G1C, inverse_std_G1C, dy_GgHWC
@@ -156,8 +153,8 @@ def _backward(
     all_but_channels = tuple(range(dy_GgHWC.ndim - 1))
     dscale = (product_G1C * inverse_std_G1C).sum(all_but_channels)
     dbias = sum_G1C.sum(all_but_channels)
-    # The second pass starts from what the first read, not from what it computed on the way, which
-    # would have to be written.
+    # The barrier makes the second pass recompute from x and dy: reusing the first pass's
+    # intermediates would mean writing them to memory.
     x_BHWC, dy_BHWC, sum_G1C, product_G1C = jax.lax.optimization_barrier(
         (x_BHWC, dy_BHWC, sum_G1C, product_G1C)
     )
@@ -177,52 +174,53 @@ def _grouped(x_BHWC: jax.Array, group: int) -> jax.Array:
 
 
 def _moments(x_GgHWC: jax.Array) -> jax.Array:
-    """Returns each group's mean and variance of each channel, (G, 2, C)."""
-    # One pass for both moments, of differences to a guess of the mean: E[x^2] - E[x]^2 itself loses
-    # the variance where |mean| >> std (Chan et al. 1983, section 3). The guess is the mean of the
-    # group's first example. A single value may lie far from all others; a mean of the 1/g-th part
-    # of them is off by at most sqrt(g) standard deviations. Devices that share a group send one
-    # number per channel for it.
+    """Returns the mean and variance of each channel per group, (G, 2, C)."""
+    # One pass for both moments, over differences from a guess of the mean: E[x^2] - E[x]^2 loses
+    # the variance when |mean| >> std (Chan et al. 1983, section 3). The guess is the mean of the
+    # group's first example. Any single value may be an outlier; the mean of one example out of g
+    # is at most sqrt(g) standard deviations off. Devices that share a group exchange one number
+    # per channel for it.
     groups, channels = x_GgHWC.shape[0], x_GgHWC.shape[-1]
     within = tuple(range(1, x_GgHWC.ndim - 1))
     guess_G1C = x_GgHWC[:, :1].mean(within, keepdims=True)
-    off_GgHWC = x_GgHWC - guess_G1C
+    shifted_GgHWC = x_GgHWC - guess_G1C
     count = math.prod(x_GgHWC.shape[1:-1])
-    off_mean_G1C, square_G1C = (total / count for total in _sums(off_GgHWC, jnp.square(off_GgHWC)))
-    mean_G1C = guess_G1C + off_mean_G1C
-    var_G1C = jnp.maximum(square_G1C - jnp.square(off_mean_G1C), 0)
+    sums = _sums(shifted_GgHWC, jnp.square(shifted_GgHWC))
+    shift_G1C, square_G1C = (total / count for total in sums)
+    mean_G1C = guess_G1C + shift_G1C
+    var_G1C = jnp.maximum(square_G1C - jnp.square(shift_G1C), 0)
     return jnp.stack([mean_G1C, var_G1C], axis=1).reshape(groups, 2, channels)
 
 
 def _centre(
-    x_BHWC: jax.Array, moments_G2C: jax.Array, scale: jax.Array, how: _How
+    x_BHWC: jax.Array, moments_G2C: jax.Array, scale: jax.Array, options: _Options
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns x less its mean (G, g, H, W, C), gamma / std, and 1 / std (G, 1, 1, 1, C)."""
-    x_GgHWC = _grouped(x_BHWC, how.group)
+    """Returns x - mean (G, g, H, W, C), gamma / std and 1 / std (G, 1, 1, 1, C)."""
+    x_GgHWC = _grouped(x_BHWC, options.group)
     groups, _, channels = moments_G2C.shape
     positions = (1,) * (x_GgHWC.ndim - 2)
     mean_G1C, var_G1C = (moments_G2C[:, i].reshape(groups, *positions, channels) for i in range(2))
-    inverse_std_G1C = jax.lax.rsqrt(var_G1C + how.epsilon)
+    inverse_std_G1C = jax.lax.rsqrt(var_G1C + options.epsilon)
     factor_G1C = inverse_std_G1C * _over_positions(scale, x_GgHWC)
     return x_GgHWC - mean_G1C, factor_G1C, inverse_std_G1C
 
 
-def _over_positions(of_channels_C: jax.Array, x: jax.Array) -> jax.Array:
-    """Returns what there is one of for each channel in a shape that is broadcast to x."""
-    return of_channels_C.reshape((1,) * (x.ndim - 1) + of_channels_C.shape)
+def _over_positions(values_C: jax.Array, x: jax.Array) -> jax.Array:
+    """Reshapes one value per channel so that it broadcasts against x."""
+    return values_C.reshape((1,) * (x.ndim - 1) + values_C.shape)
 
 
 @jax.custom_jvp
 def _sums(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the sums of two arrays over each group and all positions, (G, 1, 1, 1, C) each."""
-    # As one reduction, XLA for GPUs reads what they are computed from once; that for CPUs does so
-    # anyway, and computes such reductions number by number.
+    # On GPUs, a single reduction lets XLA read the operands once. XLA for CPU reads them once
+    # either way, but does not vectorise a reduction of two arrays.
     return jax.lax.platform_dependent(a_GgHWC, b_GgHWC, cuda=_sums_together, default=_sums_apart)
 
 
 @_sums.defjvp
 def _sums_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    # A Hessian needs it: JAX does not differentiate a reduction of two arrays.
+    # For Hessian-vector products: JAX cannot differentiate a reduction of two arrays.
     return _sums(*primals), _sums_apart(*tangents)
 
 
@@ -241,10 +239,10 @@ def _sums_apart(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.
 
 
 def pool_moments(moments: Any) -> Any:
-    """Returns the moments of equal parts taken together: the law of total variance.
+    """Pools the moments of equal parts of a batch, by the law of total variance.
 
     Args:
-      moments: what MOMENTS collects, each array with a leading axis of parts.
+      moments: a MOMENTS collection whose arrays have a leading axis of parts.
     """
 
     def pool(norm: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -258,7 +256,7 @@ def pool_moments(moments: Any) -> Any:
 
 @jax.jit
 def add_moments(total: Any, new: Any, batches: int) -> Any:
-    """Returns the moments of `batches` batches and one more of their size (Chan et al. 1979)."""
+    """Adds one batch to the moments of `batches` batches of equal size (Chan et al. 1979)."""
     share = 1.0 / (batches + 1.0)
 
     def add(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""What a network is made of: shapes, parameters, mult-adds and projections a stage (Table 1)."""
+"""The layer table: shapes, parameters, mult-adds and projections per stage (Table 1)."""
 
 import dataclasses
 import math
@@ -19,12 +19,12 @@ class StageSummary:
 
     Attributes:
       name: "stem", "stage1" ... or "head".
-      output_shape: (H, W, C) after the stage, of one image; (classes,) after the head.
+      output_shape: (H, W, C) after the stage; (classes,) after the head.
       blocks: in this stage; 0 for stem and head.
-      convolutions: weighted layers on the branch, projections not counted.
+      convolutions: weighted layers, projections not counted.
       parameters: trainable numbers.
-      mult_adds: of one image, a multiply-add counted as one operation: convolutions and the
-        fully connected layer, as the paper counts.
+      mult_adds: multiply-adds per image, each counted once, of convolutions and the fully connected
+        layer, as the paper counts them.
       projections: 1x1 convolutions on shortcuts.
     """
 
@@ -50,7 +50,7 @@ class Summary:
 
     @property
     def mult_adds(self) -> int:
-        """Of one image."""
+        """Multiply-adds per image."""
         return sum(layer.mult_adds for layer in self.layers)
 
     @property
@@ -60,18 +60,18 @@ class Summary:
 
 
 def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
-    """Traces a network on one image of `image_shape` (H, W, C); no device computes anything."""
+    """Traces a network on one image of `image_shape` (H, W, C), without computing anything."""
     stage_sizes = {f"stage{i}": n for i, n in enumerate(model.arch.stage_sizes, start=1)}
     params, shapes, mult_adds = _trace(dataclasses.replace(model, scan=True), image_shape)
     work: dict[str, int] = {}
     convolutions: dict[str, int] = {}
-    for path, of_one in mult_adds.items():
+    for path, module_mult_adds in mult_adds.items():
         row = _row(path[0])
-        # Blocks that are alike are one module, which is traced as if it were one block.
-        times = stage_sizes[row] - 1 if layout.is_stacked(path[0]) else 1
-        work[row] = work.get(row, 0) + times * of_one
+        # The stacked blocks are one module, traced as one block.
+        repeats = stage_sizes[row] - 1 if layout.is_stacked(path[0]) else 1
+        work[row] = work.get(row, 0) + repeats * module_mult_adds
         on_branch = path[-1] != "shortcut_conv"
-        convolutions[row] = convolutions.get(row, 0) + times * on_branch
+        convolutions[row] = convolutions.get(row, 0) + repeats * on_branch
     parameters: dict[str, int] = {}
     projections: dict[str, int] = {}
     blocks: dict[str, int] = {}
@@ -100,7 +100,7 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
 def _trace(
     model: ResNet, image_shape: tuple[int, ...]
 ) -> tuple[dict[str, Any], dict[str, tuple[int, ...]], dict[tuple[str, ...], int]]:
-    """Returns the shapes of the parameters and of each row's output, and mult-adds by module."""
+    """Returns the parameters' shapes, each row's output shape and each module's mult-adds."""
     mult_adds: dict[tuple[str, ...], int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -116,21 +116,19 @@ def _trace(
             shapes[row] = out.shape[1:]
         if isinstance(module, (nn.Conv, nn.Dense)):
             kernel = module.variables["params"]["kernel"]
-            # A kernel is used once at every position of the output. Set, not added: a module that
-            # is traced twice computes once.
+            # Every position of the output uses the kernel once. Assigned, not added: a module may
+            # be traced twice.
             mult_adds[module.path] = math.prod(out.shape[1:-1]) * kernel.size
         return out
 
     with nn.intercept_methods(record):
-        # Whatever the batch's statistics group, one image is enough to see the shapes.
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        # A key made outside the trace would be an array, and start the accelerator for it.
+        # A key made outside the trace would be an array and so start the accelerator.
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=True), image)
     return variables["params"], shapes, mult_adds
 
 
 def _row(module_name: str) -> str:
-    """Returns the row that a top-level module belongs to."""
     if module_name.startswith("stage"):
         return module_name.split("_")[0]
     return "stem" if module_name.startswith("stem") else "head"

@@ -1,4 +1,4 @@
-"""The convolution for several seeds is XLA's, in value, gradients and parameters."""
+"""The convolution for several seeds equals XLA's in values, gradients and parameters."""
 
 import functools
 
@@ -16,7 +16,7 @@ from resnet_jax.networks.resnet import ResNet
 from resnet_jax.networks.summary import summarize
 from tests import tiny
 
-# Of every kernel and stride in the networks; a stride of 2 ends at the edge, or before it.
+# (kernel size, stride, side): all that the networks use; stride 2 with even and odd sides.
 GEOMETRIES = [(1, 1, 8), (1, 2, 9), (3, 1, 8), (3, 2, 8), (3, 2, 9), (7, 2, 8), (7, 2, 9)]
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
 SEEDS = 3
@@ -40,7 +40,7 @@ def difference(a, b):
 
 
 def gradients(conv):
-    """Returns a compiled function of several seeds' variables, inputs and weights of outputs."""
+    """Returns a jitted f(variables, inputs, output weights), each with a leading axis of seeds."""
 
     def weighed(variables, x_BHWC, weights):
         y = conv.apply(variables, x_BHWC)
@@ -61,15 +61,16 @@ def test_values_and_gradients_are_those_of_xla(size, stride, side, dtype):
     arguments = ({"params": {"kernel": kernel}}, x, weights)
 
     programs = [gradients(conv).lower(*arguments) for conv in (theirs, ours)]
-    of_groups, of_seeds = (program.as_text() for program in programs)
-    assert of_groups.count(f"feature_group_count = {SEEDS}") == 3
-    assert of_seeds.count("group_count = 1") == 2 * of_seeds.count("stablehlo.convolution")
-    assert of_seeds.count("stablehlo.convolution") == 3 * SEEDS
-    ((_, y), of_theirs), ((_, z), of_ours) = (program.compile()(*arguments) for program in programs)
+    grouped, one_by_one_text = (program.as_text() for program in programs)
+    assert grouped.count(f"feature_group_count = {SEEDS}") == 3
+    convolutions = one_by_one_text.count("stablehlo.convolution")
+    assert one_by_one_text.count("group_count = 1") == 2 * convolutions
+    assert convolutions == 3 * SEEDS
+    ((_, y), dy), ((_, z), dz) = (program.compile()(*arguments) for program in programs)
     assert y.shape == (SEEDS, *outputs)
     assert y.dtype == dtype
-    assert jax.tree.structure(of_theirs) == jax.tree.structure(of_ours)
-    for a, b in zip(jax.tree.leaves((y, of_theirs)), jax.tree.leaves((z, of_ours)), strict=True):
+    assert jax.tree.structure(dy) == jax.tree.structure(dz)
+    for a, b in zip(jax.tree.leaves((y, dy)), jax.tree.leaves((z, dz)), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         assert difference(a, b) < TOLERANCES[dtype]
 
@@ -82,7 +83,7 @@ def test_the_parameters_are_those_of_xla():
 
 
 @pytest.mark.parametrize("ours", [one_by_one, space_to_depth.convolution])
-def test_the_precision_asked_for_is_that_of_the_product(ours):
+def test_the_precision_is_passed_on(ours):
     x = jnp.ones((1, 8, 8, 3))
 
     def program(precision):
@@ -109,13 +110,13 @@ def test_all_seeds_may_see_the_same_images():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "how", [{"scan": True, "remat": (2,), "space_to_depth": True}, {}], ids=str
+    "options", [{"scan": True, "remat": (2,), "space_to_depth": True}, {}], ids=str
 )
-def test_the_network_is_the_same(how):
-    options = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}
+def test_the_network_is_the_same(options):
+    common = {"num_classes": 3, "shortcut": "B", "stem": "imagenet"}
     xla, ours = (
-        ResNet(Architecture("bottleneck", (1, 3), (4, 8)), **options, **settings)
-        for settings in ({}, {"convolution": one_by_one} | how)
+        ResNet(Architecture("bottleneck", (1, 3), (4, 8)), **common, **settings)
+        for settings in ({}, {"convolution": one_by_one} | options)
     )
     assert summarize(xla, (32, 32, 3)) == summarize(ours, (32, 32, 3))
     x = jax.random.normal(jax.random.key(0), (SEEDS, 4, 32, 32, 3))
@@ -128,21 +129,22 @@ def test_the_network_is_the_same(how):
         return (logits**2).mean()
 
     def variables_of(params):
-        of_one = jax.tree.map(lambda a: a[0], statistics)
-        is_stacked = any(map(layout.is_stacked, params))
-        return {"params": params, "batch_stats": layout.stacked(of_one) if is_stacked else of_one}
+        batch_stats = jax.tree.map(lambda a: a[0], statistics)
+        if any(map(layout.is_stacked, params)):
+            batch_stats = layout.stacked(batch_stats)
+        return {"params": params, "batch_stats": batch_stats}
 
     def as_in_loops(params):
         return layout.stacked(params, lambda arrays: jnp.stack(arrays, axis=1))
 
     params, statistics = variables["params"], variables["batch_stats"]
-    (a, of_a), (b, of_b) = (
+    (a, da), (b, db) = (
         jax.jit(jax.vmap(jax.value_and_grad(functools.partial(loss, model))))(
             as_in_loops(params) if model.scan else params, x
         )
         for model in (xla, ours)
     )
-    of_b = layout.by_block(of_b, lambda stack: jnp.unstack(stack, axis=1))
+    db = layout.by_block(db, lambda stack: jnp.unstack(stack, axis=1))
     np.testing.assert_allclose(a, b, rtol=1e-5)
-    for one, other in zip(jax.tree.leaves(of_a), jax.tree.leaves(of_b), strict=True):
+    for one, other in zip(jax.tree.leaves(da), jax.tree.leaves(db), strict=True):
         assert difference(one, other) < 1e-4

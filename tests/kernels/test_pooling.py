@@ -18,7 +18,7 @@ def gradient(pool, x, dy):
 
 
 def drawn(dtype, *shape):
-    """Rectified noise, half of it equal, and weights of the outputs."""
+    """Returns rectified noise, half of it equal (0), and weights for the outputs."""
     x = jax.nn.relu(jax.random.normal(jax.random.key(0), shape)).astype(dtype)
     dy = jax.random.normal(jax.random.key(1), theirs(x).shape).astype(dtype)
     return x, dy
@@ -30,7 +30,7 @@ def test_values_and_gradients_are_those_of_flax(size, dtype):
     x, dy = drawn(dtype, 3, *size, 5)
     assert max_pool(x).dtype == dtype
     np.testing.assert_array_equal(*(np.asarray(f(x), np.float32) for f in (max_pool, theirs)))
-    # Up to four windows are added: in another order, and by us in float32 whatever the dtype.
+    # Up to four windows add to a pixel, in different orders; ours always adds in float32.
     ours, flax = gradient(max_pool, x, dy), gradient(theirs, x, dy)
     assert ours.dtype == dtype
     tolerance = {"float32": 1e-6, "bfloat16": 0.05}[dtype]
@@ -48,27 +48,27 @@ def test_the_first_of_equal_maxima_has_the_gradient():
     x = jnp.zeros((1, 4, 4, 1))
     dx = gradient(max_pool, x, jnp.asarray([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1))
     expected = np.zeros((4, 4))
-    # The first inside the picture: the padding is never a maximum.
+    # The first inside the image: the padding is never a maximum.
     expected[0, 0], expected[0, 1], expected[1, 0], expected[1, 1] = 1, 2, 3, 4
     np.testing.assert_array_equal(dx[0, :, :, 0], expected)
 
 
-def test_nan_is_seen():
+def test_nan_is_the_maximum():
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
-    assert jnp.isnan(max_pool(x)).all()  # all four windows have it
+    assert jnp.isnan(max_pool(x)).all()  # it lies in all four windows
     x = jnp.zeros((1, 4, 4, 1)).at[0, 3, 3, 0].set(jnp.nan)
     np.testing.assert_array_equal(
         jnp.isnan(max_pool(x))[0, :, :, 0], [[False, False], [False, True]]
     )
 
 
-def test_a_byte_each_is_kept():
+def test_the_backward_pass_keeps_one_byte_per_output():
     x, _ = drawn("bfloat16", 2, 8, 8, 4)
     _, pullback = jax.vjp(max_pool, x)
     assert [(a.shape, a.dtype) for a in jax.tree.leaves(pullback)] == [((2, 4, 4, 4), jnp.int8)]
 
 
-def test_a_gradient_has_derivatives_of_its_own():
+def test_the_gradient_can_be_differentiated():
     x, direction = drawn("float32", 2, 6, 6, 3)[0], jnp.ones((2, 6, 6, 3))
 
     def product(pool):

@@ -1,4 +1,4 @@
-"""The ReLU, and the one at the end of a residual block, with their gradients."""
+"""relu and relu_of_sum, with their gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,13 @@ def test_relu_is_the_maximum_of_zero(dtype):
     wanted, pull_back_wanted = jax.vjp(nn.relu, x)
     assert values.dtype == dtype
     np.testing.assert_array_equal(values[:-1], wanted[:-1])
-    assert np.isnan(values[-1])  # a run that diverges shall be seen
+    assert np.isnan(values[-1])  # a diverged run must show
     (gradient,), (expected,) = (pull(jnp.ones_like(x)) for pull in (pull_back, pull_back_wanted))
     np.testing.assert_array_equal(gradient[:-1], expected[:-1])
 
 
 @BOTH
-def test_the_sums_relu_has_the_gradient_of_its_parts(dtype):
+def test_relu_of_sum_has_the_gradient_of_its_parts(dtype):
     x = jnp.array([-2, 2, 1, -1, 0, jnp.nan], dtype)
     y = jnp.array([1, -1, 1, 1, 0, 1], dtype)
     values, pull_back = jax.vjp(relu_of_sum, x, y)
@@ -38,7 +38,7 @@ def test_the_sums_relu_has_the_gradient_of_its_parts(dtype):
     np.testing.assert_array_equal(pull_back(upstream)[0], [0, 2, 3, 0, 0, 6])
 
 
-def test_the_sums_relu_keeps_its_output_alone():
+def test_relu_of_sum_keeps_only_its_output():
     _, pull_back = jax.vjp(relu_of_sum, jnp.ones(7), -jnp.ones(7))
     (kept,) = jax.tree.leaves(pull_back)
     np.testing.assert_array_equal(kept, np.zeros(7))

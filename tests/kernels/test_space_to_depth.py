@@ -49,18 +49,18 @@ def test_whole_numbers_are_convolved_exactly():
     )
 
 
-def test_the_convolution_that_is_asked_for_computes_it():
+def test_the_given_convolution_is_used():
     images, kernel = drawn(16, 13, 7)
-    asked = []
+    calls = []
 
     def convolve(*args, **options):
-        asked.append(args)
+        calls.append(args)
         return 2 * jax.lax.conv_general_dilated(*args, **options)
 
     pad = [(3, 3), (3, 3)]
     found = space_to_depth.convolution(images, kernel, (2, 2), pad, convolve=convolve)
     np.testing.assert_allclose(found, 2 * plain(images, kernel, (2, 2), pad), atol=2e-4)
-    ((blocks, weights, strides, _),) = asked
+    ((blocks, weights, strides, _),) = calls
     assert (blocks.shape[-1], weights.shape, strides) == (12, (4, 4, 12, 5), (1, 1))
 
 

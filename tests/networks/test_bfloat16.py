@@ -1,4 +1,4 @@
-"""What a step in bfloat16 computes in it, and what it does not: read off the program."""
+"""Dtypes of the operations of a bfloat16 training step, read from the lowered program."""
 
 import re
 
@@ -20,24 +20,26 @@ NETWORKS = [
 
 
 def operations(family, depth, dtype, shortcut):
-    """Returns a config, and of each operation of its training step its name and its types."""
+    """Returns (config, (name, types) of each operation of its training step, program text)."""
     config = ours.config(
         family, depth, dtype=dtype, shortcut=shortcut, batch_size=2, bn_group=0,
         image_size=None if family == "cifar" else 64,
     )  # fmt: skip
     programs, arguments = on_noise(config, decide(config, jax.devices()[:1]))
     text = programs.train_steps.lower(programs.state, *arguments).as_text()
-    found = []
+    typed_operations = []
     for line in text.splitlines():
         if match := re.search(r'"?stablehlo\.(\w+)"?.* : \((.*)\) -> (.*)', line):
-            found.append((match[1], set(re.findall(r"(bf16|f32)>", match[2] + match[3]))))
-    return config, found, text
+            typed_operations.append(
+                (match[1], set(re.findall(r"(bf16|f32)>", match[2] + match[3])))
+            )
+    return config, typed_operations, text
 
 
 def convolutions(config):
-    """Of the step: each layer's, and for it one for the kernel's gradient and one for the input's.
+    """Counts a step's convolutions: per layer the forward pass and two gradients.
 
-    The picture needs no gradient.
+    The first layer has one gradient: the images need none.
     """
     network = summary.summarize(resnet.from_config(config.model), sets.image_shape(config.data))
     return 3 * (config.model.depth - 1 + network.projections) - 1
@@ -45,27 +47,29 @@ def convolutions(config):
 
 @pytest.mark.parametrize(("family", "depth", "shortcut"), NETWORKS)
 def test_convolutions_are_in_bfloat16_and_sums_in_float32(family, depth, shortcut):
-    config, found, text = operations(family, depth, "bfloat16", shortcut)
-    of = {name: [types for other, types in found if other == name] for name, _ in found}
-    assert of["convolution"] == [{"bf16"}] * convolutions(config)
-    # The sums of BatchNorm's statistics, and of the gradients of scale and bias.
+    config, typed_operations, text = operations(family, depth, "bfloat16", shortcut)
+    types_by_name = {}
+    for name, types in typed_operations:
+        types_by_name.setdefault(name, []).append(types)
+    assert types_by_name["convolution"] == [{"bf16"}] * convolutions(config)
+    # The sums for BatchNorm's statistics and for the gradients of scale and bias.
     assert "stablehlo.reduce(" in text
     reduced = re.findall(r"stablehlo\.reduce\(.*?: \((.*?)\) ->", text)
     assert len(reduced) > 4 * (depth - 1)
     assert not any("bf16" in types for types in reduced)
-    # The classifier, its gradients and the loss; and its input, the mean over each picture.
-    assert of["dot_general"] == [{"f32"}] * 3
+    # The classifier, its gradients and the loss.
+    assert types_by_name["dot_general"] == [{"f32"}] * 3
     losses = re.findall(r"stablehlo\.(?:exponential|log) .* : tensor<.*?(bf16|f32)>", text)
     assert set(losses) == {"f32"}
-    # What is kept from step to step.
-    kept = re.search(r"func\.func public @main\((.*?)\) -> \(", text, re.DOTALL)
-    assert kept
-    assert "bf16" not in kept[1]
+    # The training state, which is the program's argument.
+    state = re.search(r"func\.func public @main\((.*?)\) -> \(", text, re.DOTALL)
+    assert state
+    assert "bf16" not in state[1]
 
 
 def test_float32_has_nothing_in_bfloat16():
-    config, found, text = operations("cifar", 20, "float32", "A")
-    assert [types for name, types in found if name == "convolution"] == [{"f32"}] * convolutions(
-        config
-    )
+    config, typed_operations, text = operations("cifar", 20, "float32", "A")
+    assert [types for name, types in typed_operations if name == "convolution"] == [
+        {"f32"}
+    ] * convolutions(config)
     assert "bf16" not in text

@@ -54,7 +54,7 @@ def test_initialised_parameters_are_the_papers(family, depth):
 
 
 def projections(family, depth, shortcut):
-    """By hand: what section 3.3 says of each option."""
+    """Counts projections by hand, from section 3.3."""
     blocks = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50}[depth] if family == "imagenet" else None
     if family == "cifar":
         blocks = (depth - 2) // 2
@@ -88,7 +88,7 @@ def test_plain_twin_has_the_same_parameters_as_option_a(family, depth):
     assert named("none") == named("A")
 
 
-def test_projections_stand_where_the_shape_changes():
+def test_option_b_projects_where_the_shape_changes():
     def at(depth, shortcut):
         tree = parameter_tree("imagenet", depth, shortcut)
         return [k for k, v in tree.items() if "shortcut_conv" in v and "shortcut_norm" in v]
@@ -122,7 +122,6 @@ def test_mult_adds_of_resnet_50_with_the_stride_on_the_3x3():
 
 
 def test_mult_adds_by_hand():
-    # One 3x3 convolution from 3 to 16 channels at 32 x 32; two blocks' worth of the rest.
     found = {layer.name: layer.mult_adds for layer in summary("cifar", 20, "A").layers}
     assert found["stem"] == 32 * 32 * 9 * 3 * 16
     assert found["stage1"] == 6 * 32 * 32 * 9 * 16 * 16
@@ -151,7 +150,7 @@ def test_output_shapes(family, depth, shapes):
     assert [layer.output_shape for layer in summary(family, depth, "B").layers] == shapes
 
 
-def test_families_build_the_same_depth_from_other_blocks():
+def test_families_build_the_same_depth_from_different_blocks():
     for depth in (50, 152):
         imagenet, cifar = architecture("imagenet", depth), architecture("cifar", depth)
         assert (imagenet.block, cifar.block) == ("bottleneck", "basic")

@@ -47,7 +47,7 @@ def run(capture=False, **options):
     return logits, updated, variables
 
 
-# ------------------------------------------------------------------- every option is heard
+# ------------------------------------------------------- every option changes the function
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_number_of_classes():
     assert run(num_classes=7)[0].shape == (8, 7)
 
 
-def test_bn_momentum_moves_the_averages_alone():
+def test_bn_momentum_changes_only_the_moving_averages():
     (logits, kept, _), (other_logits, other, _) = run(bn_momentum=0.9), run(bn_momentum=0.5)
     pairs = zip(jax.tree.leaves(kept), jax.tree.leaves(other), strict=True)
     assert all(np.abs(a - b).max() > 0 for a, b in pairs)
@@ -94,16 +94,17 @@ def test_bfloat16_is_for_activations_only():
     assert logits.dtype == jnp.float32
     for tree in (variables["params"], variables["batch_stats"], updated["batch_stats"]):
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
-    seen = dict(updated["intermediates"])
+    outputs = dict(updated["intermediates"])
     # The mean over positions is not rounded to bfloat16 on its way to the logits.
-    pooled = np.asarray(seen["stage2_block1"]["__call__"][0], np.float64).mean((1, 2))
+    pooled = np.asarray(outputs["stage2_block1"]["__call__"][0], np.float64).mean((1, 2))
     dense = variables["params"]["logits"]
     assert not dense["bias"].any()
     np.testing.assert_allclose(logits, pooled @ np.asarray(dense["kernel"]), atol=1e-5)
-    assert seen.pop("logits")["__call__"][0].dtype == jnp.float32
-    del seen["__call__"]  # the network's own output, the logits
-    assert {leaf.dtype for leaf in jax.tree.leaves(seen)} == {jnp.dtype("bfloat16")}
-    assert len(jax.tree.leaves(seen)) == 2 + 2 * (1 + 4) + 2  # stem, blocks, projection in stage 2
+    assert outputs.pop("logits")["__call__"][0].dtype == jnp.float32
+    del outputs["__call__"]  # the network's own output, the logits
+    assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("bfloat16")}
+    # Stem, blocks and the projection in stage 2.
+    assert len(jax.tree.leaves(outputs)) == 2 + 2 * (1 + 4) + 2
 
 
 # --------------------------------------------------------------------------- the shortcut
@@ -120,7 +121,7 @@ def test_option_a_by_hand():
 
 
 @pytest.mark.parametrize("kind", ["A", "B"])
-def test_identity_where_the_shape_stays(kind):
+def test_the_shortcut_is_the_identity_if_the_shape_stays(kind):
     x = jnp.ones((1, 4, 4, 3))
     assert shortcut(x, kind, channels=3, stride=1, conv=None, norm=None) is x
 
@@ -130,7 +131,10 @@ def test_plain_net_has_no_shortcut():
 
 
 def last_convolution_to_zero(kind, shortcut_kind, preactivation=False, stride=1, filters=4):
-    """Applies a block of identity normalisation whose last convolution gives zeros."""
+    """Returns a block's input, its output, and its output with the last kernel zeroed.
+
+    The block has no normalisation.
+    """
 
     def conv(features, size, strides, name):
         return nn.Conv(features, size, strides, use_bias=False, name=name)
@@ -157,7 +161,7 @@ def last_convolution_to_zero(kind, shortcut_kind, preactivation=False, stride=1,
 
 @pytest.mark.parametrize("preactivation", [False, True])
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
-def test_identity_carries_what_a_plain_block_loses(kind, preactivation):
+def test_the_shortcut_carries_the_input_that_a_plain_block_loses(kind, preactivation):
     for shortcut_kind in ("none", "A"):
         x, before, after = last_convolution_to_zero(kind, shortcut_kind, preactivation)
         assert np.abs(before - after).max() > 0.1
@@ -219,7 +223,7 @@ def test_zero_init_residual_makes_a_block_its_shortcut(kind, preactivation):
         outputs = layout.by_block(updated["intermediates"])
         first, second = (outputs[f"stage1_block{i}"]["__call__"][0] for i in (1, 2))
         assert np.abs(first).max() > 0.1
-        # A post-activation block's input is rectified already: its last ReLU changes nothing.
+        # A post-activation block's input is already rectified, so its last ReLU changes nothing.
         assert bool((first == second).all()) is same
 
 
@@ -227,7 +231,7 @@ NETWORKS = [
     pytest.param(
         {"kind": kind, "preactivation": pre, "shortcut": shortcut, "stem": stem, "zero": zero},
         id=f"{kind}-{'pre' if pre else 'post'}-{shortcut}-{stem}-{'zero' if zero else 'he'}",
-        # Each is compiled: some of all kinds are enough for every day.
+        # Each compiles a network; the quick suite samples every kind.
         marks=[] if (shortcut, stem) in (("A", "cifar"), ("B", "imagenet")) else pytest.mark.slow,
     )
     for kind in LAST
@@ -267,10 +271,10 @@ def test_every_parameter_is_moved_by_its_gradient(network):
     quickly = {"xla_backend_optimization_level": "0"}
     moved = jax.jit(three_steps, compiler_options=quickly)(variables["params"])
     paths = jax.tree_util.tree_leaves_with_path(variables["params"])
-    stays = [
+    unchanged = [
         jax.tree_util.keystr(path)
         for (path, before), after in zip(paths, jax.tree.leaves(moved), strict=True)
         if (before == after).all()
     ]
     assert len(paths) > 15
-    assert stays == []
+    assert unchanged == []

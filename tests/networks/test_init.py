@@ -1,4 +1,4 @@
-"""Initial weights: He's normal distribution, other draws for every layer and seed."""
+"""Initial weights: He's normal distribution, different for every layer and seed."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from resnet_jax.networks.resnet import ResNet
 
 @pytest.fixture(scope="module")
 def kernels():
-    """The convolution kernels of a residual net with three blocks a stage."""
+    """The convolution kernels of a residual net with three blocks per stage."""
     model = ResNet(architecture("cifar", 20), num_classes=10, shortcut="B")
     images = np.zeros((1, 8, 8, 3), np.float32)
     params = layout.by_block(model.init(jax.random.key(0), images, train=True)["params"])
@@ -27,7 +27,7 @@ def test_deviation_is_he_normal(kernels):
     for name, kernel in kernels.items():
         fan_in = np.prod(kernel.shape[:-1])
         expected = np.sqrt(2 / fan_in)
-        # The deviation of n normal draws has a standard error of its 1 / sqrt(2 n)th part.
+        # The sample deviation of n normal draws has a relative standard error of 1 / sqrt(2 n).
         error = expected / np.sqrt(2 * kernel.size)
         assert abs(kernel.std() - expected) < 4 * error, name
         assert abs(kernel.mean()) < 4 * expected / np.sqrt(kernel.size), name
@@ -38,8 +38,8 @@ def test_tails_are_not_cut(kernels):
         [(k / np.sqrt(2 / np.prod(k.shape[:-1]))).ravel() for k in kernels.values()]
     )
     assert standard.size > 250_000
-    # Beyond 2.5 deviations lie 1.242 % of a normal distribution. Flax's truncated one ends at
-    # 2 deviations of the uncut normal, 2.27 of its own.
+    # 1.242 % of a normal distribution lies beyond 2.5 deviations. Flax's truncated normal ends at
+    # 2.27 of its own deviations (2 of the untruncated normal).
     share = (np.abs(standard) > 2.5).mean()
     assert share == pytest.approx(0.01242, rel=0.1)
     assert np.abs(standard).max() > 4

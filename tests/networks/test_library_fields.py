@@ -1,4 +1,4 @@
-"""Public classes and functions refuse a name or number that they would silently misread."""
+"""Public classes and functions refuse unknown names and numbers out of range."""
 
 import functools
 
@@ -57,14 +57,14 @@ block = functools.partial(
         (lambda: views.make_views("tencrop", None, None), "(nearest: ten_crop)"),
     ],
 )  # fmt: skip
-def test_a_field_that_is_not_known_is_refused(make, words):
+def test_an_invalid_field_is_refused(make, words):
     with pytest.raises(UserError) as refused:
         make()
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_a_crop_that_is_not_known_is_refused():
+def test_an_unknown_crop_is_refused():
     data = imagenet.get_config().data
     crops.make_crop(data)
     data.crop = "resized"
@@ -86,7 +86,7 @@ def test_a_crop_that_is_not_known_is_refused():
         (Range(0), (0, 1e30), (1e300, float("inf"), float("nan")), "numbers from 0 to 3.4e+38"),
     ],
 )  # fmt: skip
-def test_a_range_holds_its_numbers_alone(interval, inside, outside, words):
+def test_a_range_contains_only_its_numbers(interval, inside, outside, words):
     assert all(value in interval for value in inside)
     assert not any(value in interval for value in outside)
     assert str(interval) == words

@@ -1,4 +1,4 @@
-"""BatchNorm: statistics over its group and nothing else; exact moments."""
+"""BatchNorm: statistics of exactly its group; exact moments; gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ EPSILON = 1e-5
 
 def inputs(batch=8, seed=0):
     draw = np.random.default_rng(seed)
-    # Examples of very different means, so that each grouping has other statistics.
+    # The examples' means differ widely, so each grouping has different statistics.
     return draw.normal(size=(batch, 2, 2, 3)).astype(np.float32) + np.arange(
         batch, dtype=np.float32
     ).reshape(-1, 1, 1, 1)
@@ -65,9 +65,9 @@ def test_group_statistics_are_numpys(group):
 
 
 def test_groups_differ_and_zero_is_the_whole_batch():
-    whole, of_four, of_eight = (normalize(inputs(), group=g)[0] for g in (0, 4, 8))
-    assert np.abs(whole - of_four).max() > 0.1
-    np.testing.assert_array_equal(whole, of_eight)
+    y_0, y_4, y_8 = (normalize(inputs(), group=group)[0] for group in (0, 4, 8))
+    assert np.abs(y_0 - y_4).max() > 0.1
+    np.testing.assert_array_equal(y_0, y_8)
 
 
 def test_scale_and_bias():
@@ -84,8 +84,8 @@ def test_device_count_changes_nothing(group):
     norm = jax.jit(lambda x: normalize(x, group=group))
     spread = jax.device_put(x, meshes.split_batch(meshes.make_mesh()))
     assert len(spread.sharding.device_set) == 8
-    alone = norm(jax.device_put(x, jax.devices()[0]))
-    for one, eight in zip(jax.tree.leaves(alone), jax.tree.leaves(norm(spread)), strict=True):
+    single = norm(jax.device_put(x, jax.devices()[0]))
+    for one, eight in zip(jax.tree.leaves(single), jax.tree.leaves(norm(spread)), strict=True):
         np.testing.assert_allclose(one, eight, rtol=2e-6, atol=2e-6)
 
 
@@ -95,7 +95,7 @@ def test_group_must_divide_the_batch():
 
 
 def test_small_deviation_about_a_large_mean():
-    # Float32 steps at 1000 are 6e-5; the mean of squares, 1e6, is known to 0.06 only.
+    # float32 resolves 6e-5 at 1000, but only 0.06 at 1e6, the mean of squares.
     x = (1000 + 0.01 * np.random.default_rng(0).normal(size=(64, 4, 4, 3))).astype(np.float32)
     _, updated = normalize(x, epsilon=0.0)
     expected = x.astype(np.float64).var(axis=(0, 1, 2))
@@ -107,14 +107,14 @@ def test_small_deviation_about_a_large_mean():
 
 
 @pytest.mark.parametrize("distance", [1e2, 1e4, 1e6])
-def test_the_first_value_may_be_far_out(distance):
+def test_the_first_value_may_be_an_outlier(distance):
     x = np.random.default_rng(0).normal(size=(64, 32, 32, 3)).astype(np.float32)
     x[0, 0, 0] += distance
     expected = x.astype(np.float64).var(axis=(0, 1, 2))
-    # Of differences to the first value the mean square is so large that float32 has no room left.
-    off = x - x[0, 0, 0]
-    by_first = (off * off).mean(axis=(0, 1, 2)) - off.mean(axis=(0, 1, 2)) ** 2
-    assert np.abs(by_first / expected - 1).max() > 1e-2
+    # With the first value as the guess, float32 loses the variance in the large mean square.
+    shifted = x - x[0, 0, 0]
+    naive = (shifted * shifted).mean(axis=(0, 1, 2)) - shifted.mean(axis=(0, 1, 2)) ** 2
+    assert np.abs(naive / expected - 1).max() > 1e-2
     y, updated = normalize(x)
     np.testing.assert_allclose(updated[MOMENTS]["var"], expected, rtol=2e-3)
     by_definition, _, _ = by_numpy(x, 64)
@@ -139,13 +139,13 @@ def test_moving_averages_after_two_updates():
     np.testing.assert_allclose(kept["var"], expected, rtol=1e-5)
 
 
-def test_nothing_moves_unless_asked():
+def test_only_mutable_collections_are_updated():
     variables = fresh()
     norm = BatchNorm(train=True)
-    alone = norm.apply(variables, inputs())
-    with_averages, updated = norm.apply(variables, inputs(), mutable=["batch_stats"])
+    y = norm.apply(variables, inputs())
+    y_with_averages, updated = norm.apply(variables, inputs(), mutable=["batch_stats"])
     assert MOMENTS not in updated
-    np.testing.assert_array_equal(alone, with_averages)
+    np.testing.assert_array_equal(y, y_with_averages)
     initial = norm.init(jax.random.key(0), inputs())
     np.testing.assert_array_equal(initial["batch_stats"]["mean"], 0)
     np.testing.assert_array_equal(initial["batch_stats"]["var"], 1)
@@ -157,7 +157,7 @@ def test_evaluation_uses_the_stored_statistics():
     norm = BatchNorm(train=False, epsilon=1.0)
     y = norm.apply(variables, inputs())
     np.testing.assert_allclose(y, (inputs() - mean) / np.sqrt(var + 1), rtol=1e-5, atol=1e-6)
-    # One example alone gives the same: no batch statistics are left in.
+    # One example alone gives the same, so no batch statistics are used.
     np.testing.assert_array_equal(norm.apply(variables, inputs()[:1]), y[:1])
 
 
@@ -169,7 +169,7 @@ def test_training_and_evaluation_agree_on_the_same_statistics():
 
 
 def plainly(x, scale, bias, group, rectify):
-    """Normalises as one would write it down, in float64, with JAX's own gradient."""
+    """The definition, in float64, with JAX's own gradient."""
     pieces = x.astype(jnp.float64).reshape(-1, group, *x.shape[1:])
     axes = (1, 2, 3)
     mean = pieces.mean(axes, keepdims=True)
@@ -203,7 +203,7 @@ def test_the_gradient_is_that_of_the_definition(group, rectify):
 
 
 @pytest.mark.parametrize("rectify", [False, True])
-def test_at_zero_the_rectifier_is_flat(rectify):
+def test_the_gradient_of_the_relu_at_zero_is_zero(rectify):
     x = inputs(seed=3)
     norm = BatchNorm(train=True, rectify=rectify)
 
@@ -217,7 +217,7 @@ def test_at_zero_the_rectifier_is_flat(rectify):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_hessians_are_to_be_had(reverse):
+def test_hessian_vector_products_are_correct(reverse):
     x = inputs(seed=3)
     weights, along = np.random.default_rng(5).normal(size=(2, *x.shape)).astype(np.float32)
     ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
@@ -241,7 +241,7 @@ def test_hessians_are_to_be_had(reverse):
 
 @pytest.mark.parametrize("axes", [(5, 3, 2, 2, 4), (2, 8, 3)])
 def test_sums_together_are_the_sums_apart(axes):
-    """On a GPU they are computed together, here apart; see _sums()."""
+    """GPUs compute them together, CPUs apart; see _sums()."""
     a, b = np.random.default_rng(0).normal(size=(2, *axes)).astype(np.float32)
     for one, other in zip(_sums_together(a, b), _sums_apart(a, b), strict=True):
         assert one.shape == other.shape == (axes[0], *[1] * (len(axes) - 2), axes[-1])
@@ -266,7 +266,7 @@ def test_in_bfloat16_the_gradient_is_rounded_once():
         np.testing.assert_allclose(dv["params"][name], exact_dv["params"][name], rtol=1e-6)
 
 
-def test_of_a_channel_that_never_varies_the_gradient_is_finite():
+def test_the_gradient_of_a_constant_channel_is_finite():
     x = np.full((4, 2, 2, 1), 3, np.float32)
     norm = BatchNorm(train=True)
     y, pull_back = jax.vjp(lambda x: norm.apply(fresh(1), x), x)
@@ -304,7 +304,7 @@ def test_moments_are_those_of_the_whole_batch(group):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_population_statistics_are_numpys(monkeypatch, parts):
-    """The first BatchNorm's inputs hang on no statistics, so numpy can say what is right."""
+    """The first BatchNorm's inputs depend on no statistics, so numpy can compute them."""
     ones = lambda key, shape, dtype: jnp.ones(shape, dtype)  # noqa: E731 - an initialiser
     monkeypatch.setattr(resnet, "HE_NORMAL", ones)
     model = ResNet(Architecture("basic", (1,), (2,)), num_classes=3, shortcut="A", bn_group=4)
@@ -322,8 +322,8 @@ def test_population_statistics_are_numpys(monkeypatch, parts):
     execution = tiny.execution(mesh)
     task = tiny.task(model, normalization, mesh)
     moments = Compiler(execution, replicates=1).moments_step(task, train.select)
-    # Two batches of eight, then a third is not whole: sixteen examples count.
-    found = evaluate.population_statistics(
+    # Sixteen of the twenty examples count: the third batch would not be full.
+    population = evaluate.population_statistics(
         moments, variables, train, np.array([11]), config, execution
     )
 
@@ -332,14 +332,14 @@ def test_population_statistics_are_numpys(monkeypatch, parts):
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     # A kernel of ones sums each 3x3 neighbourhood.
     outputs = sum(padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3))
-    stem = found["batch_stats"]["stem_norm"]
+    stem = population["batch_stats"]["stem_norm"]
     np.testing.assert_allclose(stem["mean"], np.full((1, 2), outputs.mean()), rtol=1e-5)
     np.testing.assert_allclose(stem["var"], np.full((1, 2), outputs.var()), rtol=1e-5)
 
-    # Not the mean of the batches' variances, which a moving average would tend to.
+    # A moving average would tend to the mean of the batches' variances, which differs.
     halves = outputs.reshape(2, -1)
     assert halves.var(axis=1).mean() < 0.95 * outputs.var()
-    for name, norm in found["batch_stats"].items():
+    for name, norm in population["batch_stats"].items():
         before = variables["batch_stats"][name]
         assert jax.tree.structure(norm) == jax.tree.structure(before)
-    assert found["params"] is variables["params"]
+    assert population["params"] is variables["params"]

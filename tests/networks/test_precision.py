@@ -1,4 +1,4 @@
-"""Every product of float32 numbers has the precision that the run's config names."""
+"""Every float32 product has the config's precision."""
 
 import functools
 import importlib.util
@@ -21,7 +21,7 @@ from tests.parallel.test_mesh import SEEDS, Setup
 
 @functools.cache
 def products(precision, dtype="float32"):
-    """Returns the precisions of each convolution and matrix product of all of a run's programs."""
+    """Returns the operand precisions of every convolution and product in a run's programs."""
     setup = Setup(1, 1, 1, model__precision=precision, model__dtype=dtype, model__shortcut="B")
     state = setup.programs.start(SEEDS)
     seeds, arrays, batch = setup.arguments(0)
@@ -42,15 +42,15 @@ def products(precision, dtype="float32"):
 
 
 @pytest.mark.parametrize("precision", ["highest", "default"])
-def test_it_is_that_of_every_product_of_a_run(precision):
-    found = products(precision)
-    # Forward, and two gradients of all but the first layer, of four seeds; moments; evaluation.
-    assert len(found) > 5 * 4 * 8
+def test_every_product_of_a_run_has_the_precision(precision):
+    precisions = products(precision)
+    # Four seeds of 8 layers, each: forward, two gradients, moments and evaluation.
+    assert len(precisions) > 5 * 4 * 8
     allowed = [["HIGHEST"] * 2] if precision == "highest" else [[], ["DEFAULT"] * 2]
-    assert all(each in allowed for each in found)
+    assert all(each in allowed for each in precisions)
 
 
-def test_a_shift_of_colours_is_float32_whatever_the_network_is():
+def test_the_colour_shift_is_always_float32():
     augmentation = Augmentation(0, False, color=True)
     draws = augmentation.draw(jax.random.key(0), 2)
     text = jax.jit(augmentation).lower(draws, jnp.zeros((2, 4, 4, 3))).as_text()
@@ -58,7 +58,7 @@ def test_a_shift_of_colours_is_float32_whatever_the_network_is():
     assert "precision = [HIGHEST, HIGHEST]" in product
 
 
-def test_it_is_part_of_a_runs_identity_and_the_papers_is_float32():
+def test_precision_is_part_of_a_runs_identity_and_defaults_to_float32():
     paper, other = (
         resolve(tiny.config(model__precision=precision)) for precision in ("highest", "high")
     )
@@ -69,7 +69,7 @@ def test_it_is_part_of_a_runs_identity_and_the_papers_is_float32():
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "count"), [("highest", 11), ("default", 0)])
 @pytest.mark.parametrize(("chip", "package"), [("H200", "jax_cuda13_plugin"), ("v5e", "libtpu")])
-def test_it_reaches_the_program_of_a_chip(chip, package, precision, count):
+def test_precision_reaches_the_program_of_a_chip(chip, package, precision, count):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     model = ResNet(
@@ -87,5 +87,5 @@ def test_it_reaches_the_program_of_a_chip(chip, package, precision, count):
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), (variables, x)
     )
     text = jax.jit(jax.grad(loss)).lower(*shapes).compile().as_text()
-    # Three convolutions and the classifier, each with two gradients, but for that of the images.
+    # Three convolutions and the classifier, each with two gradients, less the images' gradient.
     assert text.count("operand_precision={highest,highest}") == count

@@ -1,4 +1,4 @@
-"""Blocks in a loop, or computed twice, are the same network; layouts can be taken apart."""
+"""Looped or recomputed blocks give the same network; the two layouts convert into each other."""
 
 import functools
 import itertools
@@ -41,7 +41,7 @@ def drawn(model, size=8):
 
 
 def lowered(model, images, labels, variables):
-    """The program of a training step's work: logits, what is kept of the batch, gradients."""
+    """Lowers a training step: logits, updated collections and gradients."""
 
     def work(params, batch_stats, images):
         def loss(params):
@@ -60,7 +60,7 @@ def lowered(model, images, labels, variables):
 
 
 def compute(model, images, labels, variables):
-    """Returns the program and its results; variables go in and come out block by block."""
+    """Returns the program's text and results; variables are block by block at both ends."""
     if model.scan:
         variables = layout.convert(variables, layout.stacked)
     program = lowered(model, images, labels, variables)
@@ -69,7 +69,7 @@ def compute(model, images, labels, variables):
 
 
 def loops(program):
-    # A number, since pytest would take minutes to show how two programs differ.
+    # Returns a number: pytest would take minutes to show the difference of two programs.
     return program.count("stablehlo.while")
 
 
@@ -90,9 +90,9 @@ def test_scanned_is_unrolled(arch, shortcut, activation):
     scanned = network(arch, shortcut, preactivation=activation == "pre", scan=True)
     inputs = drawn(unrolled)
     text, expected = compute(unrolled, *inputs)
-    looped, found = compute(scanned, *inputs)
+    looped, results = compute(scanned, *inputs)
     assert (loops(looped), loops(text)) == (2, 0)  # forward and backward through stage 1
-    assert_close(found, expected, 1e-4)
+    assert_close(results, expected, 1e-4)
 
 
 @pytest.mark.slow
@@ -102,10 +102,10 @@ def test_every_depth_scanned_is_unrolled(family, depth):
     options = {"stem": family, "width": 1 / 8}
     inputs = drawn(network(arch, shortcut, **options), size=32)
     text, expected = compute(network(arch, shortcut, **options), *inputs)
-    looped, found = compute(network(arch, shortcut, **options, scan=True), *inputs)
+    looped, results = compute(network(arch, shortcut, **options, scan=True), *inputs)
     assert loops(looped) == 2 * sum(blocks > 2 for blocks in arch.stage_sizes)
     assert loops(text) == 0
-    assert_close(found, expected, 1e-2)
+    assert_close(results, expected, 1e-2)
 
 
 def test_programs_of_scanned_networks_do_not_grow_with_depth():
@@ -130,28 +130,28 @@ def test_initial_weights_differ_by_layer():
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("remat", [(1,), (1, 2)])
-def test_what_is_computed_twice_is_the_same(remat, scan):
+def test_recomputed_stages_give_the_same_results(remat, scan):
     usual = network(BASIC, "B", scan=scan)
     saving = network(BASIC, "B", scan=scan, remat=remat)
     inputs = drawn(network(BASIC, "B"))
     _, expected = compute(usual, *inputs)
-    _, found = compute(saving, *inputs)
-    assert_close(found, expected, 1e-4)
+    _, results = compute(saving, *inputs)
+    assert_close(results, expected, 1e-4)
 
 
 @pytest.mark.slow
-def test_what_is_computed_twice_is_not_kept():
+def test_recomputed_activations_are_not_kept():
     def megabytes(remat):
         arch = Architecture("basic", (7, 7), (16, 16))
-        # XLA's compiler for CPUs undoes it but in loops.
+        # scan=True: outside loops, XLA for CPU undoes the recomputation.
         model = network(arch, "A", scan=True, remat=remat)
         images, labels, variables = drawn(model, size=16)
         program = lowered(model, np.repeat(images, 32, 0), np.repeat(labels, 32), variables)
         return program.compile().memory_analysis().temp_size_in_bytes / 1e6
 
-    whole, first, both = megabytes(()), megabytes((1,)), megabytes((1, 2))
-    assert both < first < whole
-    assert both < 0.7 * whole
+    none, first, both = megabytes(()), megabytes((1,)), megabytes((1, 2))
+    assert both < first < none
+    assert both < 0.7 * none
 
 
 def test_a_loop_computes_no_convolution_twice():
@@ -159,12 +159,12 @@ def test_a_loop_computes_no_convolution_twice():
         model = network(BASIC, "C", **options)
         return lowered(model, *drawn(model)).as_text().count("stablehlo.convolution(")
 
-    # The loop is of two blocks: two layers and a shortcut, forward and the gradients of both.
+    # The loop merges two blocks: two layers and a shortcut, each forward and two gradients.
     assert convolutions(scan=True) == convolutions() - 3 * 3
     assert convolutions(scan=True, remat=(1,)) > convolutions(scan=True)
 
 
-def test_layout_is_taken_apart_and_put_together():
+def test_layouts_convert_both_ways():
     _, _, variables = drawn(network(BOTTLENECK, "C", scan=True))
     params = variables["params"]
     blocks = layout.by_block(params)
@@ -183,8 +183,8 @@ def test_layout_is_taken_apart_and_put_together():
 
 def test_blocks_are_stacked_in_the_order_of_their_numbers():
     blocks = {layout.block(1, number): np.full(2, number) for number in range(1, 13)}
-    walked = jax.tree.map(lambda a: a, blocks)  # as every update leaves them: by name
-    assert list(walked)[:3] == ["stage1_block1", "stage1_block10", "stage1_block11"]
-    together = layout.stacked(walked)
-    assert together["stage1_rest"].tolist() == [[number] * 2 for number in range(2, 13)]
-    assert together["stage1_block1"].tolist() == [1, 1]
+    by_name = jax.tree.map(lambda a: a, blocks)  # a tree.map sorts dicts by name
+    assert list(by_name)[:3] == ["stage1_block1", "stage1_block10", "stage1_block11"]
+    stacked = layout.stacked(by_name)
+    assert stacked["stage1_rest"].tolist() == [[number] * 2 for number in range(2, 13)]
+    assert stacked["stage1_block1"].tolist() == [1, 1]
