@@ -1,8 +1,8 @@
-"""Which cluster started this process, if any, and what JAX must be told to meet the others there.
+"""Detects the cluster that started this process, and the arguments that JAX needs to join it.
 
-JAX finds the addresses itself: on Slurm inside of `srun`, on Cloud TPU, and on Kubernetes (Jobs and
-JobSets, with the kubernetes package). Here it is only decided whether to ask: a process that asks
-where nobody answers stops, and one that waits for others who never come hangs.
+JAX finds the addresses itself: on Slurm inside `srun`, on Cloud TPU, and on Kubernetes (Jobs and
+JobSets, with the kubernetes package). This module decides only whether to join: outside a cluster
+joining fails, and it hangs if the other processes never start.
 """
 
 import pathlib
@@ -16,18 +16,18 @@ _TPU_DEVICES = ("accel*", "vfio/[0-9]*")
 
 
 def detect(environment: Mapping[str, str], devices: pathlib.Path, has_libtpu: bool) -> str:
-    """Returns one of CLUSTERS, or nothing where the process stands alone.
+    """Returns one of CLUSTERS, or "" if no cluster started this process.
 
     Args:
-      environment: the process's variables.
-      devices: where TPUs appear as files: /dev.
-      has_libtpu: whether JAX could use a TPU; other devices have files of the same names.
+      environment: the process's environment variables.
+      devices: the folder of device files, /dev.
+      has_libtpu: whether JAX can use a TPU; other devices have files of the same names.
     """
     if all(name in environment for name in _SLURM_STEP):
         return "slurm"
-    # A JobSet on GKE with TPUs has both; JAX finds the addresses among its TPU variables.
-    has_files = any(any(devices.glob(pattern)) for pattern in _TPU_DEVICES)
-    if "TPU_WORKER_HOSTNAMES" in environment or (has_libtpu and has_files):
+    # Before Kubernetes: a GKE JobSet with TPUs is both, and JAX reads its TPU variables.
+    has_device_files = any(any(devices.glob(pattern)) for pattern in _TPU_DEVICES)
+    if "TPU_WORKER_HOSTNAMES" in environment or (has_libtpu and has_device_files):
         return "tpu" if environment.get("JAX_PLATFORMS", "") in ("", "tpu", "tpu,cpu") else ""
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         return "kubernetes"
@@ -35,27 +35,26 @@ def detect(environment: Mapping[str, str], devices: pathlib.Path, has_libtpu: bo
 
 
 def arguments(cluster: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Returns what jax.distributed.initialize() is to be told beside what it finds itself."""
+    """Returns the arguments of jax.distributed.initialize() that it would get wrong by itself."""
     if cluster != "slurm":
         return {}
-    told: dict[str, Any] = {
-        # JAX would take those of the job, of which this step may have fewer.
+    result: dict[str, Any] = {
+        # JAX would take the job's numbers; this step may have fewer processes.
         "num_processes": int(environment["SLURM_STEP_NUM_TASKS"]),
         "process_id": int(environment["SLURM_PROCID"]),
     }
     gpus = int(environment.get("SLURM_GPUS_ON_NODE", "0"))
-    here = _tasks_on_this_node(environment)
-    if here == 1 and gpus > 1:
-        # JAX would give the process of a node the first of its GPUs only.
-        told["local_device_ids"] = list(range(gpus))
-    return told
+    if _tasks_on_this_node(environment) == 1 and gpus > 1:
+        # JAX would use only the node's first GPU.
+        result["local_device_ids"] = list(range(gpus))
+    return result
 
 
 def _tasks_on_this_node(environment: Mapping[str, str]) -> int:
-    """Returns how many processes of the step run on this node; Slurm writes ``2(x3),1``."""
+    # Slurm writes "2(x3),1" for 2 tasks on each of three nodes and 1 on the fourth.
     counts: list[int] = []
     for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
-        count, _, times = part.partition("(x")
-        counts += [int(count)] * int(times.rstrip(")") or 1)
+        count, _, nodes = part.partition("(x")
+        counts += [int(count)] * int(nodes.rstrip(")") or 1)
     node = int(environment.get("SLURM_NODEID", "0"))
     return counts[min(node, len(counts) - 1)]

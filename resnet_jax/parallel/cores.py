@@ -4,7 +4,7 @@ import os
 
 
 def usable_cores() -> list[int]:
-    """Returns their numbers; fewer than the machine's where a launcher or a cluster says so."""
+    """Returns their numbers; a launcher or cluster may allow fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

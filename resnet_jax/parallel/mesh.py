@@ -1,10 +1,10 @@
-"""The devices as a mesh of three axes, and how a run's arrays lie on it.
+"""The mesh of devices, with three axes, and the sharding of a run's arrays over it.
 
-    replicates   seeds are spread over it; what lies on different places never communicates
-    data         batches are split over it
-    fsdp         batches too, and parameters and optimiser state: each device holds a share of them
+    replicates   splits the seeds; devices at different indices never communicate
+    data         splits batches
+    fsdp         splits batches too, and large parameters and optimiser state
 
-What is computed is the same on every mesh, up to the rounding of float32 sums.
+Results are the same on every mesh, up to the rounding of float32 sums.
 """
 
 import math
@@ -21,8 +21,8 @@ from resnet_jax.parallel import processes
 
 REPLICATES, DATA, FSDP = "replicates", "data", "fsdp"
 BATCH = (DATA, FSDP)  # the axes that a batch is split over
-# Smaller arrays stay whole: to gather one costs more than it saves.
-_SHARED_ELEMENTS = 1024
+# Smaller arrays are not split: gathering one costs more than splitting it saves.
+_MIN_SPLIT_ELEMENTS = 1024
 
 
 def make_mesh(
@@ -31,16 +31,16 @@ def make_mesh(
     fsdp: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """Returns the devices as (replicates, data, fsdp); the data axis takes what the others leave.
+    """Returns the mesh (replicates, data, fsdp); the data axis takes the remaining devices.
 
     Args:
       replicates: seeds trained side by side (config.replicates).
-      groups: places on the replicates axis (config.mesh.replicates); 0: as many as go.
-      fsdp: places on the fsdp axis (config.mesh.fsdp).
-      devices: all of them by default.
+      groups: length of the replicates axis (config.mesh.replicates); 0 for the largest possible.
+      fsdp: length of the fsdp axis (config.mesh.fsdp).
+      devices: all devices by default.
 
     Raises:
-      UserError: the devices cannot be laid out so, or JAX_PLATFORMS allows none.
+      UserError: the lengths do not fit the devices, or JAX_PLATFORMS allows no device.
     """
     devices = processes.devices() if devices is None else devices
     count = len(devices)
@@ -55,7 +55,7 @@ def make_mesh(
         raise UserError(
             f"mesh.replicates={groups} does not divide both replicates={replicates} and the "
             f"{count // fsdp} devices that mesh.fsdp={fsdp} leaves; allowed are "
-            f"{listing(allowed)}, or 0 for {allowed[-1]}."
+            f"{listing(allowed)}, or 0 for the largest of them."
         )
     shape = (groups, count // (groups * fsdp), fsdp)
     return Mesh(
@@ -66,61 +66,60 @@ def make_mesh(
 
 
 def check_batch(mesh: Mesh, batch_size: int, parts: int) -> None:
-    """Raises UserError unless the devices of a replicate can share the parts of a batch evenly."""
+    """Raises UserError unless each of a batch's parts splits evenly over a replicate's devices."""
     devices = batch_devices(mesh)
-    allowed = devices * parts
-    if batch_size % allowed:
-        near = max(1, round(batch_size / allowed)) * allowed
-        over = f"{devices} devices" + (f" in accumulate={parts} parts" if parts > 1 else "")
+    divisor = devices * parts
+    if batch_size % divisor:
+        nearest = max(1, round(batch_size / divisor)) * divisor
+        shares = f"{devices} devices" + (f" in accumulate={parts} parts" if parts > 1 else "")
         raise UserError(
-            f"batch_size={batch_size} cannot be split evenly over {over}; "
-            f"allowed are multiples of {allowed} (nearest: {near})."
+            f"batch_size={batch_size} cannot be split evenly over {shares}; "
+            f"allowed are multiples of {divisor} (nearest: {nearest})."
         )
 
 
 def batch_devices(mesh: Mesh) -> int:
-    """Returns how many devices share a batch."""
+    """Returns the number of devices that share a batch."""
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Replicates an array on every device."""
     return NamedSharding(mesh, P())
 
 
 def by_replicate(mesh: Mesh) -> NamedSharding:
-    """Of (R, ...): each replicate on its devices, whole on each."""
+    """Places (R, ...): each replicate, unsplit, on each of its devices."""
     return NamedSharding(mesh, P(REPLICATES))
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """Of (B, ...): split over all devices that share a batch."""
+    """Splits (B, ...) over the devices that share a batch."""
     return NamedSharding(mesh, P(BATCH))
 
 
 def split_batches(mesh: Mesh) -> NamedSharding:
-    """Of (R, steps, parts, b, ...): each part of a replicate's batch split over its devices."""
+    """Splits (R, steps, parts, b, ...): each part of a replicate's batch over its devices."""
     return NamedSharding(mesh, P(REPLICATES, None, None, BATCH))
 
 
 def place(shapes: Any, mesh: Mesh) -> Any:
-    """Gives a state's shapes their places on the mesh.
+    """Adds shardings to a state's shapes.
+
+    Each replicate lies on its devices. A large array's largest divisible axis is split over the
+    fsdp axis.
 
     Args:
       shapes: a pytree of ShapeDtypeStructs (R, ...).
-      mesh: where to.
-
-    Returns:
-      The same with shardings: each replicate on its devices, and of large arrays the largest axis
-      that can be split evenly over the fsdp axis.
+      mesh: the mesh.
     """
     fsdp = mesh.shape[FSDP]
 
     def one(a: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         spec: list[str | None] = [REPLICATES] + [None] * (len(a.shape) - 1)
-        can_be_split = [axis for axis in range(1, len(a.shape)) if a.shape[axis] % fsdp == 0]
-        if fsdp > 1 and can_be_split and math.prod(a.shape[1:]) >= _SHARED_ELEMENTS:
-            spec[max(can_be_split, key=lambda axis: a.shape[axis])] = FSDP
+        divisible = [axis for axis in range(1, len(a.shape)) if a.shape[axis] % fsdp == 0]
+        if fsdp > 1 and divisible and math.prod(a.shape[1:]) >= _MIN_SPLIT_ELEMENTS:
+            spec[max(divisible, key=lambda axis: a.shape[axis])] = FSDP
         sharding = NamedSharding(mesh, P(*spec))
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
 
@@ -128,18 +127,18 @@ def place(shapes: Any, mesh: Mesh) -> Any:
 
 
 def constrain(tree: Any, spec: P, mesh: Mesh) -> Any:
-    """Lays arrays inside a step out by `spec`; the axes it does not name are whole."""
-    # Inside shard_map the mesh is another one, on which the axis of replicates cannot be named.
-    inside = jax.sharding.get_abstract_mesh()
+    """Constrains the sharding of arrays inside a step to `spec`."""
+    # Inside shard_map the current mesh differs: its axis of replicates is not available.
+    current = jax.sharding.get_abstract_mesh()
     return jax.lax.with_sharding_constraint(
-        tree, NamedSharding(mesh if inside.empty else inside, spec)
+        tree, NamedSharding(mesh if current.empty else current, spec)
     )
 
 
 def gather_shares(variables: Any, mesh: Mesh) -> Any:
-    """Makes parameters whole for the layers that use them; their gradients are shared out again.
+    """Gathers parameters split over the fsdp axis; their gradients come back split.
 
-    Without it the compiler may split the layers instead, and send activations around.
+    Without it the compiler may split the layers instead and exchange activations.
     """
     return variables if mesh.shape[FSDP] == 1 else constrain(variables, P(), mesh)
 

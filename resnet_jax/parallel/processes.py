@@ -1,7 +1,7 @@
-"""Several processes as one run: how they meet, who writes, and how they agree.
+"""Several processes as one run: joining, barriers, and exchange of small values.
 
-Every process runs the same program on its share of the devices. Process 0 alone writes the run
-folder; what it finds there, it tells the others.
+Every process runs the same program on its own devices. Process 0 alone writes the run folder, and
+broadcasts what it reads there.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ from jax.experimental import multihost_utils
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel import clusters
 
-# A process that has not been heard of for so long is lost, and the others stop with a message.
+# After so long without a heartbeat a process counts as lost, and the others stop with a message.
 HEARTBEAT_SECONDS = 30
 _MESSAGE_BYTES = 1 << 16
-_PATIENCE_SECONDS = 3600  # for one who reads or writes much before he meets the others
-_meetings = itertools.count()
+_BARRIER_SECONDS = 3600  # long enough for a process that first reads or writes a lot
+_barrier_numbers = itertools.count()
 _PROXY = re.compile("(grpc|https?|all)_proxy", re.IGNORECASE)
 
 
 def initialize_cluster() -> None:
-    """Joins the processes that a cluster has started, where it was one; before any device is used.
+    """Joins the processes that a cluster started, if one did; call it before using any device.
 
-    A job of a single process too: only then does JAX hear that it is about to be preempted.
+    Joins a job of a single process too, because only then JAX receives preemption notices.
 
     Raises:
-      RunError: the others did not come, or what finds them is not installed.
+      RunError: other processes are missing, or the kubernetes package is.
     """
     has_libtpu = importlib.util.find_spec("libtpu") is not None
     cluster = clusters.detect(os.environ, pathlib.Path("/dev"), has_libtpu)
@@ -45,7 +45,7 @@ def initialize_cluster() -> None:
         return
     if cluster == "kubernetes" and importlib.util.find_spec("kubernetes") is None:
         raise RunError(
-            "This is a Kubernetes job, and JAX finds its pods by the kubernetes package: "
+            "This is a Kubernetes job, and JAX needs the kubernetes package to find its pods: "
             "pip install 'jax[k8s]', or train alone with --cluster=none."
         )
     _join(
@@ -55,16 +55,16 @@ def initialize_cluster() -> None:
 
 
 def initialize(coordinator: str, processes: int, process: int) -> None:
-    """Joins the processes of a run that were started by hand; before anything asks for a device.
+    """Joins a run's processes that were started by hand; call it before using any device.
 
     Args:
-      coordinator: HOST:PORT of process 0, which listens there.
-      processes: how many there are.
-      process: which of them this is, from 0.
+      coordinator: HOST:PORT on which process 0 listens.
+      processes: number of processes.
+      process: index of this process, from 0.
 
     Raises:
-      UserError: the values do not go together.
-      RunError: the others did not come.
+      UserError: a value is invalid.
+      RunError: other processes are missing.
     """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
@@ -74,7 +74,7 @@ def initialize(coordinator: str, processes: int, process: int) -> None:
             f"--process={process} is out of range; allowed is from 0 to {processes - 1} "
             f"(--processes={processes})."
         )
-    # By default it would listen on every interface.
+    # By default JAX listens on every interface.
     os.environ.setdefault("JAX_COORDINATOR_BIND_ADDRESS", coordinator)
     _join(
         coordinator,
@@ -85,29 +85,27 @@ def initialize(coordinator: str, processes: int, process: int) -> None:
     )
 
 
-def _join(meeting: str, **arguments: Any) -> None:
+def _join(where: str, **arguments: Any) -> None:
     try:
         with _without_proxies():
             jax.distributed.initialize(
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-                # One that has failed waits so long for the others; then they hear that it is lost.
+                # How long a failed process waits for the others before they learn of the failure.
                 shutdown_timeout_seconds=HEARTBEAT_SECONDS,
                 **arguments,
             )
     except (RuntimeError, ValueError) as e:
         reason = str(e).split("\n")[0]
-        raise RunError(f"The processes of {meeting} did not meet: {reason}") from e
+        raise RunError(f"The processes of {where} could not join: {reason}") from e
     devices()
     if not is_primary():
-        logging.set_verbosity(logging.WARNING)  # process 0 says it
+        logging.set_verbosity(logging.WARNING)  # process 0 logs for all
 
 
 @contextlib.contextmanager
 def _without_proxies() -> Iterator[None]:
-    """Hides the variables that name proxies: gRPC would look for the coordinator behind one.
-
-    They are meant for the world outside, such as buckets, and stay in force for it.
-    """
+    # gRPC would look for the coordinator behind a proxy. Later connections, such as those to
+    # buckets, use the proxies again.
     proxies = {name: os.environ.pop(name) for name in [*os.environ] if _PROXY.fullmatch(name)}
     try:
         yield
@@ -119,25 +117,27 @@ def devices() -> list[jax.Device]:
     """Returns the devices of all processes.
 
     Raises:
-      UserError: JAX_PLATFORMS allows none that this machine has.
-      RunError: there is none that can be used.
+      UserError: JAX_PLATFORMS names no device of this machine.
+      RunError: JAX finds no usable device.
     """
     try:
         return jax.devices()
-    except (RuntimeError, AssertionError) as e:  # the latter, without a word, if there is no CUDA
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as e:  # AssertionError, without a message, if CUDA is absent
         reason = str(e).split("\n")[0].split(" (set JAX_PLATFORMS")[0]
-        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]  # made at import
-        if not wanted:
-            raise RunError(f"JAX finds no device that it can use: {reason}.") from e
+        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]  # defined at import
+        if not platforms:
+            raise RunError(f"JAX finds no usable device: {reason}.") from e
         raise UserError(
-            f"JAX_PLATFORMS={wanted}, but JAX finds no such device here "
+            f"JAX_PLATFORMS={platforms}, but JAX finds no such device here "
             f"({reason or 'it is absent, or JAX is installed without it; see requirements.txt'}); "
             f"without JAX_PLATFORMS it finds {_other_platform()}."
         ) from e
 
 
 def _other_platform() -> str:
-    """Returns the platform that JAX would choose by itself."""
     jax.config.update("jax_platforms", None)
     try:
         return jax.devices()[0].platform
@@ -146,25 +146,25 @@ def _other_platform() -> str:
 
 
 def is_primary() -> bool:
-    """Whether this is process 0, the one that writes."""
+    """Whether this is process 0, which alone writes the run folder."""
     return jax.process_index() == 0
 
 
 def is_distributed() -> bool:
-    """Whether processes were joined, be it only one."""
+    """Whether this process joined a cluster or a coordinator, even as the only one."""
     return jax.distributed.is_initialized()
 
 
 def is_several() -> bool:
-    """Whether more than one process was joined; asks for no device where none was."""
+    """Whether several processes joined; initialises no device if none did."""
     return is_distributed() and jax.process_count() > 1
 
 
 def from_primary(f: Callable[[], Any]) -> Any:
-    """Returns what f() returns in process 0, where alone it is called; a JSON value.
+    """Calls f in process 0 only and returns its result, a JSON value, in every process.
 
     Raises:
-      RunError: f raised; in process 0, what it raised.
+      RunError: f raised in process 0. Process 0 itself raises the original exception.
     """
     if jax.process_count() == 1:
         return f()
@@ -175,7 +175,7 @@ def from_primary(f: Callable[[], Any]) -> Any:
             answer = {"value": f()}
         except Exception as e:
             error, answer = e, {"error": str(e)[: _MESSAGE_BYTES // 16]}
-    _meet()
+    _barrier()
     answer = json.loads(_from_text(multihost_utils.broadcast_one_to_all(_to_text(answer))))
     if error is not None:
         raise error
@@ -184,42 +184,38 @@ def from_primary(f: Callable[[], Any]) -> Any:
     return answer["value"]
 
 
-def _meet() -> None:
-    """Waits until every process is here.
-
-    Not on the devices: where one comes to a collective half a minute after the others, XLA has
-    given up.
-    """
-    everyone = set(range(jax.process_count()))
-    name = f"resnet_jax_{next(_meetings)}"
-    ocp.multihost.sync_global_processes(name, timeout=_PATIENCE_SECONDS, processes=everyone)
+def _barrier() -> None:
+    # Not a collective on the devices: XLA gives up if one process is half a minute late.
+    name = f"resnet_jax_{next(_barrier_numbers)}"
+    processes = set(range(jax.process_count()))
+    ocp.multihost.sync_global_processes(name, timeout=_BARRIER_SECONDS, processes=processes)
 
 
 def of_all(text: str) -> list[str]:
-    """Returns the text that each process gives, in their order."""
+    """Returns the texts of all processes, ordered by process."""
     if jax.process_count() == 1:
         return [text]
-    _meet()
+    _barrier()
     gathered = multihost_utils.process_allgather(_to_text(text))
     return [json.loads(_from_text(row)) for row in gathered]
 
 
 def pick_rows(array: np.ndarray) -> np.ndarray:
-    """Returns an array of which each process made the rows r with r % processes == process."""
+    """Merges arrays of which each process computed the rows r with r % processes == process."""
     if jax.process_count() == 1:
         return array
-    _meet()
+    _barrier()
     gathered = multihost_utils.process_allgather(array)
     rows = np.arange(len(array))
     return np.asarray(gathered)[rows % jax.process_count(), rows]
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Lays host arrays, the same in every process, out on the devices.
+    """Puts host arrays, equal in every process, on the devices.
 
     Args:
       tree: a pytree of arrays.
-      shardings: one for all, or a pytree of the same structure.
+      shardings: one sharding for all arrays, or a pytree of the same structure.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -227,14 +223,14 @@ def put(tree: Any, shardings: Any) -> Any:
         shardings = jax.tree.map(lambda _: shardings, tree)
 
     def one(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-        whole = np.asarray(array)
-        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(one, tree, shardings)
 
 
 def fetch(tree: Any) -> Any:
-    """Returns a pytree's arrays on the host, whole, in every process; all must ask for it."""
+    """Returns a pytree's full arrays on the host; every process must call it."""
     leaves, structure = jax.tree.flatten(tree)
     fetched = [
         leaf

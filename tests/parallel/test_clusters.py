@@ -1,4 +1,4 @@
-"""Which cluster a process is told to join, and what it is told."""
+"""Which cluster a process joins, and with which arguments."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def without(name):
         (without("SLURM_STEP_NODELIST"), [], ""),  # in a batch script, outside of srun
         (without("SLURM_PROCID"), [], ""),
         (POD, [], "kubernetes"),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, [], ""),  # a pod of no indexed Job
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, [], ""),  # not a pod of an indexed Job
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, [], "tpu"),
         (POD | {"TPU_WORKER_HOSTNAMES": "a,b"}, [], "tpu"),
         ({}, ["accel0"], "tpu"),
@@ -46,49 +46,49 @@ def without(name):
         (STEP, ["accel0"], "slurm"),
     ],
 )
-def test_who_has_started_it(environment, files, cluster, tmp_path):
+def test_the_cluster_is_detected(environment, files, cluster, tmp_path):
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert clusters.detect(environment, tmp_path, has_libtpu=True) == cluster
-    if files and cluster == "tpu":  # something else, on a machine that cannot use a TPU
+    if files and cluster == "tpu":  # another device, if JAX cannot use a TPU
         assert clusters.detect(environment, tmp_path, has_libtpu=False) == ""
     assert cluster in ("", *clusters.CLUSTERS)
 
 
-def test_a_step_of_slurm_counts_its_own_processes():
+def test_a_slurm_step_counts_its_own_processes_not_the_jobs():
     assert clusters.arguments("slurm", STEP) == {"num_processes": 2, "process_id": 1}
     assert clusters.arguments("kubernetes", STEP) == {}
 
 
 @pytest.mark.parametrize(
-    ("tasks", "node", "gpus", "told"),
+    ("tasks", "node", "gpus", "device_ids"),
     [
-        ("1", "0", "8", list(range(8))),  # one process has all GPUs of its node
+        ("1", "0", "8", list(range(8))),  # one process uses all GPUs of its node
         ("1(x2)", "1", "4", list(range(4))),
         ("2(x3),1", "3", "2", [0, 1]),
-        ("8(x2)", "1", "8", None),  # one process a GPU: JAX gives each its own
+        ("8(x2)", "1", "8", None),  # one process per GPU: JAX assigns them
         ("1", "0", "1", None),
     ],
 )
-def test_gpus_of_a_process(tasks, node, gpus, told):
+def test_gpus_of_a_process(tasks, node, gpus, device_ids):
     environment = STEP | {
         "SLURM_STEP_TASKS_PER_NODE": tasks,
         "SLURM_NODEID": node,
         "SLURM_GPUS_ON_NODE": gpus,
     }
-    assert clusters.arguments("slurm", environment).get("local_device_ids") == told
+    assert clusters.arguments("slurm", environment).get("local_device_ids") == device_ids
 
 
-def test_kubernetes_without_its_package_is_said(monkeypatch):
+def test_kubernetes_without_its_package_is_an_error(monkeypatch):
     monkeypatch.setattr(clusters, "detect", lambda *_: "kubernetes")
     with pytest.raises(RunError, match=r"pip install 'jax\[k8s\]', or train alone"):
         processes.initialize_cluster()
 
 
 @pytest.mark.slow
-def test_one_process_of_a_step_trains_and_one_outside_does_not_ask(tmp_path):
-    """What a job of one process sees: JAX's service runs, so that it hears of preemption."""
+def test_a_process_joins_inside_a_slurm_step_only(tmp_path):
+    """Even a job of one process joins, so that it receives preemption notices."""
     environment = tiny.environment() | STEP | {"JAX_PLATFORMS": "cpu"}
     environment |= {"SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_STEP_NUM_TASKS": "1",
                     "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}  # fmt: skip
@@ -105,7 +105,7 @@ def test_one_process_of_a_step_trains_and_one_outside_does_not_ask(tmp_path):
     command = [*tiny.command(tmp_path / "run", steps=4), "--cluster=none"]
     done = subprocess.run(
         command, cwd=tiny.ROOT, capture_output=True, text=True,
-        env=environment | {"SLURM_STEP_NUM_TASKS": "2"},  # another that never comes
+        env=environment | {"SLURM_STEP_NUM_TASKS": "2"},  # the other never starts
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert os.path.isdir(tmp_path / "run" / "checkpoints" / "4")

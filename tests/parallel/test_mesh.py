@@ -1,4 +1,4 @@
-"""Seeds, batches and parameters spread over eight devices: the same run, and no idle talk."""
+"""Meshes of eight devices give the same run as one device, with no needless communication."""
 
 import re
 
@@ -52,7 +52,7 @@ class Setup:
         return state
 
     def evaluate(self, state):
-        """Returns population statistics, and the validation error by them."""
+        """Returns population statistics and the validation result that uses them."""
         variables = population_statistics(
             self.programs.moments_step,
             state.evaluated,
@@ -72,7 +72,7 @@ class Setup:
         return jax.device_get((variables["batch_stats"], result))
 
 
-# Wide enough that most of the parameters are worth sharing out.
+# Wide enough that most parameters are split over the fsdp axis.
 OPTIONS = {"model__width": 1.0, "model__bn_group": 4, "data__pad": 1, "ema_decay": 0.9}
 
 
@@ -94,7 +94,7 @@ def one_device():
         pytest.param(4, 2, (4, 1, 2), marks=pytest.mark.slow),
     ],
 )
-def test_every_mesh_makes_the_run_of_one_device(one_device, groups, fsdp, shape):
+def test_every_mesh_gives_the_run_of_one_device(one_device, groups, fsdp, shape):
     setup = Setup(8, groups, fsdp, **OPTIONS)
     assert tuple(setup.mesh.shape.values()) == shape
     state = setup.train(2)
@@ -112,7 +112,7 @@ def test_every_mesh_makes_the_run_of_one_device(one_device, groups, fsdp, shape)
 
 
 @pytest.mark.slow
-def test_stacked_blocks_lie_on_every_axis_as_on_one_device():
+def test_stacked_blocks_on_every_axis_train_as_on_one_device():
     options = OPTIONS | {"model__depth": 20, "model__scan": "on", "optimizer__name": "lars"}
     one, eight = (Setup(*shape, **options).train(1) for shape in ((1, 1, 1), (8, 2, 2)))
     stack = eight.params["stage3_rest"]["conv1"]["kernel"]
@@ -126,14 +126,14 @@ def bytes_on_first_device(tree):
     return sum(shard.nbytes for shard in shards)
 
 
-def test_fsdp_shares_out_parameters_and_optimiser_state():
-    alone, shared = (Setup(8, 1, fsdp, **OPTIONS).train(1) for fsdp in (1, 8))
+def test_fsdp_splits_parameters_and_optimiser_state():
+    replicated, shared = (Setup(8, 1, fsdp, **OPTIONS).train(1) for fsdp in (1, 8))
     for part in (lambda s: s.params, lambda s: s.opt_state, lambda s: s.best.variables["params"]):
-        whole, share = bytes_on_first_device(part(alone)), bytes_on_first_device(part(shared))
-        # An eighth of what is large, and all of what is small.
+        whole, share = bytes_on_first_device(part(replicated)), bytes_on_first_device(part(shared))
+        # An eighth of each large array and all of each small one.
         assert whole / 8 < share < whole / 6
     stem = shared.params["stem_conv"]["kernel"]
-    assert stem[0].size < 1024  # too few to share
+    assert stem[0].size < 1024  # too few to split
     assert stem.sharding.is_fully_replicated
 
 
@@ -158,18 +158,18 @@ def test_seeds_on_devices_of_their_own_never_communicate():
     options = OPTIONS | {"optimizer__clip_norm": 1.0}
     for name, lowered in compiled(Setup(4, 4, 1, **options)).items():
         assert not collectives(lowered), name
-    # The same programs with batches split over the devices do.
+    # With batches split over the devices, the same programs do.
     for name, lowered in compiled(Setup(4, 1, 1, **options)).items():
         assert bool(collectives(lowered)) == (name != "after_validation"), name
 
 
-def test_two_groups_talk_within_themselves_alone():
+def test_groups_communicate_only_within_themselves():
     text = compiled(Setup(8, 4, 1, **OPTIONS))["train_steps"].compile().as_text()
     groups = re.findall(r"replica_groups=(\S+?),? ", text)
     assert groups
-    for spelled in groups:
-        # Devices 2r and 2r+1 train seed r: {{0,1},{2,3},...}, or [4,2]<=[8] for short.
-        assert spelled.rstrip(",") in ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]"), spelled
+    for group in groups:
+        # Devices 2r and 2r+1 train seed r: {{0,1},{2,3},...}, abbreviated [4,2]<=[8].
+        assert group.rstrip(",") in ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]"), group
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_two_groups_talk_within_themselves_alone():
     ],
 )
 @pytest.mark.slow
-def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
+def test_a_checkpoint_can_be_resumed_on_another_mesh(tmp_path, devices, groups, fsdp):
     options = OPTIONS | {"model__depth": 14}  # deep enough that checkpoints stack blocks
     there = Setup(8, 1, 8, **options)
     state = there.train(2)
@@ -199,7 +199,7 @@ def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, devices, groups, fsdp):
 
 
 @pytest.mark.parametrize("devices", [(1, 1, 1), (8, 2, 2)])
-def test_a_run_in_a_loop_and_one_without_are_saved_alike(devices):
+def test_looped_and_unrolled_runs_save_equal_checkpoints(devices):
     options = OPTIONS | {"model__depth": 20}
     looped, unrolled = (Setup(*devices, model__scan=scan, **options) for scan in ("on", "off"))
     setups = (looped, unrolled)
@@ -216,7 +216,7 @@ def test_a_run_in_a_loop_and_one_without_are_saved_alike(devices):
 
 
 @pytest.mark.slow
-def test_a_run_may_go_on_with_another_mesh(tmp_path):
+def test_a_run_may_be_resumed_on_another_mesh(tmp_path):
     def run(folder, steps, **mesh):
         return trainer.train(tiny.config(replicates=2, steps=steps, **mesh), str(folder))
 
@@ -230,7 +230,7 @@ def test_a_run_may_go_on_with_another_mesh(tmp_path):
     identity.refuse_other(folder, resolve(tiny.config(replicates=2, steps=12)).to_dict())
     with pytest.raises(UserError, match="steps"):
         identity.refuse_other(folder, resolve(tiny.config(replicates=2, steps=8)).to_dict())
-    # By itself, a run spreads its seeds as far as they go.
+    # By default a run spreads its seeds over as many groups as possible.
     assert run(tmp_path / "auto", 12) == "completed"
     facts = reader.read(tmp_path / "auto")
     assert facts.environment["execution"]["mesh"] == {"replicates": 2, "data": 4, "fsdp": 1}
@@ -255,7 +255,7 @@ def test_a_run_may_go_on_with_another_mesh(tmp_path):
         ({"batch_size": 10}, r"batch_size=10 .* 4 devices; .* multiples of 4 \(nearest: 8\)"),
     ],
 )
-def test_devices_that_cannot_be_laid_out_are_refused(tmp_path, mesh, words):
+def test_a_mesh_that_does_not_fit_is_refused(tmp_path, mesh, words):
     with pytest.raises(UserError, match=words):
         trainer.train(tiny.config(replicates=6, **mesh), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

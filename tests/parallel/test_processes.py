@@ -1,4 +1,4 @@
-"""Two processes of two devices train the run that one process of four devices trains."""
+"""Two processes with two devices each train the same run as one process with four."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from resnet_jax.runs import reader
 from tests import tiny
 from tests.data import pictures
 
-# Two seeds over two processes: each has metrics that the other cannot see.
+# Two seeds over two processes: neither process holds the other's metrics.
 SEEDS = {"replicates": 2, "mesh__replicates": 2}
 ONE_SEED = {"mesh__fsdp": 2, "model__width": 1.0}
 
@@ -34,13 +34,13 @@ def start(folder, processes, devices, **overrides):
     environment = tiny.environment() | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
-        # Where nothing answers: the processes must not look for each other behind it.
+        # Nothing answers there: the processes must not connect through the proxy.
         "http_proxy": "http://127.0.0.1:9",
     }
-    together = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
+    cluster_flags = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
     return [
         subprocess.Popen(
-            [*tiny.command(folder, **overrides), *together, f"--process={process}"],
+            [*tiny.command(folder, **overrides), *cluster_flags, f"--process={process}"],
             cwd=tiny.ROOT, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
@@ -49,15 +49,15 @@ def start(folder, processes, devices, **overrides):
 
 
 def finish(processes, seconds=180):
-    """Waits for all; returns their exit codes and what each wrote to stderr."""
-    said = [process.communicate(timeout=seconds)[1] for process in processes]
-    return [process.returncode for process in processes], said
+    """Waits for all processes; returns their exit codes and their stderr."""
+    stderrs = [process.communicate(timeout=seconds)[1] for process in processes]
+    return [process.returncode for process in processes], stderrs
 
 
 def until(condition, seconds=120):
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
+        assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
 
 
@@ -73,15 +73,15 @@ def at_step(folder, step):
         pytest.param(ONE_SEED, id="one_seed", marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_train_the_run_of_one(tmp_path, overrides):
-    codes, said = finish(start(tmp_path / "two", 2, 2, **overrides))
-    assert codes == [0, 0], said
-    assert "training error" in said[0]
-    assert said[1] == ""  # process 0 speaks for all
-    assert "Compiled programs" not in said[0]  # several keep none unless told where
-    codes, said = finish(start(tmp_path / "one", 1, 4, **overrides))
-    assert codes == [0], said
-    assert "Compiled programs are kept in" in said[0]
+def test_two_processes_train_the_same_run_as_one(tmp_path, overrides):
+    codes, stderrs = finish(start(tmp_path / "two", 2, 2, **overrides))
+    assert codes == [0, 0], stderrs
+    assert "training error" in stderrs[0]
+    assert stderrs[1] == ""  # process 0 logs for all
+    assert "Compiled programs" not in stderrs[0]  # several processes need an explicit folder
+    codes, stderrs = finish(start(tmp_path / "one", 1, 4, **overrides))
+    assert codes == [0], stderrs
+    assert "Compiled programs are kept in" in stderrs[0]
     two, one = reader.read(tmp_path / "two"), reader.read(tmp_path / "one")
     assert two.environment["execution"]["mesh"] == one.environment["execution"]["mesh"]
     assert (len(two.environment["hosts"]), len(one.environment["hosts"])) == (2, 1)
@@ -95,23 +95,23 @@ def test_two_processes_train_the_run_of_one(tmp_path, overrides):
 
 
 @pytest.mark.slow
-def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(tmp_path):
+def test_a_signal_to_one_process_stops_both_and_the_run_resumes_exactly(tmp_path):
     long = SEEDS | {"steps": 150, "log__every": 10, "eval__every": 50, "checkpoint__every": 1000}
     long |= {"train__steps_per_dispatch": "2"}
     stopped = start(tmp_path / "run", 2, 2, **long)
     until(lambda: at_step(tmp_path / "run", 10))
     stopped[1].send_signal(signal.SIGTERM)
-    codes, said = finish(stopped)
-    assert codes == [42, 42], said
+    codes, stderrs = finish(stopped)
+    assert codes == [42, 42], stderrs
     status = reader.read(tmp_path / "run").status
     assert status["status"] == "preempted"
     assert 10 <= status["step"] < 150
     assert status["step"] % 2 == 0
-    codes, said = finish(start(tmp_path / "run", 2, 2, **long))
-    assert codes == [0, 0], said
-    assert f"resumes at step {status['step']}" in said[0]
-    codes, said = finish(start(tmp_path / "undisturbed", 2, 2, **long))
-    assert codes == [0, 0], said
+    codes, stderrs = finish(start(tmp_path / "run", 2, 2, **long))
+    assert codes == [0, 0], stderrs
+    assert f"resumes at step {status['step']}" in stderrs[0]
+    codes, stderrs = finish(start(tmp_path / "undisturbed", 2, 2, **long))
+    assert codes == [0, 0], stderrs
     assert tiny.lines(tmp_path / "run") == tiny.lines(tmp_path / "undisturbed")
     tiny.assert_bit_equal(
         tiny.final_state(tmp_path / "run"), tiny.final_state(tmp_path / "undisturbed")
@@ -119,17 +119,17 @@ def test_a_stop_that_reaches_one_process_stops_both_and_the_run_goes_on_exactly(
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
+def test_a_run_of_two_processes_resumes_in_one(tmp_path):
     long = SEEDS | {"steps": 200, "log__every": 20, "checkpoint__every": 20, "eval__every": 100}
     killed = start(tmp_path / "run", 2, 2, **long)
-    # Any: old ones go again.
+    # Any checkpoint: old ones are deleted.
     until(lambda: any(p.name.isdigit() for p in (tmp_path / "run").glob("checkpoints/*")))
     for process in killed:
         process.kill()
     finish(killed)
-    codes, said = finish(start(tmp_path / "run", 1, 4, **long))
-    assert codes == [0], said
-    assert "resumes at step" in said[0]
+    codes, stderrs = finish(start(tmp_path / "run", 1, 4, **long))
+    assert codes == [0], stderrs
+    assert "resumes at step" in stderrs[0]
     run = reader.read(tmp_path / "run")
     assert run.status["status"] == "completed"
     steps = [row["step"] for row in run.metrics]
@@ -139,13 +139,13 @@ def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_single_process_that_has_joined_hears_of_its_preemption(tmp_path, number):
+def test_a_single_process_that_joined_saves_when_preempted(tmp_path, number):
     long = {"steps": 4000, "log__every": 20, "eval__every": 5000, "checkpoint__every": 5000}
     (process,) = start(tmp_path / "run", 1, 2, **long)
     until(lambda: at_step(tmp_path / "run", 20))
     process.send_signal(number)
-    codes, said = finish([process])
-    assert codes == [42], said
+    codes, stderrs = finish([process])
+    assert codes == [42], stderrs
     status = reader.read(tmp_path / "run").status
     assert (status["status"], status["reason"]) == (
         "preempted", "SIGTERM arrived; everything is saved",
@@ -156,19 +156,19 @@ def test_a_single_process_that_has_joined_hears_of_its_preemption(tmp_path, numb
 @pytest.mark.slow
 def test_two_processes_fall_back_together_from_a_damaged_checkpoint(tmp_path):
     options = SEEDS | {"steps": 12, "checkpoint__every": 4}
-    codes, said = finish(start(tmp_path / "undisturbed", 2, 2, **options))
-    assert codes == [0, 0], said
+    codes, stderrs = finish(start(tmp_path / "undisturbed", 2, 2, **options))
+    assert codes == [0, 0], stderrs
     folder = tmp_path / "run"
     shutil.copytree(tmp_path / "undisturbed", folder)
-    (folder / "status.json").unlink()  # as if it had been killed in its last step
+    (folder / "status.json").unlink()  # as if killed in its last step
     largest = max((folder / "checkpoints" / "12").rglob("*"), key=os.path.getsize)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 0xFF
     largest.write_bytes(content)
-    codes, said = finish(start(folder, 2, 2, **options))
-    assert codes == [0, 0], said
-    assert "CHECKPOINT 12 IS DAMAGED" in said[0]
-    assert "resumes at step 8" in said[0]
+    codes, stderrs = finish(start(folder, 2, 2, **options))
+    assert codes == [0, 0], stderrs
+    assert "CHECKPOINT 12 IS DAMAGED" in stderrs[0]
+    assert "resumes at step 8" in stderrs[0]
     assert (folder / "checkpoints" / "damaged-12").is_dir()
     assert tiny.lines(folder) == tiny.lines(tmp_path / "undisturbed")
     tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(tmp_path / "undisturbed"))
@@ -183,23 +183,23 @@ def test_a_lost_process_stops_the_other_with_a_message(tmp_path, lost):
     began = time.monotonic()
     other = processes[1 - lost]
     try:
-        _, said = other.communicate(timeout=60)
+        _, stderr = other.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         other.kill()
         raise
     assert time.monotonic() - began < 60
     assert other.returncode not in (0, 42)
-    assert re.search("another task died|heartbeat", said)
+    assert re.search("another task died|heartbeat", stderr)
     processes[lost].communicate()
 
 
 def test_a_folder_that_process_0_cannot_open_stops_both(tmp_path):
     (tmp_path / "run").write_text("a file in the way")
-    codes, said = finish(start(tmp_path / "run", 2, 1, **SEEDS))
-    assert codes == [2, 1], said
-    assert "cannot be written" in said[0]
-    assert "Process 0 stopped: " in said[1]
-    assert not any("Traceback" in text for text in said)
+    codes, stderrs = finish(start(tmp_path / "run", 2, 1, **SEEDS))
+    assert codes == [2, 1], stderrs
+    assert "cannot be written" in stderrs[0]
+    assert "Process 0 stopped: " in stderrs[1]
+    assert not any("Traceback" in text for text in stderrs)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_folder_that_process_0_cannot_open_stops_both(tmp_path):
         (["--coordinator=h:1", "--processes=2", "--process=2"], "allowed is from 0 to 1"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(tmp_path, flags, words):
+def test_inconsistent_flags_are_refused(tmp_path, flags, words):
     result = subprocess.run(
         [*tiny.command(tmp_path / "run"), *flags],
         cwd=tiny.ROOT, env=dict(os.environ), capture_output=True, text=True,
@@ -222,8 +222,8 @@ def test_flags_that_do_not_go_together_are_refused(tmp_path, flags, words):
 
 
 @pytest.mark.slow
-def test_two_processes_stream_the_run_of_one_and_read_half_each(tmp_path):
-    """Each reads the pictures that its devices compute, and together they make the same run."""
+def test_two_processes_stream_the_same_run_as_one_and_read_half_each(tmp_path):
+    """Each process reads only the pictures that its own devices compute."""
     pictures.prepare(tmp_path / "tfds")
     c = pictures.config(
         tmp_path / "tfds",
@@ -236,8 +236,8 @@ def test_two_processes_stream_the_run_of_one_and_read_half_each(tmp_path):
         "import json, sys; from configs import saved; from resnet_jax import train;"
         "from resnet_jax.parallel import processes;"
         "from resnet_jax.data import records;"
-        "read = []; was = records.Records.__getitem__;"
-        "records.Records.__getitem__ = lambda self, n: read.append(self.split) or was(self, n);"
+        "read = []; getitem = records.Records.__getitem__;"
+        "records.Records.__getitem__ = lambda self, n: read.append(self.split) or getitem(self, n);"
         "_, folder, port, count, number = sys.argv;"
         "processes.initialize('127.0.0.1:' + port, int(count), int(number));"
         f"train.train(saved.get_config({str(tmp_path / 'config.json')!r}), folder);"
@@ -250,7 +250,7 @@ def test_two_processes_stream_the_run_of_one_and_read_half_each(tmp_path):
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "JAX_PLATFORMS": "cpu",
         }
-        together = [
+        started = [
             subprocess.Popen(
                 [sys.executable, "-c", code, str(tmp_path / str(processes)), port, str(processes),
                  str(number)],
@@ -259,13 +259,13 @@ def test_two_processes_stream_the_run_of_one_and_read_half_each(tmp_path):
             )
             for number in range(processes)
         ]  # fmt: skip
-        said = [process.communicate(timeout=240) for process in together]
-        assert [process.returncode for process in together] == [0] * processes, said
-        counts[processes] = [tuple(map(int, out.split()[-2:])) for out, _ in said]
+        outputs = [process.communicate(timeout=240) for process in started]
+        assert [process.returncode for process in started] == [0] * processes, outputs
+        counts[processes] = [tuple(map(int, stdout.split()[-2:])) for stdout, _ in outputs]
     ((train_pictures, test_pictures),) = counts[1]
     for train_read, test_read in counts[2]:
-        # Batches are 16 of the training split, each process's half; of the 11 test pictures and
-        # the 4 of validation, whatever falls on its devices.
+        # Each process computes half of each training batch of 16. Its share of the 11 test and 4
+        # validation pictures may be uneven.
         assert train_read < 0.75 * train_pictures
         assert 0 < test_read < test_pictures
     assert sum(read for read, _ in counts[2]) == train_pictures

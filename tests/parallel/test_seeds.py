@@ -1,4 +1,4 @@
-"""However seeds that share a device are computed, each is the seed trained alone."""
+"""Every way to compute seeds that share a device trains each as if alone."""
 
 import functools
 import importlib.util
@@ -34,19 +34,19 @@ QUICKLY = {"xla_backend_optimization_level": "0"}  # compiling takes longer than
 OPTIONS = {"data__pad": 1, "data__flip": "on", "model__bn_group": 4, "model__shortcut": "B"}
 
 
-@functools.cache  # each is compiled once for all tests
+@functools.cache  # compile each once for all tests
 def one_device(way, **overrides):
     return Setup(1, 1, 1, replicates_by=way, **(OPTIONS | overrides))
 
 
 def program(setup):
-    """Returns the text of the training step, not yet compiled."""
+    """Returns the lowered text of the training step."""
     state = setup.programs.start(SEEDS)
     return setup.programs.train_steps.lower(state, *setup.arguments(0)).as_text()
 
 
 def features(text):
-    """What tells the ways' programs apart; no product or convolution may have several groups."""
+    """Counts what distinguishes the ways' programs; "grouped" must be 0 for all."""
     groups = re.findall(r"(?:feature|batch)_group_count = (\d+)", text)
     products_of_several = re.findall(r"dot_general.* batching_dims", text)
     return {
@@ -57,19 +57,19 @@ def features(text):
     }
 
 
-def test_each_way_is_another_program():
-    found = {way: features(program(one_device(way))) for way in WAYS}
-    alone = features(program(Setup(4, 4, 1, **OPTIONS)))  # a seed a device
+def test_each_way_is_a_different_program():
+    counts = {way: features(program(one_device(way))) for way in WAYS}
+    alone = features(program(Setup(4, 4, 1, **OPTIONS)))  # one seed per device
     assert alone["convolutions"] > 20
     assert alone["grouped"] == 0
     for way in WAYS:
-        assert found[way]["grouped"] == 0
-    assert found["separate"]["convolutions"] >= 3 * alone["convolutions"]
-    assert found["separate"]["additions"] < 2 * alone["additions"]
-    assert found["unroll"]["convolutions"] == 4 * alone["convolutions"]
-    assert found["unroll"]["additions"] > 3 * alone["additions"]
-    assert found["loop"]["convolutions"] == alone["convolutions"]
-    assert found["loop"]["loops"] > alone["loops"]
+        assert counts[way]["grouped"] == 0
+    assert counts["separate"]["convolutions"] >= 3 * alone["convolutions"]
+    assert counts["separate"]["additions"] < 2 * alone["additions"]
+    assert counts["unroll"]["convolutions"] == 4 * alone["convolutions"]
+    assert counts["unroll"]["additions"] > 3 * alone["additions"]
+    assert counts["loop"]["convolutions"] == alone["convolutions"]
+    assert counts["loop"]["loops"] > alone["loops"]
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_on_a_tpu_no_product_sees_two_seeds():
         config.replicates_by = "separate"
         programs, others = ours.shapes(config, target.named("v5e"))
         text = programs.train_steps.lower(programs.state, *others).compile().as_text()
-        # For a TPU matrix products are convolutions, too. What follows a shape is its layout.
+        # XLA for TPU turns matrix products into convolutions. A layout follows each shape.
         return Counter(re.findall(r"= (\w+\[[0-9,]+\])\S* convolution\(", text))
 
     one = products(1)
@@ -92,15 +92,15 @@ def test_on_a_tpu_no_product_sees_two_seeds():
 
 @functools.cache
 def alone(steps):
-    """Returns each seed's state, trained in a run of its own."""
+    """Returns each seed's state and metrics, trained in a run of its own."""
     setup, states = one_device("unroll", replicates=1), []
     train = setup.data.train
     for seed in SEEDS:
-        only = np.array([seed], np.int32)
-        state = setup.programs.start(only)
-        found = train.batches(only, spans(range(steps)), setup.config.batch_size, 1, TRAIN)
-        for _, batch in found:
-            state, metrics = setup.programs.train_steps(state, only, train.arrays, batch)
+        seeds = np.array([seed], np.int32)
+        state = setup.programs.start(seeds)
+        batches = train.batches(seeds, spans(range(steps)), setup.config.batch_size, 1, TRAIN)
+        for _, batch in batches:
+            state, metrics = setup.programs.train_steps(state, seeds, train.arrays, batch)
         states.append(jax.device_get((state, metrics)))
     return states
 
@@ -109,7 +109,7 @@ def alone(steps):
     "way",
     [pytest.param(way, marks=pytest.mark.slow if way == "unroll" else []) for way in WAYS],
 )
-def test_every_way_is_the_seed_trained_alone(way):
+def test_every_way_trains_a_seed_as_if_alone(way):
     setup = one_device(way)
     state = setup.programs.start(SEEDS)
     for number in range(4):
@@ -127,7 +127,7 @@ def test_every_way_is_the_seed_trained_alone(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_evaluates_alike(way):
+def test_every_way_evaluates_equally(way):
     def evaluated(way):
         setup = one_device(way)
         return setup.evaluate(setup.programs.start(SEEDS))
@@ -139,7 +139,7 @@ def test_every_way_evaluates_alike(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_run_may_go_on_another_way(tmp_path, way):
+def test_a_run_may_be_resumed_in_another_way(tmp_path, way):
     there, here = one_device("unroll"), one_device(way)
     assert settings.identity(here.config.to_dict()) == settings.identity(there.config.to_dict())
     state = there.train(2)
@@ -158,31 +158,30 @@ SHARED = {"model__width": 1.0, "model__bn_group": 4, "batch_size": 32, "data__pa
 
 
 @functools.cache
-def trained_whole():
+def trained_on_one_device():
     return jax.device_get(Setup(1, 1, 1, replicates_by="unroll", **SHARED).train(2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_shares_out_batches_and_parameters(way):
-    # Two seeds a place; of each batch a half over the data axis, a half of that over fsdp, and
-    # that in two parts.
+def test_every_way_splits_batches_and_parameters(way):
+    # Two seeds per group; batches split over the data and fsdp axes and in two parts.
     setup = Setup(8, 2, 2, replicates_by=way, accumulate=2, **SHARED)
     assert tuple(setup.mesh.shape.values()) == (2, 2, 2)
     state = setup.train(2)
     assert jax.tree.map(lambda a: a.sharding, state) == setup.programs.state_shardings
-    assert relative_difference(trained_whole().params, state.params) < 1e-4
-    assert relative_difference(trained_whole().batch_stats, state.batch_stats) < 1e-4
+    assert relative_difference(trained_on_one_device().params, state.params) < 1e-4
+    assert relative_difference(trained_on_one_device().batch_stats, state.batch_stats) < 1e-4
 
 
-def test_a_seed_with_a_device_of_its_own_is_not_batched_at_all():
+def test_a_seed_with_its_own_device_is_computed_the_same_in_every_way():
     texts = {program(Setup(4, 4, 1, replicates_by=way)) for way in ("auto", *WAYS)}
     assert len(texts) == 1
     assert len({program(Setup(4, 2, 1, replicates_by=way)) for way in WAYS}) == len(WAYS)
 
 
 @pytest.mark.parametrize(
-    ("by", "platform", "places", "side", "chosen"),
+    ("way", "platform", "groups", "side", "chosen"),
     [
         ("auto", "cpu", 1, 32, "separate"),
         ("auto", "gpu", 1, 32, "separate"),
@@ -197,17 +196,17 @@ def test_a_seed_with_a_device_of_its_own_is_not_batched_at_all():
         ("loop", "cpu", 2, 32, "loop"),
     ],
 )
-def test_what_is_chosen(by, platform, places, side, chosen):
-    c = resolve(tiny.config(replicates=4, replicates_by=by))
+def test_the_way_is_chosen(way, platform, groups, side, chosen):
+    c = resolve(tiny.config(replicates=4, replicates_by=way))
     c.data.image_size = side
-    assert on_mesh(c, mesh_of(platform, places)).seeds_by == chosen
+    assert on_mesh(c, mesh_of(platform, groups)).seeds_by == chosen
 
 
 @pytest.mark.parametrize(
     ("steps", "side", "chosen"),
     [(1000, 8, "separate"), (1001, 8, "unroll"), (62, 32, "separate"), (63, 32, "unroll")],
 )
-def test_a_cpu_compiles_longer_for_long_training(steps, side, chosen):
+def test_a_cpu_unrolls_only_for_long_training(steps, side, chosen):
     c = resolve(tiny.config(replicates=4, steps=steps))
     c.data.image_size = side
     assert on_mesh(c, mesh_of("cpu", 1)).seeds_by == chosen
@@ -215,7 +214,7 @@ def test_a_cpu_compiles_longer_for_long_training(steps, side, chosen):
     assert on_mesh(c, mesh_of("cpu", 1)).seeds_by == "separate"
 
 
-def test_a_run_says_which_way_it_went():
+def test_a_run_records_its_way():
     for way in ("loop", "auto"):
         programs = one_device(way).programs
         facts = programs.execution.facts()
@@ -226,16 +225,15 @@ def test_a_run_says_which_way_it_went():
         )
 
 
-def others_of(tree, gone=1):
-    """Returns what belongs to all seeds but one."""
-    return jax.tree.map(lambda a: np.delete(np.asarray(a), gone, axis=0), tree)
+def without_seed(tree, seed=1):
+    return jax.tree.map(lambda a: np.delete(np.asarray(a), seed, axis=0), tree)
 
 
 @functools.cache
 def small_step(way, preactivation):
-    """Returns compiled step(variables, images, factors on the logits), and its healthy arguments.
+    """Returns a compiled step(variables, images, logit factors) and its healthy arguments.
 
-    Every kind of layer is in it; the results are losses, logits, statistics and gradients.
+    It contains every kind of layer and returns losses, logits, statistics and gradients.
     """
     convolution, product = convolution_and_product(way)
     model = ResNet(
@@ -274,9 +272,7 @@ def small_step(way, preactivation):
 @pytest.mark.parametrize("place", ["weights", "images", "gradient"])
 @pytest.mark.parametrize("preactivation", [False, True])
 @pytest.mark.parametrize("way", WAYS)
-def test_whatever_is_not_finite_in_one_seed_leaves_the_others_alone(
-    way, preactivation, place, value
-):
+def test_non_finite_numbers_in_one_seed_leave_the_others_alone(way, preactivation, place, value):
     step, (variables, images, factors) = small_step(way, preactivation)
     healthy = step(variables, images, factors)
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(healthy))
@@ -288,7 +284,7 @@ def test_whatever_is_not_finite_in_one_seed_leaves_the_others_alone(
         sick = step(variables, images.at[1, 0, 3, 3, 0].set(value), factors)
     else:
         sick = step(variables, images, factors.at[1].set(value))
-    tiny.assert_bit_equal(others_of(healthy), others_of(sick))
+    tiny.assert_bit_equal(without_seed(healthy), without_seed(sick))
     assert any((np.asarray(a)[1] != np.asarray(b)[1]).any() for a, b in zip(
         jax.tree.leaves(healthy), jax.tree.leaves(sick), strict=True
     ))  # fmt: skip
@@ -296,11 +292,9 @@ def test_whatever_is_not_finite_in_one_seed_leaves_the_others_alone(
 
 @functools.cache
 def three_steps(way, value=None):
-    """Returns the state, metrics and evaluation after three steps; seed 1 breaks before the third.
+    """Returns the state, metrics and evaluation after three steps.
 
-    Args:
-      way: one of WAYS.
-      value: of all of seed 1's weights from then on; None for a healthy run.
+    Unless `value` is None, all weights of seed 1 are set to it before the third step.
     """
     setup = one_device(way)
     state = setup.programs.start(SEEDS)
@@ -314,8 +308,8 @@ def three_steps(way, value=None):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_seed_that_breaks_in_mid_run_diverges_alone(way, value):
+def test_a_seed_that_breaks_in_mid_run_is_the_only_one_to_diverge(way, value):
     healthy, sick = three_steps(way), three_steps(way, value)
-    tiny.assert_bit_equal(others_of(healthy), others_of(sick))
+    tiny.assert_bit_equal(without_seed(healthy), without_seed(sick))
     assert sick[1]["diverged_at"].tolist() == [NEVER, 3, NEVER, NEVER]
     assert healthy[1]["diverged_at"].tolist() == [NEVER] * 4

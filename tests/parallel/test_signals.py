@@ -1,4 +1,4 @@
-"""Being asked to stop: once is a request, at once again is the same one, later is an order."""
+"""Requests to stop: a signal soon after the first is the same request; a later one kills."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def kill(number, frame):
 
 @pytest.fixture
 def killing():
-    """Gives signals a handler that raises, as their default would end the tests."""
+    """Installs handlers that raise, since the default ones would end the tests."""
     before = {n: signal.signal(n, kill) for n in (signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -27,7 +27,7 @@ def killing():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_noted_and_afterwards_means_what_it_did(killing, number):
+def test_a_signal_is_noted_inside_and_has_its_usual_effect_after(killing, number):
     with StopRequest() as stop:
         assert not stop.received
         os.kill(os.getpid(), number)
@@ -52,16 +52,14 @@ def test_a_second_hang_up_does_not_kill(killing, monkeypatch):
         assert stop.received == "SIGHUP"
 
 
-def test_with_several_processes_a_hang_up_is_the_sigterm_that_jax_tells_the_others(
-    killing, monkeypatch
-):
+def test_with_several_processes_sighup_becomes_the_sigterm_that_jax_handles(killing, monkeypatch):
     monkeypatch.setattr(signals, "is_distributed", lambda: True)
     signal.signal(signal.SIGHUP, lambda number, frame: None)
-    with StopRequest(), pytest.raises(KilledError):  # what stands for JAX's handler of SIGTERM
+    with StopRequest(), pytest.raises(KilledError):  # by the stand-in for JAX's SIGTERM handler
         os.kill(os.getpid(), signal.SIGHUP)
 
 
-def test_the_same_request_on_another_way_is_no_order(killing):
+def test_a_signal_soon_after_the_first_is_the_same_request(killing):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -149,7 +149,7 @@ def test_a_machine_without_devices_is_one_sentence(monkeypatch):
     before = jax.config.jax_platforms
     jax.config.update("jax_platforms", None)
     try:
-        with pytest.raises(RunError, match=r"^JAX finds no device that it can use: no device\.$"):
+        with pytest.raises(RunError, match=r"^JAX finds no usable device: no device\.$"):
             processes.devices()
     finally:
         jax.config.update("jax_platforms", before)
