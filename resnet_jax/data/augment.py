@@ -13,13 +13,13 @@ MEANS = ("pixel", "channel", "none")
 
 
 class Normalization(flax.struct.PyTreeNode):
-    """What is taken off pixels and what they are divided by, float32, broadcast to (B, H, W, C)."""
+    """Maps pixels to (pixels - mean) / std; both float32, broadcast against (B, H, W, C)."""
 
     mean: jax.Array | np.ndarray
     std: jax.Array | np.ndarray
 
     def __call__(self, images_BHWC: jax.Array) -> jax.Array:
-        """Maps uint8 images to float32."""
+        """Returns float32 images."""
         return (images_BHWC.astype(jnp.float32) - self.mean) / self.std
 
 
@@ -28,19 +28,19 @@ def fit_normalization(images: np.ndarray, mean: str, std: bool) -> Normalization
 
     Args:
       images: uint8 (N, H, W, C); the training split without validation.
-      mean: "pixel" (one mean for each pixel and channel, as the paper), "channel" or "none".
+      mean: "pixel" (a mean per pixel and channel, as in the paper), "channel" or "none".
       std: whether to divide by each channel's standard deviation.
     """
     check_choice("mean", mean, MEANS)
     height, width, channels = images.shape[1:]
-    # In pieces of exact integers: a float64 copy of CIFAR-10 would take 1.2 GB.
+    # Exact integer sums, in pieces: a float64 copy of CIFAR-10 would take 1.2 GB.
     total = images.sum(axis=0, dtype=np.int64)
     pixel_mean = total / len(images)
     channel_mean = pixel_mean.mean(axis=(0, 1))
     squares = sum(np.square(part, dtype=np.uint32).sum((0, 1, 2)) for part in _pieces(images))
     variance = squares / (len(images) * height * width) - channel_mean**2
     means = {"pixel": pixel_mean, "channel": channel_mean, "none": np.zeros(channels)}
-    # A channel that never varies carries nothing; dividing by its zero would make NaNs.
+    # A constant channel has deviation 0; dividing by it would give NaN.
     deviation = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 1.0)
     return Normalization(
         mean=np.array(means[mean], np.float32, ndmin=4),
@@ -53,20 +53,20 @@ def _pieces(images: np.ndarray) -> list[np.ndarray]:
 
 
 class Draws(flax.struct.PyTreeNode):
-    """What a batch's augmentation is, a row an image."""
+    """The random numbers of a batch's augmentation, one row per image."""
 
     top_left_B2: jax.Array  # int32; of the crop, in the padded image
     flipped_B: jax.Array  # bool
-    color_B3: jax.Array  # float32; along the principal axes of colour
+    color_B3: jax.Array  # float32; shift along each principal axis of colour
 
 
-# Of the RGB pixels of ImageNet in [0, 1], as Krizhevsky's implementation published them.
+# Principal axes and variances of ImageNet's RGB pixels in [0, 1], as published by Krizhevsky.
 _COLOR_AXES = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]],
     np.float32,
 )
 _COLOR_VARIANCES = np.array([0.2175, 0.0188, 0.0045], np.float32)
-_COLOR_DRAWS = 0.1  # standard deviation
+_COLOR_STD = 0.1  # of the normal draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Augmentation:
     """Random crops, flips and colours.
 
     Attributes:
-      pad: zero pixels added to each side before a crop of the old size; 0 for no crops. Images are
-        normalised first, so the padding is the mean image's colour.
-      flip: whether half of the images are mirrored.
-      color: whether each image's colour is shifted along the principal axes of ImageNet's colours
-        (Krizhevsky et al. 2012, "standard color augmentation" in section 3.4).
-      std: what pixels were divided by, so that the shift is of their size; see Normalization.
+      pad: zeros added on each side before a random crop to the original size; 0 for no crops.
+        Images are already normalised, so zero is the mean colour.
+      flip: mirror half of the images.
+      color: shift each image's colour along the principal axes of ImageNet's colours (Krizhevsky et
+        al. 2012, "standard color augmentation" in section 3.4).
+      std: see Normalization; scales the colour shift.
     """
 
     pad: int
@@ -92,20 +92,20 @@ class Augmentation:
         Range(0, whole=True).check("pad", self.pad)
 
     def draw(self, key: jax.Array, batch: int) -> Draws:
-        """Draws a batch's augmentation; an image's depends on `key` and its row."""
+        """Draws a batch's augmentation; each image's depends only on `key` and its row."""
         crop_key, flip_key = jax.random.split(key)
         color_key = jax.random.fold_in(key, 2)
         return Draws(
             top_left_B2=jax.random.randint(crop_key, (batch, 2), 0, 2 * self.pad + 1),
             flipped_B=jax.random.bernoulli(flip_key, 0.5, (batch,)),
-            color_B3=_COLOR_DRAWS * jax.random.normal(color_key, (batch, 3)),
+            color_B3=_COLOR_STD * jax.random.normal(color_key, (batch, 3)),
         )
 
     def __call__(self, draws: Draws, images_BHWC: jax.Array) -> jax.Array:
         """Crops, flips and colours normalised images."""
         _, height, width, _ = images_BHWC.shape
         if self.color:
-            # As float32 on every device: few products, and far fewer than the network's.
+            # Full float32 on every device; it costs little beside the network.
             axes = (_COLOR_AXES * _COLOR_VARIANCES).T
             shift_B3 = 255 * jnp.matmul(draws.color_B3, axes, precision="highest")
             images_BHWC = images_BHWC + shift_B3[:, None, None, :] / self.std

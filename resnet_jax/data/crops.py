@@ -1,8 +1,7 @@
-"""What part of a full-size picture a training step sees.
+"""Training crops of full-size pictures.
 
-A crop is a function of the picture's size and of one row of uniform draws; the draws are a function
-of (seed, purpose, step). So a batch depends on nothing that a resumed run, on whatever number of
-processes, would not know.
+A crop depends only on the picture's size and one row of uniform draws; the draws depend only on
+(seed, purpose, step). So a resumed run sees the same crops with any number of processes.
 """
 
 import dataclasses
@@ -17,12 +16,12 @@ from resnet_jax.allowed import check_choice
 from resnet_jax.data.order import stream
 
 CROPS = ("scale", "random_resized")
-_ATTEMPTS = 10  # at a random area and aspect that fit, as everybody's random resized crop
-_PER_ATTEMPT = 4
+_ATTEMPTS = 10  # to draw an area and aspect that fit; the usual number for this crop
+_PER_ATTEMPT = 4  # draws
 
 
 class Box(NamedTuple):
-    """A rectangle in a picture, in whole pixels."""
+    """A rectangle in a picture, in pixels."""
 
     top: int
     left: int
@@ -35,8 +34,8 @@ class Crop:
     """One kind of crop.
 
     Attributes:
-      draws: uniform numbers a picture.
-      box: (height, width, draws in [0, 1)) -> the box that is resized to the network's input.
+      draws: uniform draws per picture.
+      box: maps (height, width, draws in [0, 1)) to the box that is resized to the network's input.
     """
 
     draws: int
@@ -69,16 +68,16 @@ def draw(seed: int, purpose: int, step: int, batch_size: int, draws: int) -> np.
 
 
 def source_of(length: int, resized: int, start: int, size: int) -> tuple[int, int]:
-    """Returns where `size` pixels from `start` on of a resized side come from in the picture.
+    """Maps a span of pixels on a resized side back to the original side.
 
     Args:
-      length: of the picture's side, in pixels.
-      resized: the same side's length once it is resized.
-      start: in the resized side.
-      size: in the resized side.
+      length: of the original side, in pixels.
+      resized: length of the side after resizing.
+      start: first pixel of the span.
+      size: pixels in the span.
 
     Returns:
-      (first pixel, how many), at least one.
+      (first pixel, number of pixels, at least 1) on the original side.
     """
     first = min(length - 1, round(start * length / resized))
     last = round((start + size) * length / resized)
@@ -86,9 +85,9 @@ def source_of(length: int, resized: int, start: int, size: int) -> tuple[int, in
 
 
 def _scaled(height: int, width: int, u: Sequence[float], size: int, low: int, high: int) -> Box:
-    """Section 3.4: the short side is resized to a length from [low, high], then `size` is cut out.
+    """Section 3.4: the short side is resized to a length in [low, high], then `size` is cropped.
 
-    The box is where that crop comes from in the picture as it is, so that only it need be decoded.
+    Returns the crop's box in the original picture, so that only the box needs decoding.
     """
     scale = min(height, width) / (low + int(u[0] * (high - low + 1)))
     sides = []
@@ -106,9 +105,9 @@ def _random_resized(
     area: tuple[float, float],
     aspect: tuple[float, float],
 ) -> Box:
-    """A box of random area and aspect (Szegedy et al. 2015), anywhere in the picture.
+    """A box of random area, aspect and position (Szegedy et al. 2015).
 
-    Where none of the attempts fits, it is the largest central box of an allowed aspect.
+    If no attempt fits, the largest central box of an allowed aspect.
     """
     low, high = math.log(aspect[0]), math.log(aspect[1])
     for i in range(0, _ATTEMPTS * _PER_ATTEMPT, _PER_ATTEMPT):

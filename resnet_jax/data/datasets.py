@@ -1,4 +1,4 @@
-"""A data set as a run sees it: three splits kept apart, and what normalises them."""
+"""A run's data set: training, validation and test splits, and their normalisation."""
 
 import dataclasses
 import hashlib
@@ -17,24 +17,24 @@ from resnet_jax.data.splits import Split
 from resnet_jax.data.streaming import StreamedSplit, Workers
 from resnet_jax.errors import RunError, UserError
 
-_AHEAD = 3  # batches in host memory, filled or being filled
+_AHEAD = 3  # batches in host memory, full or being filled
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """What a run trains, validates and tests on; close() it in the end."""
+    """The data of a run; call close() when done."""
 
     train: Split
     validation: Split
     test: Split
     normalization: Normalization
     version: str  # TFDS's; empty for digits
-    content: str  # a digest of all of a resident set, of file sizes and a sample of a streamed one
-    note: str  # what a reader of its errors must know; empty if there is nothing
+    content: str  # digest of a resident set, or of a streamed set's file sizes and some records
+    note: str  # a caveat for readers of its errors, or empty
     workers: Workers | None = None
 
     def facts(self, config: ConfigDict) -> dict[str, Any]:
-        """Returns what a resumed run, and every process, must find again; for a resolved config."""
+        """Returns what must be equal in all processes and when a run resumes."""
         return {
             "name": config.data.name,
             "version": self.version,
@@ -49,28 +49,28 @@ class DataSet:
         }
 
     def close(self) -> None:
-        """Stops the threads, where there are any."""
+        """Stops the worker threads, if any."""
         if self.workers is not None:
             self.workers.close()
 
 
 def split_indices(examples: int, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the training examples into (train, validation), both in increasing order."""
+    """Splits example numbers at random into (train, validation), both in increasing order."""
     order = stream(SPLIT, seed).permutation(examples)
     return np.sort(order[validation:]), np.sort(order[:validation])
 
 
 def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
-    """Opens the set of a resolved config's `data` section for the devices of `mesh`.
+    """Opens the data set of a resolved config's `data` section for the devices of `mesh`.
 
     Raises:
-      UserError: the data set is absent, or something in it is broken.
+      UserError: the data set is missing or broken.
     """
     try:
         if sets.KNOWN[config.name].resident:
             return _resident(config, mesh)
         return _streamed(config, mesh)
-    except RunError as e:  # a broken record; nothing has been trained yet
+    except RunError as e:  # a broken record, but before training
         raise UserError(str(e)) from e
 
 
@@ -118,8 +118,8 @@ def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
 
 
 def _digest(*parts: np.ndarray | bytes) -> str:
-    """Returns 16 hex digits of all bytes, one part after another."""
-    digest = hashlib.sha256()  # of CIFAR-10: 0.2 s
+    """Returns 16 hex digits of the parts' SHA-256."""
+    digest = hashlib.sha256()  # 0.2 s for CIFAR-10
     for part in parts:
         digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
     return digest.hexdigest()[:16]

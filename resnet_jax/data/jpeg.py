@@ -1,8 +1,8 @@
-"""From an encoded picture to pixels: decoded where it is needed, resized.
+"""Decodes encoded pictures, whole or in part, and resizes them.
 
-nvImageCodec decodes on the CPU (it is libjpeg-turbo, and can leave out what lies outside a box);
-what it cannot read, Pillow is asked to. Both release the GIL, so threads do the work. A picture is
-taken as it is stored: EXIF rotations are ignored, as TensorFlow and torchvision do.
+nvImageCodec decodes on the CPU: it is libjpeg-turbo and can skip the pixels outside a box. Pillow
+decodes what nvImageCodec cannot. Both release the GIL, so threads decode in parallel. EXIF
+rotations are ignored, as in TensorFlow and torchvision.
 """
 
 import atexit
@@ -27,17 +27,17 @@ from resnet_jax.data.crops import Box
 RESAMPLING = {
     "bilinear": (cv2.INTER_LINEAR, cv2.INTER_LINEAR),
     "bicubic": (cv2.INTER_CUBIC, cv2.INTER_CUBIC),
-    # Averages where it shrinks, which alone avoids aliasing; has no meaning where it enlarges.
+    # Averages when it shrinks, the only method here without aliasing; undefined when it enlarges.
     "area": (cv2.INTER_AREA, cv2.INTER_LINEAR),
 }
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
-cv2.setNumThreads(1)  # whoever resizes has as many threads as there are cores already
-_START = threading.Lock()
+cv2.setNumThreads(1)  # callers already run one thread per core
+_DECODER_LOCK = threading.Lock()
 _local = threading.local()
 
 
 class UnreadableError(Exception):
-    """A picture that nothing can decode; says why."""
+    """A picture cannot be decoded; the message says why."""
 
 
 def size(encoded: bytes) -> tuple[int, int]:
@@ -64,10 +64,10 @@ def is_rgb(encoded: bytes) -> bool:
 
 
 def doubt(encoded: bytes) -> str:
-    """Returns what libjpeg finds wrong with a JPEG that it decodes all the same; empty if nothing.
+    """Returns libjpeg's warning about a JPEG that decodes nonetheless; empty if there is none.
 
-    A bit that fell over in the middle shows so, or not at all. It takes a whole decoding, which
-    only experiments.prepare pays for.
+    Flipped bits in the middle of a file cause such a warning, or none. The check decodes the whole
+    picture, so only experiments.prepare makes it.
     """
     if _stream(encoded) is None or encoding(encoded) != "JPEG":
         return ""
@@ -79,41 +79,41 @@ def doubt(encoded: bytes) -> str:
 
 
 def decode(encoded: bytes, choose: Callable[[int, int], Box] | None = None) -> np.ndarray:
-    """Decodes a picture, or the box of it that `choose(height, width)` names.
+    """Decodes a picture, or only the box that `choose(height, width)` returns.
 
-    Grey and CMYK pictures become RGB, of 16 bits the upper 8 are kept; other formats than JPEG are
-    read, too.
+    Grey and CMYK become RGB; 16-bit pixels keep their upper 8 bits. Any format that Pillow knows is
+    read.
 
     Returns:
       uint8 (H, W, 3).
 
     Raises:
-      UnreadableError: the picture is cut short or not a picture.
+      UnreadableError: the picture is truncated or in no known format.
     """
     stream = _stream(encoded)
     if stream is not None:
-        wanted = stream
+        source = stream
         if choose is not None:
             top, left, height, width = choose(stream.height, stream.width)
             region = _nvimgcodec().Region(top, left, top + height, left + width)
-            wanted = stream.get_sub_code_stream(region=region)
+            source = stream.get_sub_code_stream(region=region)
         decoder, params = _local.decoder
-        decoded = decoder.decode(wanted, params=params)
+        decoded = decoder.decode(source, params=params)
         if decoded is not None:
             return np.asarray(decoded)
     with _open(encoded) as image:
         try:
-            whole = _to_rgb(image)
+            pixels = _to_rgb(image)
         except (OSError, SyntaxError, ValueError) as e:
             raise UnreadableError(str(e)) from e
     if choose is None:
-        return whole
-    box = choose(*whole.shape[:2])
-    return whole[box.top : box.top + box.height, box.left : box.left + box.width]
+        return pixels
+    box = choose(*pixels.shape[:2])
+    return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def resize(image: np.ndarray, height: int, width: int, resample: str, into: Any = None) -> Any:
-    """Resizes uint8 (H, W, 3) to (height, width, 3), into an array where one is given."""
+    """Resizes uint8 (H, W, 3) to (height, width, 3), into the array `into` if it is given."""
     shrinking, enlarging = RESAMPLING[resample]
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     return cv2.resize(
@@ -122,12 +122,12 @@ def resize(image: np.ndarray, height: int, width: int, resample: str, into: Any 
 
 
 def _stream(encoded: bytes) -> Any:
-    """Returns nvImageCodec's view of a picture, or None where it cannot even read the header."""
+    """Returns nvImageCodec's stream of a picture, or None if it cannot read the header."""
     if not hasattr(_local, "decoder"):
         _local.decoder = _make_decoder()
     try:
         stream = _nvimgcodec().CodeStream(encoded)
-        return stream if stream.height else None  # the header is read when it is first asked for
+        return stream if stream.height else None  # .height reads the header
     except RuntimeError:
         return None
 
@@ -142,9 +142,8 @@ def _open(encoded: bytes) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Returns a picture that Pillow has opened, uint8 (H, W, 3); raises UnreadableError."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # Pillow's convert() would clip at 255. Of 16 bits a colour it keeps the upper byte itself.
+        # Pillow's convert() clips 16-bit grey at 255; of 16-bit colours it keeps the upper byte.
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
@@ -153,8 +152,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _make_decoder() -> tuple[Any, Any]:
-    """Returns a decoder of this thread's own, which starts no threads, and its parameters."""
-    with _START:
+    """Returns a single-threaded decoder for this thread, and its parameters."""
+    with _DECODER_LOCK:
         codec = _nvimgcodec()
         decoder = codec.Decoder(
             device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY,
@@ -166,10 +165,10 @@ def _make_decoder() -> tuple[Any, Any]:
 
 @functools.cache
 def _nvimgcodec() -> Any:
-    # What it fails at, Pillow tries next; what it says meanwhile names no picture.
+    # Silences errors that name no picture; Pillow tries those pictures next.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    # Of its extensions only this one: the others complain on stderr that CUDA is absent. It looks
-    # for them at each decoder, so the folder stays as long as the process.
+    # Loads only one of its extensions: the others complain on stderr if CUDA is absent. Every new
+    # decoder searches the folder, so it must outlive them all.
     folder = tempfile.mkdtemp(prefix="resnet_jax_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     spec = importlib.util.find_spec("nvidia.nvimgcodec")
@@ -177,6 +176,6 @@ def _nvimgcodec() -> Any:
         for library in pathlib.Path(package).glob("extensions/*jpeg_turbo_ext*"):
             (pathlib.Path(folder) / library.name).symlink_to(library)
     os.environ["NVIMGCODEC_EXTENSIONS_PATH"] = folder
-    from nvidia import nvimgcodec  # here: it reads these variables once
+    from nvidia import nvimgcodec  # imported here because it reads these variables once
 
     return nvimgcodec

@@ -1,7 +1,7 @@
-"""Which examples a step sees: a function of (seed, step) and nothing else.
+"""The examples of each step, and the random numbers about data.
 
-So a resumed run sees the same ones, whatever the number of processes. Every random number about
-data comes from `stream`.
+Both depend only on the seed and the step, so a resumed run sees the same examples with any number
+of processes. Every random number about data comes from `stream`.
 """
 
 import functools
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# What random numbers are for; each has streams of its own. The first is zero because that is what
-# the test split of digits has always been drawn from.
+# Purposes of random numbers; each has its own streams. DIGITS_SPLIT must stay 0, so that the test
+# split of digits stays the same.
 DIGITS_SPLIT, SPLIT, EPOCH, TRAIN, POPULATION = range(5)
-# Raise it when a seed draws other numbers than before: runs that began on those are then refused.
+# Raise it if a seed draws different numbers than before: older runs then refuse to resume.
 STREAMS = 2
 
 
 def stream(purpose: int, seed: int, number: int = 0) -> np.random.Generator:
     """Returns the random numbers of a purpose, a seed and a number (the epoch, or the step).
 
-    NumPy pads seeds with zeros, so that (0,) and (0, 0) are one stream, and takes an integer from
-    2**32 up for two. Hence three integers always, all below 2**32.
+    The key is always three integers below 2**32: NumPy pads seeds with zeros, so (0,) and (0, 0)
+    are the same stream, and splits larger integers in two.
     """
     key = (purpose, seed, number)
     if not all(0 <= part < 2**32 for part in key):
@@ -31,13 +31,13 @@ def stream(purpose: int, seed: int, number: int = 0) -> np.random.Generator:
 def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
     """Returns the examples of a step's batch, int32 (batch_size,).
 
-    The batches are cut from an endless row of epochs, each a permutation of all examples: nothing
-    is dropped at an epoch's end, and a batch may begin in one epoch and end in the next.
+    Batches are consecutive pieces of an endless sequence of epochs, each a permutation of all
+    examples: nothing is dropped at an epoch's end, and a batch may span two epochs.
 
     Args:
       seed: the replicate's seed.
       step: 0 for the first step.
-      batch_size: examples a step, over all devices.
+      batch_size: examples per step, over all devices.
       examples: examples in the training split.
     """
     position = step * batch_size
@@ -51,18 +51,18 @@ def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.nd
     return np.concatenate(pieces)
 
 
-# Two epochs meet in a batch, and a dozen replicates train together.
+# Enough for a batch that spans two epochs, for many replicates.
 @functools.lru_cache(maxsize=64)
 def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
     return stream(EPOCH, seed, epoch).permutation(examples).astype(np.int32)
 
 
 def spans(steps: range, at_once: int = 1) -> Iterator[range]:
-    """Cuts consecutive steps into those that are dispatched together.
+    """Groups consecutive steps into spans that are dispatched together.
 
-    The cuts are at multiples of `at_once`, wherever `steps` begins: a resumed run dispatches the
-    same steps together as one that was never stopped, and so repeats it bit for bit. Steps that do
-    not fill a span are dispatched one by one, by the one program that this needs more.
+    Spans begin at multiples of `at_once`, wherever `steps` begins, so that a resumed run groups
+    its steps as an uninterrupted one and repeats it bit for bit. Steps that do not fill a span
+    are dispatched one by one, by a second program.
     """
     step = steps.start
     while step < steps.stop:

@@ -1,7 +1,8 @@
-"""The one reader of what TFDS prepared as array_record: every file, record and label is checked.
+"""Reads data sets that TFDS prepared as array_record, and checks every file, record and label.
 
-Resident sets, streamed sets and experiments.prepare read through it. What is wrong before a run is
-a UserError; a file that breaks while it is read is a RunError. Both name file, record and reason.
+Resident sets, streamed sets and experiments.prepare all read through this module. A fault found
+before a run raises UserError, one found while reading records RunError. Both name the file, the
+record and the reason.
 """
 
 import bisect
@@ -20,11 +21,11 @@ from absl import logging
 from resnet_jax.errors import RunError, UserError, is_missing_package, listing
 from resnet_jax.runs import storage
 
-_AGAIN = "copy or prepare the set again"
-_TOLERATED = 100  # damaged pictures, whatever their share
-_OPENERS = 16  # threads that look into files at the start
-_OPEN_FILES = 1 << 16  # as many as any set has; a system may allow fewer
-_SAMPLED = 64  # records per split that stand for the content of a streamed set
+_ADVICE = "copy or prepare the set again"
+_TOLERATED = 100  # damaged pictures that never stop a run, even of a small set
+_OPENERS = 16  # threads that check the files at the start
+_OPEN_FILES = 1 << 16  # more than any set has
+_SAMPLED = 64  # records per split in the fingerprint
 
 
 class Record(NamedTuple):
@@ -32,11 +33,11 @@ class Record(NamedTuple):
 
     image: bytes  # encoded
     label: int
-    name: str  # its file's; empty if that was not kept
+    name: str  # original file name, or empty
 
 
 class Shard(NamedTuple):
-    """One file of a split, which holds the records from `first` up to `first + length`."""
+    """One file of a split, with records `first` to `first + length - 1`."""
 
     path: pathlib.Path
     first: int
@@ -47,10 +48,10 @@ def read_info(folder: pathlib.Path) -> Any:
     """Returns TFDS's DatasetInfo of a prepared set: version and splits.
 
     Raises:
-      UserError: dataset_info.json or features.json is absent or cut short, or the set is not in
+      UserError: dataset_info.json or features.json is missing or truncated, or the set is not in
         array_record form.
     """
-    import tensorflow_datasets as tfds  # here: half a second that digits need not pay
+    import tensorflow_datasets as tfds  # imported here: it takes half a second
 
     content, _ = (_read_object(folder / f) for f in ("dataset_info.json", "features.json"))
     if "array_record" not in (
@@ -62,38 +63,38 @@ def read_info(folder: pathlib.Path) -> Any:
         )
     try:
         return tfds.builder_from_directory(folder, file_format="array_record").info
-    except Exception as e:  # protobuf's, TFDS's and Python's have no common base
-        if is_missing_package(e):  # not the set's fault
+    except Exception as e:  # of protobuf, TFDS or Python: they share no base class
+        if is_missing_package(e):  # the data set is not at fault
             raise
-        raise UserError(f"{folder} cannot be read by TFDS ({_line(e)}); {_AGAIN}.") from e
+        raise UserError(f"{folder} cannot be read by TFDS ({_first_line(e)}); {_ADVICE}.") from e
 
 
 def examples(info: Any, split: str) -> int:
-    """Returns how many records a split has; raises UserError if it is absent or empty."""
-    there = [name for name, found in info.splits.items() if found.num_examples]
-    if split not in there:
+    """Returns the number of records in a split; raises UserError if it is missing or empty."""
+    available = [name for name, split_info in info.splits.items() if split_info.num_examples]
+    if split not in available:
         raise UserError(
             f"{info.data_dir} holds no records of the split {split!r}, only of "
-            f"{listing(there) if there else 'none'}; {_AGAIN}."
+            f"{listing(available) if available else 'none'}; {_ADVICE}."
         )
     return info.splits[split].num_examples
 
 
 class Records:
-    """Random access to a split; threads may share it."""
+    """Thread-safe random access to a split's records."""
 
     def __init__(self, folder: pathlib.Path, split: str, num_classes: int):
-        """Looks into every file of a split.
+        """Checks every file of a split.
 
         Args:
-          folder: with TFDS's dataset_info.json.
-          split: as TFDS calls it.
+          folder: holds TFDS's dataset_info.json.
+          split: TFDS's name of the split.
           num_classes: labels must be from 0 to num_classes - 1.
 
         Raises:
-          UserError: the split is absent, or a file of it is absent or cut short.
+          UserError: the split is missing, or one of its files is missing or truncated.
         """
-        from tensorflow_datasets.proto import tf_example_pb2  # here: not all sets pay for it
+        from tensorflow_datasets.proto import tf_example_pb2  # imported here: it is slow
 
         self._parse = tf_example_pb2.Example.FromString
         info = read_info(folder)
@@ -108,18 +109,18 @@ class Records:
             self._length += file.examples_in_shard
         self._firsts = [shard.first for shard in self.shards]
         self._num_classes = num_classes
-        # A file that falls out of the cache is closed when the last thread has read from it. Two
-        # splits fill half of what the system allows.
+        # An evicted file is closed once no thread reads from it. Two splits may use half of the
+        # limit on open files.
         self._reader = functools.lru_cache(max(1, _raise_file_limit() // 4))(_open)
         with ThreadPoolExecutor(_OPENERS) as pool:
             list(pool.map(_check_shard, self.shards))
         self._folder = folder
-        self._damaged: set[int] = set()  # the numbers of pictures that cannot be decoded
+        self._damaged: set[int] = set()  # numbers of records whose picture cannot be decoded
         self._read = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Pictures in the split."""
+        """Records in the split."""
         return self._length
 
     def __getitem__(self, number: int) -> Record:
@@ -127,19 +128,19 @@ class Records:
         return self.parse(number, self.stored(number))
 
     def stored(self, number: int) -> bytes:
-        """Returns a record as it is stored, a tf.train.Example; raises RunError."""
+        """Returns a record's bytes, a serialised tf.train.Example; raises RunError."""
         shard = self._shard(number)
         try:
             return self._reader(shard.path).read([number - shard.first])[0]
-        except Exception as e:  # array_record raises whatever its file system does
-            raise self.error(number, f"it cannot be read ({_line(e)})") from e
+        except Exception as e:  # array_record raises any exception of its file system
+            raise self.error(number, f"it cannot be read ({_first_line(e)})") from e
 
     def parse(self, number: int, stored: bytes) -> Record:
-        """Returns the picture of a stored record; raises RunError if it lacks one, or its label."""
+        """Parses a stored record; raises RunError unless it has one image and a valid label."""
         try:
             feature = self._parse(stored).features.feature
-        except Exception as e:  # protobuf's DecodeError is another class in each implementation
-            raise self.error(number, f"it is not a tf.train.Example ({_line(e)})") from e
+        except Exception as e:  # protobuf's implementations have different DecodeErrors
+            raise self.error(number, f"it is not a tf.train.Example ({_first_line(e)})") from e
         images, labels = feature["image"].bytes_list.value, feature["label"].int64_list.value
         if len(images) != 1 or len(labels) != 1:
             raise self.error(number, f"it has {len(images)} images and {len(labels)} labels")
@@ -150,17 +151,17 @@ class Records:
         names = feature["file_name"].bytes_list.value
         with self._lock:
             self._read += 1
-        # The name is only shown: bytes that are not UTF-8 are no reason to stop.
+        # The name is for display only, so bytes that are not UTF-8 are escaped.
         name = names[0].decode(errors="backslashreplace") if names else ""
         return Record(images[0], labels[0], name)
 
     @property
     def read(self) -> int:
-        """How many records were read so far."""
+        """Number of records read so far."""
         return self._read
 
     def fingerprint(self) -> bytes:
-        """Returns a digest of all files' names and sizes, and of some records spread over them."""
+        """Returns a digest of all files' names and sizes and of some evenly spaced records."""
         digest = hashlib.sha256()
         for path, _, length in self.shards:
             digest.update(f"{path.name} {path.stat().st_size} {length}\n".encode())
@@ -169,10 +170,10 @@ class Records:
         return digest.digest()
 
     def note_damaged(self, number: int, name: str, reason: str) -> None:
-        """Says once that a picture cannot be decoded.
+        """Warns, once per picture, that it cannot be decoded.
 
         Raises:
-          RunError: so many cannot that the set must have been prepared wrongly.
+          RunError: so many pictures are damaged that the set must have been prepared wrongly.
         """
         with self._lock:
             if number in self._damaged:
@@ -180,21 +181,21 @@ class Records:
             self._damaged.add(number)
             damaged = len(self._damaged)
         logging.warning(
-            "%s: %s of %s cannot be decoded (%s); a grey picture stands in for it.",
+            "%s: %s of %s cannot be decoded (%s); a grey picture replaces it.",
             self._folder, name or f"record {number}", self.split, reason,
         )  # fmt: skip
         if damaged > max(_TOLERATED, self._read / 100):
             raise RunError(
-                f"{damaged} of the {self._read} pictures of {self.split} in {self._folder} that "
-                f"were read cannot be decoded; the last is {name or number}: {reason}"
+                f"{damaged} of the {self._read} pictures of {self.split} read from {self._folder} "
+                f"cannot be decoded; the last is {name or number}: {reason}"
             )
 
     def error(self, number: int, reason: str) -> RunError:
-        """Returns the error that names a record, by its file and by its split, and says why."""
+        """Returns an error that names a record by its file and its split."""
         shard = self._shard(number)
         return RunError(
             f"{shard.path}: record {number - shard.first} of the file (record {number} of "
-            f"{self.split}): {reason}; {_AGAIN}."
+            f"{self.split}): {reason}; {_ADVICE}."
         )
 
     def _shard(self, number: int) -> Shard:
@@ -207,50 +208,49 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = storage.read_json(path)
     except UserError as e:
-        raise UserError(f"{e} {_AGAIN.capitalize()}.") from e
+        raise UserError(f"{e} {_ADVICE.capitalize()}.") from e
     if not content or not isinstance(content, dict):
-        raise UserError(f"{path} is missing or holds no JSON object; {_AGAIN}.")
+        raise UserError(f"{path} is missing or holds no JSON object; {_ADVICE}.")
     return content
 
 
 def _check_shard(shard: Shard) -> None:
-    """Raises UserError unless a file holds as many records as it should."""
     try:
         length = _open(shard.path).num_records()
     except OSError as e:
-        raise UserError(f"{shard.path} cannot be read: {storage.reason(e)}; {_AGAIN}.") from e
-    if length != shard.length:  # 0, without a word, for a file that lost its end
+        raise UserError(f"{shard.path} cannot be read: {storage.reason(e)}; {_ADVICE}.") from e
+    if length != shard.length:  # a truncated file silently counts 0 records
         raise UserError(
             f"{shard.path} holds {length} records, but dataset_info.json says {shard.length}: it "
-            f"was cut short or belongs to another copy; {_AGAIN}."
+            f"was cut short or belongs to another copy; {_ADVICE}."
         )
 
 
 def _open(path: pathlib.Path) -> Any:
-    """Returns a reader of a file's records; the last reference to it closes the file."""
+    """Returns a reader of a file's records, which closes the file when it is collected."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     with open(path, "rb"):
-        pass  # ArrayRecordReader takes a file that it cannot open for an empty one
-    options = "readahead_buffer_size:0"  # for random access, as array_record's own data source
+        pass  # raises OSError; ArrayRecordReader treats an unreadable file as empty
+    options = "readahead_buffer_size:0"  # for random access, as in array_record's own data source
     return ArrayRecordReader(str(path), options, file_reader_buffer_size=1 << 15)
 
 
 def _raise_file_limit() -> int:
-    """Raises this process's limit on open files as far as the system allows, and returns it.
+    """Raises this process's limit on open files as far as the system allows; returns it.
 
-    TFDS stores ImageNet in 1,088 files; many systems allow 1,024 unless a program asks for more.
+    TFDS stores ImageNet in 1,088 files, and many systems allow 1,024 by default.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return _OPEN_FILES
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # macOS has a further limit of its own
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
+    limit = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft < limit:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            soft = limit
     return soft
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).split("\n")[0].rstrip(".")

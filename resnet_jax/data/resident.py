@@ -1,4 +1,4 @@
-"""Small sets live on the device whole, as uint8; a batch is a gather inside the step."""
+"""Small data sets, kept as uint8 on every device; a batch is a gather inside the step."""
 
 import dataclasses
 from collections.abc import Generator, Iterable
@@ -17,7 +17,7 @@ from resnet_jax.parallel.processes import put
 
 @dataclasses.dataclass(frozen=True)
 class ResidentSplit:
-    """One split on the devices, whole on each: images uint8 (N, H, W, C), labels int32 (N,)."""
+    """One split, replicated on every device: images uint8 (N, H, W, C), labels int32 (N,)."""
 
     images: jax.Array
     labels: jax.Array
@@ -28,8 +28,8 @@ class ResidentSplit:
         cls, images: np.ndarray, labels: np.ndarray, mesh: jax.sharding.Mesh
     ) -> "ResidentSplit":
         """Puts a split on every device of `mesh`."""
-        on_devices = put((images, labels), meshes.everywhere(mesh))
-        return cls(on_devices[0], on_devices[1], mesh)
+        placed_images, placed_labels = put((images, labels), meshes.everywhere(mesh))
+        return cls(placed_images, placed_labels, mesh)
 
     @property
     def arrays(self) -> tuple[jax.Array, jax.Array]:
@@ -41,7 +41,7 @@ class ResidentSplit:
         return self.images.shape[0]
 
     def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        """See Split.select: the batch has the numbers of examples."""
+        """See Split.select; a batch holds example numbers."""
         images, labels = arrays
         selected = images[batch], labels[batch]
         return meshes.constrain(selected, P(None, meshes.BATCH), self.mesh)
@@ -54,7 +54,7 @@ class ResidentSplit:
         parts: int,
         purpose: int,
     ) -> Generator[tuple[range, Any], None, None]:
-        """See Split.batches: int32 (R, steps, parts, B / parts); the device draws the crops."""
+        """See Split.batches; a batch is example numbers, int32 (R, steps, parts, B / parts)."""
         for span in spans:
             indices = [
                 [batch_indices(int(seed), step, batch_size, len(self)) for step in span]
@@ -64,14 +64,14 @@ class ResidentSplit:
             yield span, put(indices_RSAB, meshes.split_batches(self.mesh))
 
     def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:
-        """See Split.views: the one view is the image as it is."""
+        """See Split.views; the only view is the image itself."""
         devices = meshes.batch_devices(self.mesh)
         batch_size = -(-batch_size // devices) * devices
-        # Programs of their own: the network is then compiled once for splits of every size.
-        whole, split = meshes.everywhere(self.mesh), meshes.split_batch(self.mesh)
+        # A separate program, so that the network compiles once for splits of all sizes.
+        everywhere, split = meshes.everywhere(self.mesh), meshes.split_batch(self.mesh)
         gather = jax.jit(
             lambda images, labels, indices_B: (images[indices_B][:, None], labels[indices_B]),
-            in_shardings=(whole, whole, split),
+            in_shardings=(everywhere, everywhere, split),
             out_shardings=split,
         )
         for start in range(0, len(self), batch_size):

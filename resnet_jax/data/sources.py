@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, and TFDS data prepared as array_record."""
+"""Finds and loads data sets: scikit-learn's digits, and TFDS sets prepared as array_record."""
 
 import dataclasses
 import os
@@ -16,10 +16,10 @@ from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
 from resnet_jax.runs.storage import read_json
 
-# TFDS stores these losslessly; where a copy holds JPEGs, its errors are not the paper's.
+# TFDS stores these losslessly; errors on a JPEG copy are not comparable with the paper's.
 _LOSSLESS = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
 _DIGITS_TEST = 360
-PREPARED = "prepared.json"  # in the folder of a copy that experiments.prepare has made
+PREPARED = "prepared.json"  # written by experiments.prepare into its copy's folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Source:
     test_images: np.ndarray
     test_labels: np.ndarray
     version: str  # TFDS's; empty for digits
-    note: str  # what a reader of its errors must know; empty if there is nothing
+    note: str  # a caveat for readers of its errors, or empty
 
 
 def facts(name: str, data_dir: str) -> Facts:
-    """Returns what is known of a set, its sizes read from `data_dir` if it lies there.
+    """Returns a set's facts, with the sizes of the copy under `data_dir`, if there is one.
 
     Raises:
-      UserError: there is no such data set, or what lies there is not whole.
+      UserError: the name is unknown, or the copy is broken.
     """
     check_choice("data.name", name, KNOWN)
     known = KNOWN[name]
@@ -51,32 +51,32 @@ def facts(name: str, data_dir: str) -> Facts:
 
 
 def require(name: str, data_dir: str) -> None:
-    """Raises UserError, with the command that prepares it, unless the data set is there."""
+    """Raises UserError, with the command that prepares it, unless the data set is present."""
     check_choice("data.name", name, KNOWN)
     if name == "digits" or _folder(name, data_dir):
         return
     root = root_of(data_dir)
     raise UserError(
-        f"data.dir={str(root)!r} holds no {name} in TFDS's array_record form; where the network "
-        "reaches its source, prepare it with: pip install tensorflow importlib_resources && "
+        f"data.dir={str(root)!r} holds no {name} in TFDS's array_record form; on a machine with "
+        "internet access, prepare it with: pip install tensorflow importlib_resources && "
         f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
         f"data_dir='{root}', file_format='array_record').download_and_prepare()\"."
     )
 
 
 def load(name: str, data_dir: str) -> Source:
-    """Reads a whole set into host memory; no TensorFlow is imported.
+    """Reads a whole set into host memory, without TensorFlow.
 
     Raises:
-      UserError: the set is absent, is not whole, or is too large to be resident.
-      RunError: a record of it is broken, or is none of this set.
+      UserError: the set is missing, broken or too large to be resident.
+      RunError: a record is broken or does not fit the set.
     """
     require(name, data_dir)
     if name == "digits":
         return _digits()
     known = KNOWN[name]
     if not known.resident:
-        raise UserError(f"data.name={name!r} is too large to be read whole.")
+        raise UserError(f"data.name={name!r} is too large to load into memory.")
     folder = _required_folder(name, data_dir)
     arrays: dict[str, Any] = {}
     encodings = set()
@@ -91,13 +91,13 @@ def load(name: str, data_dir: str) -> Source:
             try:
                 images[number] = _pixels(record.image, known.image_shape)
             except jpeg.UnreadableError as e:
-                raise records.error(number, f"its picture cannot be used ({e})") from e
+                raise records.error(number, f"its image cannot be used ({e})") from e
         arrays |= {f"{key}_images": images, f"{key}_labels": labels}
     return Source(**arrays, version=records.version, note=_note(name, encodings))
 
 
 def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Decodes an image of a resident set; raises UnreadableError unless it is of `shape`."""
+    """Decodes an image of a resident set; raises UnreadableError unless it has `shape`."""
     image = jpeg.decode(encoded)
     if image.shape[:2] != shape[:2]:
         height, width = image.shape[:2]
@@ -110,10 +110,10 @@ def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
-    """Opens a streamed set's (training, test) records; and what a reader of its errors must know.
+    """Returns a streamed set's training records, test records and note (see Source).
 
     Raises:
-      UserError: the set is absent or is not whole.
+      UserError: the set is missing or broken.
     """
     folder = _required_folder(name, data_dir)
     classes = KNOWN[name].num_classes
@@ -122,7 +122,7 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
 
 
 def describe(name: str, data_dir: str) -> tuple[pathlib.Path, dict[str, Any]]:
-    """Returns the folder where a set lies, and its dataset_info.json; see require()."""
+    """Returns a set's folder and its dataset_info.json; raises as require()."""
     folder = _required_folder(name, data_dir)
     return folder, read_json(folder / "dataset_info.json")
 
@@ -136,7 +136,7 @@ def root_of(data_dir: str) -> pathlib.Path:
 
 
 def _folder(name: str, data_dir: str) -> pathlib.Path | None:
-    """Returns the folder of the newest version that lies under the root, or None."""
+    """Returns the folder of the newest version under the root, or None."""
     versions = []
     for info in (root_of(data_dir) / name).glob("*/dataset_info.json"):
         number = info.parent.name.split(".")
@@ -148,12 +148,12 @@ def _folder(name: str, data_dir: str) -> pathlib.Path | None:
 def _required_folder(name: str, data_dir: str) -> pathlib.Path:
     require(name, data_dir)
     folder = _folder(name, data_dir)
-    assert folder is not None  # require() saw it
+    assert folder is not None  # require() has checked
     return folder
 
 
 def _note(name: str, encodings: set[str]) -> str:
-    """Returns what the encodings of a set's images say about its pixels."""
+    # Runs record this text and compare it when they are resumed: do not reword it.
     if name not in _LOSSLESS or encodings == {"PNG"}:
         return ""
     if "JPEG" in encodings:
@@ -168,13 +168,13 @@ def _note(name: str, encodings: set[str]) -> str:
 
 
 def _digits() -> Source:
-    from sklearn.datasets import load_digits  # here: a second that other sets need not pay
+    from sklearn.datasets import load_digits  # imported here: it takes a second
 
     digits = load_digits()
     images = digits.images.astype(np.uint8)[..., None]  # 0..16
     labels = digits.target.astype(np.int32)
-    # The set comes in the writers' order. A split by writer would be another, harder task; this one
-    # is random, and always the same.
+    # The set is ordered by writer. A split by writer would be a harder task; this one is random and
+    # always the same.
     order = stream(DIGITS_SPLIT, 0).permutation(len(images))
     test, train = order[:_DIGITS_TEST], order[_DIGITS_TEST:]
     return Source(images[train], labels[train], images[test], labels[test], version="", note="")

@@ -1,4 +1,4 @@
-"""What the loop asks of a split, whether it lives on the devices or is streamed to them."""
+"""The interface of a data split, resident on the devices or streamed to them."""
 
 from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple, Protocol
@@ -10,12 +10,12 @@ from resnet_jax.data.views import Views
 
 
 class EvalBatch(NamedTuple):
-    """Some pictures to evaluate, on the devices.
+    """A batch to evaluate, on the devices.
 
     Attributes:
-      groups: uint8 (B, V, h, w, C) for each shape that the views of a picture have.
+      groups: uint8 (B, V, h, w, C), one array per shape of view; V views of each image.
       labels: int32 (B,).
-      mask: bool (B,); False for what only fills the batch up.
+      mask: bool (B,); False for padding.
     """
 
     groups: tuple[jax.Array, ...]
@@ -28,15 +28,15 @@ class Split(Protocol):
 
     @property
     def arrays(self) -> Any:
-        """What lies on every device, whole, and goes into a step beside each batch."""
+        """Arrays replicated on every device that each step takes beside its batch."""
 
     def __len__(self) -> int:
         """Examples in the split."""
 
     def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        """Returns images uint8 (parts, B, H, W, C) and labels int32 (parts, B) of a batch.
+        """Returns a batch's images uint8 (parts, B, H, W, C) and labels int32 (parts, B).
 
-        In a compiled step, where `batch` has lost the axes of replicates and steps.
+        Called inside the compiled step, where `batch` has no axes of replicates and steps.
         """
 
     def batches(
@@ -51,9 +51,9 @@ class Split(Protocol):
 
         Args:
           seeds: of the replicates, each with its own order and crops.
-          spans: consecutive steps, those together that are handed over together (order.spans).
-          batch_size: examples a step and replicate.
-          parts: that the batch is computed in, one after another.
+          spans: consecutive steps, grouped by order.spans.
+          batch_size: examples per step and replicate.
+          parts: parts of a batch, computed one after another (config.accumulate).
           purpose: order.TRAIN or order.POPULATION.
         """
 
@@ -61,8 +61,7 @@ class Split(Protocol):
         """Yields every example exactly once.
 
         Args:
-          views: what is seen of each picture.
-          batch_size: images per batch, rounded up to a multiple of the devices that share it; of a
-            streamed set as many training crops as a batch's views may hold pixels, see
-            views.pictures_per_batch.
+          views: the views of each image.
+          batch_size: images per batch, rounded up to a multiple of the devices that share it. For a
+            streamed set, a limit on pixels, in training crops: see views.pictures_per_batch.
         """

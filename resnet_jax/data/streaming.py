@@ -1,6 +1,6 @@
-"""Sets too large for a device: pictures are read, decoded and resized by threads, ahead of time.
+"""Data sets too large for a device: threads read, decode and resize pictures ahead of time.
 
-Every process holds and reads only what its own devices compute.
+Each process reads and holds only the pictures that its own devices compute.
 """
 
 import collections
@@ -26,32 +26,32 @@ from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel import processes
 from resnet_jax.parallel.cores import usable_cores
 
-_CHUNK = 8  # pictures a task: enough that handing it over costs nothing
+_CHUNK = 8  # pictures per task; enough to make the overhead of a task negligible
 _ALIGNMENT = 64  # bytes
-_GREY = 128  # stands in for what cannot be decoded: about the mean of all pictures
+_GREY = 128  # colour that replaces a damaged picture; close to the mean of all pictures
 
 
 class Workers:
-    """The threads that fill batches, and how many batches ahead."""
+    """The threads that fill batches, up to `ahead` batches in advance."""
 
     def __init__(self, threads: int, ahead: int):
-        """Starts `threads` threads; 0 for one a core."""
+        """Starts `threads` threads; 0 for one per core."""
         self._pool = ThreadPoolExecutor(threads or len(usable_cores()), "decode")
         self._ahead = ahead
 
     def close(self) -> None:
-        """Drops what has not been begun and waits for the rest."""
+        """Cancels pending tasks and waits for running ones."""
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, task: Callable[[range], None], rows: int) -> "list[Future[None]]":
-        """Starts task(range of rows) for all rows."""
+        """Submits task(range of rows) for chunks of all rows."""
         return [
             self._pool.submit(task, range(first, min(first + _CHUNK, rows)))
             for first in range(0, rows, _CHUNK)
         ]
 
     def ahead(self, batches: "Iterable[Filling]") -> Generator[Any, None, None]:
-        """Yields the finished batches in order, while the next ones are being filled."""
+        """Yields finished batches in order while the next ones are being filled."""
         started: collections.deque[Filling] = collections.deque()
         try:
             for batch in batches:
@@ -67,19 +67,19 @@ class Workers:
 
 @dataclasses.dataclass(frozen=True)
 class Filling:
-    """A batch that threads are at work on."""
+    """A batch that threads are filling."""
 
     tasks: "list[Future[None]]"
     to_devices: Callable[[], Any]
 
     def finish(self) -> Any:
-        """Waits, and puts the batch on the devices; raises what a task has raised."""
+        """Waits, then puts the batch on the devices; raises any task's exception."""
         for task in self.tasks:
             task.result()
         return self.to_devices()
 
     def cancel(self) -> None:
-        """Sees to it that no thread writes to it any longer."""
+        """Returns once no thread writes to the batch any more."""
         for task in self.tasks:
             task.cancel()
         for task in self.tasks:
@@ -90,13 +90,13 @@ class Filling:
 
 @dataclasses.dataclass(frozen=True)
 class StreamedSplit:
-    """Some of the pictures of a prepared split.
+    """A subset of a prepared split.
 
     Attributes:
       records: the prepared split.
-      members: numbers of the records that belong to this split, int (N,).
-      size: of a training crop, in pixels.
-      crop: what a training step sees of a picture.
+      members: numbers of the records in the subset, int (N,).
+      size: side of a training crop, in pixels.
+      crop: the training crop.
       resample: see jpeg.RESAMPLING.
     """
 
@@ -115,7 +115,7 @@ class StreamedSplit:
         return len(self.members)
 
     def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        """See Split.select: the batch is the images and labels themselves."""
+        """See Split.select; the batch holds the images and labels themselves."""
         return batch["images"], batch["labels"]
 
     def batches(
@@ -138,16 +138,16 @@ class StreamedSplit:
     def _begin_span(
         self, span: range, seeds: np.ndarray, batch_size: int, parts: int, purpose: int
     ) -> Filling:
-        of_step = (parts, batch_size // parts)
-        shape = (len(seeds), len(span), *of_step)
+        step_shape = (parts, batch_size // parts)
+        shape = (len(seeds), len(span), *step_shape)
         members = np.empty(shape, np.int64)
         draws = np.empty((*shape, self.crop.draws))
         for r, seed in enumerate(seeds):
             for s, step in enumerate(span):
                 order = batch_indices(int(seed), step, batch_size, len(self))
-                members[r, s] = self.members[order].reshape(of_step)
-                drawn = crops.draw(int(seed), purpose, step, batch_size, self.crop.draws)
-                draws[r, s] = drawn.reshape(*of_step, self.crop.draws)
+                members[r, s] = self.members[order].reshape(step_shape)
+                uniforms = crops.draw(int(seed), purpose, step, batch_size, self.crop.draws)
+                draws[r, s] = uniforms.reshape(*step_shape, self.crop.draws)
 
         batch = _Shares(meshes.split_batches(self.mesh), shape, [(self.size, self.size, 3)])
         tasks = []
@@ -161,10 +161,10 @@ class StreamedSplit:
                 where: tuple[slice, ...] = where,
                 rows: list[Any] = rows,
             ) -> None:
-                its_members, its_draws = members[where], draws[where]
+                share_members, share_draws = members[where], draws[where]
                 for number in numbers:
-                    at = rows[number]
-                    labels[at] = self._crop_into(its_members[at], its_draws[at], images[at])
+                    row = rows[number]
+                    labels[row] = self._crop_into(share_members[row], share_draws[row], images[row])
 
             tasks += self.workers.run(fill, len(rows))
 
@@ -205,26 +205,26 @@ class StreamedSplit:
         batch = _Shares(meshes.split_batch(self.mesh), (batch_size,), shapes)
         tasks = []
         for groups, labels, (where,) in batch.shares:
-            its_members = members[where]
+            share_members = members[where]
 
             def fill(
                 rows: range,
                 groups: list[np.ndarray] = groups,
                 labels: np.ndarray = labels,
-                its_members: np.ndarray = its_members,
+                share_members: np.ndarray = share_members,
             ) -> None:
                 for row in rows:
-                    record = self.records[int(its_members[row])]
+                    record = self.records[int(share_members[row])]
                     labels[row] = record.label
                     try:
                         cut = views.cut(jpeg.decode(record.image), bucket)
                     except jpeg.UnreadableError as e:
-                        self.records.note_damaged(int(its_members[row]), record.name, str(e))
+                        self.records.note_damaged(int(share_members[row]), record.name, str(e))
                         cut = [np.full(group.shape[1:], _GREY, np.uint8) for group in groups]
                     for group, view in zip(groups, cut, strict=True):
                         group[row] = view
 
-            tasks += self.workers.run(fill, len(its_members))
+            tasks += self.workers.run(fill, len(share_members))
 
         def to_devices() -> EvalBatch:
             *groups, labels = batch.place()
@@ -239,15 +239,15 @@ class StreamedSplit:
         """Returns the members of each bucket, the same in every process."""
         if not views.needs_sizes:
             return {views.bucket(1, 1): self.members} if len(self) else {}
-        sizes = np.ones((len(self), 2), np.int32)  # of what cannot be decoded: a square
-        mine = range(jax.process_index(), len(self), jax.process_count())
+        sizes = np.ones((len(self), 2), np.int32)  # damaged pictures count as squares
+        own_rows = range(jax.process_index(), len(self), jax.process_count())
 
         def measure(numbers: range) -> None:
-            for row in (mine[number] for number in numbers):
+            for row in (own_rows[number] for number in numbers):
                 with contextlib.suppress(jpeg.UnreadableError):
                     sizes[row] = jpeg.size(self.records[int(self.members[row])].image)
 
-        for task in self.workers.run(measure, len(mine)):
+        for task in self.workers.run(measure, len(own_rows)):
             task.result()
         sizes = processes.pick_rows(sizes)
         buckets: dict[Any, list[int]] = {}
@@ -257,16 +257,16 @@ class StreamedSplit:
 
 
 class _Shares:
-    """A batch in host memory: only the shares of it that this process's devices compute.
+    """The shares of a batch that this process's devices compute, in host memory.
 
     Attributes:
-      shares: of each, the arrays of pictures, the labels and where in the batch it lies.
+      shares: the image arrays, the labels and the position in the batch, per share.
     """
 
     def __init__(
         self, sharding: NamedSharding, shape: tuple[int, ...], pictures: Sequence[tuple[int, ...]]
     ):
-        """Allocates a batch of `shape`, each of its pictures an array of each of `pictures`."""
+        """Allocates arrays (*shape, *picture) for each picture shape, and labels of `shape`."""
         self._sharding, self._shape, self._pictures = sharding, shape, pictures
         self.shares: list[tuple[list[np.ndarray], np.ndarray, tuple[slice, ...]]] = []
         self._by_place: dict[Any, int] = {}
@@ -276,12 +276,12 @@ class _Shares:
                 continue
             self._by_place[self._key(where)] = len(self.shares)
             lengths = tuple(s.stop - s.start for s in where)
-            # Fresh memory each time: a CPU device computes on it in place.
+            # Not reused for the next batch: CPU devices compute on this memory in place.
             arrays = [_aligned((*lengths, *picture)) for picture in pictures]
             self.shares.append((arrays, np.zeros(lengths, np.int32), where))
 
     def place(self) -> list[jax.Array]:
-        """Returns the arrays of pictures, and last the labels, on the devices."""
+        """Returns the image arrays, then the labels, on the devices."""
         placed: list[jax.Array] = []
         for i, picture in enumerate([*self._pictures, ()]):
             shape = (*self._shape, *picture)
@@ -294,7 +294,7 @@ class _Shares:
         return [*arrays, labels][i]
 
     def _where(self, index: Any) -> tuple[slice, ...]:
-        """Returns the part of JAX's index that says where in the batch, with starts and stops."""
+        """Returns JAX's index limited to the batch axes, with explicit starts and stops."""
         axes = zip((index or ())[: len(self._shape)], self._shape, strict=True)
         return tuple(slice(*s.indices(length)) for s, length in axes)
 
@@ -304,7 +304,7 @@ class _Shares:
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns zeros, uint8, where JAX's CPU devices take them: others they copy."""
+    """Returns uint8 zeros, aligned so that JAX's CPU devices use them without a copy."""
     size = math.prod(shape)
     memory = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT

@@ -1,6 +1,6 @@
-"""What parts of a full-size picture an evaluation sees (section 3.4 of the paper).
+"""The views of a full-size picture that an evaluation averages over (section 3.4 of the paper).
 
-Pictures whose views have the same shapes share a bucket, and so a batch and a compiled program.
+Pictures whose views have equal shapes form a bucket; its batches share a compiled program.
 """
 
 import dataclasses
@@ -16,47 +16,47 @@ from resnet_jax.data import jpeg
 from resnet_jax.data.crops import source_of
 
 VIEWS = ("center", "ten_crop", "fully_convolutional")
-# Fully convolutional: the stride of the whole network, and the shapes of pictures told apart.
+# For fully convolutional evaluation: the network's total stride, and the aspects of buckets.
 _STRIDE = 32
-_LONG = 8  # long side over short, from which a picture is cut before it is resized
-_ASPECTS = tuple(Fraction(a, 12) for a in (12, 14, 16, 18, 20, 24))  # long side over short
+_ASPECTS = tuple(Fraction(a, 12) for a in (12, 14, 16, 18, 20, 24))  # long side / short side
+_LONG = 8  # long side / short side above which a picture is cut before it is resized
 
 
 class Views(Protocol):
-    """One way to evaluate a picture: its predictions are averaged over all its views."""
+    """A set of views of a picture; its predictions are averaged over all of them."""
 
     @property
     def mirrored(self) -> bool:
-        """Whether the mirror image of each view counts as one more."""
+        """Whether each view's mirror image is a view too."""
 
     @property
     def needs_sizes(self) -> bool:
         """Whether a bucket depends on a picture's size."""
 
     def bucket(self, height: int, width: int) -> Any:
-        """Returns what pictures of this size have in common with others; can be hashed."""
+        """Returns the hashable bucket of pictures of this size."""
 
     def shapes(self, bucket: Any) -> list[tuple[int, int, int]]:
-        """Returns (views, height, width) of each group of views of one shape."""
+        """Returns (views, height, width) for each shape of view."""
 
     def cut(self, image: np.ndarray, bucket: Any) -> list[np.ndarray]:
-        """Cuts uint8 (H, W, 3) into a uint8 (V, h, w, 3) for each of `shapes`."""
+        """Cuts uint8 (H, W, 3) into one uint8 (V, h, w, 3) for each of `shapes`."""
 
 
 def pictures_per_batch(views: Views, bucket: Any, batch_size: int, size: int, devices: int) -> int:
-    """Returns how many pictures of a bucket are evaluated at once.
+    """Returns the number of pictures of a bucket to evaluate at once.
 
-    Those whose views hold no more pixels than `batch_size` crops of `size` x `size`, but at least
-    one per device. An evaluation keeps no activations for a backward pass, so with at most the
-    pixels of a training step it needs less memory than that step: see results/README.md. The shapes
-    of a picture's views are evaluated one after another, so the largest counts.
+    Their views hold at most the pixels of `batch_size` training crops, but there is at least one
+    picture per device. Evaluation keeps no activations for a backward pass, so with no more pixels
+    than a training step it needs less memory: see results/README.md. Shapes of views are evaluated
+    one after another, so only the largest counts.
 
     Args:
-      views: what is seen of each picture.
+      views: the views of each picture.
       bucket: of the pictures.
-      batch_size: pictures if each were one training crop.
-      size: of a training crop, in pixels.
-      devices: that share the batch; the result is a multiple of it.
+      batch_size: the limit, in training crops.
+      size: side of a training crop, in pixels.
+      devices: number of devices that share the batch; divides the result.
     """
     mirrored = 2 if views.mirrored else 1
     pixels = mirrored * max(count * height * width for count, height, width in views.shapes(bucket))
@@ -64,7 +64,7 @@ def pictures_per_batch(views: Views, bucket: Any, batch_size: int, size: int, de
 
 
 def make_views(name: str, data: ConfigDict, evaluation: ConfigDict) -> Views:
-    """Returns the views that a resolved config calls by `name`."""
+    """Returns the views called `name`, for a resolved config's `data` and `eval` sections."""
     check_choice("view", name, VIEWS)
     if name == "fully_convolutional":
         return Whole(tuple(evaluation.scales), data.resample)
@@ -73,9 +73,9 @@ def make_views(name: str, data: ConfigDict, evaluation: ConfigDict) -> Views:
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """Squares of `size` from a picture whose short side is `short_side`.
+    """Square crops of side `size` from the picture resized to a short side of `short_side`.
 
-    The centre alone; or the centre and the four corners, and their mirror images (ten_crop).
+    Only the centre; or (`ten`) the centre, the four corners and their mirror images.
     """
 
     ten: bool
@@ -87,15 +87,15 @@ class Crops:
 
     @property
     def mirrored(self) -> bool:
-        """Of ten crops, five are the mirror images."""
+        """Five of the ten crops are mirror images."""
         return self.ten
 
     def bucket(self, height: int, width: int) -> Any:
-        """All pictures are alike."""
+        """All pictures share one bucket."""
         return ()
 
     def shapes(self, bucket: Any) -> list[tuple[int, int, int]]:
-        """One group: one crop, or five."""
+        """One shape, of one crop or five."""
         return [(5 if self.ten else 1, self.size, self.size)]
 
     def cut(self, image: np.ndarray, bucket: Any) -> list[np.ndarray]:
@@ -113,11 +113,11 @@ class Crops:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """The picture at several scales, and its mirror images: a fully convolutional network.
+    """The whole picture and its mirror image at several scales: fully convolutional evaluation.
 
-    Global average pooling makes the network take any size. So that a few programs serve all
-    pictures, the long side is cut, at both ends alike, to an aspect of _ASPECTS and a multiple of
-    the network's stride.
+    With global average pooling the network accepts any size. To limit the number of programs, the
+    long side is cut, equally at both ends, to an aspect in _ASPECTS and a multiple of the network's
+    stride.
 
     Attributes:
       scales: lengths of the short side.
@@ -130,13 +130,13 @@ class Whole:
     needs_sizes = True
 
     def bucket(self, height: int, width: int) -> Any:
-        """Returns (whether it stands upright, the aspect)."""
+        """Returns (whether the picture is upright, its aspect after cutting)."""
         aspect = Fraction(max(height, width), min(height, width))
-        kept = max((a for a in _ASPECTS if a <= aspect), default=_ASPECTS[0])
-        return height > width and kept > 1, kept
+        cut_aspect = max((a for a in _ASPECTS if a <= aspect), default=_ASPECTS[0])
+        return height > width and cut_aspect > 1, cut_aspect
 
     def shapes(self, bucket: Any) -> list[tuple[int, int, int]]:
-        """One group a scale."""
+        """One shape per scale."""
         upright, aspect = bucket
         shapes = []
         for short in self.scales:
@@ -166,14 +166,14 @@ def _parts(
     corners: Sequence[tuple[int, int]],
     resample: str,
 ) -> list[np.ndarray]:
-    """Resizes a picture to (height, width), and cuts a part of `size` out at each (top, left).
+    """Resizes a picture to `resized` and cuts a part of `size` at each corner (top, left).
 
-    A very long picture is cut first, for 1 x 2,000 pixels would become 640 x 1,280,000. Each part
-    is then resized from the pixels that it comes from, in whole pixels, as training crops are.
+    A very long picture is cut first, as training crops are, to whole source pixels: 1 x 2,000
+    pixels would otherwise become 640 x 1,280,000.
     """
     if max(resized) <= _LONG * min(resized):
-        whole = jpeg.resize(image, *resized, resample)
-        return [whole[top : top + size[0], left : left + size[1]] for top, left in corners]
+        image = jpeg.resize(image, *resized, resample)
+        return [image[top : top + size[0], left : left + size[1]] for top, left in corners]
     parts = []
     for corner in corners:
         rows, columns = (

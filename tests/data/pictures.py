@@ -1,4 +1,4 @@
-"""A small ImageNet as TFDS prepares it: a few pictures of many sizes."""
+"""A tiny ImageNet in TFDS's form: a few pictures of many sizes."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ _FEATURES = "tensorflow_datasets.core.features"
 
 
 def paint(number, height=None, width=None):
-    """A smooth picture, uint8 (H, W, 3), another for each number."""
+    """A smooth picture, uint8 (H, W, 3), different for each number."""
     random = np.random.default_rng(number)
     height = height or int(random.integers(40, 90))
     width = width or int(random.integers(40, 90))
@@ -57,10 +57,10 @@ def prepare(root, replaced=None, shards=2, sizes=SIZES, stored=None):
 
     Args:
       root: a TFDS data_dir.
-      replaced: {number: bytes} for training pictures that are to be something else.
+      replaced: {number: encoded picture} to replace training pictures.
       shards: files per split.
-      sizes: records of each split.
-      stored: {number: bytes} for training records that are to be something else.
+      sizes: records per split.
+      stored: {number: bytes} to replace whole training records.
     """
     folder = pathlib.Path(root) / "imagenet2012" / "5.1.0"
     folder.mkdir(parents=True)
@@ -112,7 +112,7 @@ def prepare(root, replaced=None, shards=2, sizes=SIZES, stored=None):
 
 
 def config(root, preset="paper", **overrides):
-    """The smallest run on it: 32 pixels, a CIFAR net of 8 layers; overrides as in tiny.config."""
+    """The config of a tiny run: 32 pixels, a CIFAR net of 8 layers; see tiny.config."""
     c = imagenet.get_config(preset)
     c.epochs, c.steps, c.batch_size = None, 5, 8
     c.model.family, c.model.stem, c.model.depth, c.model.width = "cifar", "cifar", 8, 0.25
@@ -136,7 +136,7 @@ def records(root, split="train"):
 
 @contextlib.contextmanager
 def opened(root, devices=8, replicates=1, preset="paper", **overrides):
-    """Opens the pictures under `root`; yields the resolved config's data, and the splits."""
+    """Opens the data under `root`; yields the resolved config's `data` section and the DataSet."""
     c = resolve(config(root, preset, **overrides))
     mesh = meshes.make_mesh(replicates, 0, 1, jax.devices()[:devices])
     with contextlib.closing(datasets.load(c.data, mesh)) as data:

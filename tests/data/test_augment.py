@@ -12,7 +12,7 @@ KEY = jax.random.key(3)
 
 
 def pixels(n=2500):
-    # More than one piece of 1,000; a strong gradient, so that pixels' means differ.
+    # Several pieces of 1,000; a strong gradient makes the pixels' means differ.
     draw = np.random.default_rng(0).integers(0, 100, (n, 4, 5, 3))
     return (draw + 10 * np.arange(15).reshape(5, 3)).astype(np.uint8)
 
@@ -50,7 +50,7 @@ def test_a_constant_channel_is_not_divided_by_zero():
 
 
 def ramp(batch, size=6):
-    """Images whose every pixel is unique and not zero."""
+    """Images whose pixels are all different and not zero."""
     count = batch * size * size * 2
     return np.arange(1, count + 1, dtype=np.float32).reshape(batch, size, size, 2)
 

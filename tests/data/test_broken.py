@@ -1,4 +1,4 @@
-"""Broken sets: resident, streamed and prepared ones are refused in a sentence that names the place.
+"""Broken resident, streamed and prepared sets give one-sentence errors that name the place.
 
 All three read through data/records.py.
 """
@@ -71,7 +71,7 @@ METADATA = {
         lambda folder: cut(folder / "features.json"),
         "features.json is not JSON (",
     ),
-    "a version that is none": (
+    "an invalid version": (
         lambda folder: edit_info(folder, lambda info: info.update(version="new")),
         "cannot be read by TFDS (Invalid version 'new'",
     ),
@@ -135,7 +135,7 @@ RESIDENT_AND_STREAMED = pytest.mark.parametrize("name", ["mnist", "imagenet2012"
 
 @RESIDENT_AND_STREAMED
 @pytest.mark.parametrize("case", METADATA)
-def test_half_a_description_stops_a_config_before_anything_is_read(case, name, tmp_path):
+def test_broken_metadata_are_refused_when_a_config_is_resolved(case, name, tmp_path):
     folder = prepare(name, tmp_path)
     resolve(config_of(name, tmp_path))
     damage, words = METADATA[case]
@@ -149,7 +149,7 @@ def test_half_a_description_stops_a_config_before_anything_is_read(case, name, t
 
 @RESIDENT_AND_STREAMED
 @pytest.mark.parametrize("case", FILES)
-def test_a_file_that_is_not_whole_stops_a_run_before_it_begins(case, name, tmp_path):
+def test_a_broken_file_stops_a_run_before_it_begins(case, name, tmp_path):
     folder = prepare(name, tmp_path)
     config = resolve(config_of(name, tmp_path))
     damage, words = FILES[case]
@@ -165,7 +165,7 @@ def test_a_file_that_is_not_whole_stops_a_run_before_it_begins(case, name, tmp_p
 
 
 def labelled(name, *labels):
-    """A record with other labels than one that is allowed."""
+    """A record with any number of labels."""
     image = np.zeros((28, 28), np.uint8) if name == "mnist" else pictures.paint(0)
     example = tf_example_pb2.Example.FromString(small.encode(image, 0))
     del example.features.feature["label"].int64_list.value[:]
@@ -215,7 +215,7 @@ def test_a_broken_record_of_a_streamed_set_is_named_when_it_is_read(case, tmp_pa
     assert named(folder) + words in one_sentence(refused)
 
 
-def test_a_file_that_breaks_in_the_middle_is_named_with_its_record(tmp_path):
+def test_corruption_inside_a_file_names_the_record(tmp_path):
     folder = pictures.prepare(tmp_path)
     content = bytearray(shard(folder).read_bytes())
     content[8000:8050] = bytes(50)
@@ -240,15 +240,15 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("case", IMAGES)
-def test_an_image_unlike_the_others_of_a_resident_set_is_named(case, tmp_path):
+def test_an_image_that_does_not_fit_a_resident_set_is_named(case, tmp_path):
     image, words = IMAGES[case]
     folder = small.prepare(tmp_path, "mnist", stored={3: small.encode(image, 0)})
     with pytest.raises(RunError) as refused:
         sources.load("mnist", str(tmp_path))
-    assert f"{named(folder)}its picture cannot be used ({words}" in one_sentence(refused)
+    assert f"{named(folder)}its image cannot be used ({words}" in one_sentence(refused)
 
 
-def test_a_name_that_is_not_utf8_is_shown_as_it_can_be(tmp_path):
+def test_a_file_name_that_is_not_utf8_is_escaped(tmp_path):
     example = tf_example_pb2.Example.FromString(labelled("imagenet2012", 5))
     example.features.feature["file_name"].bytes_list.value.append("é.JPEG".encode("latin-1"))
     folder = pictures.prepare(tmp_path, stored={3: example.SerializeToString()})
@@ -287,7 +287,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE), len(os.listdir("/proc/self/fd"
 
 
 @pytest.mark.parametrize(("soft", "hard"), [(64, 512), (64, 64)])
-def test_more_files_than_may_be_open(soft, hard, tmp_path):
+def test_a_set_may_have_more_files_than_may_be_open(soft, hard, tmp_path):
     folder = pictures.prepare(tmp_path, shards=80, sizes={"train": 90, "validation": 80})
     done = subprocess.run(
         ["bash", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "limited",

@@ -1,4 +1,4 @@
-"""Training crops: where they may lie, how they are spread, and that they are the paper's."""
+"""Training crops: bounds, distribution and agreement with the paper's definition."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_boxes_lie_in_the_picture(crop, size):
 
 def test_the_papers_crop_is_cut_from_the_resized_picture():
     image = pictures.paint(1, 300, 400)
-    uniform = [0.5, 0.25, 0.75]  # of 225 lengths, of the rows, of the columns
+    uniform = [0.5, 0.25, 0.75]  # for the length (of 225), the row and the column
     short = 256 + int(0.5 * 225)
     resized = jpeg.resize(image, short, round(400 * short / 300), "bilinear")
     top = int(0.25 * (resized.shape[0] - 224 + 1))
@@ -48,7 +48,7 @@ def test_the_papers_crop_is_cut_from_the_resized_picture():
     assert difference < 1 < elsewhere
 
 
-def test_the_papers_scales_and_places_are_all_used():
+def test_the_papers_scales_and_positions_are_all_used():
     shorts = [224 * 300 / box.height for box in boxes(SCALE, 300, 400)]
     assert min(shorts) < 259
     assert max(shorts) > 476
@@ -59,14 +59,14 @@ def test_the_papers_scales_and_places_are_all_used():
     assert max(lefts) > 0.98
 
 
-def test_areas_and_aspects_are_spread_as_they_should():
-    found = boxes(RESIZED, 1000, 1000, 2000)
-    areas = np.array([b.height * b.width / 1e6 for b in found])
-    logs = np.array([math.log(b.width / b.height) for b in found])
+def test_areas_and_aspects_have_the_right_distribution():
+    boxes_ = boxes(RESIZED, 1000, 1000, 2000)
+    areas = np.array([b.height * b.width / 1e6 for b in boxes_])
+    logs = np.array([math.log(b.width / b.height) for b in boxes_])
     assert areas.min() >= 0.079
     assert areas.max() > 0.95
-    # Above 3/4 of the picture not every aspect fits: 0.67 + (1 - 3/4 (1 + log 4/3)) / log 4/3 of
-    # the range is left, and a quarter of that, 0.197, lies above the smallest area.
+    # Not every aspect fits if the area exceeds 3/4 of the picture. That leaves
+    # 0.67 + (1 - 3/4 (1 + log 4/3)) / log 4/3 of the range, whose first quarter is 0.197 long.
     assert abs(np.quantile(areas, 0.25) - (0.08 + 0.197)) < 0.025
     assert abs(logs).max() <= math.log(4 / 3) + 0.01
     assert abs(logs.mean()) < 0.02

@@ -24,7 +24,7 @@ N = 21
 def split():
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (N, 4, 4, 1)).astype(np.uint8)
-    images[:, 0, 0, 0] = np.arange(N)  # tells them apart
+    images[:, 0, 0, 0] = np.arange(N)  # identifies each image
     labels = draw.integers(0, 3, N).astype(np.int32)
     return ResidentSplit.place(images, labels, meshes.make_mesh())
 
@@ -39,7 +39,7 @@ def test_every_example_counts_once(batch_size, split):
     def eval_step(variables, groups, labels, mask):
         (images,) = groups
         assert images.shape == (len(mask), 1, 4, 4, 1)
-        assert len(mask) % 8 == 0  # the devices share it
+        assert len(mask) % 8 == 0  # 8 devices share it
         assert len(mask) - batch_size < 8
         numbers = np.asarray(images)[:, 0, 0, 0, 0]
         np.testing.assert_array_equal(labels, np.asarray(split.labels)[numbers])
@@ -76,8 +76,10 @@ def test_mean_is_numpys(batch_size, split, network):
 
     labels = np.asarray(split.labels)
     for replicate in (0, 1):
-        own = jax.tree.map(lambda a, r=replicate: a[r], variables)
-        logits = model.apply(own, (np.float32(split.images) - 128) / 64, train=False)
+        replicate_variables = jax.tree.map(lambda a, r=replicate: a[r], variables)
+        logits = model.apply(
+            replicate_variables, (np.float32(split.images) - 128) / 64, train=False
+        )
         logits = np.asarray(logits, np.float64)
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         loss = -log_p[np.arange(N), labels].mean()

@@ -1,4 +1,4 @@
-"""The ImageNet studies as they are, on the few real pictures that lie beside the project."""
+"""The ImageNet studies, run on the few real pictures that lie beside the project."""
 
 import pathlib
 
@@ -30,8 +30,8 @@ def test_cells_are_those_of_the_paper(module, preset, no_data):
         assert c.model.bottleneck_stride == {"paper": "v1", "modern": "v1.5"}[preset]
 
 
-def test_what_a_study_costs(tmp_path):
-    """By hand: 600k batches of 256 at eight times 1,000 images/s of ResNet-50."""
+def test_a_study_estimates_its_cost(tmp_path):
+    """By hand: 600k batches of 256, on eight devices of 1,000 images/s of ResNet-50 each."""
     done = tiny.program(
         "experiments.sweep", "--config=configs/depth_imagenet.py",
         f"--workdir={tmp_path / 'study'}", f"--config.base.data.dir={tmp_path}", "--dry_run",
@@ -52,7 +52,7 @@ def test_what_a_study_costs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", imagenet.PRESETS)
 def test_a_study_of_real_pictures_runs(preset, tmp_path):
-    """The whole way: 18 layers, plain and residual, a few steps, every view, and the report."""
+    """End to end: plain and residual nets of 18 layers, a few steps, all views, the report."""
     root = pathlib.Path(tiny.ROOT.parent / "shared" / "datasets")
     if not (root / "imagenet2012").is_dir():
         pytest.skip("no prepared imagenet2012 beside the project")
@@ -72,11 +72,11 @@ def test_a_study_of_real_pictures_runs(preset, tmp_path):
     logs = {path: path.read_text() for path in folder.glob("*/log.txt")}
     assert done.returncode == 0, (done.stderr, logs)
     for name in ("plain-18", "resnet-18-A"):
-        found = reader.read(folder / name)
-        assert found.status["status"] == "completed"
-        assert found.environment["data"]["train"] == 240
-        assert found.environment["data"]["test"] == 64
-        last = found.metrics[-1]
+        run = reader.read(folder / name)
+        assert run.status["status"] == "completed"
+        assert run.environment["data"]["train"] == 240
+        assert run.environment["data"]["test"] == 64
+        last = run.metrics[-1]
         names = {"paper": ["", "_center", "_fully_convolutional"], "modern": [""]}[preset]
         for suffix in names:
             assert 0 <= last[f"test/error{suffix}"] <= 100

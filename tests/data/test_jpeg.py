@@ -1,4 +1,4 @@
-"""Pictures of every kind are decoded as Pillow does, wholly or a box; what cannot be is said."""
+"""Every kind of picture decodes to Pillow's pixels, whole or a box; broken ones raise errors."""
 
 import io
 import subprocess
@@ -16,7 +16,7 @@ from tests.data import pictures
 
 IMAGE = pictures.paint(0, 70, 90)
 TURNED = Image.Exif()
-TURNED[0x112] = 6  # to be shown turned by a quarter
+TURNED[0x112] = 6  # a rotation by 90 degrees, which is ignored
 KINDS = {
     "4:2:0": pictures.encode(IMAGE, subsampling="4:2:0"),
     "4:4:4": pictures.encode(IMAGE, subsampling="4:4:4"),
@@ -34,22 +34,22 @@ KINDS = {
 @pytest.mark.parametrize("box", [None, Box(0, 0, 70, 90), Box(11, 23, 30, 41), Box(69, 89, 1, 1)])
 def test_pixels_are_pillows(kind, box):
     wanted = np.asarray(Image.open(io.BytesIO(KINDS[kind])).convert("RGB"))
-    asked = []
+    sizes = []
 
     def choose(height, width):
-        asked.append((height, width))
+        sizes.append((height, width))
         return box
 
     found = jpeg.decode(KINDS[kind], choose if box else None)
     if box:
-        assert set(asked) == {(70, 90)}
+        assert set(sizes) == {(70, 90)}
         wanted = wanted[box.top : box.top + box.height, box.left : box.left + box.width]
     assert found.dtype == np.uint8
     assert found.shape == wanted.shape
     difference = np.abs(found.astype(int) - wanted)
     if box is None or kind != "4:2:0":
         assert difference.max() == 0
-    else:  # at a box's edge, chroma has no neighbours outside it to be interpolated with
+    else:  # at a box's edge, chroma is interpolated without the neighbours outside it
         assert difference.mean() < 2
     assert jpeg.size(KINDS[kind]) == (70, 90)
 
@@ -64,14 +64,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_cannot_be_decoded_is_said(kind):
+def test_broken_pictures_raise_an_error_with_a_reason(kind):
     with pytest.raises(jpeg.UnreadableError, match=r"\w+"):
         jpeg.decode(BROKEN[kind])
     with pytest.raises(jpeg.UnreadableError, match=r"\w+"):
         jpeg.decode(BROKEN[kind], lambda height, width: Box(0, 0, height, width))
 
 
-def test_what_is_wrong_inside_is_said():
+def test_doubt_reports_libjpegs_warnings():
     assert {kind: jpeg.doubt(encoded) for kind, encoded in KINDS.items()} == dict.fromkeys(
         KINDS, ""
     )
@@ -86,7 +86,7 @@ DEEP = np.arange(70 * 90, dtype=np.uint32).reshape(70, 90).astype(np.uint16) * 1
 
 
 def deep(kind, image=DEEP):
-    """A picture of more than 8 bits a pixel, as Pillow writes it."""
+    """Encodes an image of more than 8 bits per pixel."""
     written = io.BytesIO()
     Image.fromarray(image).save(written, kind)
     return written.getvalue()
@@ -97,7 +97,7 @@ def deep(kind, image=DEEP):
     [deep("PNG"), deep("TIFF"), deep("TIFF", DEEP.astype(">u2")), deep("PPM")],
     ids=["PNG", "TIFF", "big-endian TIFF", "PGM"],
 )
-def test_of_16_bits_of_grey_the_upper_8_are_kept_as_of_colours(encoded):
+def test_16_bit_grey_keeps_its_upper_8_bits_as_colour_does(encoded):
     colour = cv2.imencode(".png", np.stack([DEEP] * 3, axis=-1))[1].tobytes()
     wanted = jpeg.decode(colour)
     assert len(np.unique(wanted)) > 200
@@ -106,36 +106,36 @@ def test_of_16_bits_of_grey_the_upper_8_are_kept_as_of_colours(encoded):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_numbers_of_32_bits_are_not_guessed_at(dtype):
+def test_32_bit_pixels_are_refused(dtype):
     with pytest.raises(jpeg.UnreadableError, match="range is not known"):
         jpeg.decode(deep("TIFF", DEEP.astype(dtype)))
 
 
-def test_what_is_an_rgb_jpeg():
-    no = {kind for kind, encoded in KINDS.items() if not jpeg.is_rgb(encoded)}
-    assert no == {"grey", "CMYK", "PNG", "grey PNG", "palette GIF"}
+def test_is_rgb():
+    others = {kind for kind, encoded in KINDS.items() if not jpeg.is_rgb(encoded)}
+    assert others == {"grey", "CMYK", "PNG", "grey PNG", "palette GIF"}
     assert not jpeg.is_rgb(b"text")
 
 
-def test_threads_decode_side_by_side():
+def test_threads_decode_in_parallel():
     wanted = jpeg.decode(KINDS["4:4:4"])
-    wrong = []
+    failed_threads = []
 
     def work():
         for _ in range(50):
             if not np.array_equal(jpeg.decode(KINDS["4:4:4"]), wanted):
-                wrong.append(threading.get_ident())
+                failed_threads.append(threading.get_ident())
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not failed_threads
 
 
 @pytest.mark.parametrize("resample", jpeg.RESAMPLING)
-def test_resizing_keeps_a_plain_colour_and_the_size_asked_for(resample):
+def test_resizing_gives_the_size_and_keeps_a_plain_colour(resample):
     plain = np.full((50, 70, 3), (10, 100, 200), np.uint8)
     for height, width in ((20, 30), (100, 100), (20, 100)):
         found = jpeg.resize(plain, height, width, resample)
@@ -153,7 +153,7 @@ def test_area_averages_and_bilinear_does_not():
     assert overshoots.min() < 128 <= jpeg.resize(255 - edge // 2, 16, 32, "bilinear").min()
 
 
-def test_decoding_says_nothing_on_a_machine_without_cuda():
+def test_decoding_prints_nothing_on_a_machine_without_cuda():
     code = (
         "from resnet_jax.data import jpeg; from tests.data import test_jpeg as t;"
         "import threading;"

@@ -18,18 +18,18 @@ def endless(seed, steps, batch_size, examples):
 @pytest.mark.parametrize("batch_size", [1, 7, 10, 25])
 def test_every_epoch_is_another_permutation(batch_size):
     steps = -(-30 // batch_size)
-    row = endless(3, steps, batch_size, 10)[:30].reshape(3, 10)
-    np.testing.assert_array_equal(np.sort(row, axis=1), np.tile(np.arange(10), (3, 1)))
-    assert len({tuple(epoch) for epoch in row}) == 3
-    assert row.dtype == np.int32
+    epochs = endless(3, steps, batch_size, 10)[:30].reshape(3, 10)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (3, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert epochs.dtype == np.int32
 
 
-def test_batches_go_across_the_end_of_an_epoch():
-    row = endless(0, 5, 4, 10)
+def test_a_batch_may_span_two_epochs():
+    indices = endless(0, 5, 4, 10)
     third = batch_indices(0, 2, 4, 10)
-    np.testing.assert_array_equal(third, row[8:12])
-    assert set(third[:2]) == set(range(10)) - set(row[:8])
-    np.testing.assert_array_equal(np.sort(row[10:20]), np.arange(10))
+    np.testing.assert_array_equal(third, indices[8:12])
+    assert set(third[:2]) == set(range(10)) - set(indices[:8])
+    np.testing.assert_array_equal(np.sort(indices[10:20]), np.arange(10))
 
 
 def test_batch_size_does_not_change_the_order():
@@ -38,7 +38,7 @@ def test_batch_size_does_not_change_the_order():
 
 def test_function_of_seed_and_step_only():
     wanted = batch_indices(1, 40, 8, 100)
-    for step in (0, 99, 3):  # whatever was asked before
+    for step in (0, 99, 3):  # earlier calls must not matter
         assert (batch_indices(1, step, 8, 100) != wanted).any()
     np.testing.assert_array_equal(batch_indices(1, 40, 8, 100), wanted)
 
@@ -48,7 +48,7 @@ def test_seeds_differ():
 
 
 def test_golden_order():
-    # Recorded: if these change, raise order.STREAMS, so that no older run is resumed on others.
+    # If these change, raise order.STREAMS, so that no older run resumes with different examples.
     assert batch_indices(0, 0, 5, 12).tolist() == [2, 0, 9, 10, 11]
     assert batch_indices(2, 3, 5, 12).tolist() == [2, 3, 0, 9, 7]
 
@@ -58,7 +58,7 @@ def test_splits_are_disjoint_and_complete():
     assert (len(train), len(validation)) == (45_000, 5_000)
     together = np.concatenate([train, validation])
     np.testing.assert_array_equal(np.sort(together), np.arange(50_000))
-    # Drawn from everywhere, not the file's end.
+    # Drawn from everywhere, not from one end of the file.
     assert 2_400 < validation.mean() / 10 < 2_600
     for part in (train, validation):
         assert (np.diff(part) > 0).all()
@@ -85,7 +85,7 @@ def test_no_two_purposes_seeds_or_numbers_share_a_stream():
     keys = list(itertools.product(PURPOSES, range(8), range(8)))
     first = {key: order.stream(*key).random() for key in keys}
     assert len(set(first.values())) == len(keys) == 320
-    # What NumPy pads is given: a missing number is the number 0, and nothing else.
+    # A missing number is the number 0.
     assert order.stream(order.SPLIT, 3).random() == first[order.SPLIT, 3, 0]
 
 
@@ -102,7 +102,7 @@ def test_digits_test_split_stays_as_it_was():
     )
 
 
-def test_all_random_numbers_of_the_library_come_from_one_place():
+def test_only_order_py_uses_np_random():
     package = pathlib.Path(order.__file__).parents[1]
     users = [p.name for p in package.rglob("*.py") if "np.random" in p.read_text()]
     assert users == ["order.py"]

@@ -22,7 +22,7 @@ SIZES = {"train": 11, "test": 5}
 
 
 def draw(name, split):
-    """Random images and labels of the set's shape, the last class among them."""
+    """Random images and labels of the set's shape; the last class occurs."""
     known = sets.KNOWN[name]
     random = np.random.default_rng([len(name), len(split)])
     images = random.integers(0, 256, (SIZES[split], *known.image_shape)).astype(np.uint8)
@@ -44,7 +44,7 @@ def encode(image, label, encoding="png"):
 def prepare(root, name, version="3.0.2", encoding="png", file_format="array_record", stored=None):
     """Writes a data set as TFDS's download_and_prepare leaves it.
 
-    `stored` has {number: bytes} for training records that are to be something else.
+    `stored` has {number: bytes} to replace training records.
     """
     folder = pathlib.Path(root) / name / version
     folder.mkdir(parents=True)
@@ -52,7 +52,7 @@ def prepare(root, name, version="3.0.2", encoding="png", file_format="array_reco
     features = "tensorflow_datasets.core.features"
     image = {
         "dtype": "uint8",
-        "encodingFormat": "png",  # the images themselves count
+        "encodingFormat": "png",  # ignored: the images themselves decide
         "shape": {"dimensions": [str(d) for d in known.image_shape]},
     }
     content = {
@@ -121,12 +121,12 @@ def test_jpeg_copies_are_noted(tmp_path):
     assert "JPEG copies of cifar10" in sources.load("cifar10", str(tmp_path)).note
 
 
-def test_an_encoding_that_is_not_known_is_said_to_be_unknown(tmp_path):
+def test_an_unknown_encoding_is_noted(tmp_path):
     prepare(tmp_path, "cifar10", encoding="bmp")
     assert "the original ones is unknown" in sources.load("cifar10", str(tmp_path)).note
 
 
-def test_newest_version_goes_by_numbers(tmp_path):
+def test_the_newest_version_is_found_by_number(tmp_path):
     for version in ("3.0.2", "3.0.10", "2.9.9"):
         prepare(tmp_path, "mnist", version)
     (tmp_path / "mnist" / "incomplete.4.0.0").mkdir()
@@ -185,7 +185,7 @@ def test_tensorflow_is_never_imported(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
-# --------------------------------------------------------------------- what is really there
+# ------------------------------------------------------------------------------ real sets
 
 
 def test_digits():
@@ -216,7 +216,7 @@ def test_real_cifar10(tfds_dir):
     assert found.test_images.shape == (10_000, 32, 32, 3)
     assert np.bincount(found.train_labels).tolist() == [5000] * 10
     assert np.bincount(found.test_labels).tolist() == [1000] * 10
-    # Published means of CIFAR-10's channels; JPEG moves them by less.
+    # CIFAR-10's published channel means; JPEG changes them by less than the tolerance.
     mean = found.train_images[::10].mean((0, 1, 2)) / 255
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.005)
     assert ("JPEG" in found.note) is ("jpeg" in encoding_on_disk(tfds_dir))

@@ -1,4 +1,4 @@
-"""What an evaluation sees of full-size pictures, and what it makes of the views."""
+"""The views of full-size pictures in an evaluation, and the average over them."""
 
 import collections
 import math
@@ -50,10 +50,10 @@ def test_a_batch_of_views_has_no_more_pixels_than_a_batch_of_training_crops(root
         with opened(root) as (config, data):
             view = view_of(name, config)
             for batch in data.test.views(view, batch_size):
-                each = (1 + view.mirrored) * max(math.prod(g.shape[1:-1]) for g in batch.groups)
-                on_a_device = len(batch.mask) // 8
-                assert on_a_device * each <= batch_size // 8 * 32**2 or on_a_device == 1
-                assert (on_a_device + 1) * each > batch_size // 8 * 32**2  # and not fewer
+                pixels = (1 + view.mirrored) * max(math.prod(g.shape[1:-1]) for g in batch.groups)
+                per_device = len(batch.mask) // 8
+                assert per_device * pixels <= batch_size // 8 * 32**2 or per_device == 1
+                assert (per_device + 1) * pixels > batch_size // 8 * 32**2  # the largest that fits
 
 
 def test_the_papers_views_at_full_size():
@@ -72,7 +72,7 @@ def test_the_papers_views_at_full_size():
     assert count(whole, tall) == 13  # mirrored: 26 x 640 x 736 <= 256 x 224 x 224
     assert count(ten, ()) == 25
     assert count(center, ()) == 256
-    assert count(whole, tall, devices=32) == 32  # one each, though it is more than 8 crops
+    assert count(whole, tall, devices=32) == 32  # one per device, although it exceeds 8 crops
     c.accumulate = 4
     assert decide(c, jax.devices()[:1]).eval_batch_size == 64
     resident = resolve(tiny.config(accumulate=1))
@@ -80,7 +80,7 @@ def test_the_papers_views_at_full_size():
     assert batch_size == resident.eval.batch_size > resident.batch_size
 
 
-def test_devices_of_several_seeds_share_one_reading(root):
+def test_several_seeds_share_one_read_of_each_picture(root):
     with opened(root, 8, replicates=2) as (config, data):
         assert data.test.mesh.shape["replicates"] == 2
         (_,) = data.test.views(view_of("center", config), 64)
@@ -121,14 +121,14 @@ def test_whole_pictures_at_every_scale():
         assert whole.shapes(bucket) == shapes
         cut = whole.cut(pictures.paint(5, height, width), bucket)
         assert [view.shape for view in cut] == [(*shape, 3) for shape in shapes]
-    # Of a long picture, what is cut off is cut off at both ends alike.
+    # A long picture is cut equally at both ends.
     long = np.arange(900, dtype=np.uint16)[None, :, None] * np.ones((100, 1, 3)) / 4
     (small, _) = whole.cut(long.astype(np.uint8), whole.bucket(100, 900))
     assert abs(small[0, 16, 0, 0] + float(small[0, 16, -1, 0]) - 224) <= 2
 
 
 def long_picture(height, width):
-    """Its colour rises evenly from one end to the other."""
+    """A picture whose brightness rises evenly along its long side."""
     ramp = np.linspace(0, 255, max(height, width)).astype(np.uint8)
     along = ramp[None, :, None] if width > height else ramp[:, None, None]
     return np.broadcast_to(along, (height, width, 3))
@@ -139,7 +139,7 @@ LONG = (views.Crops(True, 224, 256, "bilinear"), views.Whole((224, 640), "biline
 
 @pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (2, 20_000), (1, 65_000)])
 @pytest.mark.parametrize("view", LONG, ids=["ten_crop", "fully_convolutional"])
-def test_a_very_long_picture_takes_no_more_memory_than_another(view, size):
+def test_a_very_long_picture_takes_no_extra_memory(view, size):
     image, bucket = long_picture(*size), view.bucket(*size)
     tracemalloc.start()
     cut = view.cut(image, bucket)
@@ -154,7 +154,7 @@ def test_a_very_long_picture_takes_no_more_memory_than_another(view, size):
 
 
 @pytest.mark.parametrize("size", [(50, 450), (450, 50)])
-def test_a_long_picture_is_cut_as_it_would_be_once_resized(size, monkeypatch):
+def test_cutting_a_long_picture_before_resizing_gives_the_same_views(size, monkeypatch):
     image = pictures.paint(3, *size)
     for view in LONG:
         bucket = view.bucket(*size)
@@ -164,18 +164,18 @@ def test_a_long_picture_is_cut_as_it_would_be_once_resized(size, monkeypatch):
             wanted = view.cut(image, bucket)
         for one, other in zip(cut, wanted, strict=True):
             difference = np.abs(one.astype(int) - other)
-            assert 0 < difference.mean() < 2  # half a pixel of 50, once enlarged to 640
+            assert 0 < difference.mean() < 2  # half a pixel of 50, enlarged to 640
 
 
 def test_predictions_of_all_views_are_averaged():
-    """A network of the sums of an image's halves, which its mirror image swaps."""
+    """The network sums an image's left and right half, which mirroring swaps."""
 
     class Halves:
         def apply(self, variables, images, train):
             left, right = (half.sum((1, 2, 3)) for half in jnp.split(images, 2, axis=2))
-            # Of different weight, or two classes would tie in the mean of both images.
+            # Different weights: otherwise two classes would tie in the mean over mirror images.
             logits = jnp.stack([left, right / 2, jnp.zeros_like(left)], axis=1)
-            # So many classes that top-5 error is reported; all but three never come true.
+            # Enough classes for a top-5 error; all but three are never predicted.
             return jnp.pad(logits, ((0, 0), (0, MANY_CLASSES - 3)), constant_values=-1e4)
 
     def normalization(images):
@@ -195,13 +195,13 @@ def test_predictions_of_all_views_are_averaged():
     for mirrored in (False, True):
         task = tiny.task(Halves(), normalization, mesh)
         eval_step = Compiler(tiny.execution(mesh), replicates=1).eval_step(task, mirrored)
-        found = eval_step({"params": np.zeros(1)}, (images, small), labels, mask)
-        seen = [images, small]
+        sums = eval_step({"params": np.zeros(1)}, (images, small), labels, mask)
+        views_ = [images, small]
         if mirrored:
-            seen += [batch[:, :, :, ::-1] for batch in seen]
-        mean = np.concatenate(list(map(probabilities, seen)), axis=1).mean(axis=1)
+            views_ += [batch[:, :, :, ::-1] for batch in views_]
+        mean = np.concatenate(list(map(probabilities, views_)), axis=1).mean(axis=1)
         wanted = -np.log(mean[range(5), labels])[mask].sum()
-        np.testing.assert_allclose(found["loss"], [wanted], rtol=1e-5)
+        np.testing.assert_allclose(sums["loss"], [wanted], rtol=1e-5)
         error = 100.0 * (mean.argmax(1) != labels)[mask].sum()
-        np.testing.assert_allclose(found["error"], [error])
-        assert set(found) == {"loss", "error", "top5_error"}
+        np.testing.assert_allclose(sums["error"], [error])
+        assert set(sums) == {"loss", "error", "top5_error"}
