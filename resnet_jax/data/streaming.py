@@ -151,7 +151,7 @@ class StreamedSplit:
 
         batch = _Shares(meshes.split_batches(self.mesh), shape, [(self.size, self.size, 3)])
         tasks = []
-        for (images,), labels, where in batch.shares:
+        for (images,), labels, where in batch.shares.values():
             rows = list(np.ndindex(labels.shape))
 
             def fill(
@@ -204,7 +204,7 @@ class StreamedSplit:
         shapes = [(*shape, 3) for shape in views.shapes(bucket)]
         batch = _Shares(meshes.split_batch(self.mesh), (batch_size,), shapes)
         tasks = []
-        for groups, labels, (where,) in batch.shares:
+        for groups, labels, (where,) in batch.shares.values():
             share_members = members[where]
 
             def fill(
@@ -260,7 +260,7 @@ class _Shares:
     """The shares of a batch that this process's devices compute, in host memory.
 
     Attributes:
-      shares: the image arrays, the labels and the position in the batch, per share.
+      shares: the image arrays, labels and position in the batch of each share, by its start.
     """
 
     def __init__(
@@ -268,17 +268,15 @@ class _Shares:
     ):
         """Allocates arrays (*shape, *picture) for each picture shape, and labels of `shape`."""
         self._sharding, self._shape, self._pictures = sharding, shape, pictures
-        self.shares: list[tuple[list[np.ndarray], np.ndarray, tuple[slice, ...]]] = []
-        self._by_place: dict[Any, int] = {}
+        self.shares: dict[Any, tuple[list[np.ndarray], np.ndarray, tuple[slice, ...]]] = {}
         for index in sharding.addressable_devices_indices_map(shape).values():
-            where = self._where(index)
-            if self._key(where) in self._by_place:
+            where, start = self._where(index)
+            if start in self.shares:  # another device computes the same share
                 continue
-            self._by_place[self._key(where)] = len(self.shares)
             lengths = tuple(s.stop - s.start for s in where)
             # Not reused for the next batch: CPU devices compute on this memory in place.
             arrays = [_aligned((*lengths, *picture)) for picture in pictures]
-            self.shares.append((arrays, np.zeros(lengths, np.int32), where))
+            self.shares[start] = arrays, np.zeros(lengths, np.int32), where
 
     def place(self) -> list[jax.Array]:
         """Returns the image arrays, then the labels, on the devices."""
@@ -290,17 +288,14 @@ class _Shares:
         return placed
 
     def _share(self, i: int, index: Any) -> np.ndarray:
-        arrays, labels, _ = self.shares[self._by_place[self._key(self._where(index))]]
+        arrays, labels, _ = self.shares[self._where(index)[1]]
         return [*arrays, labels][i]
 
-    def _where(self, index: Any) -> tuple[slice, ...]:
-        """Returns JAX's index limited to the batch axes, with explicit starts and stops."""
+    def _where(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
+        """Returns the batch axes of JAX's index, with explicit bounds, and their starts."""
         axes = zip((index or ())[: len(self._shape)], self._shape, strict=True)
-        return tuple(slice(*s.indices(length)) for s, length in axes)
-
-    @staticmethod
-    def _key(where: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
-        return tuple((s.start, s.stop) for s in where)
+        where = tuple(slice(*s.indices(length)) for s, length in axes)
+        return where, tuple(s.start for s in where)
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
