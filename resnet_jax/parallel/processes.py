@@ -122,10 +122,7 @@ def devices() -> list[jax.Device]:
     """
     try:
         return jax.devices()
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as e:  # AssertionError, without a message, if CUDA is absent
+    except (RuntimeError, AssertionError) as e:  # an empty AssertionError if CUDA is absent
         reason = str(e).split("\n")[0].split(" (set JAX_PLATFORMS")[0]
         platforms = jax.config.jax_platforms  # type: ignore[attr-defined]  # defined at import
         if not platforms:
