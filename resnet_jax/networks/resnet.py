@@ -37,23 +37,23 @@ class ResNet(nn.Module):
 
     Attributes:
       arch: block type, stage sizes and filters, from the depth table.
-      num_classes: logits.
+      num_classes: number of logits.
       shortcut: "none" (plain) | "A" | "B" | "C".
       bottleneck_stride: "v1" (the first 1x1 strides, as in the paper) | "v1.5" (the 3x3).
-      preactivation: He et al. 2016's order in place of 2015's.
+      preactivation: the order of He et al. 2016 instead of 2015.
       stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 max pool) | "cifar" (3x3, BN, ReLU).
-      width: factor on all filters.
-      zero_init_residual: each block's branch starts at 0, see Block.
+      width: multiplies all numbers of filters.
+      zero_init_residual: each block starts as its shortcut, see Block.
       dtype: of activations; parameters, statistics and logits are float32.
-      precision: of products of float32 in convolutions and the classifier, one of PRECISIONS.
+      precision: of float32 products in convolutions and the classifier, one of PRECISIONS.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
-      scan: the blocks of a stage but the first, which are alike, run in a loop that is compiled
-        once whatever the depth, and their variables are stacked: see layout.py.
+      scan: run a stage's blocks after the first in a loop, compiled once whatever the depth; their
+        variables are stacked, see layout.py.
       space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
-      remat: stages (1 for the first) whose blocks are computed a second time in the backward pass,
-        so that only their inputs are kept.
-      convolution: jax.lax.conv_general_dilated, or what computes the same: see convolution.py.
-      product: the classifier's: jax.lax.dot_general, or what computes the same.
+      remat: stages (from 1) whose blocks keep only their inputs and are recomputed in the backward
+        pass.
+      convolution: jax.lax.conv_general_dilated or an equivalent, see convolution.py.
+      product: the classifier's; jax.lax.dot_general or an equivalent.
     """
 
     arch: Architecture
@@ -76,7 +76,7 @@ class ResNet(nn.Module):
     product: Callable[..., jax.Array] = jax.lax.dot_general
 
     def __post_init__(self) -> None:
-        """Raises UserError if a field is not one of those above."""
+        """Raises UserError if an attribute is invalid."""
         if not isinstance(self.arch, Architecture):
             raise UserError(
                 f"arch={self.arch!r} is not an Architecture; look one up by its depth, as in "
@@ -165,21 +165,21 @@ class ResNet(nn.Module):
 
     def _block(self, *, stage: int, looped: bool = False, **attributes: Any) -> Block:
         if stage in self.remat:
-            # Inside a loop the compiler cannot merge the two computations; elsewhere it would.
+            # Outside a loop, CSE would merge the recomputation with the forward pass.
             return nn.remat(Block, prevent_cse=not looped)(**attributes)
         if looped:
-            # What a loop keeps it must copy, in and out; all but these is cheaper computed again.
+            # A loop copies what it keeps; all but these are cheaper to recompute than to copy.
             kept = jax.checkpoint_policies.save_only_these_names(CONVOLVED, MOMENTS_OF_GROUPS)
             return nn.remat(Block, prevent_cse=False, policy=kept)(**attributes)
         return Block(**attributes)
 
 
 def _loop(blocks: int) -> Any:
-    """Returns f(block, x, None) -> (x, None), which puts x through `blocks` blocks like `block`."""
+    """Returns f(block, x, None) -> (x, None), which applies `blocks` stacked blocks in turn."""
     return nn.scan(
         lambda block, x, _: (block(x), None),
-        variable_axes={True: 0},  # of all that a block keeps there is one for each
-        split_rngs={"params": True},  # else all would begin with the same weights
+        variable_axes={True: 0},  # every collection is stacked
+        split_rngs={"params": True},  # otherwise all blocks start with equal weights
         length=blocks,
         unroll=0 if blocks == 1 else 1,  # 0: no loop
     )
@@ -196,14 +196,14 @@ def _convolution(
     name: str,
     kernel_init: nn.initializers.Initializer | None = None,
 ) -> nn.Conv:
-    # Symmetric padding, as Caffe and PyTorch: "SAME" pads a strided 3x3 on one side only.
+    # Symmetric padding, as in Caffe and PyTorch; "SAME" pads a strided 3x3 on one side only.
     padding = [(size // 2, size // 2) for size in kernel_size]
     return nn.Conv(
         filters,
         kernel_size,
         strides,
         padding=padding,
-        use_bias=False,  # BatchNorm's beta follows
+        use_bias=False,  # the BatchNorm that follows has one
         dtype=dtype,
         precision=precision,
         kernel_init=kernel_init or HE_NORMAL,
@@ -216,7 +216,7 @@ def from_config(model: Mapping[str, Any], scan: bool = True) -> ResNet:
     """Builds the network of a resolved config's `model` section.
 
     Args:
-      model: the section, every key present; resolve() has set num_classes.
+      model: the section, with num_classes set by resolve().
       scan: see ResNet; execution.py decides it for a run.
 
     Raises:
