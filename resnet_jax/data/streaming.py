@@ -151,17 +151,17 @@ class StreamedSplit:
 
         batch = _Shares(meshes.split_batches(self.mesh), shape, [(self.size, self.size, 3)])
         tasks = []
-        for (images,), labels, where in batch.shares.values():
+        for (images,), labels, position in batch.shares.values():
             rows = list(np.ndindex(labels.shape))
 
             def fill(
                 numbers: range,
                 images: np.ndarray = images,
                 labels: np.ndarray = labels,
-                where: tuple[slice, ...] = where,
+                position: tuple[slice, ...] = position,
                 rows: list[Any] = rows,
             ) -> None:
-                share_members, share_draws = members[where], draws[where]
+                share_members, share_draws = members[position], draws[position]
                 for number in numbers:
                     row = rows[number]
                     labels[row] = self._crop_into(share_members[row], share_draws[row], images[row])
@@ -204,8 +204,8 @@ class StreamedSplit:
         shapes = [(*shape, 3) for shape in views.shapes(bucket)]
         batch = _Shares(meshes.split_batch(self.mesh), (batch_size,), shapes)
         tasks = []
-        for groups, labels, (where,) in batch.shares.values():
-            share_members = members[where]
+        for groups, labels, (position,) in batch.shares.values():
+            share_members = members[position]
 
             def fill(
                 rows: range,
@@ -270,13 +270,13 @@ class _Shares:
         self._sharding, self._shape, self._pictures = sharding, shape, pictures
         self.shares: dict[Any, tuple[list[np.ndarray], np.ndarray, tuple[slice, ...]]] = {}
         for index in sharding.addressable_devices_indices_map(shape).values():
-            where, start = self._where(index)
+            position, start = self._position(index)
             if start in self.shares:  # another device computes the same share
                 continue
-            lengths = tuple(s.stop - s.start for s in where)
+            lengths = tuple(s.stop - s.start for s in position)
             # Not reused for the next batch: CPU devices compute on this memory in place.
             arrays = [_aligned((*lengths, *picture)) for picture in pictures]
-            self.shares[start] = arrays, np.zeros(lengths, np.int32), where
+            self.shares[start] = arrays, np.zeros(lengths, np.int32), position
 
     def place(self) -> list[jax.Array]:
         """Returns the image arrays, then the labels, on the devices."""
@@ -288,14 +288,14 @@ class _Shares:
         return placed
 
     def _share(self, i: int, index: Any) -> np.ndarray:
-        arrays, labels, _ = self.shares[self._where(index)[1]]
+        arrays, labels, _ = self.shares[self._position(index)[1]]
         return [*arrays, labels][i]
 
-    def _where(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
+    def _position(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
         """Returns the batch axes of JAX's index, with explicit bounds, and their starts."""
         axes = zip((index or ())[: len(self._shape)], self._shape, strict=True)
-        where = tuple(slice(*s.indices(length)) for s, length in axes)
-        return where, tuple(s.start for s in where)
+        position = tuple(slice(*s.indices(length)) for s, length in axes)
+        return position, tuple(s.start for s in position)
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:

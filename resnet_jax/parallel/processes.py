@@ -85,7 +85,7 @@ def initialize(coordinator: str, processes: int, process: int) -> None:
     )
 
 
-def _join(where: str, **arguments: Any) -> None:
+def _join(group: str, **arguments: Any) -> None:
     try:
         with _without_proxies():
             jax.distributed.initialize(
@@ -96,7 +96,7 @@ def _join(where: str, **arguments: Any) -> None:
             )
     except (RuntimeError, ValueError) as e:
         reason = str(e).split("\n")[0]
-        raise RunError(f"The processes of {where} could not join: {reason}") from e
+        raise RunError(f"The processes of {group} could not join: {reason}") from e
     devices()
     if not is_primary():
         logging.set_verbosity(logging.WARNING)  # process 0 logs for all

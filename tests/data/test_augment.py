@@ -24,9 +24,9 @@ def test_normalization_is_numpys(mean, std):
     x = images.astype(np.float64)
     means = {"pixel": x.mean(0), "channel": x.mean((0, 1, 2)), "none": 0.0}
     expected = (x[:7] - means[mean]) / (x.std((0, 1, 2)) if std else 1.0)
-    found = fit_normalization(images, mean, std)(jnp.asarray(images[:7]))
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    result = fit_normalization(images, mean, std)(jnp.asarray(images[:7]))
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_normalizations_differ():
@@ -41,9 +41,9 @@ def test_normalizations_differ():
 def test_a_constant_channel_is_not_divided_by_zero():
     images = pixels()
     images[..., 1] = 7
-    found = fit_normalization(images, "channel", True)(jnp.asarray(images[:7]))
-    assert np.isfinite(found).all()
-    np.testing.assert_array_equal(found[..., 1], 0)
+    result = fit_normalization(images, "channel", True)(jnp.asarray(images[:7]))
+    assert np.isfinite(result).all()
+    np.testing.assert_array_equal(result[..., 1], 0)
 
 
 # --------------------------------------------------------------------------- augmentation
@@ -78,9 +78,9 @@ def augmented(key, images, pad=2, flip=True):
 @pytest.mark.parametrize(("pad", "flip"), [(0, False), (0, True), (2, False), (2, True)])
 def test_augmentation_is_numpys(pad, flip):
     images = ramp(16)
-    found = augmented(KEY, images, pad, flip)
-    assert np.array_equal(found, images) is (not pad and not flip)
-    np.testing.assert_array_equal(found, by_numpy(KEY, images, pad, flip))
+    result = augmented(KEY, images, pad, flip)
+    assert np.array_equal(result, images) is (not pad and not flip)
+    np.testing.assert_array_equal(result, by_numpy(KEY, images, pad, flip))
 
 
 def test_keys():
@@ -122,6 +122,6 @@ def test_device_count_changes_nothing():
     augment = jax.jit(augmented)
     spread = jax.device_put(images, meshes.split_batch(meshes.make_mesh()))
     assert len(spread.sharding.device_set) == 8
-    found = augment(KEY, spread)
-    assert (found != images).any()
-    np.testing.assert_array_equal(found, augment(KEY, jnp.asarray(images)))
+    result = augment(KEY, spread)
+    assert (result != images).any()
+    np.testing.assert_array_equal(result, augment(KEY, jnp.asarray(images)))

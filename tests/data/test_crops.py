@@ -42,9 +42,9 @@ def test_the_papers_crop_is_cut_from_the_resized_picture():
 
     box = SCALE.box(300, 400, uniform)
     cut = image[box.top : box.top + box.height, box.left : box.left + box.width]
-    found = jpeg.resize(cut, 224, 224, "bilinear")
-    difference = np.abs(found.astype(int) - wanted).mean()
-    elsewhere = np.abs(np.roll(found, 8, axis=1).astype(int) - wanted).mean()
+    result = jpeg.resize(cut, 224, 224, "bilinear")
+    difference = np.abs(result.astype(int) - wanted).mean()
+    elsewhere = np.abs(np.roll(result, 8, axis=1).astype(int) - wanted).mean()
     assert difference < 1 < elsewhere
 
 

@@ -48,9 +48,9 @@ def test_every_example_counts_once(batch_size, split):
 
     steps = {False: eval_step}
     execution = tiny.execution(meshes.make_mesh(), eval_batch_size=batch_size)
-    found = evaluate.evaluate(steps, None, split, ONE_VIEW, execution)
+    result = evaluate.evaluate(steps, None, split, ONE_VIEW, execution)
     assert seen == dict.fromkeys(range(N), 1)
-    np.testing.assert_allclose(found["loss"], [1.0, 1.0])
+    np.testing.assert_allclose(result["loss"], [1.0, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_mean_is_numpys(batch_size, split, network):
     execution = tiny.execution(mesh, eval_batch_size=batch_size)
     task = tiny.task(model, normalization, mesh)
     eval_step = Compiler(execution, replicates=2).eval_step(task, mirrored=False)
-    found = evaluate.evaluate({False: eval_step}, variables, split, ONE_VIEW, execution)
+    result = evaluate.evaluate({False: eval_step}, variables, split, ONE_VIEW, execution)
 
     labels = np.asarray(split.labels)
     for replicate in (0, 1):
@@ -85,6 +85,6 @@ def test_mean_is_numpys(batch_size, split, network):
         loss = -log_p[np.arange(N), labels].mean()
         error = 100 * (logits.argmax(axis=1) != labels).mean()
         assert 0 < error < 100
-        np.testing.assert_allclose(found["loss"][replicate], loss, rtol=1e-5)
-        np.testing.assert_allclose(found["error"][replicate], error, rtol=1e-5)
-    assert found["loss"][0] != found["loss"][1]
+        np.testing.assert_allclose(result["loss"][replicate], loss, rtol=1e-5)
+        np.testing.assert_allclose(result["error"][replicate], error, rtol=1e-5)
+    assert result["loss"][0] != result["loss"][1]

@@ -40,13 +40,13 @@ def test_pixels_are_pillows(kind, box):
         sizes.append((height, width))
         return box
 
-    found = jpeg.decode(KINDS[kind], choose if box else None)
+    result = jpeg.decode(KINDS[kind], choose if box else None)
     if box:
         assert set(sizes) == {(70, 90)}
         wanted = wanted[box.top : box.top + box.height, box.left : box.left + box.width]
-    assert found.dtype == np.uint8
-    assert found.shape == wanted.shape
-    difference = np.abs(found.astype(int) - wanted)
+    assert result.dtype == np.uint8
+    assert result.shape == wanted.shape
+    difference = np.abs(result.astype(int) - wanted)
     if box is None or kind != "4:2:0":
         assert difference.max() == 0
     else:  # at a box's edge, chroma is interpolated without the neighbours outside it
@@ -138,9 +138,9 @@ def test_threads_decode_in_parallel():
 def test_resizing_gives_the_size_and_keeps_a_plain_colour(resample):
     plain = np.full((50, 70, 3), (10, 100, 200), np.uint8)
     for height, width in ((20, 30), (100, 100), (20, 100)):
-        found = jpeg.resize(plain, height, width, resample)
-        assert found.shape == (height, width, 3)
-        assert (found == (10, 100, 200)).all()
+        result = jpeg.resize(plain, height, width, resample)
+        assert result.shape == (height, width, 3)
+        assert (result == (10, 100, 200)).all()
 
 
 def test_area_averages_and_bilinear_does_not():

@@ -91,21 +91,21 @@ def prepare(root, name, version="3.0.2", encoding="png", file_format="array_reco
 @pytest.mark.parametrize("name", SMALL)
 def test_images_and_labels_come_back_exactly(name, tmp_path):
     prepare(tmp_path, name)
-    found = sources.load(name, str(tmp_path))
+    source = sources.load(name, str(tmp_path))
     for split in SIZES:
-        images, labels = getattr(found, f"{split}_images"), getattr(found, f"{split}_labels")
+        images, labels = getattr(source, f"{split}_images"), getattr(source, f"{split}_labels")
         expected_images, expected_labels = draw(name, split)
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
         np.testing.assert_array_equal(images, expected_images)
         np.testing.assert_array_equal(labels, expected_labels)
-    assert found.note == ""
+    assert source.note == ""
 
 
 def test_sizes_are_those_on_disk(tmp_path):
     assert sources.facts("cifar100", str(tmp_path)) == sets.KNOWN["cifar100"]
     prepare(tmp_path, "cifar100")
-    found = sources.facts("cifar100", str(tmp_path))
-    assert (found.train, found.test, found.num_classes) == (11, 5, 100)
+    facts = sources.facts("cifar100", str(tmp_path))
+    assert (facts.train, facts.test, facts.num_classes) == (11, 5, 100)
 
 
 def test_root_comes_from_the_environment(tmp_path, monkeypatch):
@@ -191,35 +191,35 @@ def test_tensorflow_is_never_imported(tmp_path):
 def test_digits():
     from sklearn.datasets import load_digits
 
-    found = sources.load("digits", "")
-    assert found.train_images.shape == (1437, 8, 8, 1)
-    assert found.test_images.shape == (360, 8, 8, 1)
-    assert (found.train_images.dtype, found.train_labels.dtype) == (np.uint8, np.int32)
-    assert (found.train_images.min(), found.train_images.max()) == (0, 16)
-    assert set(found.test_labels) == set(range(10))
+    source = sources.load("digits", "")
+    assert source.train_images.shape == (1437, 8, 8, 1)
+    assert source.test_images.shape == (360, 8, 8, 1)
+    assert (source.train_images.dtype, source.train_labels.dtype) == (np.uint8, np.int32)
+    assert (source.train_images.min(), source.train_images.max()) == (0, 16)
+    assert set(source.test_labels) == set(range(10))
 
     # Every example of the set is in exactly one split, with its own label.
     def rows(images, labels):
         return sorted((i.tobytes(), int(y)) for i, y in zip(images, labels, strict=True))
 
-    images = np.concatenate([found.train_images, found.test_images])[..., 0]
-    labels = np.concatenate([found.train_labels, found.test_labels])
+    images = np.concatenate([source.train_images, source.test_images])[..., 0]
+    labels = np.concatenate([source.train_labels, source.test_labels])
     whole = load_digits()
     assert rows(images, labels) == rows(whole.images.astype(np.uint8), whole.target)
     again = sources.load("digits", "")
-    np.testing.assert_array_equal(found.test_images, again.test_images)
+    np.testing.assert_array_equal(source.test_images, again.test_images)
 
 
 def test_real_cifar10(tfds_dir):
-    found = sources.load("cifar10", tfds_dir)
-    assert found.train_images.shape == (50_000, 32, 32, 3)
-    assert found.test_images.shape == (10_000, 32, 32, 3)
-    assert np.bincount(found.train_labels).tolist() == [5000] * 10
-    assert np.bincount(found.test_labels).tolist() == [1000] * 10
+    source = sources.load("cifar10", tfds_dir)
+    assert source.train_images.shape == (50_000, 32, 32, 3)
+    assert source.test_images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(source.train_labels).tolist() == [5000] * 10
+    assert np.bincount(source.test_labels).tolist() == [1000] * 10
     # CIFAR-10's published channel means; JPEG changes them by less than the tolerance.
-    mean = found.train_images[::10].mean((0, 1, 2)) / 255
+    mean = source.train_images[::10].mean((0, 1, 2)) / 255
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.005)
-    assert ("JPEG" in found.note) is ("jpeg" in encoding_on_disk(tfds_dir))
+    assert ("JPEG" in source.note) is ("jpeg" in encoding_on_disk(tfds_dir))
 
 
 def encoding_on_disk(root):

@@ -32,9 +32,9 @@ def test_relu_of_sum_has_the_gradient_of_its_parts(dtype):
     assert values.dtype == dtype
     np.testing.assert_array_equal(values.astype(jnp.float32), wanted.astype(jnp.float32))
     upstream = jnp.arange(1, 7).astype(dtype)
-    for found, expected in zip(pull_back(upstream), pull_back_wanted(upstream), strict=True):
-        assert found.dtype == dtype
-        np.testing.assert_array_equal(found, expected)
+    for gradient, expected in zip(pull_back(upstream), pull_back_wanted(upstream), strict=True):
+        assert gradient.dtype == dtype
+        np.testing.assert_array_equal(gradient, expected)
     np.testing.assert_array_equal(pull_back(upstream)[0], [0, 2, 3, 0, 0, 6])
 
 

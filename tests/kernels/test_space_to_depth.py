@@ -28,13 +28,13 @@ def plain(x, kernel, strides, padding):
 def test_values_and_gradients_are_the_strided_convolutions(height, width, size):
     images, kernel = drawn(height, width, size)
     pad = [(size // 2, size // 2)] * 2
-    found, pull_back = jax.vjp(
+    result, pull_back = jax.vjp(
         lambda *a: space_to_depth.convolution(*a, (2, 2), pad), images, kernel
     )
     wanted, pull_back_wanted = jax.vjp(lambda *a: plain(*a, (2, 2), pad), images, kernel)
-    assert found.shape == wanted.shape
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
-    along = np.random.default_rng(1).normal(size=found.shape).astype(np.float32)
+    assert result.shape == wanted.shape
+    np.testing.assert_allclose(result, wanted, atol=1e-4)
+    along = np.random.default_rng(1).normal(size=result.shape).astype(np.float32)
     for gradient, expected in zip(pull_back(along), pull_back_wanted(along), strict=True):
         np.testing.assert_allclose(gradient, expected, atol=2e-4)
 
@@ -58,8 +58,8 @@ def test_the_given_convolution_is_used():
         return 2 * jax.lax.conv_general_dilated(*args, **options)
 
     pad = [(3, 3), (3, 3)]
-    found = space_to_depth.convolution(images, kernel, (2, 2), pad, convolve=convolve)
-    np.testing.assert_allclose(found, 2 * plain(images, kernel, (2, 2), pad), atol=2e-4)
+    result = space_to_depth.convolution(images, kernel, (2, 2), pad, convolve=convolve)
+    np.testing.assert_allclose(result, 2 * plain(images, kernel, (2, 2), pad), atol=2e-4)
     ((blocks, weights, strides, _),) = calls
     assert (blocks.shape[-1], weights.shape, strides) == (12, (4, 4, 12, 5), (1, 1))
 
@@ -80,9 +80,9 @@ def test_a_network_keeps_its_parameters_and_its_function(dtype):
         step = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[0])
         return step.lower(variables, images).as_text(), step(variables, images)
 
-    (text, wanted), (rearranged_text, found) = program(usual), program(rearranged)
+    (text, wanted), (rearranged_text, result) = program(usual), program(rearranged)
     assert ("7x7x3x8" in text, "4x4x12x8" in text) == (True, False)
     assert "4x4x12x8" in rearranged_text
     tolerance = {jnp.float32: 1e-5, jnp.bfloat16: 5e-2}[dtype]
-    np.testing.assert_allclose(found, wanted, atol=tolerance)
+    np.testing.assert_allclose(result, wanted, atol=tolerance)
     assert summarize(rearranged, (32, 32, 3)) == summarize(usual, (32, 32, 3))

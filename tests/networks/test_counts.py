@@ -68,8 +68,8 @@ def projections(family, depth, shortcut):
 @pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
 @pytest.mark.parametrize(("family", "depth"), NETWORKS)
 def test_projections(family, depth, shortcut):
-    found = summary(family, depth, shortcut)
-    assert found.projections == projections(family, depth, shortcut)
+    table = summary(family, depth, shortcut)
+    assert table.projections == projections(family, depth, shortcut)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_option_b_projects_where_the_shape_changes():
 @pytest.mark.parametrize(("family", "depth"), NETWORKS)
 def test_weighted_layers_are_the_depth(family, depth):
     shortcut = {"imagenet": "B", "cifar": "A"}[family]
-    found = summary(family, depth, shortcut)
-    assert sum(layer.convolutions for layer in found.layers) == depth
+    table = summary(family, depth, shortcut)
+    assert sum(layer.convolutions for layer in table.layers) == depth
     per_block = 3 if family == "imagenet" and depth >= 50 else 2
-    assert sum(layer.blocks for layer in found.layers) == (depth - 2) // per_block
+    assert sum(layer.blocks for layer in table.layers) == (depth - 2) // per_block
 
 
 @pytest.mark.parametrize("depth", IMAGENET)
@@ -122,12 +122,12 @@ def test_mult_adds_of_resnet_50_with_the_stride_on_the_3x3():
 
 
 def test_mult_adds_by_hand():
-    found = {layer.name: layer.mult_adds for layer in summary("cifar", 20, "A").layers}
-    assert found["stem"] == 32 * 32 * 9 * 3 * 16
-    assert found["stage1"] == 6 * 32 * 32 * 9 * 16 * 16
-    assert found["stage2"] == 16 * 16 * 9 * 32 * (16 + 5 * 32)
-    assert found["stage3"] == 8 * 8 * 9 * 64 * (32 + 5 * 64)
-    assert found["head"] == 64 * 10
+    mult_adds = {layer.name: layer.mult_adds for layer in summary("cifar", 20, "A").layers}
+    assert mult_adds["stem"] == 32 * 32 * 9 * 3 * 16
+    assert mult_adds["stage1"] == 6 * 32 * 32 * 9 * 16 * 16
+    assert mult_adds["stage2"] == 16 * 16 * 9 * 32 * (16 + 5 * 32)
+    assert mult_adds["stage3"] == 8 * 8 * 9 * 64 * (32 + 5 * 64)
+    assert mult_adds["head"] == 64 * 10
 
 
 @pytest.mark.parametrize(

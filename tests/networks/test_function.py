@@ -1,4 +1,4 @@
-"""What the networks compute: every option changes it, and each does what the paper says."""
+"""The networks' function: every option changes it, in the way that the paper describes."""
 
 import jax
 import jax.numpy as jnp

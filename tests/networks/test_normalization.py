@@ -197,9 +197,9 @@ def test_the_gradient_is_that_of_the_definition(group, rectify):
         wanted = pull_back_wanted(jnp.asarray(upstream, jnp.float64))
     np.testing.assert_allclose(y, wanted_y, atol=1e-5)
     assert (np.asarray(y) == 0).any() == rectify
-    for found, expected in zip(pull_back(upstream), wanted, strict=True):
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for gradient, expected in zip(pull_back(upstream), wanted, strict=True):
+        assert gradient.dtype == jnp.float32
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rectify", [False, True])
@@ -231,12 +231,12 @@ def test_hessian_vector_products_are_correct(reverse):
             return jax.grad(lambda x: jnp.vdot(gradient(x), along))(x)
         return jax.jvp(gradient, (x,), (along,))[1]
 
-    found = product(lambda x: norm.apply(fresh(), x), x, along, weights)
+    result = product(lambda x: norm.apply(fresh(), x), x, along, weights)
     with jax.enable_x64(True):
         given = [jnp.asarray(a, jnp.float64) for a in (x, along, weights)]
         wanted = product(lambda x: plainly(x, ones, zeros, 4, True), *given)
     assert np.abs(wanted).max() > 0.1
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(result, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("axes", [(5, 3, 2, 2, 4), (2, 8, 3)])
