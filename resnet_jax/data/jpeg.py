@@ -112,7 +112,9 @@ def decode(encoded: bytes, choose: Callable[[int, int], Box] | None = None) -> n
     return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def resize(image: np.ndarray, height: int, width: int, resample: str, into: Any = None) -> Any:
+def resize(
+    image: np.ndarray, height: int, width: int, resample: str, into: np.ndarray | None = None
+) -> np.ndarray:
     """Resizes uint8 (H, W, 3) to (height, width, 3), into the array `into` if it is given."""
     shrinking, enlarging = RESAMPLING[resample]
     shrinks = image.shape[0] >= height and image.shape[1] >= width

@@ -1,7 +1,8 @@
 """The known data sets. To add one from TFDS, add an entry to KNOWN."""
 
 import dataclasses
-from typing import Any
+
+from ml_collections import ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ KNOWN = {
 }
 
 
-def image_shape(config: Any) -> tuple[int, int, int]:
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     """Returns the network's input shape (H, W, C), for a resolved config's `data` section."""
     return config.image_size, config.image_size, KNOWN[config.name].image_shape[2]
 

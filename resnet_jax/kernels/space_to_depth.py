@@ -20,7 +20,7 @@ def convolution(
     padding: Sequence[tuple[int, int]],
     *,
     convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
-    precision: Any = None,
+    precision: jax.lax.PrecisionLike = None,
     dimension_numbers: Any = None,
     **options: Any,
 ) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from resnet_jax.allowed import Range
 from resnet_jax.kernels.rectifier import relu
@@ -44,7 +45,7 @@ class BatchNorm(nn.Module):
     group: int = 0
     momentum: float = 0.9
     epsilon: float = 1e-5
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     rectify: bool = False
     scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
 
@@ -102,7 +103,7 @@ class BatchNorm(nn.Module):
 class _Options(NamedTuple):
     group: int  # examples per group, never 0
     epsilon: float
-    dtype: Any
+    dtype: DTypeLike
     rectify: bool
 
 
