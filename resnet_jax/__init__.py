@@ -1,42 +1,57 @@
-"""ResNets and their plain twins in JAX/Flax, and how to train them."""
+"""ResNets and their plain twins in JAX/Flax, and how to train them.
 
-import importlib.util
-import mmap
-import os
+    model = resnet_jax.resnet("cifar", 20)            # a Flax module, built as the paper builds it
+    trained = resnet_jax.load("runs/plain-56")        # a run's network and its tested variables
+    resnet_jax.features(model, variables, images)     # {"stem": ..., "stage1": ..., "pooled": ...}
+
+Each name is imported when it is first used: `import resnet_jax` itself imports no JAX.
+"""
+
+import importlib
 import pathlib
-import re
-from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
-# From jaxlib 0.10.2 on, XLA gives sums and products on a CPU to a library, YNN, that in 0.10.2 got
-# some wrong and died of some (jax issues 39103, 39257 and 40412). 0.12 has these mended, but sums
-# products of bfloat16 too coarsely: a convolution's gradient written as a product was 1.9 % off,
-# without YNN below 1 %. Without it sums in float32 are right up to 5e-6, where XLA sums one by one.
-# (0.11 needs Python 3.12; 0.10.1 writes pages to the log for every program it finds in a cache.)
-_PINNED, _SINCE = "0.10.2", (0, 10, 2)
-_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+from resnet_jax import xla_flags
 
+if TYPE_CHECKING:
+    from resnet_jax.errors import RunError, UserError
+    from resnet_jax.networks.features import features
+    from resnet_jax.networks.resnet import ResNet, resnet
 
-def _is_known_to_xla(flag: str) -> bool:
-    """Whether a flag's name is in jaxlib's libraries; XLA dies of one that it does not know."""
-    spec = importlib.util.find_spec("jaxlib")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        for path in (p for p in pathlib.Path(folder).iterdir() if p.suffix in (".so", ".dylib")):
-            with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
-                if text.find(flag.encode()) >= 0:
-                    return True
-    return False
+    __version__: str
 
+xla_flags.set_flags()  # before anything imports JAX
 
-def _without_ynn(flags: str, version: str) -> str:
-    """Returns XLA_FLAGS with YNN switched off, unless they say something about it themselves."""
-    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    if _FUSIONS in flags or numbers < _SINCE:
-        return flags
-    if version != _PINNED and not _is_known_to_xla(_FUSIONS):
-        return flags
-    return f"{flags} --{_FUSIONS}=".strip()
+__all__ = ["ResNet", "RunError", "UserError", "__version__", "features", "resnet"]
+
+_MODULES = {
+    "ResNet": "resnet_jax.networks.resnet",
+    "RunError": "resnet_jax.errors",
+    "UserError": "resnet_jax.errors",
+    "features": "resnet_jax.networks.features",
+    "resnet": "resnet_jax.networks.resnet",
+}
 
 
-# XLA reads its flags when it is first used.
-if _flags := _without_ynn(os.environ.get("XLA_FLAGS", ""), metadata.version("jaxlib")):
-    os.environ["XLA_FLAGS"] = _flags
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in _MODULES:
+        raise AttributeError(f"module 'resnet_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("resnet_jax")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        import tomllib
+
+        project = pathlib.Path(__file__).parents[1] / "pyproject.toml"
+        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-import resnet_jax
+from resnet_jax import xla_flags
 from resnet_jax.kernels import rectifier
 from resnet_jax.networks import normalization
 from resnet_jax.networks.architectures import Architecture
@@ -21,7 +21,7 @@ from tests import tiny
 
 
 def test_products_that_are_summed_at_once_are_right():
-    """See resnet_jax/__init__.py: it would give the last rows other values."""
+    """See resnet_jax/xla_flags.py: it would give the last rows other values."""
 
     def squared_norms(rows):
         return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(rows)
@@ -54,14 +54,14 @@ def test_flags_of_the_user_stay():
 )  # fmt: skip
 def test_ynn_is_switched_off_in_every_version_that_has_it(version, is_off):
     off = "--xla_cpu_experimental_ynn_fusion_type="
-    assert resnet_jax._without_ynn("", version) == (off if is_off else "")
+    assert xla_flags.without_ynn("", version) == (off if is_off else "")
 
 
 def test_a_flag_that_a_newer_compiler_lacks_is_not_given(monkeypatch):
     """It would die of it."""
-    assert not resnet_jax._is_known_to_xla("xla_cpu_no_such_flag")
-    monkeypatch.setattr(resnet_jax, "_FUSIONS", "xla_cpu_no_such_flag")
-    assert resnet_jax._without_ynn("--xla_foo=1", "0.13.0") == "--xla_foo=1"
+    assert not xla_flags.is_known_to_xla("xla_cpu_no_such_flag")
+    monkeypatch.setattr(xla_flags, "_FUSIONS", "xla_cpu_no_such_flag")
+    assert xla_flags.without_ynn("--xla_foo=1", "0.13.0") == "--xla_foo=1"
 
 
 def most_fused(depth):

@@ -1,5 +1,6 @@
 """One module for every network: stem -> stages -> head."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from resnet_jax.allowed import Range, check_choice
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, nearest
 from resnet_jax.kernels import space_to_depth
 from resnet_jax.kernels.pooling import max_pool
 from resnet_jax.networks import layout
@@ -26,6 +27,7 @@ from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS, BatchNorm
 # Not variance_scaling's truncated normal, whose tails are cut.
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
+FEATURES = "features"  # the collection of a network's named endpoints
 STEMS = ("cifar", "imagenet")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # JAX's names. Only the first is float32 everywhere; the others are what the device calls so.
@@ -128,6 +130,7 @@ class ResNet(nn.Module):
             x = norm(name="stem_norm", rectify=True)(x)
         if self.stem == "imagenet":
             x = max_pool(x)
+        self._keep("stem", x)
 
         for stage, blocks in enumerate(self.arch.stage_sizes, start=1):
             make = functools.partial(
@@ -149,10 +152,12 @@ class ResNet(nn.Module):
             else:
                 for number in range(2, blocks + 1):
                     x = make(stride=1, name=layout.block(stage, number))(x)
+            self._keep(f"stage{stage}", x)
 
         if self.preactivation:
             x = norm(name="head_norm", rectify=True)(x)
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        self._keep("pooled", pooled_BC)
         # float32, so that bfloat16's 8 bits never reach the loss.
         classifier = nn.Dense(
             self.num_classes,
@@ -162,6 +167,11 @@ class ResNet(nn.Module):
             name="logits",
         )
         return classifier(pooled_BC)
+
+    def _keep(self, name: str, x: jax.Array) -> None:
+        """Keeps an endpoint if the caller makes the collection FEATURES mutable: features.py."""
+        if not self.is_initializing():
+            self.sow(FEATURES, name, x)
 
     def _block(self, *, stage: int, looped: bool = False, **attributes: Any) -> Block:
         if stage in self.remat:
@@ -239,4 +249,37 @@ def from_config(model: Mapping[str, Any], scan: bool = True) -> ResNet:
         scan=scan,
         space_to_depth=model["space_to_depth"],
         remat=tuple(model["remat"]),
+    )
+
+
+def resnet(
+    family: str,
+    depth: int,
+    *,
+    shortcut: str | None = None,
+    num_classes: int | None = None,
+    **fields: Any,
+) -> ResNet:
+    """Returns the network of a depth as the paper builds it.
+
+    Args:
+      family: "imagenet" (depths 18, 34, 50, 101, 152) or "cifar" (depths 6n + 2).
+      depth: weighted layers.
+      shortcut: "none" (the plain network), "A", "B" or "C"; None: A, and B for the bottlenecks.
+      num_classes: None: 1000 for imagenet, 10 for cifar.
+      **fields: other attributes of ResNet that are to differ from the paper.
+
+    Raises:
+      UserError: the family does not have this depth, or a value or a name is not known.
+    """
+    arch = architecture(family, depth)
+    known = [f.name for f in dataclasses.fields(ResNet) if f.name != "arch"]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"{name} is not an attribute of ResNet{nearest(name, known)}.")
+    return ResNet(
+        arch=arch,
+        num_classes=(1000 if family == "imagenet" else 10) if num_classes is None else num_classes,
+        shortcut=("B" if arch.block == "bottleneck" else "A") if shortcut is None else shortcut,
+        **{"stem": family} | fields,
     )

@@ -1,0 +1,108 @@
+"""What `import resnet_jax` offers, and what it costs."""
+
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+
+import pytest
+
+import resnet_jax
+from resnet_jax.errors import UserError
+from resnet_jax.networks import resnet as networks
+from resnet_jax.networks.architectures import CIFAR_STUDIED, IMAGENET, architecture
+from tests import tiny
+
+
+def test_the_import_imports_no_jax():
+    code = (
+        "import resnet_jax, sys; dir(resnet_jax); print({'jax', 'flax', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tiny.ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+def test_every_public_name_is_there():
+    assert resnet_jax.__all__ == sorted(resnet_jax.__all__)
+    assert {*resnet_jax.__all__} <= {*dir(resnet_jax)}
+    for name in resnet_jax.__all__:
+        assert getattr(resnet_jax, name) is not None
+    assert resnet_jax.ResNet is networks.ResNet
+    with pytest.raises(AttributeError, match="no attribute 'resnett'"):
+        resnet_jax.resnett  # noqa: B018 - looking it up is the test
+
+
+def test_the_version_is_the_project_s(monkeypatch):
+    project = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())["project"]
+    monkeypatch.setattr(metadata, "version", {"resnet_jax": "7.8"}.__getitem__)
+    assert resnet_jax.__version__ == "7.8"
+
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert resnet_jax.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("depth", [*IMAGENET])
+def test_an_imagenet_network_is_the_paper_s(depth):
+    """Section 4.1: option A for 18 and 34 layers (Table 2), B for bottlenecks (Table 4)."""
+    model = resnet_jax.resnet("imagenet", depth)
+    shortcut = "A" if depth < 50 else "B"
+    assert model == networks.ResNet(
+        architecture("imagenet", depth), 1000, shortcut=shortcut, stem="imagenet"
+    )
+    assert (model.bottleneck_stride, model.preactivation) == ("v1", False)
+
+
+@pytest.mark.parametrize("depth", CIFAR_STUDIED)
+def test_a_cifar_network_is_the_paper_s(depth):
+    model = resnet_jax.resnet("cifar", depth)
+    assert model == networks.ResNet(architecture("cifar", depth), 10, shortcut="A", stem="cifar")
+
+
+def test_what_is_given_differs_from_the_paper():
+    model = resnet_jax.resnet("imagenet", 50, shortcut="none", num_classes=7, stem="cifar", width=2)
+    assert (model.shortcut, model.num_classes, model.stem, model.width) == ("none", 7, "cifar", 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: resnet_jax.resnet("imagenet", 51), "nearest: 50 and 101"),
+        (lambda: resnet_jax.resnet("cfiar", 20), "nearest: cifar"),
+        (lambda: resnet_jax.resnet("cifar", 20, shortcut="D"), "shortcut='D' is not known"),
+        (lambda: resnet_jax.resnet("cifar", 20, num_classes=0), "num_classes=0 is out of range"),
+        (lambda: resnet_jax.resnet("cifar", 20, preactivaton=True), "(nearest: preactivation)"),
+        (lambda: resnet_jax.resnet("cifar", 20, arch=None), "arch is not an attribute"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(make, words):
+    with pytest.raises(UserError) as refused:
+        make()
+    assert words in str(refused.value)
+
+
+SCRIPT = """
+import resnet_jax
+model = resnet_jax.resnet("cifar", 20, num_classes=100)
+found = resnet_jax.features(model, {}, resnet_jax.__version__)
+reveal_type(resnet_jax.__version__)
+reveal_type(model)
+"""
+
+
+def test_a_user_s_script_is_type_checked(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    mypy = [sys.executable, "-m", "mypy", "--config-file=pyproject.toml", "--no-error-summary"]
+    done = subprocess.run(
+        [*mypy, str(tmp_path / "script.py")], cwd=tiny.ROOT, capture_output=True, text=True
+    )
+    said = [line.split(": ", 1)[1] for line in done.stdout.splitlines()]
+    assert said == [
+        'error: Argument 3 to "features" has incompatible type "str"; expected "Array"  [arg-type]',
+        'note: Revealed type is "str"',
+        'note: Revealed type is "resnet_jax.networks.resnet.ResNet"',
+    ]
