@@ -17,18 +17,30 @@ if TYPE_CHECKING:
     from resnet_jax.errors import RunError, UserError
     from resnet_jax.networks.features import features
     from resnet_jax.networks.resnet import ResNet, resnet
+    from resnet_jax.trained import Trained, load
 
     __version__: str
 
 xla_flags.set_flags()  # before anything imports JAX
 
-__all__ = ["ResNet", "RunError", "UserError", "__version__", "features", "resnet"]
+__all__ = [
+    "ResNet",
+    "RunError",
+    "Trained",
+    "UserError",
+    "__version__",
+    "features",
+    "load",
+    "resnet",
+]
 
 _MODULES = {
     "ResNet": "resnet_jax.networks.resnet",
     "RunError": "resnet_jax.errors",
+    "Trained": "resnet_jax.trained",
     "UserError": "resnet_jax.errors",
     "features": "resnet_jax.networks.features",
+    "load": "resnet_jax.trained",
     "resnet": "resnet_jax.networks.resnet",
 }
 

@@ -76,15 +76,15 @@ def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
 
 def _resident(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
     source = sources.load(config.name, config.dir)
-    train, held_out = split_indices(len(source.train_images), config.validation, config.split_seed)
     images, labels = source.train_images, source.train_labels
+    train, held_out = split_indices(len(images), config.validation, config.split_seed)
     return DataSet(
         train=ResidentSplit.place(images[train], labels[train], mesh),
         validation=ResidentSplit.place(images[held_out], labels[held_out], mesh),
         test=ResidentSplit.place(source.test_images, source.test_labels, mesh),
         normalization=fit_normalization(images[train], config.mean, config.std),
         version=source.version,
-        content=_digest(images, labels, source.test_images, source.test_labels),
+        content=_content(source),
         note=source.note,
     )
 
@@ -101,20 +101,45 @@ def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
             records, members, config.image_size, crop, config.resample, workers, mesh
         )
 
-    mean, std = sets.KNOWN[config.name].channels
     return DataSet(
         train=split(train, members),
         validation=split(train, held_out),
         test=split(test, np.arange(len(test))),
-        normalization=Normalization(
-            mean=np.array(mean if config.mean == "channel" else (0, 0, 0), np.float32, ndmin=4),
-            std=np.array(std if config.std else (1, 1, 1), np.float32, ndmin=4),
-        ),
+        normalization=_fixed_normalization(config),
         version=train.version,
         content=content,
         note=note,
         workers=workers,
     )
+
+
+def normalization(config: ConfigDict) -> tuple[Normalization, str]:
+    """Returns what normalises a resolved config's `data`, and the DataSet.content it belongs to.
+
+    Nothing is read for a streamed set, whose normalization is fixed; the content is then empty.
+
+    Raises:
+      UserError: the data set is absent.
+      RunError: something in it is broken.
+    """
+    if not sets.KNOWN[config.name].resident:
+        return _fixed_normalization(config), ""
+    source = sources.load(config.name, config.dir)
+    train, _ = split_indices(len(source.train_images), config.validation, config.split_seed)
+    fitted = fit_normalization(source.train_images[train], config.mean, config.std)
+    return fitted, _content(source)
+
+
+def _fixed_normalization(config: ConfigDict) -> Normalization:
+    mean, std = sets.KNOWN[config.name].channels
+    return Normalization(
+        mean=np.array(mean if config.mean == "channel" else (0, 0, 0), np.float32, ndmin=4),
+        std=np.array(std if config.std else (1, 1, 1), np.float32, ndmin=4),
+    )
+
+
+def _content(source: sources.Source) -> str:
+    return _digest(source.train_images, source.train_labels, source.test_images, source.test_labels)
 
 
 def _digest(*parts: np.ndarray | bytes) -> str:

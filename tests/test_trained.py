@@ -1,0 +1,149 @@
+"""load(): a run's network and tested variables, for a user's own program."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from absl import logging
+
+import resnet_jax
+from configs import cifar10, imagenet
+from resnet_jax import train
+from resnet_jax.data import datasets, sources
+from resnet_jax.errors import UserError
+from resnet_jax.networks import layout
+from resnet_jax.resolve import resolve
+from resnet_jax.runs import reader, storage
+from tests import tiny
+
+OVERRIDES = {"replicates": 2, "seed": 3, "model__depth": 14, "ema_decay": 0.5}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert train.train(tiny.config(**OVERRIDES), str(folder)) == "completed"
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy, to be harmed."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    for level in ("warning", "error"):
+        monkeypatch.setattr(logging, level, lambda text, *args: lines.append(text % args))
+    return lines
+
+
+def wrong(loaded):
+    """Returns how many of the digits' test images are misclassified, as a user would count."""
+    digits = sources.load("digits", "")
+    images = loaded.normalization(digits.test_images)
+    logits = jax.jit(lambda x: loaded.model.apply(loaded.variables, x, train=False))(images)
+    return np.sum(logits.argmax(-1) != digits.test_labels)
+
+
+def test_it_reproduces_the_test_error_of_every_seed(trained):
+    recorded = tiny.lines(trained)[-1]["test/error"]
+    assert recorded[0] != recorded[1]
+    images = reader.read(trained).environment["data"]["test"]
+    for seed, error in zip((3, 4), recorded, strict=True):
+        loaded = resnet_jax.load(trained, seed)
+        assert (loaded.seed, loaded.step, loaded.is_tested) == (seed, 12, True)
+        assert wrong(loaded) == round(images * error / 100, 3)
+    assert resnet_jax.load(str(trained)).seed == 3
+
+
+def test_the_network_and_its_variables_are_unlooped(trained):
+    loaded = resnet_jax.load(trained)
+    assert not loaded.model.scan
+    images = jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32)
+    made = jax.eval_shape(
+        lambda: loaded.model.init(jax.random.key(0), np.zeros(images.shape), train=True)
+    )
+    shapes = jax.tree.map(np.shape, (made, loaded.variables))
+    assert shapes[0] == shapes[1]
+    assert "stage1_block2" in loaded.variables["params"]
+    assert loaded.config.model.depth == 14
+
+
+def test_what_was_not_tested_is_what_the_newest_checkpoint_evaluates(run, said):
+    shutil.rmtree(run / "tested")
+    loaded = resnet_jax.load(run, seed=4)
+    assert not loaded.is_tested
+    assert said == [f"{run}: not tested; these are the variables of step 12."]
+    averaged = jax.tree.map(lambda a: a[1], tiny.final_state(run).ema)
+    tiny.assert_bit_equal(loaded.variables, layout.convert(averaged, layout.by_block))
+
+
+def test_a_run_that_trained_on_since_its_test_is_not_tested(run, said):
+    (run / "tested" / "12").rename(run / "tested" / "8")
+    loaded = resnet_jax.load(run)
+    assert (loaded.step, loaded.is_tested, len(said)) == (12, False, 1)
+
+
+def flip_a_byte(checkpoint):
+    file = max(
+        (p for p in checkpoint.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size
+    )
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_left_out_and_left_alone(run, said):
+    flip_a_byte(run / "tested" / "12")
+    flip_a_byte(run / "checkpoints" / "12")
+    files = sorted(run.rglob("*"))
+    assert resnet_jax.load(run).step == 8
+    assert ["is damaged and is left out" in line for line in said] == [True, True, False]
+    assert sorted(run.rglob("*")) == files
+    flip_a_byte(run / "checkpoints" / "8")
+    with pytest.raises(UserError, match="run holds no checkpoint that is whole"):
+        resnet_jax.load(run)
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(run / "tested")
+    with pytest.raises(UserError, match="run holds no checkpoint yet"):
+        resnet_jax.load(run)
+
+
+def test_from_a_bucket_it_is_the_same(trained):
+    there = storage.locate("memory://runs/trained")
+    for file in (p for p in trained.rglob("*") if p.is_file()):
+        storage.write_bytes(there / file.relative_to(trained).as_posix(), file.read_bytes())
+    here, loaded = resnet_jax.load(trained, 4), resnet_jax.load("memory://runs/trained", 4)
+    assert loaded.is_tested
+    tiny.assert_bit_equal(loaded.variables, here.variables)
+
+
+def test_mistakes_are_one_sentence(trained, tmp_path):
+    with pytest.raises(UserError, match=r"has no seed 9, but 3 to 4 \(nearest: 4\)"):
+        resnet_jax.load(trained, seed=9)
+    with pytest.raises(UserError, match="is not a run folder"):
+        resnet_jax.load(tmp_path)
+
+
+def test_other_data_than_the_run_s_are_refused(trained, monkeypatch):
+    digest = reader.read(trained).environment["data"]["content"]
+    assert resnet_jax.load(trained).data_content == digest
+    _ = resnet_jax.load(trained).normalization
+    monkeypatch.setattr(datasets, "_content", lambda source: "another")
+    with pytest.raises(UserError, match="holds another digits than the run was trained on"):
+        _ = resnet_jax.load(trained).normalization
+
+
+def test_a_normalization_that_cannot_be_measured_here_says_how(no_data):
+    with pytest.raises(UserError, match=r"holds no cifar10 .*download_and_prepare"):
+        datasets.normalization(resolve(cifar10.get_config()).data)
+
+
+def test_a_streamed_set_s_normalization_needs_no_data(no_data):
+    normalization, _ = datasets.normalization(imagenet.get_config().data)
+    assert normalization.mean.shape == normalization.std.shape == (1, 1, 1, 3)
+    assert normalization.mean[0, 0, 0, 0] == np.float32(123.675)
