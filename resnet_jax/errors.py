@@ -1,7 +1,17 @@
 """Errors that are shown to the user as one sentence."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
+
+# The optional packages, as they are imported, of each extra in pyproject.toml.
+EXTRAS = {
+    "buckets": ("gcsfs", "s3fs"),
+    "jpeg": ("cv2", "nvidia.nvimgcodec", "PIL", "simplejpeg"),
+    "plots": ("jinja2", "matplotlib", "plotly", "scipy"),
+    "tensorboard": ("tensorboardX",),
+    "tfds": ("array_record", "tensorflow_datasets"),
+}
 
 
 class UserError(Exception):
@@ -22,7 +32,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, UserError | RunError) or not isinstance(error, Exception):
         return message or kind
     if is_missing_package(error):
-        advice = "install the packages in requirements.txt"
+        advice = _advice(str(getattr(error, "name", "")))
         return f"a package is missing or broken ({message}); {advice}"
     return f"this is a bug in resnet_jax: {kind}{f': {message}' if message else ''}".rstrip(".")
 
@@ -31,6 +41,34 @@ def is_missing_package(error: BaseException) -> bool:
     """Whether `error` says that a package other than ours cannot be imported."""
     package = (error.name or "").split(".")[0] if isinstance(error, ImportError) else ""
     return package not in ("", "resnet_jax", "experiments", "configs")
+
+
+def require_packages(packages: Iterable[str], what: str) -> None:
+    """Raises UserError, with the command that installs it, if a package cannot be found.
+
+    Args:
+      packages: as they are imported; each of an extra.
+      what: whatever needs them; the sentence starts with it.
+    """
+    for package in packages:
+        if not is_installed(package):
+            raise UserError(f"{what} needs {package}, which is missing; {_advice(package)}.")
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:  # the package that it is in cannot be found
+        return False
+
+
+def _advice(module: str) -> str:
+    top = module.split(".")[0]
+    for extra, packages in EXTRAS.items():
+        if top in [package.split(".")[0] for package in packages]:
+            return f"install it with: pip install 'resnet_jax[{extra}]'"
+    return "install the packages in requirements.txt"
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,8 +14,10 @@ from resnet_jax.data.crops import make_crop
 from resnet_jax.data.order import SPLIT, STREAMS, stream
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.data.splits import Split
-from resnet_jax.data.streaming import StreamedSplit, Workers
 from resnet_jax.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from resnet_jax.data.streaming import StreamedSplit, Workers
 
 _AHEAD = 3  # batches in host memory, full or being filled
 
@@ -31,7 +33,7 @@ class DataSet:
     version: str  # TFDS's; empty for digits
     content: str  # digest of a resident set, or of a streamed set's file sizes and some records
     note: str  # a caveat for readers of its errors, or empty
-    workers: Workers | None = None
+    workers: "Workers | None" = None
 
     def facts(self, config: ConfigDict) -> dict[str, Any]:
         """Returns what must be equal in all processes and when a run resumes."""
@@ -90,13 +92,15 @@ def _resident(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
 
 
 def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
+    from resnet_jax.data.streaming import StreamedSplit, Workers  # here: resident sets need none
+
     train, test, note = sources.open_records(config.name, config.dir)
     content = _digest(train.fingerprint(), test.fingerprint())
     members, held_out = split_indices(len(train), config.validation, config.split_seed)
     workers = Workers(config.workers, _AHEAD)
     crop = make_crop(config)
 
-    def split(records: sources.Records, members: np.ndarray) -> StreamedSplit:
+    def split(records: sources.Records, members: np.ndarray) -> "StreamedSplit":
         return StreamedSplit(
             records, members, config.image_size, crop, config.resample, workers, mesh
         )

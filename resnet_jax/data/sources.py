@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.allowed import check_choice
-from resnet_jax.data import jpeg
 from resnet_jax.data.order import DIGITS_SPLIT, stream
 from resnet_jax.data.records import Records, examples, read_info
 from resnet_jax.data.sets import KNOWN, Facts, splits_of
-from resnet_jax.errors import UserError
+from resnet_jax.errors import EXTRAS, UserError, require_packages
 from resnet_jax.runs import storage
 from resnet_jax.runs.storage import read_json
 
@@ -45,15 +44,22 @@ def facts(name: str, data_dir: str) -> Facts:
     folder = None if name == "digits" else _folder(name, data_dir)
     if folder is None:
         return known
+    _require_packages(name)
     info = read_info(folder)
     train, test = (examples(info, split) for split in splits_of(name))
     return dataclasses.replace(known, train=train, test=test)
 
 
 def require(name: str, data_dir: str) -> None:
-    """Raises UserError, with the command that prepares it, unless the data set is present."""
+    """Raises UserError unless the data set and the packages that read it are present.
+
+    The sentence has the command that prepares the set or installs the packages.
+    """
     check_choice("data.name", name, KNOWN)
-    if name == "digits" or _folder(name, data_dir):
+    if name == "digits":
+        return
+    _require_packages(name)
+    if _folder(name, data_dir):
         return
     root = root_of(data_dir)
     raise UserError(
@@ -62,6 +68,10 @@ def require(name: str, data_dir: str) -> None:
         f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
         f"data_dir='{root}', file_format='array_record').download_and_prepare()\"."
     )
+
+
+def _require_packages(name: str) -> None:
+    require_packages(EXTRAS["tfds"] + EXTRAS["jpeg"], f"data.name={name!r}")
 
 
 def load(name: str, data_dir: str) -> Source:
@@ -78,6 +88,8 @@ def load(name: str, data_dir: str) -> Source:
     if not known.resident:
         raise UserError(f"data.name={name!r} is too large to load into memory.")
     folder = _required_folder(name, data_dir)
+    from resnet_jax.data import jpeg  # here: digits need no decoder
+
     arrays: dict[str, Any] = {}
     encodings = set()
     for key, split in zip(("train", "test"), splits_of(name), strict=True):
@@ -98,6 +110,8 @@ def load(name: str, data_dir: str) -> Source:
 
 def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """Decodes an image of a resident set; raises UnreadableError unless it has `shape`."""
+    from resnet_jax.data import jpeg  # here: digits need no decoder
+
     image = jpeg.decode(encoded)
     if image.shape[:2] != shape[:2]:
         height, width = image.shape[:2]

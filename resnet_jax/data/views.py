@@ -12,7 +12,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.allowed import check_choice
-from resnet_jax.data import jpeg
 from resnet_jax.data.crops import source_of
 
 VIEWS = ("center", "ten_crop", "fully_convolutional")
@@ -171,6 +170,8 @@ def _parts(
     A very long picture is cut first, as training crops are, to whole source pixels: 1 x 2,000
     pixels would otherwise become 640 x 1,280,000.
     """
+    from resnet_jax.data import jpeg  # here: digits need no decoder
+
     if max(resized) <= _LONG * min(resized):
         image = jpeg.resize(image, *resized, resample)
         return [image[top : top + size[0], left : left + size[1]] for top, left in corners]

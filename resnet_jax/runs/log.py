@@ -1,15 +1,19 @@
 """Takes a run's lines of metrics off the device: to disk, to TensorBoard, to the screen."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
+from resnet_jax.errors import is_installed
 from resnet_jax.parallel.processes import fetch, is_primary
 from resnet_jax.runs.progress import Progress
-from resnet_jax.runs.tensorboard import Board
 from resnet_jax.runs.writer import RunFolder
 from resnet_jax.state import NEVER
+
+if TYPE_CHECKING:
+    from resnet_jax.runs.tensorboard import Board
 
 
 class Clock:
@@ -23,6 +27,18 @@ class Clock:
     def seconds(self) -> float:
         """Returns the wall-clock seconds of this launch times its devices, and those before."""
         return self._before + (time.monotonic() - self._began) * self._devices
+
+
+def _board(folder: RunFolder, first_step: int) -> "Board | None":
+    if not is_installed("tensorboardX"):
+        logging.info(
+            "No tensorboard/ is written, since tensorboardX is missing: pip install "
+            "'resnet_jax[tensorboard]', or log.tensorboard=false; metrics.jsonl has the same."
+        )
+        return None
+    from resnet_jax.runs.tensorboard import Board
+
+    return Board(folder.tensorboard, first_step)
 
 
 class RunLog:
@@ -39,7 +55,7 @@ class RunLog:
         # Last: nothing may fail while its file is open and nobody is there to close it.
         self._board = None
         if config.log.tensorboard and is_primary():
-            self._board = Board(folder.tensorboard, start + 1)
+            self._board = _board(folder, start + 1)
 
     @property
     def all_diverged(self) -> bool:

@@ -20,10 +20,10 @@ from typing import Any
 from typing_extensions import TypeIs
 from upath import UPath
 
-from resnet_jax.errors import UserError, nearest
+from resnet_jax.errors import UserError, nearest, require_packages
 
 Path = pathlib.Path | UPath
-BUCKETS = ("gs", "s3")
+BUCKETS = {"gs": "gcsfs", "s3": "s3fs"}  # the package that reaches each
 _IN_MEMORY = "memory"  # fsspec's, for tests
 # What fsspec remembers of a bucket would hide what other machines have written since.
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}
@@ -64,6 +64,8 @@ def locate(path: str | os.PathLike[str] | Path, name: str = "The folder") -> Pat
         raise UserError(
             f"{text} has a {odd[0]} in it; a path in a bucket is without *, ?, [ and ]."
         )
+    if scheme in BUCKETS:
+        require_packages([BUCKETS[scheme]], text)
     return UPath(text.rstrip("/"), **(_OPTIONS if scheme in BUCKETS else {}))
 
 
