@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"--margin={_MARGIN.value} is not allowed; it is 0 or more points, below 100."
         )
-    command = shlex.join(["python", "-m", "experiments.compare", *sys.argv[1:]])
+    command = f"{command_line.spelled('compare')} {shlex.join(sys.argv[1:])}"
     parts = compare(folders, out, window=_WINDOW.value, margin=_MARGIN.value, command=command)
     tables.show(parts)
     print(out / "index.html")

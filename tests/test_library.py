@@ -34,8 +34,11 @@ def test_every_public_name_is_there():
         resnet_jax.resnett  # noqa: B018 - looking it up is the test
 
 
+def project():
+    return tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())["project"]
+
+
 def test_the_version_is_the_project_s(monkeypatch):
-    project = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())["project"]
     monkeypatch.setattr(metadata, "version", {"resnet_jax": "7.8"}.__getitem__)
     assert resnet_jax.__version__ == "7.8"
 
@@ -43,7 +46,7 @@ def test_the_version_is_the_project_s(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    assert resnet_jax.__version__ == project["version"]
+    assert resnet_jax.__version__ == project()["version"]
 
 
 @pytest.mark.parametrize("depth", [*IMAGENET])

@@ -142,40 +142,12 @@ def test_a_package_of_an_extra_that_cannot_be_imported_names_the_extra():
 
 
 def test_the_wheel_has_every_package():
-    found = {path.parent for path in (tiny.ROOT / "resnet_jax").rglob("*.py")}
+    found = {path.parent for top in ("resnet_jax", "experiments", "configs")
+             for path in (tiny.ROOT / top).rglob("*.py")}  # fmt: skip
     names = {".".join(path.relative_to(tiny.ROOT).parts) for path in found}
-    assert set(project()["tool"]["setuptools"]["packages"]) == names
-
-
-USE = """
-import importlib, pkgutil
-import resnet_jax
-for module in pkgutil.walk_packages(resnet_jax.__path__, "resnet_jax."):
-    importlib.import_module(module.name)
-import jax, jax.numpy as jnp
-from resnet_jax.networks.architectures import architecture
-from resnet_jax.networks.resnet import ResNet
-model = ResNet(architecture("cifar", 8), num_classes=10)
-images = jnp.ones((2, 32, 32, 3))
-variables = model.init(jax.random.key(0), images, train=True)
-print(model.apply(variables, images, train=False).shape, resnet_jax.__file__)
-"""
-
-
-@pytest.mark.slow
-def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(tmp_path):
-    def run(*command):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    python = tmp_path / "venv" / "bin" / "python"
-    run("git", "clone", "--quiet", str(tiny.ROOT), "source")  # a build leaves files behind
-    run(sys.executable, "-m", "venv", "venv")
-    pip = (str(python), "-m", "pip", "--disable-pip-version-check", "--quiet")
-    run(*pip, "wheel", "--no-deps", "--wheel-dir=dist", "./source")
-    (wheel,) = (tmp_path / "dist").glob("resnet_jax-*.whl")
-    run(*pip, "install", f"--constraint={tiny.ROOT / 'requirements.txt'}", str(wheel))
-    shape, file = run(str(python), "-I", "-W", "error", "-c", USE).rsplit(" ", 1)
-    assert shape == "(2, 10)"
-    assert file.startswith(str(tmp_path / "venv"))
+    setuptools = project()["tool"]["setuptools"]
+    programs = "resnet_jax._programs."
+    moved = {f"{programs}{top}": top for top in ("configs", "experiments")}
+    assert setuptools["package-dir"] == moved
+    assert {name.removeprefix(programs) for name in setuptools["packages"]} == names
+    assert all(name.startswith("resnet_jax") for name in setuptools["packages"])

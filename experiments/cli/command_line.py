@@ -19,10 +19,12 @@ from typing import Any
 
 from absl import app, flags, logging
 
+import resnet_jax
 from experiments.cli import output
 from resnet_jax.errors import RunError, UserError, is_missing_package, nearest, sentence
 from resnet_jax.runs import storage
 
+_ROOT = pathlib.Path(__file__).parents[2]  # the checkout, or the folder of programs in a wheel
 PREEMPTED = 42
 BUG = 70  # EX_SOFTWARE of sysexits.h
 
@@ -85,6 +87,12 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
     return remaining
 
 
+def spelled(program: str) -> str:
+    """Returns how a user starts a program."""
+    is_wheel = _ROOT.name == "_programs"
+    return f"resnet-jax {program}" if is_wheel else f"python -m experiments.{program}"
+
+
 def required(flag: flags.FlagHolder[Any]) -> Any:
     """Returns a flag's value; raises UserError if it was not given."""
     if flag.value is None:
@@ -119,9 +127,9 @@ def _plain_log_lines() -> None:
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
-    ours = str(pathlib.Path(__file__).parents[2])
-    if record.pathname.startswith(ours) and not record.pathname.startswith(f"{ours}/.venv"):
-        return True
+    for ours in (str(_ROOT), resnet_jax.__path__[0]):
+        if record.pathname.startswith(ours) and not record.pathname.startswith(f"{ours}/.venv"):
+            return True
     # Orbax and JAX log a page per checkpoint and backend. Orbax logs the errors of its threads four
     # times, with tracebacks, although checkpoints.py reports them in one sentence, and each of its
     # threads logs a preemption.

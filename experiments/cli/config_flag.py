@@ -185,10 +185,7 @@ def load(spec: str, is_study: bool = False) -> ConfigDict:
     """
     file, has_argument, argument = spec.partition(":")
     origin = f"--config={spec}"
-    path = storage.on_disk(file, "--config")
-    if not path.is_file():
-        present = [str(p) for p in sorted(path.parent.glob("*.py")) if p.name != "__init__.py"]
-        raise UserError(f"--config={file} is not a file{nearest(file, present)}.")
+    path = _locate(file)
     get_config = _get_config(path, file)
     try:
         inspect.signature(get_config).bind(*([argument] if has_argument else []))
@@ -205,11 +202,27 @@ def load(spec: str, is_study: bool = False) -> ConfigDict:
         config.base = saved.from_dict(config.base.to_dict(), f"The base of {origin}")
     elif any(key in config for key in grid.KEYS):
         raise UserError(
-            f"{origin} is a study; run it with python -m experiments.sweep, or give a run's config."
+            f"{origin} is a study; run it with {command_line.spelled('sweep')}, or give a run's "
+            "config."
         )
     else:
         config = saved.from_dict(config.to_dict(), origin)
     return config.lock()
+
+
+def _locate(file: str) -> pathlib.Path:
+    """Returns a config file's path; configs/NAME.py may be ours, from any working directory."""
+    path = storage.on_disk(file, "--config")
+    if path.is_file():
+        return path
+    there = {str(p): p for p in path.parent.glob("*.py")}
+    if path.parent == pathlib.Path("configs"):
+        ours = pathlib.Path(saved.__file__).parent.glob("*.py")
+        there = {f"configs/{p.name}": p for p in ours} | there
+    if file in there:
+        return there[file]
+    names = sorted(name for name, p in there.items() if p.name != "__init__.py")
+    raise UserError(f"--config={file} is not a file{nearest(file, names)}.")
 
 
 def _get_config(path: pathlib.Path, file: str) -> Callable[..., Any]:

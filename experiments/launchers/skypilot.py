@@ -82,8 +82,13 @@ class SkyPilot:
           options: each cell's resources.
 
         Raises:
-          UserError: the folder is not in a bucket, or an option is malformed.
+          UserError: the folder is not in a bucket, an option is malformed, or there is no checkout.
         """
+        if not (_ROOT / "requirements.txt").is_file():
+            raise UserError(
+                "--launcher=skypilot copies a checkout of resnet_jax to its machines; start it in "
+                "one, as python -m experiments.sweep."
+            )
         if not storage.is_bucket(workdir):
             raise UserError(
                 f"--workdir={workdir} is a folder of this machine; for --launcher=skypilot give "

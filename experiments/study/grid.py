@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.cli import command_line
 from resnet_jax import settings
 from resnet_jax.errors import UserError, nearest, nearest_key
 from resnet_jax.resolve import resolve
@@ -99,7 +100,7 @@ def check_parts(study: ConfigDict) -> None:
     if len(missing) == len(KEYS):
         raise UserError(
             "--config is not a study: it has no base, grid and exceptions. Train the config of a "
-            "single run with python -m experiments.train."
+            f"single run with {command_line.spelled('train')}."
         )
     if missing:
         raise UserError(f"The study has no {', '.join(missing)}; it may be an empty ConfigDict().")

@@ -1,5 +1,6 @@
 """Where and with what a run was made."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -21,7 +22,16 @@ from resnet_jax.parallel.processes import of_all
 from resnet_jax.runs import jax_flags
 from resnet_jax.runs.writer import differences
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+PACKAGES = (
+    "resnet_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "tensorflow-datasets",
+)
 
 
 def describe(
@@ -32,7 +42,7 @@ def describe(
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
         "git": _git(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": _versions(),
         "platform": platform.platform(),
         "flags": jax_flags.current(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
@@ -46,6 +56,14 @@ def describe(
         },
         "data": dict(data),
     }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def refuse_differing_data(facts: Mapping[str, Any]) -> None:

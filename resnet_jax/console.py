@@ -1,0 +1,70 @@
+"""The command `resnet-jax PROGRAM FLAGS`: the programs of experiments/, outside a checkout.
+
+    resnet-jax train --config=configs/digits.py --workdir=runs/digits
+
+Each is the same program, with the same flags and exit codes, as `python -m experiments.PROGRAM` in
+a checkout. A wheel has experiments/ and configs/ in a folder of this package, which is on the path
+of these programs and of the processes that they start, and of no others.
+"""
+
+import os
+import pathlib
+import runpy
+import sys
+
+from resnet_jax.errors import is_missing_package, nearest, sentence
+
+PROGRAMS = {
+    "train": "train one run",
+    "sweep": "run a study: every cell of a grid",
+    "compare": "write a report on runs and studies",
+    "describe": "describe a network before it is trained",
+    "prepare": "write a smaller copy of ImageNet, which is read faster",
+}
+_HERE = pathlib.Path(__file__).parent
+_USAGE = "\n".join([
+    "usage: resnet-jax PROGRAM FLAGS", "",
+    *(f"  {name:<10} {does}" for name, does in PROGRAMS.items()), "",
+    "resnet-jax PROGRAM --help lists a program's flags; resnet-jax --version prints the version.",
+])  # fmt: skip
+
+
+def main() -> int:
+    """Runs the program that the command line names, and exits as it does."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name in ("--help", "-h", "help"):
+        print(_USAGE)
+        return 0
+    if name == "--version":
+        import resnet_jax
+
+        print(resnet_jax.__version__)
+        return 0
+    if name not in PROGRAMS:
+        wrong = (
+            f"{name!r} is not a program{nearest(name, PROGRAMS)}" if name else "PROGRAM is missing"
+        )
+        print(f"error: {wrong}; see resnet-jax --help.", file=sys.stderr)
+        return 2
+    _find_programs()
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    except ImportError as e:  # of an extra that the program as a whole needs
+        if not is_missing_package(e):
+            raise
+        print(f"error: {sentence(e)}.", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _find_programs() -> None:
+    """Puts the programs' folder on the path of this process and of those that it starts."""
+    folder = _HERE / "_programs"
+    programs = str(folder if folder.is_dir() else _HERE.parent)  # the latter in a checkout
+    given = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([programs, given] if given else [programs])
+    # Else `python -m` would look into the working directory first, which may have a configs/.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    sys.path.insert(0, programs)
+    sys.path.append(os.getcwd())  # for what a user's config imports
