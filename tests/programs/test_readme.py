@@ -49,7 +49,9 @@ def test_there_are_commands_to_run():
 GUIDES = sorted(f"docs/{path.name}" for path in (tiny.ROOT / "docs").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", ["README.md", "results/README.md", *GUIDES])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", *GUIDES]
+)
 def test_links_lead_somewhere(page):
     text = (tiny.ROOT / page).read_text(encoding="utf-8")
     for target in LINK.findall(text):
