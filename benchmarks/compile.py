@@ -1,14 +1,13 @@
-"""Seconds until the training step of a network is ready to run: traced and compiled.
+"""Times the tracing and compiling of a network's training step.
 
     python -m benchmarks.compile [--out=results/compile]
     python -m benchmarks.compile --family=imagenet --depths=18,34,50,101,152
     python -m benchmarks.compile --target=H200
 
-Each network is measured with its blocks in a loop (model.scan=on) and one after another (off), by
-turns. Compiling means XLA's work on a program that it has not seen. "From the cache" is the same
-when JAX's persistent compilation cache has it, as for the second seed or launch of a study; what is
-compiled for a --target cannot be loaded here. Nothing is trained: memory is that which the compiled
-program asks for beside its arguments.
+Networks with their blocks in a loop (model.scan=on) and unrolled (off) take turns. "Compile" is
+XLA's time without a cache. "From the cache" is the time with a warm persistent compilation cache,
+as in later launches of a study; programs for a --target cannot be loaded here, so it has none.
+Nothing is trained. Memory is the compiled program's temporaries.
 """
 
 import statistics
@@ -30,8 +29,8 @@ from experiments.cli import command_line
 DEPTHS = {"cifar": ["20", "56", "110", "1202"], "imagenet": ["18", "34", "50", "101", "152"]}
 HOW = {"loop": "on", "unrolled": "off"}  # values of model.scan
 
-_FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Of the networks.")
-_DEPTHS = flags.DEFINE_list("depths", None, "Of the networks; all that the paper has by default.")
+_FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Family of the networks.")
+_DEPTHS = flags.DEFINE_list("depths", None, "Depths of the networks; by default the paper's.")
 _HOW = flags.DEFINE_multi_enum("how", list(HOW), list(HOW), "Ways to lay out the blocks.")
 _BATCH = results.define_batch_size()
 _DTYPE = results.define_dtype()
@@ -92,7 +91,7 @@ def _measure(config: ConfigDict, row: dict[str, Any], device: jax.Device) -> Non
     with tempfile.TemporaryDirectory() as folder:
         try:
             _use_cache(_CACHE | {"jax_compilation_cache_dir": folder})
-            jax.clear_caches()  # of what was traced before
+            jax.clear_caches()  # of earlier traces
             began = time.perf_counter()
             lowered = programs.train_steps.lower(programs.state, *arguments)
             traced = time.perf_counter()
@@ -110,7 +109,7 @@ def _measure(config: ConfigDict, row: dict[str, Any], device: jax.Device) -> Non
     row["compile"].append(done - traced)
     row["operations"] = lowered.as_text().count(" = ")
     memory = compiled.memory_analysis()
-    assert memory is not None  # of CPUs, GPUs and TPUs it is known
+    assert memory is not None  # CPUs, GPUs and TPUs have it
     row["memory_bytes"] = memory.temp_size_in_bytes
 
 
@@ -128,9 +127,9 @@ def _use_cache(settings: dict[str, Any]) -> None:
 
 
 def _ready(row: dict[str, Any]) -> float:
-    """Returns the median seconds of tracing and compiling."""
+    """Returns the median seconds of tracing plus compiling."""
     pairs = zip(row["trace"], row["compile"], strict=True)
-    return statistics.median(trace + compiling for trace, compiling in pairs)
+    return statistics.median(map(sum, pairs))
 
 
 def _show(row: dict[str, Any]) -> list[str]:

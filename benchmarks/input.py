@@ -1,12 +1,12 @@
-"""How many pictures a second one core decodes, crops and resizes: here, in tf.data, with Pillow.
+"""Pictures per second and core that are decoded, cropped and resized: ours, tf.data and Pillow.
 
-    pip install -r benchmarks/requirements.txt    # TensorFlow, for the comparison alone
+    pip install -r benchmarks/requirements.txt    # TensorFlow, only for the comparison
     python -m benchmarks.input --data_dir=TFDS_DATA_DIR [--out=results/input]
 
-Each row is one augmentation, of the set as TFDS stored it or of a copy that experiments.prepare
-makes for it. All three do the same work, from an encoded record to a batch of uint8 crops of 224
-pixels, on all cores of this process; they take turns, so a noisy machine hurts them alike. The
-figures are medians over the rounds, with the lowest and highest.
+Each row is an augmentation, of the data set as TFDS stores it or of a copy by experiments.prepare.
+All three programs do the same work, from encoded records to batches of uint8 crops of 224 pixels,
+on all cores of this process. They take turns, so a noisy machine affects all alike. Results are
+medians over the rounds, with the lowest and highest.
 """
 
 import importlib.util
@@ -31,12 +31,12 @@ from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.cores import usable_cores
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet2012.")
-_PICTURES = flags.DEFINE_integer("pictures", 1024, "That each decodes in a round.", lower_bound=64)
+_PICTURES = flags.DEFINE_integer("pictures", 1024, "Pictures per round.", lower_bound=64)
 _ROUNDS = results.define_rounds(5)
 
 BATCH = 64
 _PACKAGES = ("nvidia-nvimgcodec-cu12", "opencv-python-headless", "tensorflow-cpu", "pillow")
-_WARM = 8  # batches; more than any of them fills ahead
+_WARM_UP = 8  # batches: more than any program prefetches
 _HEADINGS = ["augmentation", "pictures", "resnet_jax", "tf.data", "Pillow", "ours / tf.data",
              "ours / tf.data as stored"]  # fmt: skip
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[float]]:
-    """Returns each program's rates, one a round, in pictures a second and core."""
+    """Returns each program's rate per round, in pictures per second and core."""
     config = imagenet.get_config(preset).data
     config.dir, config.validation, config.image_size = folder, 0, 224
     mesh = meshes.make_mesh()
@@ -88,7 +88,7 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
         rates: dict[str, list[float]] = {name: [] for name in programs}
         for number in range(_ROUNDS.value + 1):
             for name, program in programs.items():
-                for _ in range(_WARM):  # what was filled ahead while another had its turn
+                for _ in range(_WARM_UP):  # batches prefetched during another program's turn
                     next(program)
                 began = time.perf_counter()
                 for _ in range(_PICTURES.value // BATCH):
@@ -97,7 +97,7 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
                 if number:  # the first round warms up
                     done = _PICTURES.value // BATCH * BATCH
                     rates[name].append(done / seconds / len(usable_cores()))
-                time.sleep(1)  # until what it fills ahead is no burden on the next
+                time.sleep(1)  # until its prefetching no longer disturbs the next program
     batches.close()
     data.close()
     return rates

@@ -1,4 +1,4 @@
-"""The machine that a benchmark ran on: its processor, versions, and what its accelerator can do."""
+"""The machine of a benchmark: its processor, package versions and accelerator's limits."""
 
 import dataclasses
 import importlib.metadata
@@ -13,19 +13,19 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one device can do at most.
+    """The peak rates of a device.
 
     Attributes:
-      bandwidth: GB/s of its memory.
-      peaks: TFLOP/s of dense matrix products by the dtype of activations; float32 as JAX and
-        PyTorch compute it by default there (TensorFloat-32 on NVIDIA).
+      bandwidth: memory bandwidth in GB/s.
+      peaks: TFLOP/s of dense matrix products, by the activations' dtype; float32 in the default
+        precision of JAX and PyTorch (TensorFloat-32 on NVIDIA).
     """
 
     bandwidth: float
     peaks: dict[str, float]
 
 
-# As the makers publish them, by JAX's device_kind.
+# The manufacturers' numbers, by JAX's device_kind.
 KNOWN = {
     "NVIDIA H200": Limits(4800, {"bfloat16": 989.4, "float32": 494.7}),
     "NVIDIA H100 80GB HBM3": Limits(3350, {"bfloat16": 989.4, "float32": 494.7}),
@@ -37,16 +37,16 @@ KNOWN = {
     "TPU v5": Limits(2765, {"bfloat16": 459.0}),
     "TPU v6 lite": Limits(1640, {"bfloat16": 918.0}),
 }
-_TRIAD_ELEMENTS = 2**26  # 256 MB of float32: more than any cache
+_TRIAD_ELEMENTS = 2**26  # 256 MB of float32: larger than any cache
 _TRIAD_ROUNDS = 7
 
 
 def bandwidth(device: jax.Device, given: float) -> tuple[float, str]:
-    """Returns the GB/s of a device's memory and where the number is from.
+    """Returns a device's memory bandwidth in GB/s, and the number's source.
 
     Args:
-      device: which.
-      given: by the user; 0: the maker's number, or where we have none, a measured one.
+      device: the device.
+      given: the user's number; 0: the manufacturer's, or a measured one if it is unknown.
     """
     if given:
         return given, "--bandwidth"
@@ -56,7 +56,7 @@ def bandwidth(device: jax.Device, given: float) -> tuple[float, str]:
 
 
 def peak(device: jax.Device, dtype: str, given: float) -> tuple[float, str] | None:
-    """Returns a device's TFLOP/s and where the number is from, or None where nobody says."""
+    """Returns a device's peak TFLOP/s and the number's source, or None if it is unknown."""
     if given:
         return given, "--peak"
     known = KNOWN.get(device.device_kind)
@@ -64,7 +64,7 @@ def peak(device: jax.Device, dtype: str, given: float) -> tuple[float, str] | No
 
 
 def _triad(device: jax.Device) -> float:
-    # In place: fresh memory would cost the first touch of each page, too.
+    # In place: newly allocated memory would add the cost of page faults.
     add = jax.jit(lambda a, b: a + 2 * b, donate_argnums=0)
     a, b = (jax.device_put(jnp.zeros(_TRIAD_ELEMENTS, jnp.float32), device) for _ in range(2))
     a = jax.block_until_ready(add(a, b))
@@ -73,7 +73,7 @@ def _triad(device: jax.Device) -> float:
         began = time.perf_counter()
         a = jax.block_until_ready(add(a, b))
         best = min(best, time.perf_counter() - began)
-    return 3 * a.nbytes / best / 1e9  # two are read, one is written
+    return 3 * a.nbytes / best / 1e9  # two arrays are read, one is written
 
 
 def processor() -> str:
@@ -85,11 +85,11 @@ def processor() -> str:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """Returns the versions of packages; "absent" of what is not installed."""
-    found = {}
+    """Returns the versions of packages; "absent" if one is not installed."""
+    installed = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            installed[name] = "absent"
+    return installed

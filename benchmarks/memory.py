@@ -1,4 +1,4 @@
-"""What a training step takes of a device's memory, by which stages are computed again (remat).
+"""The device memory of a training step, by the stages that are rematerialised (model.remat).
 
     python -m benchmarks.memory [--out=results/memory]
     python -m benchmarks.memory --family=cifar --depths=56,110,1202 --batch_size=1024
@@ -6,13 +6,13 @@
     python -m benchmarks.memory --views --target=v5e --dtype=float32 --batch_size=32
 
 The step is compiled for this machine's first device or for --target, with blocks in a loop
-(model.scan=on), and never run. What its compiler says holds there alone: a CPU's, for one, keeps as
-float32 much of what is bfloat16. "Kept" is counted from shapes: what the forward pass leaves for
-the backward pass on every platform, see kept.py.
+(model.scan=on), and never run. The compiler's numbers hold only for that platform: on CPU, for
+example, much of what is bfloat16 is kept as float32. "Kept" is the size of what the forward pass
+leaves for the backward pass, counted from shapes for any platform (kept.py).
 
---views compares the training step of ImageNet's ResNet-34 (or --depths) with what comes after it:
-the population statistics and each view of the recipe's test, with as many pictures in a batch as a
-run evaluates at once.
+--views compares the training step of ImageNet's ResNet-34 (or --depths) with the programs that run
+after training: the population statistics and each view of the recipe's test, at a run's batch size
+for evaluation.
 """
 
 import math
@@ -38,16 +38,16 @@ from resnet_jax.parallel import mesh as meshes
 
 DEPTHS = {"cifar": ["1202"], "imagenet": ["152"]}
 
-_FAMILY = flags.DEFINE_enum("family", None, list(DEPTHS), "Of the networks; both by default.")
-_DEPTHS = flags.DEFINE_list("depths", None, "Of one --family; its deepest by default.")
+_FAMILY = flags.DEFINE_enum("family", None, list(DEPTHS), "Family of the networks; default: both.")
+_DEPTHS = flags.DEFINE_list("depths", None, "Depths of one --family; its deepest by default.")
 _BATCH = results.define_batch_size()
 _DTYPE = results.define_dtype()
-_VIEWS = flags.DEFINE_bool("views", False, "The test's programs beside the training step.")
+_VIEWS = flags.DEFINE_bool("views", False, "Compare with the programs that run after training.")
 _DEVICE_GB = flags.DEFINE_float(
-    "device_gb", 80.0, "Memory that a step shall fit, in 1e9 bytes.", lower_bound=0.0
+    "device_gb", 80.0, "Memory that a step should fit into, in 1e9 bytes.", lower_bound=0.0
 )
 
-_TALL, _WIDE = 3, 4  # of the pictures of --views
+_TALL, _WIDE = 3, 4  # the shape of the pictures of --views
 _PARTS = ("temporaries", "arguments", "output", "aliased")
 _HEADINGS = ["network", "batch", "remat", "kept", *_PARTS, "peak", "fits"]
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _about(device: jax.Device) -> dict[str, Any]:
-    """Returns what is said under every table."""
+    """Returns the facts below every table."""
     return {
         "unit": "GB of 1e9 bytes",
         "peak": "arguments + output - aliased + temporaries",
@@ -86,9 +86,9 @@ def _about(device: jax.Device) -> dict[str, Any]:
 
 
 def _configs() -> list[ConfigDict]:
-    """Returns a resolved config for each line of the table."""
+    """Returns a resolved config for each row of the table."""
     if _DEPTHS.value and not _FAMILY.value:
-        raise UserError(f"--depths needs --family, whose they are: {' or '.join(DEPTHS)}.")
+        raise UserError(f"--depths needs --family: {' or '.join(DEPTHS)}.")
     configs = []
     for family in [_FAMILY.value] if _FAMILY.value else DEPTHS:
         for depth in results.numbers("depths", _DEPTHS.value or DEPTHS[family]):
@@ -101,7 +101,7 @@ def _configs() -> list[ConfigDict]:
 
 def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
     programs, arguments = ours.shapes(config, device)
-    one = jax.tree.map(
+    variables = jax.tree.map(  # of one replicate
         lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
         {"params": programs.state.params, "batch_stats": programs.state.batch_stats},
     )
@@ -112,23 +112,23 @@ def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "image_size": config.data.image_size,
         "remat": list(config.model.remat),
-        "kept_bytes": kept_bytes(programs.model, one, config.batch_size, image_shape),
+        "kept_bytes": kept_bytes(programs.model, variables, config.batch_size, image_shape),
     } | _memory(programs.train_steps, programs.state, *arguments)
 
 
 def _memory(program: Any, *arguments: Any) -> dict[str, Any]:
-    """Compiles a program for arguments of some shapes; returns what its compiler says."""
-    said = program.lower(*arguments).compile().memory_analysis()
-    held = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
-    peak = held + said.temp_size_in_bytes
+    """Compiles a program for arguments of given shapes; returns the compiler's memory analysis."""
+    sizes = program.lower(*arguments).compile().memory_analysis()
+    held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    peak = held + sizes.temp_size_in_bytes
     return {
-        "temporaries_bytes": said.temp_size_in_bytes,
-        "arguments_bytes": said.argument_size_in_bytes,
-        "output_bytes": said.output_size_in_bytes,
-        "aliased_bytes": said.alias_size_in_bytes,
+        "temporaries_bytes": sizes.temp_size_in_bytes,
+        "arguments_bytes": sizes.argument_size_in_bytes,
+        "output_bytes": sizes.output_size_in_bytes,
+        "aliased_bytes": sizes.alias_size_in_bytes,
         "peak_bytes": peak,
-        # Not the table's peak: of a CPU's program it leaves the temporaries out.
-        "compilers_peak_bytes": said.peak_memory_in_bytes,
+        # Not the table's peak: for CPU programs it leaves out the temporaries.
+        "compilers_peak_bytes": sizes.peak_memory_in_bytes,
         "fits": peak <= _DEVICE_GB.value * 1e9,
     }
 
@@ -157,17 +157,17 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[dict[str
     programs, arguments = ours.shapes(config, device)
     variables = {"params": programs.state.params, "batch_stats": programs.state.batch_stats}
     batch_size, size = config.batch_size, config.data.image_size
-    of_training = {"pictures": batch_size, "largest_view": [1, size, size]}
+    training_batch = {"pictures": batch_size, "largest_view": [1, size, size]}
     yield (
         {"program": "training step"}
-        | of_training
+        | training_batch
         | _memory(programs.train_steps, programs.state, *arguments)
     )
     seeds, arrays, batches = arguments
     number = jax.ShapeDtypeStruct((), np.int32)
     yield (
         {"program": "population statistics"}
-        | of_training
+        | training_batch
         | _memory(programs.moments_step, variables, seeds, number, arrays, batches)
     )
     execution = decide(config, [device])
@@ -195,7 +195,7 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[dict[str
 
 
 def _cifar10() -> int:
-    """Returns the bytes of CIFAR-10's splits on a device: uint8 images, int32 labels."""
+    """Returns the bytes of CIFAR-10 on a device: uint8 images and int32 labels."""
     facts = sets.KNOWN["cifar10"]
     example = int(np.prod(facts.image_shape)) + np.dtype(np.int32).itemsize
     return (facts.train + facts.test) * example

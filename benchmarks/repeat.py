@@ -1,11 +1,11 @@
-"""Whether training is deterministic, bit for bit, and what that costs per step.
+"""Checks whether training is deterministic, bit for bit, and measures its cost per step.
 
     python -m benchmarks.repeat --depth=20 --replicates=1,5 --dtype=float32 [--out=results/repeat]
 
-Each row is a number of seeds, with config.deterministic or without. A CIFAR network is trained
---rounds times from the same initial state, on noise, in one process. With several seeds it is
-trained once more with the weights of one seed NaN, which must not change any other seed. "Bits" is
-a hash of the first seed's final weights: the same command in another process should print the same.
+Each row has a number of seeds, and config.deterministic on or off. A CIFAR network is trained
+--rounds times from the same initial state, on random images, in one process. With several seeds it
+is trained once more with NaN weights in one seed, which must not change the other seeds. "Bits" is
+a hash of the first seed's final weights; the same command should print it again in another process.
 """
 
 import hashlib
@@ -21,14 +21,13 @@ from benchmarks import results
 from benchmarks.peers import ours
 from experiments.cli import command_line
 
-_DEPTH = flags.DEFINE_integer("depth", 20, "Of the CIFAR network.")
+_DEPTH = flags.DEFINE_integer("depth", 20, "Depth of the CIFAR network.")
 _REPLICATES = flags.DEFINE_list("replicates", ["1"], "Numbers of seeds.")
 _DTYPE = results.define_dtype("float32")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of each seed.", lower_bound=1)
-_SCAN = flags.DEFINE_enum("scan", "auto", ["auto", "on", "off"], "As config.model.scan.")
-_STEPS = flags.DEFINE_integer("steps", 150, "Of each training, at least.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Trainings of each row.",
-                               lower_bound=2)  # fmt: skip
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Batch size per seed.", lower_bound=1)
+_SCAN = flags.DEFINE_enum("scan", "auto", ["auto", "on", "off"], "See config.model.scan.")
+_STEPS = flags.DEFINE_integer("steps", 150, "Steps per training, at least.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Trainings per row.", lower_bound=2)
 
 _HEADINGS = ["seeds", "deterministic", "ms a step", "repeats exactly", "a NaN in one seed", "bits"]
 
@@ -61,38 +60,38 @@ def _measure(seeds: int, deterministic: bool) -> dict[str, Any]:
     training = ours.Training(ours.make_work(config))
     training.start()
     training.run(1)  # compiles
-    ends, times = zip(*(_train(training, seeds) for _ in range(_ROUNDS.value)), strict=True)
+    hashes, times = zip(*(_train(training, seeds) for _ in range(_ROUNDS.value)), strict=True)
     row = {
         "replicates": seeds,
         "deterministic": deterministic,
         "seconds_a_step": times,
-        "repeats": all(end == ends[0] for end in ends),
-        "bits": ends[0][0],
+        "repeats": all(of_round == hashes[0] for of_round in hashes),
+        "bits": hashes[0][0],
     }
-    if seeds > 1 and row["repeats"]:  # or they would differ anyway
+    if seeds > 1 and row["repeats"]:  # otherwise they differ anyway
         broken, _ = _train(training, seeds, broken=1)
-        row["others_notice_nothing"] = broken[:1] + broken[2:] == ends[0][:1] + ends[0][2:]
+        row["others_notice_nothing"] = broken[:1] + broken[2:] == hashes[0][:1] + hashes[0][2:]
     return row
 
 
 def _train(
     training: ours.Training, seeds: int, broken: int | None = None
 ) -> tuple[list[str], float]:
-    """Returns a hash of each seed's weights after training, and the seconds a step took.
+    """Restarts a training; returns a hash of each seed's final weights, and seconds per step.
 
     Args:
-      training: begins anew.
-      seeds: how many it has.
-      broken: the seed whose weights are NaN from the start.
+      training: of all seeds.
+      seeds: the number of its seeds.
+      broken: a seed whose initial weights are NaN; None: no seed's.
     """
     training.start()
     if broken is not None:
         params = jax.tree.map(lambda a: a.at[broken].set(np.nan), training.state.params)
         training.state = training.state.replace(params=params)
-    times = -(-_STEPS.value // training.at_once)
+    dispatches = -(-_STEPS.value // training.at_once)
     began = time.perf_counter()
-    training.run(times)
-    seconds = (time.perf_counter() - began) / (times * training.at_once)
+    training.run(dispatches)
+    seconds = (time.perf_counter() - began) / (dispatches * training.at_once)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(training.state.params)]
     hashes = [
         hashlib.sha256(b"".join(leaf[seed].tobytes() for leaf in leaves)).hexdigest()[:8]
@@ -102,14 +101,14 @@ def _train(
 
 
 def _show(row: dict[str, Any]) -> list[str]:
-    said = {True: "yes", False: "no"}
-    noticed = {None: "-", True: "changes no other", False: "changes others"}
+    yes_no = {True: "yes", False: "no"}
+    effect = {None: "-", True: "changes no other", False: "changes others"}
     return [
         str(row["replicates"]),
-        said[row["deterministic"]],
+        yes_no[row["deterministic"]],
         results.spread([1e3 * seconds for seconds in row["seconds_a_step"]], ".2f"),
-        said[row["repeats"]],
-        noticed[row.get("others_notice_nothing")],
+        yes_no[row["repeats"]],
+        effect[row.get("others_notice_nothing")],
         row["bits"],
     ]
 

@@ -1,4 +1,4 @@
-"""What benchmarks have in common: flags, and a table on the screen and on disk."""
+"""Flags and the table that all benchmarks share."""
 
 import datetime
 import platform
@@ -16,11 +16,13 @@ from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
 from resnet_jax.runs.storage import write_bytes, write_json
 
-OUT = flags.DEFINE_string("out", None, "A folder for table.txt and table.json; none: print only.")
+OUT = flags.DEFINE_string(
+    "out", None, "The folder for table.txt and table.json; by default only print."
+)
 
 
 def numbers(flag: str, texts: Sequence[str]) -> list[int]:
-    """Returns the whole numbers of a list flag, from 1 up; raises UserError for others."""
+    """Returns a list flag's values as whole numbers; raises UserError unless all are positive."""
     for text in texts:
         if not (text.isdecimal() and int(text)):
             raise UserError(f"--{flag} has {text!r}; allowed are whole numbers from 1 up.")
@@ -30,29 +32,29 @@ def numbers(flag: str, texts: Sequence[str]) -> list[int]:
 def define_batch_size() -> flags.FlagHolder[int | None]:
     """Defines --batch_size, None by default."""
     return flags.DEFINE_integer(
-        "batch_size", None, "Images a step; by default the recipe's.", lower_bound=1
+        "batch_size", None, "Images per step; by default the recipe's.", lower_bound=1
     )
 
 
 def define_dtype(default: str = "bfloat16") -> flags.FlagHolder[str]:
     """Defines --dtype."""
-    return flags.DEFINE_enum("dtype", default, ["bfloat16", "float32"], "Of activations.")
+    return flags.DEFINE_enum("dtype", default, ["bfloat16", "float32"], "Activations' dtype.")
 
 
 def define_rounds(default: int) -> flags.FlagHolder[int]:
     """Defines --rounds."""
-    return flags.DEFINE_integer("rounds", default, "How often they take turns.", lower_bound=1)
+    return flags.DEFINE_integer("rounds", default, "Rounds in which all take turns.", lower_bound=1)
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Returns ``median [lowest, highest]``, each in a format such as ".1f"; "-" without values."""
+    """Returns ``median [lowest, highest]`` with a format such as ".1f"; "-" without values."""
     if not values:
         return "-"
     return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
 
 def log(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    """Logs the rows of a table that are measured so far."""
+    """Logs the rows of a table measured so far."""
     logging.info("%s", tables.plain([tables.aligned([headings, *cells])]))
 
 
@@ -61,7 +63,7 @@ def name(device: jax.Device) -> str:
     return f"{device.platform}: {device.device_kind}"
 
 
-def _surroundings(packages: Sequence[str]) -> dict[str, object]:
+def _environment(packages: Sequence[str]) -> dict[str, object]:
     return {
         "cores": len(usable_cores()),
         "processor": machine.processor(),
@@ -78,16 +80,16 @@ def publish(
     about: Mapping[str, object],
     packages: Sequence[str] = ("jax", "jaxlib", "flax"),
 ) -> None:
-    """Prints a table, and writes it where --out says.
+    """Prints a table and writes it to --out.
 
     Args:
-      headings: of the columns.
-      show: makes the cells of a row.
-      rows: all that was measured, for table.json.
-      about: what is said under it, before the machine, the time and the versions of `packages`.
-      packages: those that were used.
+      headings: the columns' headings.
+      show: returns a row's cells as text.
+      rows: the measurements, for table.json.
+      about: facts below the table; the machine, the date and versions are added.
+      packages: packages whose versions to add.
     """
-    about = dict(about) | _surroundings(packages)
+    about = dict(about) | _environment(packages)
     cells = [headings, *map(show, rows)]
     parts = [tables.aligned(cells), "", *(f"{key}: {value}" for key, value in about.items())]
     tables.show(parts)

@@ -1,13 +1,13 @@
-"""How long a step of several seeds on one device takes, over a step of one.
+"""Times a step of several seeds on one device, compared with a step of one seed.
 
     python -m benchmarks.seeds --depth=20 --replicates=1,2,4,8 [--out=results/replicates]
 
-Each row is one way to compute the seeds: the values of config.replicates_by, and `processes`: as
-many processes of one seed each, side by side on the device. For each number of seeds all ways and
-one seed alone take turns, each in processes of its own that wait while another is measured, so a
-noisy machine hurts them alike. The images are noise. Figures are medians over the rounds, with the
-lowest and highest; a ratio is that of one round's times. To measure one core of a CPU, put
-`taskset -c 0` before the command.
+Each row is a way to compute the seeds: a value of config.replicates_by, or `processes`, which is
+one process per seed, side by side on the device. For each number of seeds, all ways and a single
+seed take turns, so a noisy machine affects all alike. Each has its own processes, which wait while
+another is measured. The images are random. Results are medians over the rounds, with the lowest and
+highest; ratios are taken within rounds. To measure one core of a CPU, put `taskset -c 0` before the
+command.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ from resnet_jax.resolve import resolve
 PROCESSES = "processes"
 HOW = (*WAYS, PROCESSES)
 
-_DEPTH = flags.DEFINE_integer("depth", 20, "Of the CIFAR network.")
+_DEPTH = flags.DEFINE_integer("depth", 20, "Depth of the CIFAR network.")
 _REPLICATES = flags.DEFINE_list("replicates", ["1", "2", "4", "8"], "Numbers of seeds.")
-_HOW = flags.DEFINE_list("how", list(HOW), f"Ways to compute them, of {', '.join(HOW)}.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of each seed.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Pixels a side.", lower_bound=1)
-_DTYPE = flags.DEFINE_string("dtype", "float32", "Of activations, as config.model.dtype.")
-_STEPS = flags.DEFINE_integer("steps", 20, "In a round, at least.", lower_bound=1)
+_HOW = flags.DEFINE_list("how", list(HOW), f"Ways to compute the seeds: any of {', '.join(HOW)}.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Batch size per seed.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Pixels per side.", lower_bound=1)
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Activations' dtype; see config.model.dtype.")
+_STEPS = flags.DEFINE_integer("steps", 20, "Steps per round, at least.", lower_bound=1)
 _ROUNDS = results.define_rounds(5)
 
 _HEADINGS = ["seeds", "computed by", "seconds a step", "over one seed", "seconds to compile"]
@@ -66,29 +66,29 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _config(replicates: int, by: str) -> ConfigDict:
-    """Returns the resolved config of `replicates` seeds; raises UserError as settings.resolve."""
+    """Returns the resolved config of `replicates` seeds; raises UserError like resolve()."""
     config = cifar10.get_config()
     config.replicates, config.replicates_by = replicates, by
     config.batch_size = _BATCH_SIZE.value
     config.model.depth, config.model.dtype = _DEPTH.value, _DTYPE.value
-    config.model.bn_group = 0  # any batch size will do
+    config.model.bn_group = 0  # allows any batch size
     config = resolve(config)
     config.data.image_size = _IMAGE_SIZE.value
     return config
 
 
 def _measure(one: ConfigDict, number: int) -> list[dict[str, Any]]:
-    """Returns the rows of a number of seeds; how one is computed there is no choice about."""
+    """Returns the rows of a number of seeds; a single seed has only one row."""
     rows: list[dict[str, Any]] = [{"replicates": 1, "how": "alone"}]
     if number > 1:
         rows += [{"replicates": number, "how": how} for how in _HOW.value]
     with contextlib.ExitStack() as stack:
         groups = []
-        for row in rows:  # one after another: two that compile at once would slow each other down
+        for row in rows:  # one by one, since compiling at the same time would slow them down
             how, seeds = row["how"], row["replicates"]
-            in_one = how != PROCESSES
-            config = _config(seeds, how) if in_one and seeds > 1 else one
-            group = Group(config, 1 if in_one else seeds, _anywhere, devices=1)
+            is_one_process = how != PROCESSES
+            config = _config(seeds, how) if is_one_process and seeds > 1 else one
+            group = Group(config, 1 if is_one_process else seeds, _shared, devices=1)
             groups.append(stack.enter_context(group))
             try:
                 row |= group.wait_until_ready()
@@ -117,10 +117,10 @@ def _measure(one: ConfigDict, number: int) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _anywhere(number: int) -> Iterator[dict[str, str]]:
-    """Yields a process's environment; it may use all cores, and of the devices the first."""
-    # Processes share a GPU with all others that wait for their turn. By default each would take
-    # three quarters of its memory; fixed shares would have to be guessed.
+def _shared(number: int) -> Iterator[dict[str, str]]:
+    """Yields a process's environment: all cores, and a device shared with all other processes."""
+    # Waiting processes keep their memory. By default each would preallocate three quarters of the
+    # GPU's; fixed fractions would have to be guessed.
     yield {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
 
 

@@ -1,14 +1,14 @@
-"""The bytes that the compiled training step moves, and the kernels it is, beside plain Flax.
+"""Counts the kernels of the compiled training step and the bytes they move, ours and plain Flax's.
 
     python -m benchmarks.traffic --target=H200 [--out=results/traffic]
     python -m benchmarks.traffic --target=H200 --family=imagenet --depths=50
     python -m benchmarks.traffic --target=H200 --depths=20 --seeds=8 --program=unrolled
 
-Small convolutional networks wait for memory, and the smallest for kernels to start, far more than
-for arithmetic. Both can be read off the program that XLA's compiler makes (hlo.py), without the
-chip: see --target. "Bound" is the time that the bytes take at the memory's full speed; no program
-is faster, and every one is slower. Nothing runs. Several seeds are computed in each way that there
-is (config.replicates_by), beside one seed alone.
+Small convolutional networks are limited by memory bandwidth, and the smallest by kernel launches,
+far more than by arithmetic. Bytes and kernels are read off XLA's optimised program (hlo.py).
+Nothing runs, so the chip is not needed (--target). "Bound" is the time to move the bytes at full
+bandwidth, a lower limit. Several seeds are computed in every way (config.replicates_by) and
+compared with a single seed.
 """
 
 from collections.abc import Sequence
@@ -29,17 +29,17 @@ DEPTHS = {"cifar": ["20", "56", "110"], "imagenet": ["50"]}
 PROGRAMS = ("loop", "unrolled", "flax")
 _SCAN = {"loop": "on", "unrolled": "off", "flax": "off"}
 
-_FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Of the networks.")
-_DEPTHS = flags.DEFINE_list("depths", None, "Of the networks.")
+_FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Family of the networks.")
+_DEPTHS = flags.DEFINE_list("depths", None, "Depths of the networks.")
 _PROGRAMS = flags.DEFINE_multi_enum(
-    "program", list(PROGRAMS), list(PROGRAMS), "Ours with its blocks in a loop or not, and Flax's."
+    "program", list(PROGRAMS), list(PROGRAMS), "Ours with blocks in a loop or unrolled, and Flax's."
 )
 _BATCH = results.define_batch_size()
 _DTYPE = results.define_dtype()
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Trained in one program.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Number of seeds in one program.", lower_bound=1)
 _HOW = flags.DEFINE_multi_enum("how", list(WAYS), list(WAYS), "Ways to compute several seeds.")
 _KERNELS = flags.DEFINE_integer(
-    "kernels", 0, "Print so many kernels of each program, those that move most.", lower_bound=0
+    "kernels", 0, "Print this many kernels of each program, by bytes moved.", lower_bound=0
 )
 
 _HEADINGS = ["network", "program", "seeds", "kernels a step", "convolutions GB", "others GB",
@@ -53,10 +53,10 @@ def main(argv: Sequence[str]) -> int:
     device = target.device()
     if device.platform == "tpu":
         raise UserError(
-            f"--target={target.TARGET.value or 'none'} is a TPU, whose programs do not say how "
-            "often their loops run; allowed are H100 and H200, or none on a GPU or CPU."
+            f"--target={target.TARGET.value or 'none'} is a TPU, whose programs do not give their "
+            "loops' trip counts; allowed are H100 and H200, or none on a GPU or CPU."
         )
-    bandwidth, said_by = machine.bandwidth(device, 0)
+    bandwidth, source = machine.bandwidth(device, 0)
     rows = []
     for group in groups:
         compared = [_row(config, program, device, bandwidth) for program, config in group]
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     first = groups[0][0][1]
     about = {
         "unit": "GB of 1e9 bytes that kernels read and write, a step",
-        "bound": f"at {bandwidth:g} GB/s, from {said_by}",
+        "bound": f"at {bandwidth:g} GB/s, from {source}",
         "over the last": f"bytes over those of {_last()}",
         "batch_size": first.batch_size,
         "image_size": first.data.image_size,
@@ -78,15 +78,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _configs(depths: Sequence[int]) -> list[list[tuple[str, ConfigDict]]]:
-    """Returns the programs, by what they are compared with: the last of each list.
+    """Returns lists of programs; the last of each list is the one to compare the others with.
 
     Raises:
-      UserError: there is no such depth, or no program of several seeds is asked for.
+      UserError: there is no such depth, or several seeds are given for Flax alone.
     """
     if _SEEDS.value > 1 and set(_PROGRAMS.value) == {"flax"}:
         raise UserError(
-            f"--program=flax has one seed, not --seeds={_SEEDS.value}; "
-            "allowed with several are loop and unrolled."
+            f"--program=flax does not support --seeds={_SEEDS.value}; allowed with several seeds "
+            "are loop and unrolled."
         )
     if _SEEDS.value == 1:
         return [
@@ -127,13 +127,13 @@ def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float)
     else:
         programs, rest = ours.shapes(config, device)
         step, arguments = programs.train_steps, (programs.state, *rest)
-        steps = rest[-1].shape[1]  # of the batches' (R, steps, parts, ...)
-    found = hlo.kernels(step.lower(*arguments).compile().as_text())
-    for kernel in sorted(found, key=lambda kernel: -kernel.total)[: _KERNELS.value]:
+        steps = rest[-1].shape[1]  # of batches (R, steps, parts, ...)
+    kernels = hlo.kernels(step.lower(*arguments).compile().as_text())
+    for kernel in sorted(kernels, key=lambda kernel: -kernel.total)[: _KERNELS.value]:
         print(f"{kernel.total / 1e6:10.2f} MB {kernel.times:4} x {kernel.opcode} {kernel.name} "
               f"{kernel.source}")  # fmt: skip
-    convolutions = sum(kernel.total for kernel in found if "conv" in kernel.opcode.lower())
-    moved = sum(kernel.total for kernel in found)
+    convolutions = sum(kernel.total for kernel in kernels if "conv" in kernel.opcode.lower())
+    moved = sum(kernel.total for kernel in kernels)
     by = config.replicates_by if config.replicates > 1 else "alone"
     network = f"{config.model.family} {config.model.depth}"
     logging.info("%s, %s, %d seeds %s: done", network, program, config.replicates, by)
@@ -144,7 +144,7 @@ def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float)
         "seeds": config.replicates,
         "computed_by": by,
         "steps_at_once": steps,
-        "kernels_a_step": sum(kernel.times for kernel in found) / steps,
+        "kernels_a_step": sum(kernel.times for kernel in kernels) / steps,
         "convolutions_bytes_a_step": convolutions / steps,
         "bytes_a_step": moved / steps,
         "bound_seconds": moved / steps / (bandwidth * 1e9),

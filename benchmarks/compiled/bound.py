@@ -1,28 +1,28 @@
-"""The least that a training step must move through a device's memory, in bytes.
+"""The memory bound: the fewest bytes that a training step must move through a device's memory.
 
-Counted is a program that fuses everything which BatchNorm lets it fuse. The statistics of a tensor
-are known only when all of it is, so each convolution's output has to be stored, and so has the
-gradient that BatchNorm's two sums are taken over. All else (normalising, ReLU, adding, pooling, the
-loss, both products of a convolution's backward pass) happens on the way in or out of a convolution
-and moves nothing of its own. In elements of one image, post-activation:
+It counts a program that fuses everything BatchNorm allows. A tensor's statistics are known only
+after all of it is computed, so each convolution's output must be stored, and so must the gradient
+that BatchNorm's two sums are taken over. Everything else (normalising, ReLU, adding, pooling, the
+loss, both products of a convolution's backward pass) is fused into a convolution and moves no data
+of its own. In elements per image, post-activation:
 
     6 x the output y of the stem and of each convolution on a branch
-        forward: y is written, with its statistics; y is read by what comes next
-        backward: y is read for the sums, and again for the gradient by y; the gradient by
-        norm(y) is written between the two, and read
+        forward: y is written, with its statistics; y is read by the next operation
+        backward: y is read for the sums, and again for the gradient w.r.t. y; the gradient
+        w.r.t. norm(y) is written in between, and read
     4 x the input x of a block whose shortcut is the identity
-        forward: x is written; what the shortcut passes on is read
-        backward: x is read, for the mask of its ReLU and the gradient of the kernel; the gradient
-        by what the shortcut passes on is read (option A with a stride passes on less than x)
+        forward: x is written; the shortcut's output is read
+        backward: x is read, for its ReLU's mask and the kernel's gradient; the gradient w.r.t. the
+        shortcut's output is read (option A with a stride has a smaller output than x)
     2 x the input of a block with a projection, and 5 x the projection's output
-        as above, but the gradient by norm(y) is the one that the branch has written already
+        as above, but the gradient w.r.t. norm(y) is the one that the branch has already written
 
-each in the dtype of activations. To these come two readings of the uint8 images (forward; gradient
-of the stem's kernel) and five transfers of each float32 parameter: read forward, read backward,
-its velocity read, both written. Tensors are as large as the batch makes them: the bound supposes
-that none stays in a cache from one convolution to the next, which small nets on large caches can
-beat. No program in use fuses so much: with convolutions from a library, reading and writing plain
-tensors, an output alone is moved 14 times in place of 6.
+each in the activations' dtype. In addition the uint8 images are read twice (forward; gradient of
+the stem's kernel), and each float32 parameter is moved five times: read forward, read backward, its
+velocity read, both written. The bound assumes that no tensor stays in a cache from one convolution
+to the next, so small nets on large caches can beat it. No existing program fuses that much: with a
+library's convolutions, which read and write plain tensors, an output is moved 14 times instead of
+6.
 """
 
 import dataclasses
@@ -41,12 +41,12 @@ _IMAGE_BYTES = 2
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What moves in a step.
+    """The transfers of a step.
 
     Attributes:
-      activations: transfers of elements, of one image.
-      pixels: H x W x C of one image.
-      parameters: trainable numbers.
+      activations: transfers of elements per image.
+      pixels: H x W x C of an image.
+      parameters: the number of trainable parameters.
     """
 
     activations: int
@@ -54,13 +54,13 @@ class Traffic:
     parameters: int
 
     def bytes_a_step(self, batch_size: int, dtype: Any) -> int:
-        """Returns the bytes of a step on `batch_size` images, activations in `dtype`."""
-        an_image = self.activations * jnp.dtype(dtype).itemsize + _IMAGE_BYTES * self.pixels
-        return batch_size * an_image + _PARAMETER_BYTES * self.parameters
+        """Returns the bytes of a step on `batch_size` images, with activations in `dtype`."""
+        per_image = self.activations * jnp.dtype(dtype).itemsize + _IMAGE_BYTES * self.pixels
+        return batch_size * per_image + _PARAMETER_BYTES * self.parameters
 
 
 def traffic(network: nn.Module, image_shape: tuple[int, ...]) -> Traffic:
-    """Traces a network of train_step_flax on one image (H, W, C); no device computes anything."""
+    """Traces a network of flax_example.py on one image (H, W, C); no device computes anything."""
     moved = 0
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -79,7 +79,7 @@ def traffic(network: nn.Module, image_shape: tuple[int, ...]) -> Traffic:
 
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
-        # A key made outside the trace would be an array, and start the accelerator for it.
+        # A key made outside the trace would be an array and initialise the accelerator.
         variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=True), image)
     parameters = sum(math.prod(a.shape) for a in jax.tree.leaves(variables["params"]))
     return Traffic(moved, math.prod(image_shape), parameters)

@@ -1,9 +1,9 @@
-"""What a compiled program runs, one kernel after another, and the bytes that each moves.
+"""Lists the kernels of a compiled program, with the bytes that each moves.
 
-Read off the text of XLA's optimised program, the same for every platform. A kernel is whatever
-touches memory: a fusion, a convolution, a copy. Its bytes are those of the arrays that it reads and
-writes, each once; of an array that it takes a slice of, or writes a slice into in place, those of
-the slice. Caches, and room that a library takes for itself, do not count.
+It parses the text of XLA's optimised program, which has one form on all platforms. A kernel is an
+instruction that accesses memory: a fusion, a convolution, a copy. Its bytes are those of the arrays
+that it reads and writes, each once; if it reads a slice of an array, or writes a slice in place,
+those of the slice. Caches and a library's scratch memory do not count.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ class Kernel:
     """One kernel of a program.
 
     Attributes:
-      name: in the program's text.
-      opcode: "fusion", "convolution", "copy" ...; of a library's the library's name for it.
-      size: bytes that it reads and writes each time.
-      times: how often it runs, by the loops that it is in.
-      source: the operation in JAX that it is from, as "jit(f)/conv_general_dilated".
+      name: its name in the program's text.
+      opcode: "fusion", "convolution", "copy" ...; for a library call the library's name.
+      size: bytes that it reads and writes in one execution.
+      times: number of executions, from the trip counts of its loops.
+      source: the operation in JAX, for example "jit(f)/conv_general_dilated".
     """
 
     name: str
@@ -33,7 +33,7 @@ class Kernel:
 
     @property
     def total(self) -> int:
-        """Bytes that it moves in all."""
+        """The bytes of all executions."""
         return self.size * self.times
 
 
@@ -43,8 +43,8 @@ class _Instruction:
     shape: str
     opcode: str
     operands: tuple[str, ...]
-    attributes: str  # what follows the operands
-    number: str  # of a parameter
+    attributes: str  # the text after the operands
+    number: str  # a parameter's number
 
     @functools.cached_property
     def size(self) -> int:
@@ -57,8 +57,8 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
-# They name memory, or are what the kernels inside them do.
-_NO_KERNELS = {
+# Instructions that only name memory.
+_NOT_KERNELS = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id",
     "replica-id", "copy-start", "optimization-barrier",
 }  # fmt: skip
@@ -67,13 +67,13 @@ _VIEWS = {"bitcast", "convert", "reshape"}
 
 
 def kernels(text: str) -> list[Kernel]:
-    """Returns the kernels of a compiled program in the order in which they are run.
+    """Returns the kernels of a compiled program in the order in which they run.
 
     Args:
-      text: of the program, from `compiled.as_text()`.
+      text: the program's text, from `compiled.as_text()`.
 
     Raises:
-      ValueError: it has a loop and does not say how often it is run.
+      ValueError: the text lacks the trip count of a loop.
     """
     computations, entry = _parse(text)
     return list(_kernels(computations, entry, 1))
@@ -96,7 +96,7 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
 
 
 def _split_at_bracket(rest: str) -> tuple[str, str]:
-    """Splits what follows an opening bracket at the one that closes it."""
+    """Splits the text after an opening bracket at the matching closing one."""
     depth = 1
     for i, character in enumerate(rest):
         depth += (character == "(") - (character == ")")
@@ -112,13 +112,13 @@ def _kernels(computations: dict[str, _Computation], name: str, times: int) -> It
             body = _attribute(each, r"body=%?([\w.\-]+)")
             count = _attribute(each, r'"known_trip_count":\{"n":"(\d+)"')
             if not count:
-                raise ValueError(f"the loop {each.name} does not say how often it is run")
+                raise ValueError(f"the loop {each.name} has no known trip count")
             yield from _kernels(computations, body, times * int(count))
         elif each.opcode in ("call", "async-start") and (
             callee := _attribute(each, r"(?:to_apply|calls)=%?([\w.\-]+)")
         ):
             yield from _kernels(computations, callee, times)
-        elif each.opcode not in _NO_KERNELS and not each.opcode.endswith("-done"):
+        elif each.opcode not in _NOT_KERNELS and not each.opcode.endswith("-done"):
             yield Kernel(
                 name=each.name,
                 opcode=_attribute(each, r'custom_call_target="([^"]+)"') or each.opcode,
@@ -176,15 +176,15 @@ def _read(body: _Computation, number: int, operand: _Instruction) -> int:
 
 
 def _users(body: _Computation, instruction: _Instruction) -> list[tuple[_Instruction, str]]:
-    """Returns who reads an array or a view of it, each with the name that it reads it by."""
-    found = []
+    """Returns the users of an array or a view of it, each with the operand's name."""
+    users = []
     for user in body.values():
         if instruction.name in user.operands:
             if user.opcode in _VIEWS:
-                found += _users(body, user)
+                users += _users(body, user)
             else:
-                found.append((user, instruction.name))
-    return found
+                users.append((user, instruction.name))
+    return users
 
 
 def _written(body: _Computation) -> int:
@@ -198,5 +198,5 @@ def _result_size(body: _Computation, result: _Instruction) -> int:
     source = result
     while source.opcode in _VIEWS and source.operands[0] in body:
         source = body[source.operands[0]]
-    written_in_place = source.opcode == "dynamic-update-slice"
-    return body[source.operands[1]].size if written_in_place else result.size
+    is_in_place = source.opcode == "dynamic-update-slice"
+    return body[source.operands[1]].size if is_in_place else result.size

@@ -1,13 +1,13 @@
-"""The chip that programs are compiled for: this machine's, or one that need not be here.
+"""The chip that programs are compiled for: this machine's, or an absent one (ahead of time).
 
-XLA's compilers for GPUs and TPUs run without the chip, so that the program which it would run can
-be read, and its compiling timed, on any machine:
+XLA's compilers for GPUs and TPUs run without the chip, so its programs can be read, and compiling
+timed, on any machine:
 
     pip install 'jax[cuda13]==0.10.2'    # for H100, H200
     pip install 'jax[tpu]==0.10.2'       # for v4, v5e, v5p, v6e
 
-What a GPU's compiler would find out by running something is left out: it does not time cuDNN's
-algorithms, which takes longer on the GPU itself, and leaves them no memory to work in.
+Without a GPU there is no autotuning: the compiler does not time cuDNN's algorithms, which on the
+GPU takes longer, and gives them no scratch memory.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ class Gpu:
 
     @property
     def config(self) -> str:
-        """XLA's GpuTargetConfigProto, as text: what the maker publishes."""
-        bandwidth = round(machine.KNOWN[self.name].bandwidth * 1e9)  # bytes a second
+        """XLA's GpuTargetConfigProto as text, from the manufacturer's data."""
+        bandwidth = round(machine.KNOWN[self.name].bandwidth * 1e9)  # bytes per second
         return f"""
             platform_name: "CUDA"
             device_description_str: "{self.name}"
@@ -69,19 +69,19 @@ _GPUS = {
     "H100": Gpu("NVIDIA H100 80GB HBM3", 80 << 30),
     "H200": Gpu("NVIDIA H200", 141 << 30),
 }
-# Hosts of four chips each, of which one chip is used.
+# Hosts with four chips, of which one is used.
 _TPUS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 TARGET = flags.DEFINE_enum(
     "target",
     None,
     [*_GPUS, *_TPUS],
-    "Compile for this chip, which need not be here; none: this machine's first device.",
+    "Compile for this chip, which may be absent; by default for this machine's first device.",
 )
 
 
 def device() -> jax.Device:
-    """Returns the device to compile for; where it is not this machine's, nothing can run on it.
+    """Returns the device to compile for; nothing can run on an absent one.
 
     Raises:
       UserError: the chip's compiler is not installed.
@@ -90,8 +90,8 @@ def device() -> jax.Device:
 
 
 def named(target: str) -> jax.Device:
-    """Returns a chip to compile for, one of --target's; raises UserError as device()."""
-    # Nothing runs, and a GPU that is not here shall not be looked for.
+    """Returns one of --target's chips to compile for; raises UserError like device()."""
+    # Nothing runs, so JAX must not look for an absent GPU.
     jax.config.update("jax_platforms", "cpu")
     if target in _GPUS:
         _need(target, "jax_cuda13_plugin", "cuda13")
@@ -105,11 +105,11 @@ def named(target: str) -> jax.Device:
     return topologies.get_topology_desc(_TPUS[target], "tpu").devices[0]
 
 
-# Without the first two libtpu asks the network which TPU this machine is.
+# Without the first two, libtpu queries the network for this machine's TPU.
 _NO_HOST = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two may compile at once: no chip is taken
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so several may compile
 }
 
 

@@ -1,9 +1,9 @@
-"""The plain Flax training step, as one would write it after Flax's ImageNet example.
+"""The plain Flax training step, after Flax's ImageNet example.
 
-flax.linen's own BatchNorm over the whole batch, weight decay as a term of the loss, optax.sgd, one
-`jax.jit` with a donated TrainState. Three things differ from the example so that the arithmetic is
-that of our network: depths come from our table and padding is symmetric; shortcuts may be of any
-kind; and the last scale of a block starts at 1.
+It uses flax.linen's BatchNorm over the whole batch, weight decay as a term of the loss, optax.sgd
+and one `jax.jit` with a donated TrainState. To compute the same as our network, it differs from the
+example in three ways: depths come from our table and padding is symmetric; all kinds of shortcut
+are supported; and a block's last scale starts at 1.
 """
 
 import functools
@@ -30,11 +30,11 @@ class Block(nn.Module):
 
     Attributes:
       kind: "basic" or "bottleneck".
-      filters: of the 3x3 convolutions.
-      stride: of the block.
+      filters: the 3x3 convolutions' filters.
+      stride: the block's stride.
       shortcut: "none", "A", "B" or "C".
-      stride_on_3x3: of a bottleneck: v1.5 rather than v1.
-      conv, norm: layers, all but their own arguments given.
+      stride_on_3x3: whether a bottleneck is v1.5 instead of v1.
+      conv, norm: partial layers, which lack only the arguments of each use.
     """
 
     kind: str
@@ -133,7 +133,7 @@ def network(model: ConfigDict) -> ResNet:
 
 
 class TrainState(train_state.TrainState):
-    """Flax's, and BatchNorm's moving averages."""
+    """Flax's TrainState with BatchNorm's moving averages."""
 
     batch_stats: Any
 
@@ -149,9 +149,9 @@ def loss_of(
 
 
 def shapes(config: ConfigDict, device: jax.Device) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Returns the training step, jitted, and the shapes of what it takes.
+    """Returns the jitted training step and the shapes of its arguments.
 
-    To be compiled and not run: the device need not be here, see target.py.
+    They are for compiling only, so the device may be absent (target.py).
     """
     batch_size, shape = config.batch_size, sets.image_shape(config.data)
     images = jax.ShapeDtypeStruct((batch_size, *shape), DTYPES[config.model.dtype])
@@ -165,7 +165,7 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Callable[..., Any], 
 
 
 def make(work: Work) -> Program:
-    """Returns the program that trains on one normalised batch, over and over."""
+    """Returns a program that trains on a single normalised batch."""
     config = work.config
     net = network(config.model)
     step = _make_step(net, config)

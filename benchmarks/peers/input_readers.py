@@ -1,4 +1,4 @@
-"""The work of resnet_jax.data.streaming, as one would write it with tf.data and with Pillow."""
+"""The input pipeline of resnet_jax.data.streaming, written with tf.data and with Pillow."""
 
 import io
 import os
@@ -21,11 +21,11 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 
 def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str) -> Iterator[Any]:
-    """Yields uint8 batches of the crops of a `data` section, from a TFRecord copy in `scratch`.
+    """Yields uint8 batches of a `data` section's crops, with tf.data.
 
-    tf.data cannot read array_record. Parallel calls and prefetching are tuned by tf.data itself;
-    its thread pool has a thread a core. The accurate inverse DCT gives the pixels that the other
-    programs give; TensorFlow's default is a coarser one.
+    It reads a TFRecord copy in `scratch`, since tf.data cannot read array_record. tf.data tunes the
+    parallel calls itself and has one thread per core. The accurate inverse DCT gives the same
+    pixels as the other programs; TensorFlow's default is less accurate.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -65,7 +65,7 @@ def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str)
             use_image_if_no_bounding_boxes=True,
         )
         window = tf.stack([begin[0], begin[1], extent[0], extent[1]])
-        # Decoded only where it is cut: tf.data's fastest way.
+        # Decodes only the window: tf.data's fastest way.
         image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=_DCT)
         image = tf.image.resize(image, [size, size], config.resample)
         return tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8), label
@@ -93,7 +93,7 @@ def _write_tfrecord(records: Records, path: str) -> None:
 def pillow(
     records: Records, config: ConfigDict, batch_size: int, threads: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields uint8 batches of the crops of a `data` section, by threads with Pillow."""
+    """Yields uint8 batches of a `data` section's crops, with Pillow in threads."""
     crop, size = crops.make_crop(config), config.image_size
 
     def fill(number: int, draws: np.ndarray, out: np.ndarray) -> int:
@@ -113,8 +113,8 @@ def pillow(
             numbers = range(step * batch_size, (step + 1) * batch_size)
             return images, pool.map(fill, numbers, draws, images)
 
-        started = [begin(step) for step in range(_AHEAD)]
+        pending = [begin(step) for step in range(_AHEAD)]
         for step in range(_AHEAD, 10**9):
-            images, labels = started.pop(0)
+            images, labels = pending.pop(0)
             yield images, np.array(list(labels), np.int32)
-            started.append(begin(step))
+            pending.append(begin(step))

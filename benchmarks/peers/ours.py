@@ -1,4 +1,4 @@
-"""A run's own training step on images of noise, and what the programs beside it are given."""
+"""A run's own training step on random images, and the work that all programs share."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -25,13 +25,12 @@ STEPS = 10**9  # more than any benchmark takes
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One of those that take turns.
+    """A program that takes turns with others.
 
     Attributes:
-      run: takes `at_once` training steps so many times, waits until they are done and returns the
-        last loss.
-      at_once: training steps that it takes as one.
-      ahead: times that it may have prepared while another had its turn.
+      run: makes a number of dispatches, waits until they are done and returns the last loss.
+      at_once: training steps per dispatch.
+      ahead: dispatches whose data it may have prefetched during another program's turn.
     """
 
     run: Callable[[int], float]
@@ -41,13 +40,13 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What all of them train on.
+    """The training task that all programs share.
 
     Attributes:
       config: resolved.
-      images: uint8 (N, H, W, C) of noise; CIFAR-10's whole training split, or one batch.
+      images: random uint8 (N, H, W, C), as many as CIFAR-10's training split, or one batch.
       labels: int32 (N,).
-      normalization: of these images.
+      normalization: fitted to these images.
     """
 
     config: ConfigDict
@@ -56,25 +55,25 @@ class Work:
     normalization: Normalization
 
     def normalised_batch(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns float32 images (B, H, W, C), normalised, and int32 labels (B,) of one batch."""
+        """Returns one batch: normalised float32 images (B, H, W, C) and int32 labels (B,)."""
         batch_size = self.config.batch_size
         images = self.normalization(jnp.asarray(self.images[:batch_size]))
         return np.asarray(images), self.labels[:batch_size]
 
 
 class Training:
-    """A run's training, of all its seeds, on one device.
+    """A run's training of all its seeds on one device.
 
-    CIFAR-10 is on the device whole; each step gathers, crops and flips another batch of it. Of
-    ImageNet one batch is there, as if just streamed, and is flipped.
+    For CIFAR the whole split is on the device, and each step gathers, crops and flips another
+    batch. For ImageNet one batch is on the device, as if just streamed, and each step flips it.
 
     Attributes:
-      at_once: training steps that are one call of the run's program.
-      state: after the last step; None until start() is called.
+      at_once: training steps per dispatch.
+      state: after the last step; None before start().
     """
 
     def __init__(self, work: Work):
-        """Prepares the training of some work; nothing is compiled yet."""
+        """Prepares the training; nothing is compiled yet."""
         config = work.config
         execution = decide(config, jax.devices()[:1])
         mesh = execution.mesh
@@ -100,14 +99,14 @@ class Training:
         self.state: Any = None
 
     def start(self) -> None:
-        """Goes to the start: the first state, and the first batch."""
+        """Resets to the initial state and the first batch."""
         self.state = self._programs.start(self._seeds)
-        self._to_come = self._batches(spans(range(self.at_once * STEPS), self.at_once))
+        self._iterator = self._batches(spans(range(self.at_once * STEPS), self.at_once))
 
-    def run(self, times: int) -> Mapping[str, jax.Array]:
-        """Takes `at_once` steps so many times, waits until they are done; returns the metrics."""
-        for _ in range(times):
-            _, batch = next(self._to_come)
+    def run(self, dispatches: int) -> Mapping[str, jax.Array]:
+        """Makes `dispatches` dispatches, waits until they are done; returns the last metrics."""
+        for _ in range(dispatches):
+            _, batch = next(self._iterator)
             self.state, metrics = self._programs.train_steps(
                 self.state, self._seeds_R, self._arrays, batch
             )
@@ -120,36 +119,36 @@ def config(family: str, depth: int, **changes: Any) -> ConfigDict:
 
     Args:
       family: "imagenet" or "cifar".
-      depth: of the network.
+      depth: the network's depth.
       **changes: `shortcut`, `bottleneck_stride`, `dtype`, `precision`, `bn_group`, `scan` and
-        `remat` of the model, `batch_size`, `replicates`, `deterministic` and `image_size`; None:
-        as the recipe has it. If the recipe's groups of BatchNorm do not divide the batch, the whole
-        batch is one. The default of `deterministic` is False, as in the programs beside ours; from
-        0.11 on, JAX cannot compile deterministic programs for a GPU that is not here.
+        `remat` of the model, `batch_size`, `replicates`, `deterministic` and `image_size`; None
+        keeps the recipe's value. If the recipe's BatchNorm groups do not divide the batch, the
+        whole batch is one group. `deterministic` is False by default, as in the peers; from 0.11
+        on, JAX cannot compile deterministic programs for an absent GPU.
 
     Raises:
       UserError: there is no such depth, or a change is not allowed.
     """
     config = imagenet.get_config("paper") if family == "imagenet" else cifar10.get_config()
     config.model.depth = depth
-    config.data.color = False  # of it the programs beside ours have none
-    given = {key: value for key, value in changes.items() if value is not None}
+    config.data.color = False  # the peers have no colour augmentation
     config.deterministic = False
-    of_run = dict.fromkeys(("batch_size", "replicates", "deterministic"), config)
-    places = of_run | {"image_size": config.data}
-    for key, value in given.items():
-        places.get(key, config.model)[key] = value
-    if "bn_group" not in given and config.batch_size % config.model.bn_group:
+    changes = {key: value for key, value in changes.items() if value is not None}
+    sections = dict.fromkeys(("batch_size", "replicates", "deterministic"), config)
+    sections |= {"image_size": config.data}
+    for key, value in changes.items():
+        sections.get(key, config.model)[key] = value
+    if "bn_group" not in changes and config.batch_size % config.model.bn_group:
         config.model.bn_group = 0
-    # No test is made: its views shall not limit the size of training images.
+    # There is no test, so its views must not limit the size of training images.
     config.eval.short_side = max(config.eval.short_side, config.data.image_size)
     return resolve(config)
 
 
 def make_work(config: ConfigDict) -> Work:
-    """Draws the noise of a resolved config."""
-    known = sets.KNOWN[config.data.name]
-    count = known.train - config.data.validation if known.resident else config.batch_size
+    """Draws random images and labels for a resolved config."""
+    facts = sets.KNOWN[config.data.name]
+    count = facts.train - config.data.validation if facts.resident else config.batch_size
     random = np.random.default_rng(config.seed)
     shape = (count, *sets.image_shape(config.data))
     images = random.integers(0, 256, shape, dtype=np.uint8)
@@ -159,43 +158,44 @@ def make_work(config: ConfigDict) -> Work:
 
 
 def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any, ...]]:
-    """Returns a run's programs, and the shapes of what train_steps takes beside the state's.
+    """Returns a run's programs, and the shapes of train_steps's arguments after the state.
 
-    To be compiled and not run: the device need not be here, see target.py. Images are gathered from
-    one batch of them.
+    They are for compiling only, so the device may be absent (target.py). The split has the images
+    of one batch.
 
     Args:
       config: resolved.
-      device: to compile for.
+      device: the device to compile for.
     """
     execution = decide(config, [device])
     mesh = execution.mesh
     shape = sets.image_shape(config.data)
-    of_mean = shape if config.data.mean == "pixel" else (1, 1, shape[-1])
-    mean, std = np.zeros((1, *of_mean), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
+    mean_shape = shape if config.data.mean == "pixel" else (1, 1, shape[-1])
+    mean, std = np.zeros((1, *mean_shape), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
 
-    def of(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Any:
+    def array(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     everywhere = meshes.everywhere(mesh)
-    images = of((config.batch_size, *shape), jnp.uint8, everywhere)
-    split = ResidentSplit(images, of((config.batch_size,), jnp.int32, everywhere), mesh)
-    at_once = execution.steps_per_dispatch
-    part = config.batch_size // config.accumulate
-    batches = of(
-        (config.replicates, at_once, config.accumulate, part), jnp.int32, meshes.split_batches(mesh)
+    images = array((config.batch_size, *shape), jnp.uint8, everywhere)
+    split = ResidentSplit(images, array((config.batch_size,), jnp.int32, everywhere), mesh)
+    parts = (config.accumulate, config.batch_size // config.accumulate)
+    batches = array(
+        (config.replicates, execution.steps_per_dispatch, *parts),
+        jnp.int32,
+        meshes.split_batches(mesh),
     )
-    seeds = of((config.replicates,), jnp.int32, meshes.by_replicate(mesh))
+    seeds = array((config.replicates,), jnp.int32, meshes.by_replicate(mesh))
     programs = build(config, execution, Normalization(mean, std), split.select)
     return programs, (seeds, split.arrays, batches)
 
 
 def make(work: Work) -> Program:
-    """Returns a run's training step, in a run's loop; see Training."""
+    """Returns the program of a run's training step; see Training."""
     training = Training(work)
     training.start()
 
-    def run(times: int) -> float:
-        return float(training.run(times)["train/loss"][0])
+    def run(dispatches: int) -> float:
+        return float(training.run(dispatches)["train/loss"][0])
 
     return Program(run, at_once=training.at_once)

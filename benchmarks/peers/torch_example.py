@@ -1,8 +1,7 @@
-"""PyTorch's training step at its best, and an ordinary PyTorch loop with its data loader.
+"""PyTorch's fastest training step, and an ordinary PyTorch loop with a data loader.
 
-The network is our own small one rather than torchvision's, which has neither CIFAR's networks nor
-plain ones, shortcuts A and C, or bottlenecks that stride as the paper has it. Its modules are named
-as our parameters are.
+The network is written here because torchvision has no CIFAR networks, plain networks, shortcuts A
+and C, or bottlenecks with the paper's stride. Its modules have the names of our parameters.
 """
 
 import os
@@ -22,9 +21,9 @@ from resnet_jax.data.augment import Normalization
 from resnet_jax.networks.architectures import architecture
 from resnet_jax.parallel.cores import usable_cores
 
-_LOSS_EVERY = 10  # steps; each look at the loss waits for the device
+_LOSS_EVERY = 10  # steps; reading the loss waits for the device
 _MAX_WORKERS = 8
-_PREFETCH = 2  # batches a worker, PyTorch's own default
+_PREFETCH = 2  # batches per worker, PyTorch's default
 
 
 class Block(nn.Module):
@@ -32,10 +31,10 @@ class Block(nn.Module):
 
     Args:
       kind: "basic" or "bottleneck".
-      channels: of the input.
-      filters: of the 3x3 convolutions.
-      stride: of the block.
-      model: the config's section.
+      channels: the input's channels.
+      filters: the 3x3 convolutions' filters.
+      stride: the block's stride.
+      model: the config's `model` section.
     """
 
     def __init__(self, kind: str, channels: int, filters: int, stride: int, model: ConfigDict):
@@ -47,17 +46,17 @@ class Block(nn.Module):
             layers = [(filters, 1, stride if v1 else 1), (filters, 3, 1 if v1 else stride)]
             layers.append((4 * filters, 1, 1))
         self.count, self.stride, self.kind = len(layers), stride, model.shortcut
-        into = channels
-        for number, (out, size, by) in enumerate(layers, start=1):
-            self.add_module(f"conv{number}", _conv(into, out, size, by))
-            self.add_module(f"norm{number}", _norm(out, model))
-            into = out
-        self.missing = into - channels
+        width = channels
+        for number, (layer_filters, size, layer_stride) in enumerate(layers, start=1):
+            self.add_module(f"conv{number}", _conv(width, layer_filters, size, layer_stride))
+            self.add_module(f"norm{number}", _norm(layer_filters, model))
+            width = layer_filters
+        self.missing = width - channels
         changes = stride != 1 or self.missing != 0
         self.projects = self.kind == "C" or (self.kind == "B" and changes)
         if self.projects:
-            self.shortcut_conv = _conv(channels, into, 1, stride)
-            self.shortcut_norm = _norm(into, model)
+            self.shortcut_conv = _conv(channels, width, 1, stride)
+            self.shortcut_norm = _norm(width, model)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (B, C, H, W) to (B, channels of the block, H / stride, W / stride)."""
@@ -106,8 +105,8 @@ class ResNet(nn.Module):
         return self.logits(x.mean((2, 3)))
 
 
-def _conv(into: int, out: int, size: int, stride: int) -> nn.Conv2d:
-    conv = nn.Conv2d(into, out, size, stride, padding=size // 2, bias=False)
+def _conv(channels: int, filters: int, size: int, stride: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, filters, size, stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return conv
 
@@ -117,14 +116,14 @@ def _norm(channels: int, model: ConfigDict) -> nn.BatchNorm2d:
 
 
 def device() -> torch.device:
-    """Returns the GPU where PyTorch sees one, else the CPU."""
+    """Returns the GPU if PyTorch sees one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def compile_mode(asked: str) -> str:
-    """Returns the mode of torch.compile, or "none": what "auto" stands for on this machine."""
-    if asked != "auto":
-        return asked
+def compile_mode(mode: str) -> str:
+    """Returns torch.compile's mode, or "none"; resolves "auto" for this machine."""
+    if mode != "auto":
+        return mode
     if device().type == "cuda":
         return "reduce-overhead"  # with CUDA graphs
     return "default" if shutil.which(os.environ.get("CXX", "g++")) else "none"
@@ -132,7 +131,7 @@ def compile_mode(asked: str) -> str:
 
 def _start(config: ConfigDict, channels: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(config.seed)
-    # As XLA does by default: convolutions by what was measured fastest, and in TensorFloat-32.
+    # XLA's defaults: autotuned convolutions, in TensorFloat-32.
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     net = ResNet(config.model, channels).to(device(), memory_format=torch.channels_last)
@@ -168,9 +167,10 @@ def _wait() -> None:
 
 
 def make(work: Work, mode: str) -> Program:
-    """Returns the program that trains on one normalised batch, over and over.
+    """Returns a program that trains on a single normalised batch.
 
-    Channels last, bfloat16 by autocast, a fused SGD; `mode` is torch.compile's, or "none".
+    It uses channels last, autocast to bfloat16 and a fused SGD; `mode` is torch.compile's, or
+    "none".
     """
     config = work.config
     pixels, numbers = work.normalised_batch()
@@ -179,7 +179,7 @@ def make(work: Work, mode: str) -> Program:
     labels = torch.from_numpy(numbers.astype(np.int64)).to(device())
     net, optimizer = _start(config, images.shape[1])
     half = config.model.dtype == "bfloat16"
-    torch.compiler.reset()  # what it has compiled for another depth
+    torch.compiler.reset()  # drops programs of another depth
     compiled = net if mode == "none" else torch.compile(net, mode=mode)
 
     def run(steps: int) -> float:
@@ -195,7 +195,7 @@ def make(work: Work, mode: str) -> Program:
 
 
 class _Pictures(Dataset[Any]):
-    """CIFAR-10's shape in memory, with torchvision's random crops and flips of Pillow images."""
+    """Images in memory, with torchvision's random crops and flips of Pillow images."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, pad: int, norm: Normalization):
         from torchvision import transforms
@@ -212,24 +212,25 @@ class _Pictures(Dataset[Any]):
         )
 
     def __len__(self) -> int:
-        """Pictures in the set."""
+        """The number of images."""
         return len(self.images)
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        """Returns one picture, augmented, and its class."""
+        """Returns an augmented image and its class."""
         return self.transform(Image.fromarray(self.images[number])), int(self.labels[number])
 
 
 def workers() -> int:
-    """Returns the processes that the ordinary loop's data loader has."""
+    """Returns the number of the data loader's processes."""
     return min(_MAX_WORKERS, len(usable_cores()))
 
 
 def make_loop(work: Work) -> Program:
-    """Returns an eager loop over a shuffled DataLoader with a process a core, eight at most.
+    """Returns an eager loop over a shuffled DataLoader, as such loops are usually written.
 
-    Batches are copied to the device, the loss is looked at every ten steps; channels first and
-    without fused or compiled anything but cuDNN's own choice, as such loops are usually written.
+    The loader has one process per core, at most eight. Batches are copied to the device, and the
+    loss is read every ten steps. Nothing is fused or compiled, and channels come first; only
+    cuDNN's autotuning is on.
     """
     config, on_gpu = work.config, device().type == "cuda"
     pictures = _Pictures(work.images, work.labels, config.data.pad, work.normalization)
@@ -242,7 +243,7 @@ def make_loop(work: Work) -> Program:
         prefetch_factor=_PREFETCH,
         persistent_workers=True,
         pin_memory=on_gpu,
-        # JAX has threads by now, and none of them would survive a fork.
+        # JAX already has threads, which a fork would not copy.
         multiprocessing_context="spawn",
     )
     torch.manual_seed(config.seed)

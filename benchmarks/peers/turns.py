@@ -1,4 +1,4 @@
-"""One network of the training-step benchmark: the programs take turns, and a row says how fast."""
+"""Measures one network of the training-step benchmark: the programs take turns."""
 
 import math
 import time
@@ -23,28 +23,28 @@ HEADINGS = ["network", OURS, *PEERS, *(f"ours / {name}" for name in PEERS),
 
 
 def makers(peers: Sequence[str], torch_mode: str) -> dict[str, Callable[[Work], Program]]:
-    """Returns what makes each program; PyTorch is imported where it is among the peers.
+    """Returns the function that makes each program; PyTorch is imported only if it is a peer.
 
     Args:
-      peers: those that can run here.
-      torch_mode: of torch.compile, or "none"; of the peer `torch`.
+      peers: the peers that can run here.
+      torch_mode: torch.compile's mode for the peer `torch`, or "none".
     """
-    found: dict[str, Callable[[Work], Program]] = {OURS: ours.make}
+    functions: dict[str, Callable[[Work], Program]] = {OURS: ours.make}
     if "flax" in peers:
-        found["flax"] = flax_example.make
+        functions["flax"] = flax_example.make
     if "torch" in peers or "torch_loop" in peers:
         from benchmarks.peers import torch_example
 
         if "torch" in peers:
-            found["torch"] = lambda work: torch_example.make(work, torch_mode)
+            functions["torch"] = lambda work: torch_example.make(work, torch_mode)
         if "torch_loop" in peers:
-            found["torch_loop"] = torch_example.make_loop
-    return found
+            functions["torch_loop"] = torch_example.make_loop
+    return functions
 
 
 def measure(
     config: ConfigDict,
-    made_by: Mapping[str, Callable[[Work], Program]],
+    makers: Mapping[str, Callable[[Work], Program]],
     rounds: int,
     steps: int,
     bandwidth: float,
@@ -54,22 +54,22 @@ def measure(
 
     Args:
       config: resolved; its network is measured.
-      made_by: see makers().
-      rounds: how often the programs take turns.
-      steps: that each takes in a round, at least.
-      bandwidth: GB/s of the device's memory.
-      peak: TFLOP/s of the device, where it is known.
+      makers: the function that makes each program; see makers().
+      rounds: the number of rounds.
+      steps: steps per round, at least.
+      bandwidth: the device's memory bandwidth in GB/s.
+      peak: the device's peak TFLOP/s, or None if it is unknown.
     """
-    row = _describe(config) | _take_turns(config, made_by, rounds, steps)
+    row = _describe(config) | _take_turns(config, makers, rounds, steps)
     derived: dict[str, dict[str, float | None]] = {}
     for name, rates in row["images_a_second"].items():
-        steps_a_second = float(np.median(rates)) / config.batch_size
-        tflops = row["flop_a_step"] * steps_a_second / 1e12
-        bytes_a_second = row["bound_bytes_a_step"] * steps_a_second
+        steps_per_second = float(np.median(rates)) / config.batch_size
+        tflops = row["flop_a_step"] * steps_per_second / 1e12
+        bytes_per_second = row["bound_bytes_a_step"] * steps_per_second
         derived[name] = {
             "tflop_a_second": tflops,
             "share_of_peak": tflops / peak if peak else None,
-            "share_of_memory_bound": bytes_a_second / (bandwidth * 1e9),
+            "share_of_memory_bound": bytes_per_second / (bandwidth * 1e9),
         }
     return row | {"derived": derived}
 
@@ -89,13 +89,13 @@ def _describe(config: ConfigDict) -> dict[str, Any]:
 
 
 def _take_turns(
-    config: ConfigDict, made_by: Mapping[str, Callable[[Work], Program]], rounds: int, steps: int
+    config: ConfigDict, makers: Mapping[str, Callable[[Work], Program]], rounds: int, steps: int
 ) -> dict[str, Any]:
-    """Returns each program's rates, one a round, its seconds to the first step, its last loss."""
+    """Returns each program's rate per round, seconds to the first step and last loss."""
     work = ours.make_work(config)
     programs: dict[str, Program] = {}
     first: dict[str, float] = {}
-    for name, make in made_by.items():
+    for name, make in makers.items():
         began = time.perf_counter()
         programs[name] = make(work)
         programs[name].run(1)
@@ -106,29 +106,30 @@ def _take_turns(
     for _ in range(rounds):
         for name, program in programs.items():
             program.run(program.ahead)
+            dispatches = -(-steps // program.at_once)
             began = time.perf_counter()
-            losses[name] = program.run(times := -(-steps // program.at_once))
-            images = times * program.at_once * config.batch_size
-            rates[name].append(images / (time.perf_counter() - began))
+            losses[name] = program.run(dispatches)
+            seconds = time.perf_counter() - began
+            rates[name].append(dispatches * program.at_once * config.batch_size / seconds)
     for name, loss in losses.items():
         if not math.isfinite(loss):
             logging.warning("%s: the loss is %s after the last round", name, loss)
     # JSON has neither NaN nor infinity.
-    ends = {name: loss if math.isfinite(loss) else str(loss) for name, loss in losses.items()}
-    return {"images_a_second": rates, "seconds_to_first_step": first, "last_loss": ends}
+    last = {name: loss if math.isfinite(loss) else str(loss) for name, loss in losses.items()}
+    return {"images_a_second": rates, "seconds_to_first_step": first, "last_loss": last}
 
 
 def show(row: Mapping[str, Any]) -> list[str]:
     """Returns a row's cells, in the order of HEADINGS; "-" for a program that did not run."""
-    every, ours = row["images_a_second"], row["derived"][OURS]
+    rates, ours = row["images_a_second"], row["derived"][OURS]
 
     def ratio(name: str) -> str:
-        return f"{np.median(every[OURS]) / np.median(every[name]):.2f}" if name in every else "-"
+        return f"{np.median(rates[OURS]) / np.median(rates[name]):.2f}" if name in rates else "-"
 
     share = ours["share_of_peak"]
     return [
         f"{row['family']} {row['depth']} {row['shortcut']}",
-        *(results.spread(every.get(name, []), ",.0f") for name in (OURS, *PEERS)),
+        *(results.spread(rates.get(name, []), ",.0f") for name in (OURS, *PEERS)),
         *(ratio(name) for name in PEERS),
         f"{ours['tflop_a_second']:.3g}",
         "-" if share is None else f"{share:.1%}",

@@ -87,7 +87,7 @@ def test_by_hand():
 
 
 def test_a_loop_that_does_not_say_how_often_is_refused():
-    with pytest.raises(ValueError, match="the loop loop does not say how often"):
+    with pytest.raises(ValueError, match="the loop loop has no known trip count"):
         hlo.kernels(PROGRAM.replace("known_trip_count", "unknown"))
 
 

@@ -129,7 +129,7 @@ def test_no_view_needs_more_memory_than_a_training_step(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--depths=20"], "error: --depths needs --family, whose they are: cifar or imagenet."),
+        (["--depths=20"], "error: --depths needs --family: cifar or imagenet."),
         (["--family=cifar", "--depths=x"], "error: --depths has 'x'; allowed are whole numbers"),
         (["--family=cifar", "--depths=21"], "model.depth=21 is not in the cifar family"),
         (["--device_gb=-1"], "device_gb"),

@@ -66,7 +66,7 @@ def test_it_reads_several_seeds_beside_one(tmp_path):
         ("--target=h200", "--target=h200: value should be one of <H100|H200|v4|v5e|v5p|v6e>"),
         ("--batch_size=0", "batch_size"),
         ("--seeds=0", "seeds"),
-        ("--seeds=2 --program=flax", "error: --program=flax has one seed, not --seeds=2; allowed"),
+        ("--seeds=2 --program=flax", "error: --program=flax does not support --seeds=2; allowed"),
         ("--seeds=2 --how=vmp", "--how=vmp: value should be one of <separate|unroll|"),
     ],
 )

@@ -242,8 +242,8 @@ MISTAKES = {
     "50, 101 and 152 (nearest: 18 and 34).",
     "--peers=flx": "error: --peers='flx' is not known; allowed are flax, torch or torch_loop "
     "(nearest: flax).",
-    "--peers=torch_loop": "error: --peers=torch_loop does not go with --family=imagenet: its data "
-    "loader has CIFAR's pictures in memory; allowed is cifar.",
+    "--peers=torch_loop": "error: --peers=torch_loop does not support --family=imagenet, since its "
+    "data loader keeps CIFAR's images in memory; allowed is cifar.",
     "--bn_group=3": "error: model.bn_group=3 does not divide batch_size=256; allowed are its "
     "divisors, or 0 for the whole batch.",
     "--dtype=float16": "error: --dtype=float16: value should be one of <bfloat16|float32>.",

@@ -457,7 +457,7 @@ def test_the_report_needs_no_jax():
         (["nowhere", "--out=x"], "nowhere is not a folder"),
         (["empty", "--out=x"], "empty holds no run"),
         (["run"], "--out"),
-        (["--out=x"], "DIR"),
+        (["--out=x"], "Give the folder of a run or of a study"),
         (["run", "--out=run/config.json"], "cannot be written"),
         (["run", "--out=x", "--window=-1"], "--window=-1"),
         (["run", "--out=x", "--margin=nan"], "--margin=nan"),
