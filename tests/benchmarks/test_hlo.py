@@ -1,4 +1,4 @@
-"""What is read off a compiled program: by hand of a text, and of programs whose bytes are known."""
+"""Kernels of a program written by hand, and of compiled programs whose bytes are known."""
 
 import jax
 import jax.numpy as jnp
@@ -72,9 +72,9 @@ def test_by_hand():
     assert {name: (kernel.size, kernel.times) for name, kernel in found.items()} == {
         "none": (4 * (10 + 30), 1),
         "next": (3 * 4, 3),
-        # x and where to write are read; the sines are written, and once more into the stack.
+        # Reads x and the index; writes the sines, once more into the stack.
         "fusion.1": (4 * (10 + 1 + 10 + 10), 3),
-        "fusion.2": (2 * 10 + 2 * 10, 1),  # of what it takes a slice of, the slice
+        "fusion.2": (2 * 10 + 2 * 10, 1),  # only the slice is read
         "conv": (40 + 7 + 40, 1),
         "updated": (2 * 40, 1),
     }
@@ -86,7 +86,7 @@ def test_by_hand():
     assert list(found) == ["none", "next", "fusion.1", "fusion.2", "conv", "updated"]
 
 
-def test_a_loop_that_does_not_say_how_often_is_refused():
+def test_a_loop_without_a_trip_count_is_refused():
     with pytest.raises(ValueError, match="the loop loop has no known trip count"):
         hlo.kernels(PROGRAM.replace("known_trip_count", "unknown"))
 
@@ -101,7 +101,7 @@ def test_an_elementwise_function_reads_and_writes_once():
     assert sum(kernel.total for kernel in found) == 4 * (2 * 2000 + 1)
 
 
-def test_a_loop_of_the_compilers_moves_its_slices():
+def test_a_compiled_loop_moves_only_slices():
     def double(xs):
         return jax.lax.scan(lambda total, x: (total + x, jnp.tanh(x)), jnp.zeros(1000), xs)
 
@@ -112,11 +112,11 @@ def test_a_loop_of_the_compilers_moves_its_slices():
     assert 4 * 4000 <= sum(kernel.size for kernel in large) < 4 * 6100
 
 
-def test_a_product_reads_its_factors():
-    (found,) = [
+def test_a_matrix_product_reads_its_factors():
+    (product,) = [
         kernel
         for kernel in compiled(jnp.dot, ((256, 128), jnp.float32), ((128, 64), jnp.float32))
         if kernel.size > 4 * 256
     ]
-    assert found.size == 4 * (256 * 128 + 128 * 64 + 256 * 64)
-    assert found.source.endswith("dot_general")
+    assert product.size == 4 * (256 * 128 + 128 * 64 + 256 * 64)
+    assert product.source.endswith("dot_general")

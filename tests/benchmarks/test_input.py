@@ -1,4 +1,4 @@
-"""The input benchmark runs, and its table says what it measured."""
+"""The input benchmark runs, and its table has the measurements."""
 
 import importlib.util
 import json

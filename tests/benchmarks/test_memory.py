@@ -1,4 +1,4 @@
-"""The benchmark of memory runs, and what it counts is what a count by hand gives."""
+"""The memory benchmark runs, and kept_bytes agrees with a count by hand."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from tests import tiny
 
 B = 5
 IMAGE = (2, 2, 3)
-EVERY = ((), (1,), (1, 2), (1, 2, 3))  # of a network of three stages
+EVERY = ((), (1,), (1, 2), (1, 2, 3))  # choices of remat for three stages
 
 
 def launch(*flags):
@@ -23,7 +23,7 @@ def launch(*flags):
 
 
 class Small(nn.Module):
-    """Logits of three classes for each image, by one layer that sees each pixel or by three."""
+    """Maps images to logits of three classes, with one dense layer per pixel or with four."""
 
     deep: bool
 
@@ -45,11 +45,11 @@ def kept_of(model, batch_size, image_shape):
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_kept_by_hand(deep):
-    # The images; of the softmax the exponentials, their sum and the targets.
+    # The images; the softmax's exponentials, their sum and the targets.
     numbers = B * 12 + B * (3 + 1 + 3)
     if deep:
-        numbers += B * 4 * 4 * 2  # what is squared, and the squares, which two layers read
-        numbers += B * 4 * 2 * 2  # the sine, and its slope
+        numbers += B * 4 * 4 * 2  # the input and output of square
+        numbers += B * 4 * 2 * 2  # the sine and its derivative
     assert kept_of(Small(deep), B, IMAGE) == 4 * numbers
 
 
@@ -60,22 +60,22 @@ def cifar(depth, remat):
     return kept_of(model, B, (32, 32, 3))
 
 
-def test_of_a_block_computed_again_the_input_is_kept():
+def test_only_the_input_of_a_rematerialised_block_is_kept():
     inputs = B * (32 * 32 * 16 + 16 * 16 * 32 + 8 * 8 * 64) * 2  # bfloat16
     assert cifar(26, EVERY[-1]) - cifar(20, EVERY[-1]) == inputs
     assert cifar(1202, EVERY[-1]) - cifar(20, EVERY[-1]) == (200 - 3) * inputs
 
 
-def test_of_activations_in_bfloat16_nothing_is_kept_in_float32():
+def test_no_bfloat16_activation_is_kept_in_float32():
     filters, positions = (16, 32, 64), (32 * 32, 16 * 16, 8 * 8)
     # The block's input and the outputs of its two convolutions, bfloat16.
     activations = sum(B * p * c * 3 * 2 for p, c in zip(positions, filters, strict=True))
-    # Two moments of each BatchNorm in float32.
+    # Each BatchNorm's two moments, in float32.
     others = sum(2 * 2 * c * 4 for c in filters)
     assert cifar(26, ()) - cifar(20, ()) == activations + others
 
 
-def test_the_more_stages_are_computed_again_the_less_is_kept():
+def test_more_rematerialised_stages_keep_less():
     kept = [cifar(20, remat) for remat in EVERY]
     assert sorted(set(kept), reverse=True) == kept
 

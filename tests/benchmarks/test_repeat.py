@@ -1,4 +1,4 @@
-"""The benchmark of what comes out twice runs, and can say that something does not."""
+"""The benchmark of determinism runs, and reports differences."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from tests import tiny
 
 
 @pytest.mark.slow
-def test_a_cpu_computes_the_same_bits_with_the_setting_and_without(tmp_path):
+def test_a_cpu_is_deterministic_with_and_without_the_setting(tmp_path):
     done = tiny.program(
         "benchmarks.repeat", "--depth=8", "--replicates=1,2", "--batch_size=8", "--steps=2",
         "--rounds=2", f"--out={tmp_path}",
@@ -28,8 +28,8 @@ def test_a_cpu_computes_the_same_bits_with_the_setting_and_without(tmp_path):
     assert (tmp_path / "table.txt").read_text() in done.stdout
 
 
-# Stands in for a GPU. Another process: benchmarks define flags of the same name.
-_OF_A_GPU = """
+# Simulates a GPU, in another process because several benchmarks define the same flags.
+_FAKE_GPU = """
 from absl import flags
 from benchmarks import repeat
 flags.FLAGS(["repeat", "--rounds=2", "--depth=8"])
@@ -45,9 +45,9 @@ for ends in ("ab", "ab", "ax"), ("ab", "ac", "ax"), ("ab", "ab", "yx"):
 """
 
 
-def test_it_says_what_differs():
+def test_it_reports_differences():
     done = subprocess.run(
-        [sys.executable, "-c", _OF_A_GPU],
+        [sys.executable, "-c", _FAKE_GPU],
         cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == [

@@ -1,4 +1,4 @@
-"""The benchmark of replicates runs, and its table says what it measured."""
+"""The benchmark of several seeds runs, and its table has the measurements."""
 
 import json
 import statistics
@@ -40,8 +40,8 @@ def test_it_measures_every_way(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_way_that_fails_is_said_and_the_others_are_measured(tmp_path, monkeypatch):
-    # Stands in for a device whose memory does not suffice.
+def test_a_way_that_fails_is_reported_and_the_others_are_measured(tmp_path, monkeypatch):
+    # Simulates a device without enough memory.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         "if '\"replicates_by\": \"unroll\"' in ' '.join(sys.orig_argv):\n"

@@ -1,4 +1,4 @@
-"""The benchmark of what steps move runs, here and for chips that are not here."""
+"""The traffic benchmark runs, for this machine and for absent chips."""
 
 import importlib.util
 import json
@@ -26,14 +26,14 @@ def test_it_reads_every_program(tmp_path):
     assert list(rows) == ["loop", "unrolled", "flax"]
     for row in rows.values():
         assert (row["family"], row["depth"], row["steps_at_once"]) == ("cifar", 20, 1)
-        # 19 convolutions and their two gradients, but for the picture's; each moves something.
+        # 19 convolutions and their two gradients, except the gradient w.r.t. the image.
         assert row["kernels_a_step"] > 3 * 19 - 1
         assert 1e6 < row["convolutions_bytes_a_step"] < row["bytes_a_step"]
         assert row["over_the_last"] == row["bytes_a_step"] / rows["flax"]["bytes_a_step"]
         table = json.loads((tmp_path / "table.json").read_text())
         bandwidth = float(table["bound"].split()[1])
         assert row["bound_seconds"] == pytest.approx(row["bytes_a_step"] / bandwidth / 1e9, 1e-3)
-    # What a loop keeps for the backward pass it must stack.
+    # A loop stacks its residuals.
     assert rows["loop"]["bytes_a_step"] > 1.1 * rows["unrolled"]["bytes_a_step"]
     assert (tmp_path / "table.txt").read_text() in done.stdout
     assert done.stdout.count(" MB ") == 2 * 3
@@ -52,7 +52,7 @@ def test_it_reads_several_seeds_beside_one(tmp_path):
     assert rows[-1]["over_the_last"] == 1
     by_way = {row["computed_by"]: row for row in rows}
     for way in ways:
-        # What each does alone, and copies of its state where it is one of a loop.
+        # The bytes of two single seeds; a loop also copies their states.
         assert 1.8 < by_way[way]["over_the_last"] < 3
     kernels = {how: row["kernels_a_step"] for how, row in by_way.items()}
     assert kernels["separate"] < 1.8 * kernels["alone"] < kernels["unroll"]
@@ -97,11 +97,11 @@ def test_a_compiler_that_is_not_installed_is_one_sentence(target, package, extra
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has("jax_cuda13_plugin"), reason="jax[cuda13] is not installed")
-def test_of_a_gpu_that_is_not_here(tmp_path):
+def test_it_reads_the_program_of_an_absent_gpu(tmp_path):
     flags = ("--target=H200", "--depths=20", "--program=unrolled", f"--out={tmp_path}")
     done = launch(*flags, "--kernels=1000")
     assert done.returncode == 0, done.stderr
-    # Each is a call of cuDNN's.
+    # Each is a call of cuDNN.
     assert done.stdout.count(" __cudnn$conv") == 3 * 19 - 1
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["device"] == "gpu: NVIDIA H200"
@@ -115,13 +115,13 @@ def test_on_a_gpu_no_convolution_sees_two_seeds():
     flags = ("--target=H200", "--depths=8", "--program=unrolled", "--seeds=2", "--kernels=1000")
     done = launch(*flags, "--how=separate")
     assert done.returncode == 0, done.stderr
-    # Two seeds' own, and then the one seed's that they are compared with.
+    # Seven per seed, then those of the single seed in the last row.
     assert done.stdout.count(" __cudnn$convBackwardFilter") == 2 * 7 + 7
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has("libtpu"), reason="jax[tpu] is not installed")
-def test_a_tpus_program_is_not_read():
+def test_a_tpus_program_is_refused():
     done = launch("--target=v5e", "--depths=20")
     assert done.returncode == 2
     assert "error: --target=v5e is a TPU" in done.stderr

@@ -1,4 +1,4 @@
-"""The training-step benchmark compares equal networks, and its table says what it measured."""
+"""The training-step benchmark compares equal networks, and its table has the measurements."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ NETWORKS = [
     for depth in depths
     for shortcut in ("none", "A", "B", "C")
 ]
-# Small ones, in which every kind of layer occurs.
+# Small networks with every kind of layer.
 SMALL = [
     ("cifar", 8, "none", "v1"),
     ("cifar", 8, "A", "v1"),
@@ -37,14 +37,14 @@ SMALL = [
 ]
 SIDE = {"cifar": 32, "imagenet": 64}
 BATCH = 4
-# Of a gradient's length. Rounding may flip a ReLU or a maximum here and there: a few examples have
-# few positions late in a network, where one such flip is felt in all gradients before it.
+# Tolerance relative to a gradient's norm. Rounding may flip a ReLU or a maximum. With few examples
+# the late layers have few positions, and one flip there changes all gradients before it.
 GRADIENTS = 0.1
-STATISTICS = 1e-3  # of a moving average's length; no flip is magnified on the way forward
+STATISTICS = 1e-3  # relative to a moving average's norm; flips matter less in the forward pass
 
 
 def network(family, depth, shortcut, stride="v1"):
-    """A config of small pictures, in float32, whose BatchNorm takes the whole batch."""
+    """Returns a float32 config of small images, whose BatchNorm takes the whole batch."""
     return ours.config(
         family, depth, shortcut=shortcut, bottleneck_stride=stride, dtype="float32",
         batch_size=BATCH, bn_group=0, image_size=SIDE[family],
@@ -54,7 +54,7 @@ def network(family, depth, shortcut, stride="v1"):
 def torch_peer():
     why = "PyTorch is not installed: benchmarks/requirements.txt"
     torch = pytest.importorskip("torch", reason=why)
-    torch.set_num_threads(1)  # its threads wait by spinning, which other tests pay for
+    torch.set_num_threads(1)  # its idle threads spin, which slows other tests down
     from benchmarks.peers import torch_example
 
     return torch_example
@@ -90,12 +90,12 @@ def test_pytorchs_network_has_as_many_parameters_as_ours(family, depth, shortcut
 
 
 def to_flax(variables):
-    """Our variables as the Flax peer's network has them, whose blocks are not stacked."""
+    """Returns our variables in the layout of the Flax peer's network, with unstacked blocks."""
     return {name: layout.by_block(collection) for name, collection in variables.items()}
 
 
 def to_torch(params):
-    """Our parameters, or gradients by them, as the PyTorch peer's network names and lays them."""
+    """Returns our parameters or gradients with the names and layouts of the PyTorch peer's."""
     flat = traverse_util.flatten_dict(to_flax({"params": params})["params"], sep=".")
     moved = {}
     for path, value in flat.items():
@@ -127,9 +127,9 @@ def ours_on_noise(config):
 def assert_close(theirs, ours, within):
     assert theirs.keys() == ours.keys()
     for name, expected in ours.items():
-        length = np.linalg.norm(expected)
-        assert length > 0, f"{name} is zero, which proves nothing"
-        assert np.linalg.norm(np.asarray(theirs[name]) - expected) < within * length, name
+        norm = np.linalg.norm(expected)
+        assert norm > 0, f"{name} is zero, which proves nothing"
+        assert np.linalg.norm(np.asarray(theirs[name]) - expected) < within * norm, name
 
 
 def flatten(tree):
@@ -165,7 +165,7 @@ def test_pytorchs_step_computes_what_ours_does(family, depth, shortcut, stride):
     net = peer.ResNet(config.model, channels=3).train()
     weights = {name: torch.from_numpy(a) for name, a in to_torch(variables["params"]).items()}
     assert weights.keys() == dict(net.named_parameters()).keys()
-    net.load_state_dict(weights, strict=False)  # the moving averages stay as they begin
+    net.load_state_dict(weights, strict=False)  # the moving averages keep their initial values
     out = net(torch.tensor(images.transpose(0, 3, 1, 2)))
     value = torch.nn.functional.cross_entropy(out, torch.tensor(labels).long())
     value.backward()
@@ -178,7 +178,7 @@ def test_pytorchs_step_computes_what_ours_does(family, depth, shortcut, stride):
 def test_a_program_learns_its_one_batch(name):
     config = network("cifar", 8, "A")
     work = ours.make_work(config)
-    # Of one batch, too, where ours would draw from a whole split.
+    # A single batch for all, since ours would draw from a whole split.
     work = type(work)(config, work.images[:BATCH], work.labels[:BATCH], work.normalization)
     if name == "torch":
         program = torch_peer().make(work, "none")
@@ -191,11 +191,11 @@ def test_a_program_learns_its_one_batch(name):
 # --------------------------------------------------------------------------- the memory bound
 
 
-def test_the_bound_of_a_tiny_network_is_that_counted_by_hand():
+def test_the_bound_of_a_tiny_network_agrees_with_a_count_by_hand():
     config = tiny.config(model__depth=8, model__shortcut="A", model__width=1.0)
     model = resolve(config).model
     found = bound.traffic(flax_example.network(model), (8, 8, 3))
-    # Elements: the stem and two convolutions a stage; then what each block's shortcut passes by.
+    # Elements: the stem and two convolutions per stage; then the blocks' shortcuts.
     outputs = 8 * 8 * 16 + 2 * (8 * 8 * 16) + 2 * (4 * 4 * 32) + 2 * (2 * 2 * 64)
     stays, halves, again = 4 * 8 * 8 * 16, 2 * (8 * 8 + 4 * 4) * 16, 2 * (4 * 4 + 2 * 2) * 32
     assert found.activations == 6 * outputs + stays + halves + again == 35584
@@ -213,12 +213,12 @@ def test_the_bound_counts_projections_and_plain_blocks_apart():
         config = tiny.config(model__depth=8, model__shortcut=shortcut, model__width=1.0)
         net = flax_example.network(resolve(config).model)
         moved[shortcut] = bound.traffic(net, shape).activations
-    inputs = 8 * 8 * 16 + 4 * 4 * 32  # of the two blocks with a stride
+    inputs = 8 * 8 * 16 + 4 * 4 * 32  # the inputs of the two blocks with a stride
     assert moved["none"] == 35584 - 4 * 8 * 8 * 16 - 2 * inputs - 2 * (4 * 4 * 16 + 2 * 2 * 32)
     assert moved["B"] == moved["A"] - 2 * (4 * 4 * 16 + 2 * 2 * 32) + 5 * (4 * 4 * 32 + 2 * 2 * 64)
 
 
-def test_limits_are_the_users_before_the_makers_before_the_measured():
+def test_the_users_limits_precede_the_makers_and_those_the_measured():
     class Device:
         device_kind = "NVIDIA H200"
 
@@ -256,7 +256,7 @@ def test_a_mistake_is_one_sentence(flag):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", MISTAKES[flag] + "\n")
 
 
-def test_groups_of_the_recipe_stay_where_they_divide_the_batch():
+def test_the_recipes_groups_stay_if_they_divide_the_batch():
     group = {size: ours.config("imagenet", 50, batch_size=size) for size in (64, 48)}
     assert {size: config.model.bn_group for size, config in group.items()} == {64: 32, 48: 0}
     with pytest.raises(UserError, match="does not divide"):

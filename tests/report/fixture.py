@@ -1,4 +1,4 @@
-"""Writes run folders with numbers known beforehand, as the trainer would leave them."""
+"""Writes run folders with known numbers, in the trainer's format."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ CHANGES: dict[str, Any] = {
     "eval__views": ["ten_crop"],
     "log__every": 10,
 }
-# The paper's recipe on CIFAR-10, but for its length and seeds; pass steps=64000.
+# The paper's recipe on CIFAR-10, except for its length and seeds; pass steps=64000.
 PAPER = {
     key.replace(".", "__"): value
     for key, value in settings.flatten(resolve(cifar10.get_config()).to_dict()).items()
@@ -49,16 +49,16 @@ ENVIRONMENT: dict[str, Any] = {
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """Returns the base config, as JSON has it, with changes such as ``model__depth=56``."""
+    """Returns the base config as JSON, with changes such as ``model__depth=56``."""
     changed = base.get_config().to_dict()
     tiny.override(changed, CHANGES | changes)
     return json.loads(json.dumps(changed))
 
 
 def lines(steps: Sequence[int], train: Any, **last: Any) -> list[dict[str, Any]]:
-    """Returns a line for each step with its training error; `last` is added to the last one.
+    """Returns a row per step with its training error; `last` is added to the last row.
 
-    Names in `last` spell the slash as two underscores: ``test__error``.
+    Names in `last` have two underscores instead of a slash: ``test__error``.
     """
     rows = [
         {
@@ -73,7 +73,7 @@ def lines(steps: Sequence[int], train: Any, **last: Any) -> list[dict[str, Any]]
 
 
 def flat(train: Any, validation: Any = 30.0, test: Any = 31.0) -> list[dict[str, Any]]:
-    """Returns a completed run of 100 steps whose training error never changes."""
+    """Returns the rows of a completed run of 100 steps with a constant training error."""
     return lines(
         range(10, 101, 10),
         [train] * 10,
@@ -113,7 +113,7 @@ def write(
                 "steps": settings["steps"],
                 "reason": "",
                 "device_seconds": 12.5,
-                "host": "another-host",  # whose processes cannot be asked: running stays running
+                "host": "another-host",  # unreachable, so "running" stays "running"
                 "pid": 1,
                 **(more or {}),
             }
@@ -133,7 +133,7 @@ def study(
     note: str = "",
     **changes: Any,
 ) -> pathlib.Path:
-    """Writes a study of noisy curves in which plain nets degrade with depth and residual do not."""
+    """Writes a study of noisy curves: plain nets degrade with depth, residual nets do not."""
     for shortcut in shortcuts:
         for depth in depths:
             name = f"plain-{depth}" if shortcut == "none" else f"resnet-{depth}-{shortcut}"
@@ -154,7 +154,7 @@ def study(
 def curve(
     depth: int, shortcut: str, steps: int, every: int, replicates: int
 ) -> list[dict[str, Any]]:
-    """Returns noisy, falling errors; the same arguments give the same numbers."""
+    """Returns rows of noisy, falling errors, which depend only on the arguments."""
     dice = random.Random(f"{depth}{shortcut}")
     floor = 2 + depth / 3 if shortcut == "none" else 6 - depth / 10
     speed = steps / (12 if shortcut == "none" else 20)

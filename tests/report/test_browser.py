@@ -1,4 +1,4 @@
-"""The page in a real browser, opened as a file: what a reader sees and can do."""
+"""The page in a real browser, opened as a file: its numbers, plots and controls."""
 
 import json
 import pathlib
@@ -38,7 +38,7 @@ def out(tmp_path_factory):
     note = "JPEG-coded copies of the images: errors run above those on the original pixels"
     cifar = {"depths": (20, 56), "data__name": "cifar10", "note": note}
     fixture.study(folder / "cifar", **cifar)
-    # Labels of groups on the same data name settings: long words on the page.
+    # Labels of groups on the same data name settings, so the page has long words.
     fixture.study(folder / "adam", **cifar, optimizer__name="adam", batch_size=64, steps=400)
     studies = [str(folder / name) for name in ("digits", "cifar", "adam")]
     arguments = [*studies, f"--out={folder / 'out'}"]
@@ -81,7 +81,7 @@ def drawn(browser):
 
 
 def lines_in(browser, plot):
-    """Returns how many lines the plot really draws (bands have no line)."""
+    """Returns the number of lines that the plot draws (bands have no line)."""
     return browser.execute_script(
         "const plot = document.getElementById(arguments[0]);"
         "return [...plot.querySelectorAll('.scatterlayer .trace path.js-line')]"
@@ -108,7 +108,7 @@ def test_numbers_on_the_page_are_those_of_the_summary(page, out):
         assert numbers == pytest.approx([claim["difference"], *claim["ci95"]], abs=0.006)
 
 
-def test_a_curve_tells_its_values_where_one_points(page, out):
+def test_pointing_at_a_curve_shows_its_values(page, out):
     plot = page.find_element(By.ID, "curves-0-0")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     # The middle of the deepest plain net's validation curve, in pixels from the plot's corner.
@@ -199,7 +199,7 @@ def test_nothing_is_wider_than_the_window(page, width, tmp_path):
     page.save_screenshot(str(tmp_path / f"page-{width}.png"))
 
 
-def test_the_browser_has_nothing_to_complain_of_and_asks_for_nothing(page):
+def test_the_page_has_no_errors_and_makes_no_requests(page):
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     requests = [

@@ -1,4 +1,4 @@
-"""Pooling runs into cells, cells into groups, and what happens to runs that did not finish."""
+"""Pooling runs into cells and cells into groups, with unfinished and diverged runs."""
 
 import os
 import socket
@@ -40,7 +40,7 @@ def test_the_same_seed_counts_once_and_a_note_says_so(tmp_path):
     assert cell.notes == ("seed 0 of b is left out: another run holds the same seed",)
 
 
-def test_of_two_unfinished_runs_with_one_seed_the_further_counts(tmp_path):
+def test_the_unfinished_run_with_more_steps_counts_for_a_shared_seed(tmp_path):
     fixture.write(tmp_path / "a", fixture.lines([20], [70.0]), "failed")
     fixture.write(tmp_path / "b", fixture.lines([20, 80], [70.0, 30.0]), "preempted")
     (cell,) = made(tmp_path)[0].cells
@@ -55,7 +55,7 @@ def test_a_run_given_twice_is_read_once(tmp_path):
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_diverged_replicates_are_counted_and_in_no_mean(tmp_path, recorded):
+def test_diverged_replicates_are_counted_but_in_no_mean(tmp_path, recorded):
     metrics = fixture.lines([50, 100], [[8.0, 40.0, 20.0], [8.0, None, 10.0]])
     more = {"diverged": {"1": 70}} if recorded else {}
     about = {"replicates": 3, "train_examples": 100, "log__every": 1}
@@ -73,7 +73,7 @@ def test_diverged_replicates_are_counted_and_in_no_mean(tmp_path, recorded):
     assert curves.of_cell(cell, window=0)[0].mean == [14.0, 9.0]
 
 
-def test_a_cell_whose_replicates_all_diverged_is_drawn_to_where_they_did(tmp_path):
+def test_a_cell_whose_replicates_all_diverged_is_drawn_up_to_there(tmp_path):
     metrics = fixture.lines([10, 20], [90.0, None])
     fixture.write(tmp_path / "a", metrics, status="diverged", more={"diverged": {"0": 20}})
     (cell,) = made(tmp_path)[0].cells
@@ -114,7 +114,7 @@ def test_a_rerun_that_completed_stands_beside_the_divergence(tmp_path):
     assert cell.notes == ("seed 0 of b is left out: the same seed diverged in a, which counts",)
 
 
-def test_what_diverged_in_an_unfinished_run_counts_beside_completed_ones(tmp_path):
+def test_a_diverged_seed_of_an_unfinished_run_counts_beside_completed_ones(tmp_path):
     fixture.write(tmp_path / "a", fixture.flat(10.0), seed=0)
     fixture.write(
         tmp_path / "b",
@@ -234,7 +234,7 @@ def test_the_papers_warm_up_of_resnet_110_makes_no_group_and_is_named(tmp_path):
         "resnet-110-A was warmed up at a rate of 0.01 until the training error fell below 80 %, "
         "as in the paper (section 4.2); the others were not"
     ]
-    # Alone it is no exception, and nothing is named.
+    # By itself it is not an exception, so there is no note.
     (alone,) = groups.make(reader.find([tmp_path / "c"]))
     assert table.footnotes(alone) == []
 
@@ -252,7 +252,7 @@ def test_the_papers_warm_up_of_resnet_110_makes_no_group_and_is_named(tmp_path):
     ],
     ids=str,
 )
-def test_any_other_warm_up_is_another_recipe(tmp_path, changes):
+def test_any_other_warm_up_is_a_different_recipe(tmp_path, changes):
     family = changes.get("model__family", "cifar")
     fixture.write(tmp_path / "a", fixture.flat(1.0), model__depth=18, model__family=family)
     fixture.write(tmp_path / "b", fixture.flat(1.0), **changes)
@@ -291,13 +291,13 @@ def test_plain_20_with_warm_up_is_not_compared_with_plain_56_without(tmp_path):
     assert verdicts == ["undecided", "undecided"]
 
 
-def test_evaluations_that_decide_something_make_a_group(tmp_path):
+def test_evaluations_that_affect_results_make_a_group(tmp_path):
     fixture.write(tmp_path / "a", fixture.flat(1.0), eval__weights="best", eval__every=9)
     fixture.write(tmp_path / "b", fixture.flat(1.0), eval__weights="best", eval__every=10)
     assert [g.settings for g in made(tmp_path)] == [{"eval.every": 9}, {"eval.every": 10}]
 
 
-def test_groups_are_labelled_by_what_tells_them_apart(tmp_path):
+def test_groups_are_labelled_with_differing_settings(tmp_path):
     fixture.write(tmp_path / "a", fixture.flat(1.0), data__name="cifar10", steps=200)
     fixture.write(tmp_path / "b", fixture.flat(1.0), steps=100)
     fixture.write(tmp_path / "c", fixture.flat(1.0), steps=200)
@@ -351,7 +351,7 @@ def test_a_run_that_never_loaded_its_data_stays_with_its_study(tmp_path):
     assert (len(group.cells), group.note) == (2, "a note")
 
 
-def test_shortcuts_are_residual_nets_told_apart_in_the_legend(tmp_path):
+def test_the_legend_names_shortcuts_of_residual_nets(tmp_path):
     for shortcut in "BCA":
         fixture.write(tmp_path / shortcut, fixture.flat(1.0), model__shortcut=shortcut)
     (group,) = made(tmp_path)

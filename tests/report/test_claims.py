@@ -7,7 +7,7 @@ from experiments.report import claims, groups
 from resnet_jax.runs import reader
 from tests.report import fixture
 
-MANY = 10_000_000  # examples per batch: so many that counting adds nothing to the spread
+MANY = 10_000_000  # examples per batch: enough for the counting error to vanish
 DIVERGED = None
 
 
@@ -102,7 +102,7 @@ def test_every_depth_is_compared_with_the_shallowest(tmp_path, shortcut, number)
     assert claim.difference == pytest.approx(30.125 - 5.05)
     first, second = claim.comparisons
     assert first.baseline.split("-")[1] == second.baseline.split("-")[1] == "20"
-    # The first finding is tested at 5 % / 2, and its p-value is twice that of one test.
+    # The first comparison is tested at 5 % / 2, and its p-value is doubled.
     alone = scipy.stats.ttest_rel(HIGH, [e + claim.comparisons[0].threshold for e in LOW])
     assert first.p == pytest.approx(2 * alone.pvalue, rel=1e-3)
     assert (first.result, first.level) == ("above", 0.975)
@@ -137,7 +137,7 @@ def test_claim_2_takes_a_then_b_then_c(tmp_path):
     assert judged(tmp_path / "b", nets)[2].verdict == "rejected"
     nets |= {("A", 20): flat, ("A", 56): flat}
     assert judged(tmp_path / "a", nets)[2].verdict == "confirmed"
-    # One depth of A alone says nothing about depth.
+    # A single depth of A cannot be compared.
     one_of_a = {("A", 20): flat, ("B", 20): flat, ("B", 56): rise}
     assert judged(tmp_path / "one", one_of_a)[2].verdict == "rejected"
 
@@ -186,7 +186,7 @@ def test_missing_cells_decide_nothing(tmp_path):
     assert "a plain and a residual net of one depth" in found[4].detail
 
 
-# An error of one digit of 1,257 in both seeds, and none at all: no spread over seeds.
+# One wrong digit of 1,257 in both seeds, and none at all: no spread over seeds.
 
 
 def test_no_spread_is_not_certainty(tmp_path):
@@ -221,7 +221,7 @@ def test_a_depth_that_is_saturated_keeps_claim_2_from_being_confirmed(tmp_path):
     assert (claim.verdict, claim.detail.split()[0]) == ("saturated", "resnet-56-A")
 
 
-# Divergence is evidence: for claim 1, against claim 2, and never the other way round.
+# Divergence is evidence for claim 1 and against claim 2, never the reverse.
 
 
 def test_two_of_four_diverged_do_not_confirm_claim_2(tmp_path):
@@ -248,11 +248,11 @@ def test_a_net_of_which_all_seeds_diverged_confirms_claim_1(tmp_path, seeds, ver
     assert ("seeds per side would decide it" in claim.detail) == (verdict == "undecided")
 
 
-def test_a_shallow_net_that_diverged_speaks_for_neither_claim(tmp_path):
+def test_a_diverged_shallow_net_confirms_neither_claim(tmp_path):
     nets = {(s, 20): [DIVERGED] * 5 for s in ("none", "A")}
     nets |= {(s, 56): [*LOW, 5.0] for s in ("none", "A")}
     found = judged(tmp_path, nets)
-    assert found[1].verdict == "rejected"  # what deeper nets did was better
+    assert found[1].verdict == "rejected"  # deeper nets were better
     assert found[2].verdict == "undecided"
     assert "resnet-20-A cannot be the baseline of this claim" in found[2].detail
 
@@ -266,7 +266,7 @@ def test_claim_4_counts_a_divergence_within_the_first_quarter(tmp_path):
 
     assert early(20).verdict == "undecided"
     assert "resnet-20-A (2 of 5 seeds)" in early(10).detail
-    # Later it was still a network with an early error of its own: 80 % here.
+    # A seed that diverges later counts with its own early error, here 80 %.
     later = early(40)
     assert later.difference == pytest.approx(sum([*HIGH, 30.0]) / 5 - (15.3 + 160) / 5)
     assert later.detail.endswith("; diverged after the early steps: resnet-20-A (2 of 5 seeds)")

@@ -1,4 +1,4 @@
-"""What `python -m experiments.compare` writes, and what it says to whoever calls it wrongly."""
+"""The files that `python -m experiments.compare` writes, and its error messages."""
 
 import csv
 import html
@@ -36,7 +36,7 @@ NOTE = "JPEG-coded copies of the images: errors run above those on the original 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """The report on two studies: digits, complete, and CIFAR-10 copies, with trouble."""
+    """The report on two studies: a complete one of digits, and a flawed one of CIFAR-10 copies."""
     folder = tmp_path_factory.mktemp("report")
     fixture.study(folder / "digits")
     papers = {"steps": 64000, "replicates": 3, "note": NOTE, **fixture.PAPER}
@@ -88,7 +88,7 @@ def test_summary_is_strict_json_of_the_agreed_shape(out):
         check_number(claim["difference"])
         assert claim["ci95"][0] <= claim["difference"] <= claim["ci95"][1]
     depths = [len(claim["comparisons"]) for claim in summary["claims"]]
-    assert depths == [3, 3, 1, 1, 1, 1]  # each deeper net with the shallowest
+    assert depths == [3, 3, 1, 1, 1, 1]  # each deeper net against the shallowest
     for one in (one for claim in summary["claims"] for one in claim["comparisons"]):
         check_number(one["p"])
         assert one["result"] in ("above", "below", "undecided", "saturated")
@@ -103,7 +103,7 @@ def test_summary_numbers_are_those_of_the_runs(out):
         if (c["name"], c["group"]) == ("plain-20", "digits")
     ]
     rows = fixture.curve(20, "none", 1000, 10, 5)
-    # 2000 examples in batches of 100: the last epoch is 20 steps, two lines of 10.
+    # 2000 examples in batches of 100: the last epoch is 20 steps, two rows of 10.
     train = np.mean([rows[-2]["train/error"], rows[-1]["train/error"]], axis=0)
     assert cell["train_error"]["mean"] == pytest.approx(train.mean())
     assert cell["train_error"]["std"] == pytest.approx(train.std(ddof=1))
@@ -148,7 +148,7 @@ def test_every_comparison_is_in_every_form_of_the_report(out):
             assert any(shown in part.split("</tr>")[0] for part in row[1:])
 
 
-def test_what_diverged_and_what_is_saturated_is_said_in_every_form(tmp_path, capsys):
+def test_divergence_and_saturation_are_in_every_form_of_the_report(tmp_path, capsys):
     for depth in (20, 56):
         fixture.write(
             tmp_path / "s" / f"plain-{depth}",
@@ -198,7 +198,7 @@ def test_the_papers_numbers_stand_beside_the_cells_of_our_studies_on_its_recipes
             assert paper.withheld(found.config) == ""
             if number := paper.published(found.config):
                 numbers[number.source.split(",")[0], found.name] = number.error
-        # Also with the warm-up of ResNet-110, a study is one group.
+        # Despite the warm-up of ResNet-110, a study is one group.
         assert len(compare.groups.make(compare.reader.find([tmp_path / module.__name__]))) == 1
     assert numbers == {
         ("Table 6", "resnet-20-A"): 8.75, ("Table 6", "resnet-32-A"): 7.51,
@@ -213,7 +213,7 @@ def test_the_papers_numbers_stand_beside_the_cells_of_our_studies_on_its_recipes
 
 
 def beside(module, folder, **changes):
-    """Returns the paper's number beside a run, and why it is left out."""
+    """Returns the paper's number for a run, and the reason if it is left out."""
     config = module.get_config()
     tiny.override(config, changes)
     cell = cell_of(resolve(config), folder)
@@ -261,20 +261,18 @@ def test_the_papers_number_is_left_out_beside_other_networks_and_recipes(
         (cifar10, {"accumulate": 2, "model__bottleneck_stride": "v1.5"}, 8.75),
         (imagenet, {"model__depth": 34, "model__bottleneck_stride": "v1.5"}, 24.52),
         (imagenet, {"data__validation": 5000, "eval__views": ("center",)}, 22.85),
-        # It has none for these, and nothing is said to be left out.
+        # The paper has no number for these, so none is left out.
         (cifar10, {"data__name": "cifar100"}, None),
         (cifar10, {"model__depth": 26}, None),
         (cifar10, {"model__shortcut": "B", "steps": 500}, None),
     ],
     ids=str,
 )
-def test_the_papers_number_needs_no_more_than_its_network_and_recipe(
-    tmp_path, module, changes, number
-):
+def test_settings_that_do_not_matter_keep_the_papers_number(tmp_path, module, changes, number):
     assert beside(module, tmp_path / "run", **changes) == (number, "")
 
 
-def test_a_setting_that_a_run_does_not_record_is_not_taken_for_the_papers(tmp_path):
+def test_a_setting_that_a_run_did_not_record_is_a_departure(tmp_path):
     content = resolve(cifar10.get_config()).to_dict()
     del content["model"]["activation"]
     config = ConfigDict(content)
@@ -294,7 +292,7 @@ def test_departures_that_many_cells_share_are_one_footnote(tmp_path):
     assert {table.COLUMNS[7].show(cell) for cell in group.cells} == {table.DASH}
 
 
-def test_an_axis_of_few_iterations_has_each_once(tmp_path):
+def test_an_axis_of_few_iterations_has_each_number_once(tmp_path):
     rows = fixture.lines((1, 2, 3), [90.0, 80.0, 70.0])
     fixture.write(tmp_path / "study" / "plain-20", rows, steps=3, model__shortcut="none")
     compare.compare([str(tmp_path / "study")], tmp_path, window=0, margin=0.5, command="")
@@ -309,7 +307,7 @@ def test_pictures_are_not_blank(out, name):
     assert (pixels.min(axis=1) < 250).mean() > 0.02
 
 
-def test_curves_svg_says_what_it_shows(out):
+def test_curves_svg_has_its_labels(out):
     texts = svg_texts(out / "curves.svg")
     for label in (
         "Plain nets",
@@ -327,7 +325,7 @@ def test_curves_svg_says_what_it_shows(out):
     assert NOTE in " ".join(texts)
 
 
-def test_depth_svg_says_what_it_shows(out):
+def test_depth_svg_has_its_labels(out):
     texts = svg_texts(out / "depth.svg")
     for label in (
         "training error",
@@ -353,7 +351,7 @@ def test_every_network_has_its_curves_in_its_depths_colour(out, width):
     digits, cifar = curves.colours([8, 14, 20, 32]), curves.colours([20, 56, 110])
     want = [*digits.values()] * 2  # plain and residual
     want += [cifar[20], cifar[56], cifar[110], cifar[20], cifar[56]]  # no residual 110
-    legend = ["#404040"] * 2  # one a group
+    legend = ["#404040"] * 2  # one per group
     assert sorted(drawn) == sorted(want + legend)
 
 
@@ -362,7 +360,7 @@ def svg_texts(path):
     return ["".join(e.itertext()).strip() for e in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_panels_have_one_scale_and_a_depth_one_colour(out):
+def test_panels_share_a_scale_and_a_depth_has_one_colour(out):
     specs = [
         json.loads(text)
         for text in re.findall(
@@ -408,7 +406,7 @@ def test_the_data_note_stands_beside_every_number_of_its_group(out):
     assert NOTE in (out / "table.csv").read_text()
 
 
-def test_the_page_says_where_its_numbers_come_from(out):
+def test_the_page_shows_the_numbers_provenance(out):
     page = html.unescape((out / "index.html").read_text())
     for fact in (
         "python -m experiments.compare",
@@ -424,7 +422,7 @@ def test_the_page_says_where_its_numbers_come_from(out):
         assert fact in page
 
 
-def test_window_and_margin_are_said_on_the_page(tmp_path):
+def test_window_and_margin_are_on_the_page(tmp_path):
     study = fixture.study(tmp_path / "s", depths=(8, 14), replicates=2)
     out = tmp_path / "out"
     assert tiny.compare(str(study), f"--out={out}", "--window=50", "--margin=0.25") == 0
@@ -478,7 +476,7 @@ def program(*arguments):
     return tiny.program("experiments.compare", *arguments)
 
 
-def test_a_misspelt_flag_is_told_the_nearest():
+def test_a_misspelt_flag_is_refused_with_the_nearest():
     done = program("run", "--out=x", "--margn=1")
     assert done.returncode == 2
     assert done.stderr == (

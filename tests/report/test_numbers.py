@@ -1,4 +1,4 @@
-"""The arithmetic of the report, against numbers worked out by hand or by scipy."""
+"""The arithmetic of the report, against numbers computed by hand or by scipy."""
 
 import math
 
@@ -25,24 +25,24 @@ def test_mean_and_sample_std():
     assert Stat.of([]) == Stat(None, None, 0)
 
 
-def test_window_mean_weights_each_line_by_the_steps_it_covers():
+def test_window_mean_weights_each_row_by_the_steps_it_covers():
     points = [(10, 100.0), (14, 50.0), (20, 8.0)]
     assert replicates.window_mean(points, 0, 20) == pytest.approx((10 * 100 + 4 * 50 + 6 * 8) / 20)
     assert replicates.window_mean(points, 10, 20) == pytest.approx((4 * 50 + 6 * 8) / 10)
-    # A line that begins before the window counts with the steps inside it: 2 of 4.
+    # A row that starts before the window counts with its steps inside: 2 of 4.
     assert replicates.window_mean(points, 12, 20) == pytest.approx((2 * 50 + 6 * 8) / 8)
     assert replicates.window_mean(points, 20, 30) is None
     assert replicates.window_mean([], 0, 10) is None
 
 
 def test_final_training_error_is_over_the_last_epoch(tmp_path):
-    # 250 examples in batches of 100 are 3 steps: step 8 and 2 of the 2 steps of the line before.
+    # 250 examples in batches of 100 are 3 steps: step 8 and the 2 steps of the row before.
     metrics = fixture.lines([2, 5, 7, 8], [90.0, 80.0, 20.0, 5.0])
     run = one(tmp_path / "a", metrics, train_examples=250, steps=8)
     assert replicates.of_run(run)[0].train_error() == pytest.approx((2 * 20 + 5) / 3)
 
 
-def test_final_training_error_is_at_least_the_last_line(tmp_path):
+def test_final_training_error_covers_at_least_the_last_row(tmp_path):
     metrics = fixture.lines([90, 100], [90.0, 12.0])
     run = one(tmp_path / "a", metrics, train_examples=200)  # an epoch of 2 steps
     assert replicates.of_run(run)[0].train_error() == pytest.approx(12.0)
@@ -53,11 +53,11 @@ def test_final_training_error_is_at_least_the_last_line(tmp_path):
 def test_early_error_is_over_the_first_quarter(tmp_path):
     metrics = fixture.lines([10, 20, 40, 100], [80.0, 60.0, 10.0, 1.0])
     replicate = replicates.of_run(one(tmp_path / "a", metrics))[0]
-    # 25 steps: 10 at 80, 10 at 60, and 5 of the 20 at 10.
+    # 25 steps: 10 with 80 %, 10 with 60 %, and 5 of the 20 steps with 10 %.
     assert replicate.early_train_error() == pytest.approx((800 + 600 + 50) / 25)
 
 
-def test_what_claims_compare_is_counted_over_the_examples_of_its_window(tmp_path):
+def test_claims_count_errors_over_the_examples_of_their_window(tmp_path):
     metrics = fixture.lines([10, 20, 40, 100], [80.0, 60.0, 10.0, 1.0])
     (replicate,) = replicates.of_run(one(tmp_path / "a", metrics))  # an epoch: 20 steps of 100
     assert replicate.final() == Observation(1.0, 2000)
@@ -73,7 +73,7 @@ def test_a_replicate_that_diverged_has_the_worst_error(tmp_path):
         run = one(tmp_path / str(at), metrics, status="diverged", more=more)
         (replicate,) = replicates.of_run(run)
         assert replicate.final() == Observation(100.0, 2000, diverged=True)
-        # Of the steps 20 to 25 nothing is known: the row that covers them is null.
+        # Steps 20 to 25 are unknown, since the row that covers them is null.
         assert replicate.early() == Observation(100.0, 2500, diverged=True)
 
 
@@ -120,7 +120,7 @@ def test_curves_of_replicates_that_log_at_different_steps_meet_at_common_ones(tm
         one(tmp_path / "b", seldom[:1], status="running", seed=1, log__every=20),
     ]
     (training,) = curves.of_cell(cells.pool(shorter), window=0)
-    # At 10 one is missing although it got further; after 20 only the other is left.
+    # Step 10 is missing in a run that went further; after 20 only the other is left.
     assert training.steps == [20, 30, 40]
     assert training.mean == [6.0, 7.0, 6.0]
     assert training.std[1:] == [None, None]
@@ -157,7 +157,7 @@ def test_the_start_of_training_does_not_set_the_scale(tmp_path):
     assert curves.y_top([]) == 100.0
 
 
-def test_a_panel_without_curves_says_why(tmp_path):
+def test_a_panel_without_curves_has_a_reason(tmp_path):
     fixture.write(tmp_path / "s" / "a", [], status="queued", model__shortcut="none")
     (group,) = groups.make(reader.find([tmp_path / "s"]))
     assert curves.emptiness(group, "Plain nets") == "nothing logged yet"

@@ -16,7 +16,7 @@ from experiments.report.statistics import (
     proportion_interval,
 )
 
-MANY = 1e9  # examples: so many that counting adds nothing to the spread over seeds
+MANY = 1e9  # examples: enough for the counting error to vanish
 
 
 def sample(values, examples=MANY, first=0, diverged=()):
@@ -55,20 +55,20 @@ def test_a_share_has_clopper_and_pearsons_interval(errors, count):
     assert found == pytest.approx((want.low, want.high))
 
 
-def test_no_error_in_n_leaves_room_for_about_three_in_n():
-    # One-sided at 95 % it is the rule of three; each tail of a two-sided interval has 2.5 %.
+def test_the_rule_of_three():
+    # One-sided at 95 %, no error in n gives a limit of 3 / n; two-sided, each tail has 2.5 %.
     assert proportion_interval(0.0, 1257, 0.1)[1] == pytest.approx(3 / 1257, rel=0.01)
     assert proportion_interval(0.0, 1257, 0.05)[1] == pytest.approx(3.69 / 1257, rel=0.01)
 
 
-def test_no_spread_is_no_certainty():
+def test_zero_spread_does_not_give_certainty():
     zero = sample([0.0, 0.0], examples=1257)
     upper = 100 * (1 - 0.025 ** (1 / 2514))
     assert Difference.of(zero, zero).interval(ALPHA) == pytest.approx((-upper, upper))
     one_digit = sample([100 / 1257] * 2, examples=1257)
     low, high = Difference.of(one_digit, zero).interval(ALPHA)
     assert low < 0 < high
-    # The same share of many more examples is a difference.
+    # The same fraction of many more examples is significant.
     seen_often = sample([100 / 1257] * 2, examples=125700)
     assert Difference.of(seen_often, sample([0.0, 0.0], 125700)).interval(ALPHA)[0] > 0
 
@@ -87,7 +87,7 @@ def abs_from(difference):
 
 
 def test_diverged_seeds_are_counted_as_seeds():
-    """Four of four against none of four: about what Fisher's exact test says of it."""
+    """All of n seeds against none of n: p is close to Fisher's exact test."""
     fisher = {
         n: scipy.stats.fisher_exact([[n, 0], [0, n]]).pvalue  # two-sided
         for n in (2, 3, 4, 5)
@@ -98,7 +98,7 @@ def test_diverged_seeds_are_counted_as_seeds():
         found = Difference.of(failed, trained).p_value(0)
         assert p / 2 < found < p
         assert (found <= ALPHA) == (n >= 4)
-        # Whichever side they are on.
+        # On either side.
         assert Difference.of(trained, failed).p_value(0) == pytest.approx(found)
 
 
@@ -137,11 +137,11 @@ def test_that_every_difference_is_small_needs_no_correction():
     assert near.interval(ALPHA)[1] < 0.5 < near.interval(ALPHA / 2)[1]
     assert correct([near, near], 0.5)[1] == [ALPHA, ALPHA]
     far = Difference.of(sample([9.0, 9.2, 9.5]), sample(base))
-    # Once one of them lies above, that was found by searching.
+    # As soon as one lies above, the family needs the correction.
     assert correct([near, far], 0.5)[1] == [ALPHA, ALPHA / 2]
 
 
-def test_the_estimated_number_of_seeds_decides_four_times_in_five():
+def test_the_estimated_number_of_seeds_has_a_power_of_80_percent():
     spread, gap = 2.0, 1.5
     a = [gap + spread * x / math.sqrt(2) for x in (-1, 1)]  # standard deviation `spread`
     b = [spread * x / math.sqrt(2) for x in (1, -1)]
@@ -158,8 +158,8 @@ def test_the_estimated_number_of_seeds_decides_four_times_in_five():
     assert 0.74 < np.mean(decided) < 0.88
 
 
-def test_no_number_of_seeds_decides_what_is_equal():
+def test_no_number_of_seeds_separates_equal_means():
     equal = Difference.of(sample([4.0, 6.0]), sample([6.0, 4.0], first=2))
     assert equal.seeds_to_exclude(0, ALPHA) is None
-    # Against a margin it can be shown that they are equal enough.
+    # With a margin, non-inferiority can be shown.
     assert equal.seeds_to_exclude(0.5, ALPHA) == pytest.approx(126, abs=3)

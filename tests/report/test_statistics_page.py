@@ -1,4 +1,4 @@
-"""The worked example of docs/statistics.md, computed again."""
+"""The worked example of docs/statistics.md agrees with the code."""
 
 import pytest
 import scipy.stats
@@ -18,7 +18,7 @@ def page():
     return (tiny.ROOT / "docs" / "statistics.md").read_text()
 
 
-def test_the_table_is_what_the_report_prints(page, tmp_path):
+def test_the_table_is_the_reports(page, tmp_path):
     for depth, counts in COUNTS.items():
         name = f"plain-{depth}"
         listed = ", ".join(map(str, counts or ["diverged"] * 4))
@@ -45,7 +45,7 @@ def test_the_table_is_what_the_report_prints(page, tmp_path):
     assert f"About {seeds} seeds per side would decide plain-44" in page
 
 
-def test_the_steps_in_between_are_right(page):
+def test_the_intermediate_steps_are_right(page):
     samples = {
         depth: Sample({i: 100 * c / EXAMPLES for i, c in enumerate(counts)}, 4 * EXAMPLES)
         for depth, counts in COUNTS.items()
