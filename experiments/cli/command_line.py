@@ -15,7 +15,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 from absl import app, flags, logging
 
@@ -27,6 +27,8 @@ from resnet_jax.runs import storage
 _ROOT = pathlib.Path(__file__).parents[2]  # the checkout, or the folder of programs in a wheel
 PREEMPTED = 42
 BUG = 70  # EX_SOFTWARE of sysexits.h
+
+_T = TypeVar("_T")
 
 
 class FlagOfFlags(flags.Flag):
@@ -93,7 +95,7 @@ def spelled(program: str) -> str:
     return f"resnet-jax {program}" if is_wheel else f"python -m experiments.{program}"
 
 
-def required(flag: flags.FlagHolder[Any]) -> Any:
+def required(flag: flags.FlagHolder[_T | None]) -> _T:
     """Returns a flag's value; raises UserError if it was not given."""
     if flag.value is None:
         raise UserError(f"--{flag.name} is missing; see --help.")
@@ -146,7 +148,7 @@ def _say_a_failed_checkpoint_once() -> None:
     first failure is raised and reported.
     """
 
-    def hook(unraisable: Any) -> None:
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             sys.__unraisablehook__(unraisable)
 

@@ -114,7 +114,7 @@ class SkyPilot:
         self._prefix = f"{_job_prefix(workdir.name)}-{digest}-"
 
     def require_data(self, name: str, data_dir: str) -> None:
-        """Raises UserError where no --mount leads to `data_dir`, which is on other machines."""
+        """Raises UserError if `data_dir` is not inside a --mount, so that the machines lack it."""
         folders = [pathlib.Path(data_dir), *pathlib.Path(data_dir).parents]
         if name == "digits" or {str(folder) for folder in folders} & self._mounts.keys():
             return
