@@ -1,4 +1,4 @@
-"""Where and with what a run was made."""
+"""The facts about a launch in environment.json: software, devices, hosts, network and data."""
 
 import contextlib
 import datetime
@@ -37,9 +37,9 @@ PACKAGES = (
 def describe(
     network: Summary, execution: Mapping[str, Any], data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns command, commit, versions, devices and hosts of this launch, and what it trains."""
+    """Returns the facts about this launch: command, commit, versions, devices, hosts, network."""
     return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed: argv[0] is a path
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed; argv[0] would be a path
         "git": _git(),
         "python": platform.python_version(),
         "packages": _versions(),
@@ -67,33 +67,33 @@ def _versions() -> dict[str, str]:
 
 
 def refuse_differing_data(facts: Mapping[str, Any]) -> None:
-    """Raises UserError, in every process, if one of them sees other data than process 0."""
+    """Raises UserError, in every process, if one process sees other data than process 0."""
     first, *others = (json.loads(text) for text in of_all(json.dumps(facts)))
-    for process, its in enumerate(others, start=1):
-        if its != first:
-            differing = differences(first, its, "in process 0", f"in process {process}")
+    for process, other in enumerate(others, start=1):
+        if other != first:
+            differing = differences(first, other, "in process 0", f"in process {process}")
             raise UserError(
-                f"Processes 0 and {process} see different data: {differing}; data.dir must lead "
-                "all processes to the same."
+                f"Processes 0 and {process} see different data: {differing}; data.dir must hold "
+                "the same data in all processes."
             )
 
 
 def _git(here: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, Any]:
-    """Returns {"commit", "clean"} of the checkout that holds `here`, or why there is none."""
+    """Returns {"commit", "clean"} of the checkout that contains `here`, or the "reason" if none."""
 
     def git(*args: str) -> str:
-        # Git refuses a checkout of another user, whose hooks it might run; we run its code anyway.
+        # Git refuses another user's checkout because of its hooks, but we run its code anyway.
         return subprocess.run(
             ["git", "-c", "safe.directory=*", *args],
             cwd=here, capture_output=True, check=True, encoding="utf-8", errors="replace",
         ).stdout.strip()  # fmt: skip
 
     try:
-        # Else it may be the checkout of a project that has us installed inside.
+        # Fails if the package is merely installed inside another project's checkout.
         git("ls-files", "--error-unmatch", "environment.py")
         return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
     except subprocess.CalledProcessError as e:
-        reason = (e.stderr.strip() or f"git ended with {e.returncode}").splitlines()[0]
+        reason = (e.stderr.strip() or f"git exited with {e.returncode}").splitlines()[0]
     except OSError as e:
         reason = f"git: {e.strerror}"
     logging.info("The commit is not recorded: %s.", reason.rstrip("."))

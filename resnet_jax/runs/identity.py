@@ -1,4 +1,4 @@
-"""Whether a folder's run is the one that a config describes."""
+"""Refuses a run folder that belongs to another config."""
 
 import json
 import os
@@ -9,22 +9,22 @@ from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
 from resnet_jax.settings import deciding, identity
 
-# Schedules under which a step's rate does not depend on how many steps there will be.
+# Schedules whose rate at a step does not depend on the length of training.
 RATES_OF_ANY_LENGTH = ("constant", "step", "plateau")
-# The settings in steps that come from fractions of the length.
-_MOVED_BY_LENGTH = frozenset({"steps", "schedule.boundaries", "schedule.warmup_length"})
+# Settings that depend on the length of training if the schedule is given in fractions.
+_SCALED_BY_LENGTH = frozenset({"steps", "schedule.boundaries", "schedule.warmup_length"})
 
 
 def refuse_other(path: str | os.PathLike[str] | storage.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError, with the differing keys, if `path` is another config's run folder.
 
-    A config that only asks for more steps is no other one, unless the rates of the steps before
-    depend on the length.
+    A config that differs only by more steps is accepted, unless the rates of earlier steps depend
+    on the number of steps.
     """
-    there = storage.read_json(storage.locate(path) / "config.json")
-    if not there or identity(there) == identity(config):
+    saved = storage.read_json(storage.locate(path) / "config.json")
+    if not saved or identity(saved) == identity(config):
         return
-    old, new = deciding(there), json.loads(json.dumps(deciding(config)))
+    old, new = deciding(saved), json.loads(json.dumps(deciding(config)))
     absent = object()
     differing = [
         key
@@ -41,10 +41,10 @@ def refuse_other(path: str | os.PathLike[str] | storage.Path, config: Mapping[st
                 f"schedule.name={old['schedule.name']!r} spreads the rates over all steps, so this "
                 "run cannot be made longer, only a new one; "
             )
-    elif "steps" in differing and _MOVED_BY_LENGTH.issuperset(differing):
+    elif "steps" in differing and _SCALED_BY_LENGTH.issuperset(differing):
         why = (
             "a run can be made longer if its schedule is given in steps (schedule.unit='steps') "
-            "and stays the same; "
+            "and does not change; "
         )
     values = (f"{k} ({old.get(k, 'absent')} there, {new.get(k, 'absent')} here)" for k in differing)
     raise UserError(

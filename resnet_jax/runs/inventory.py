@@ -1,6 +1,6 @@
 """The inventory of a checkpoint: the size and the CRC-32 of every file in it.
 
-Orbax notices neither a flipped bit nor a file of another checkpoint.
+Orbax detects neither a flipped bit nor a file that belongs to another checkpoint.
 """
 
 import json
@@ -12,7 +12,7 @@ _CHUNK = 1 << 24  # bytes read at a time
 
 
 def make(checkpoint: pathlib.Path) -> bytes:
-    """Returns the content of the inventory of a checkpoint's folder."""
+    """Returns the inventory of a checkpoint's folder, as JSON."""
     return json.dumps(_sums(checkpoint), indent=1).encode()
 
 
@@ -20,19 +20,19 @@ def damage(checkpoint: pathlib.Path) -> str:
     """Returns the first difference from the inventory; empty if there is none."""
     try:
         inventory = json.loads((checkpoint / NAME).read_text(encoding="utf-8"))
-        found = _sums(checkpoint)
+        sums = _sums(checkpoint)
     except (OSError, ValueError) as e:
         return f"its files cannot be read: {e}"
-    for name, had in inventory.items():
-        if name not in found:
+    for name, expected in inventory.items():
+        if name not in sums:
             return f"{name} is missing"
-        if found[name] != had:
-            return f"{name} has the bytes and CRC-32 {found[name]}, and had {had}"
+        if sums[name] != expected:
+            return f"{name} has the bytes and CRC-32 {sums[name]}, not {expected}"
     return ""
 
 
 def _sums(checkpoint: pathlib.Path) -> dict[str, list[int]]:
-    """Returns [bytes, CRC-32] of every file, without those about the checkpoint as a whole."""
+    """Returns [bytes, CRC-32] of every file in a subfolder; Orbax's files beside them may vary."""
     return {
         path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _crc32(path)]
         for path in sorted(checkpoint.glob("*/**/*"))

@@ -1,10 +1,10 @@
-"""One process at a time writes a run folder.
+"""Ensures that only one process at a time writes a run folder.
 
-On a disk the system sees to it: a locked file is free again when its process ends, however it
-ends. In a bucket, and on a disk that cannot lock files (some of Lustre and NFS), a process holds a
-lease: it writes its name into the folder and renews it. A newcomer that finds a name watches it,
-and takes over if it is not renewed, so that no two clocks need to agree. A process that finds
-another's name in place of its own has been taken for dead, and stops.
+On a disk it is a file lock: the system frees it when its process ends, for whatever reason. In a
+bucket, and on a disk that cannot lock files (some Lustre and NFS), it is a lease: a file with the
+owner's name, which the owner renews. Another process that finds a lease watches it, and takes over
+if it is not renewed for a while, so that clocks need not agree. An owner that finds another name in
+its lease was presumed dead, and stops.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from absl import logging
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
-NAME = "lock"  # of the file in the run folder
-LEASE = "lease"  # of the one that holds a lease on a disk
+NAME = "lock"  # the lock file, or in a bucket the lease, in the run folder
+LEASE = "lease"  # the lease in a run folder on a disk
 RENEW_SECONDS = 10.0
-LOST_SECONDS = 40.0  # without renewal; a name that old belongs to nobody
-# For a reader, who watches for no change but compares the storage's clock with its own.
+LOST_SECONDS = 40.0  # a lease that is not renewed for so long has no owner
+# is_held() does not watch a lease but compares its age by two clocks, so it allows for more.
 _STALE_SECONDS = 900.0
-# What flock says of another's lock; whoever only asks (is_held) holds one for a moment.
+# errno of flock on a locked file. is_held() locks the file for a moment, so take() tries again.
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _TRIES, _PAUSE_SECONDS = 10, 0.05
 
@@ -38,29 +38,29 @@ class Lock(Protocol):
     """A run folder held by this process."""
 
     def check(self) -> None:
-        """Raises RunError where another process holds the folder now."""
+        """Raises RunError if another process holds the folder now."""
 
     def release(self) -> None:
-        """Lets go of the folder."""
+        """Frees the folder."""
 
 
 def take(folder: storage.Path) -> Lock:
-    """Takes a run folder that exists.
+    """Takes an existing run folder.
 
     Raises:
-      UserError: another process has it.
+      UserError: another process holds it.
       OSError: it cannot be written.
     """
     if storage.is_bucket(folder):
         return Lease(folder, folder / NAME)
     file = open(folder / NAME, "w", encoding="utf-8")  # noqa: SIM115 - held until released
     try:
-        if not _locks(file, fcntl.LOCK_EX, _TRIES):
+        if not _try_lock(file, fcntl.LOCK_EX, _TRIES):
             raise _in_use(folder)
     except OSError as e:
         file.close()
         logging.info(
-            "%s: files cannot be locked there (%s); this process holds it by a lease, %s, instead.",
+            "%s: files cannot be locked there (%s); using a lease, the file %s, instead.",
             folder, storage.reason(e), LEASE,
         )  # fmt: skip
         return Lease(folder, folder / LEASE)
@@ -71,24 +71,23 @@ def take(folder: storage.Path) -> Lock:
 
 
 def is_held(folder: storage.Path) -> bool | None:
-    """Whether a process holds a run folder, as far as this machine can tell; None if it cannot.
+    """Whether a process holds a run folder; None if that cannot be determined.
 
-    A process on another machine holds a folder on a disk unseen, if the file system locks files
-    per machine.
+    If a disk's file locks are per machine, processes on other machines go unnoticed.
     """
     if storage.is_bucket(folder):
         return _is_leased(folder / NAME)
     try:
         with open(folder / NAME, encoding="utf-8") as file:
-            return not _locks(file, fcntl.LOCK_SH)
+            return not _try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return None
     except OSError:
         return _is_leased(folder / LEASE)
 
 
-def _locks(file: IO[str], kind: int, tries: int = 1) -> bool:
-    """Locks a file unless another process has; raises OSError if files cannot be locked there."""
+def _try_lock(file: IO[str], kind: int, tries: int = 1) -> bool:
+    """Returns whether it locked the file; raises OSError if the disk cannot lock files."""
     for attempt in range(tries):
         if attempt:
             time.sleep(_PAUSE_SECONDS)
@@ -116,7 +115,7 @@ def _is_leased(path: storage.Path) -> bool | None:
 
 
 def _holder(content: bytes | None) -> dict[str, Any]:
-    """Returns whose name a lease's file holds; empty if it is not there, or not whole."""
+    """Returns the owner in a lease's content; empty if the file is missing or incomplete."""
     try:
         return json.loads(content or b"{}")
     except ValueError:
@@ -132,115 +131,114 @@ class _FileLock:
         self._file = file
 
     def check(self) -> None:
-        """Nobody can have taken it."""
+        """A file lock cannot be lost."""
 
     def release(self) -> None:
         self._file.close()
 
 
 class Lease:
-    """A folder that is held for as long as this process renews its name in a file of it."""
+    """A lease on a run folder, which a thread renews until release()."""
 
     def __init__(self, folder: storage.Path, path: storage.Path):
-        """Takes `folder` by the file `path`, after LOST_SECONDS if another's name stands there."""
+        """Takes the lease `path` on `folder`; waits LOST_SECONDS if the lease has another owner."""
         self._folder, self._path = folder, path
         self._owner, self._count = uuid.uuid4().hex, 0
-        self._ended = threading.Event()
+        self._released = threading.Event()
         self._taken_by = ""
         while not self._create():
-            if self._is_left():
+            if self._is_abandoned():
                 self._take_over()
                 break
-        self._thread = threading.Thread(target=self._keep, daemon=True, name="lease")
+        self._thread = threading.Thread(target=self._keep_renewing, daemon=True, name="lease")
         self._thread.start()
 
     def check(self) -> None:
-        """Raises RunError where another process holds the folder now."""
+        """Raises RunError if another process holds the folder now."""
         if self._taken_by:
             raise RunError(
-                f"{self._taken_by} took {self._folder} over: it had not heard from this process "
-                f"for {LOST_SECONDS:.0f} s."
+                f"{self._taken_by} took {self._folder} over, because this process had not renewed "
+                f"its lease for {LOST_SECONDS:.0f} s."
             )
 
     def release(self) -> None:
-        """Takes the name out, unless it is another's by now."""
-        self._ended.set()
+        """Removes the lease, unless another process has taken it over."""
+        self._released.set()
         self._thread.join()
         with contextlib.suppress(OSError), storage.reaching(self._path):
-            self._look()
+            self._check_owner()
             if not self._taken_by:
                 self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
-        """Writes the name if none stands there; of processes that start together, one succeeds."""
+        """Creates the lease if there is none; of processes that start together, one succeeds."""
         try:
-            return storage.create_bytes(self._path, self._name())
-        except OSError:  # some servers of buckets know no such request
+            return storage.create_bytes(self._path, self._content())
+        except OSError:  # some bucket servers cannot create a file only if it is absent
             if storage.read_bytes(self._path) is not None:
                 return False
             self._take_over()
             return True
 
-    def _is_left(self) -> bool:
-        """Whether the name that stands there is not renewed; False if it has gone.
+    def _is_abandoned(self) -> bool:
+        """Whether the existing lease stays without renewal; False if it is removed.
 
         Raises:
           UserError: it is renewed.
         """
-        found = storage.read_bytes(self._path)
-        if found is None:
+        before = storage.read_bytes(self._path)
+        if before is None:
             return False
         logging.info(
-            "%s was left in a hurry, or is in use: waiting up to %.0f s to see which.",
+            "%s is in use, or its last process was killed: waiting up to %.0f s to see which.",
             self._folder,
             LOST_SECONDS,
         )
-        give_up = time.monotonic() + LOST_SECONDS
-        while time.monotonic() < give_up:
+        deadline = time.monotonic() + LOST_SECONDS
+        while time.monotonic() < deadline:
             time.sleep(RENEW_SECONDS / 10)
             now = storage.read_bytes(self._path)
             if now is None:
                 return False
-            if now != found:
+            if now != before:
                 raise _in_use(self._folder)
         return True
 
     def _take_over(self) -> None:
-        """Writes the name over another's. Of processes that do so together, the last one wins.
+        """Overwrites the lease. Of processes that do so at the same time, the last one wins.
 
         Raises:
           UserError: another process has won.
         """
         self._renew()
         time.sleep(RENEW_SECONDS / 5)
-        self._look()
+        self._check_owner()
         if self._taken_by:
             raise _in_use(self._folder)
 
-    def _name(self) -> bytes:
-        name = {
+    def _content(self) -> bytes:
+        content = {
             "owner": self._owner,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "renewed": self._count,
         }
-        return json.dumps(name).encode()
+        return json.dumps(content).encode()
 
     def _renew(self) -> None:
         self._count += 1
-        storage.write_bytes(self._path, self._name())
+        storage.write_bytes(self._path, self._content())
 
-    def _look(self) -> None:
-        """Notes whose name stands in the folder."""
+    def _check_owner(self) -> None:
         holder = _holder(storage.read_bytes(self._path))
         if holder and holder["owner"] != self._owner:
             self._taken_by = f"A process on {holder['host']}"
 
-    def _keep(self) -> None:
-        while not self._ended.wait(RENEW_SECONDS) and not self._taken_by:
+    def _keep_renewing(self) -> None:
+        while not self._released.wait(RENEW_SECONDS) and not self._taken_by:
             try:
-                self._look()
+                self._check_owner()
                 if not self._taken_by:
                     self._renew()
-            except OSError as e:  # the next time may do
+            except OSError as e:  # the next renewal may succeed
                 logging.warning("%s could not be renewed: %s", self._path, storage.reason(e))

@@ -1,4 +1,4 @@
-"""Takes a run's lines of metrics off the device: to disk, to TensorBoard, to the screen."""
+"""Writes a run's rows of metrics to the run folder, to TensorBoard and to the screen."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Device-seconds of a run, over all its launches."""
+    """Device-seconds of a run, summed over its launches."""
 
-    def __init__(self, before: float, devices: int):
-        """Starts now; `before` is what earlier launches used."""
-        self._before, self._began = before, time.monotonic()
+    def __init__(self, earlier: float, devices: int):
+        """Starts now; `earlier` is the sum over earlier launches."""
+        self._earlier, self._began = earlier, time.monotonic()
         self._devices = devices
 
     def seconds(self) -> float:
-        """Returns the wall-clock seconds of this launch times its devices, and those before."""
-        return self._before + (time.monotonic() - self._began) * self._devices
+        """Returns the device-seconds so far: wall-clock seconds times devices."""
+        return self._earlier + (time.monotonic() - self._began) * self._devices
 
 
 def _board(folder: RunFolder, first_step: int) -> "Board | None":
@@ -42,53 +42,53 @@ def _board(folder: RunFolder, first_step: int) -> "Board | None":
 
 
 class RunLog:
-    """What a run says while it runs."""
+    """A run's metrics, status and progress while it trains."""
 
     def __init__(self, config: ConfigDict, folder: RunFolder, clock: Clock, start: int):
-        """Begins at step `start`, behind which `folder` holds no line."""
+        """Starts at step `start`; `folder` must hold no row of a later step."""
         self._config, self._folder, self._clock = config, folder, clock
         self._status_at = 0.0
-        self.diverged: dict[str, int] = {}  # replicate -> the first step that was not finite
+        self.diverged: dict[str, int] = {}  # replicate -> first step that was not finite
         images = config.batch_size * config.replicates
         self.progress = Progress(start, config.steps, images, folder.path.name, bar=is_primary())
         self.status("running", start)
-        # Last: nothing may fail while its file is open and nobody is there to close it.
+        # Last, because if anything here failed, nothing would close its file.
         self._board = None
         if config.log.tensorboard and is_primary():
             self._board = _board(folder, start + 1)
 
     @property
     def all_diverged(self) -> bool:
-        """Whether no replicate is left to train."""
+        """Whether every replicate has diverged."""
         return len(self.diverged) == self._config.replicates
 
     def write(self, row: dict[str, Any]) -> None:
-        """Writes a line of {"step": int, "diverged_at": ..., name: (R,) on the device}.
+        """Writes a row {"step": int, "diverged_at": ..., name: (R,) on the device}.
 
-        Waits for the device; see RunFolder.append(). An empty line writes nothing. A second line of
-        one step, that of the test, is merged into the first.
+        Waits for the device. An empty row writes nothing; a second row of the same step, such as
+        that of the test, is merged into the first, see RunFolder.append().
         """
         if not row:
             return
-        host = fetch(row)
-        self.note_diverged(host.pop("diverged_at"))
-        line: dict[str, Any] = {"step": host.pop("step")}
-        alone = self._config.replicates == 1
-        line |= {k: v.tolist()[0] if alone else v.tolist() for k, v in host.items()}
-        rate = self.progress.report(line, {int(r) for r in self.diverged})
+        values = fetch(row)
+        self.note_diverged(values.pop("diverged_at"))
+        host_row: dict[str, Any] = {"step": values.pop("step")}
+        single = self._config.replicates == 1
+        host_row |= {k: v.tolist()[0] if single else v.tolist() for k, v in values.items()}
+        rate = self.progress.report(host_row, {int(r) for r in self.diverged})
         if rate is not None:
-            line["time/images_per_second"] = rate
-        line["time/device_seconds"] = self._clock.seconds()
-        self._folder.append(line)
+            host_row["time/images_per_second"] = rate
+        host_row["time/device_seconds"] = self._clock.seconds()
+        self._folder.append(host_row)
         if self._board is not None:
-            self._board.write(line)
+            self._board.write(host_row)
         if time.monotonic() - self._status_at > self._folder.status_seconds:
-            self.status("running", line["step"])
+            self.status("running", host_row["step"])
 
     def note_diverged(self, diverged_at_R: Any) -> None:
-        """Takes in TrainState.diverged_at."""
-        at = fetch(diverged_at_R).tolist()
-        self.diverged = {str(r): step for r, step in enumerate(at) if step != NEVER}
+        """Updates `diverged` from TrainState.diverged_at."""
+        steps = fetch(diverged_at_R).tolist()
+        self.diverged = {str(r): step for r, step in enumerate(steps) if step != NEVER}
 
     def status(self, status: str, step: int, reason: str = "") -> None:
         """Writes status.json."""
@@ -103,18 +103,18 @@ class RunLog:
         )
 
     def flush(self) -> None:
-        """Returns when all that was written is in the run folder.
+        """Waits until every row is in the run folder.
 
         Raises:
           OSError: it cannot be written.
-          RunError: the folder is another process's by now.
+          RunError: another process has taken the folder over.
         """
         self._folder.flush()
         if self._board is not None:
             self._board.flush()
 
     def close(self) -> None:
-        """Ends the progress bar and the TensorBoard file; again, it does nothing."""
+        """Ends the progress bar and the TensorBoard file; a second call does nothing."""
         self.progress.close()
         board, self._board = self._board, None
         if board is not None:

@@ -1,4 +1,4 @@
-"""What a person sees of a long run: a bar with an ETA on a terminal, plain lines elsewhere."""
+"""The progress of a run on screen: a bar with an ETA on a terminal, plain lines elsewhere."""
 
 import math
 import sys
@@ -13,14 +13,14 @@ from rich.text import Text
 
 from resnet_jax.runs import reader
 
-_DRAW_SECONDS = 0.5  # between drawings, each of which takes the training thread milliseconds
-_SPEED_SECONDS = 300.0  # over which the time left is estimated
+_DRAW_SECONDS = 0.5  # between redraws, each of which costs the training thread milliseconds
+_SPEED_SECONDS = 300.0  # the ETA follows the speed over this time
 
 
 def brief(row: dict[str, Any], diverged: Collection[int] = ()) -> str:
     """Returns a row of metrics as ``training error 12.30 %, ...``.
 
-    Replicates are shown as their mean, without the `diverged` ones.
+    Values are means over the replicates that are not in `diverged`.
     """
     metrics = {
         "training": "train/error",
@@ -31,8 +31,8 @@ def brief(row: dict[str, Any], diverged: Collection[int] = ()) -> str:
     for split, metric in metrics.items():
         if metric in row:
             values = row[metric] if isinstance(row[metric], list) else [row[metric]]
-            kept = [v for r, v in enumerate(values) if r not in diverged]
-            shown.append(show_error(split, kept, len(values), metric == reader.MOVING_AVERAGES))
+            valid = [v for r, v in enumerate(values) if r not in diverged]
+            shown.append(show_error(split, valid, len(values), metric == reader.MOVING_AVERAGES))
     return ", ".join(shown)
 
 
@@ -44,8 +44,8 @@ def show_error(
     Args:
       split: training, validation or test.
       errors: percent, of the replicates that did not diverge; None or NaN if not finite.
-      replicates: of the run.
-      moving_averages: whether BatchNorm used them, and not population statistics.
+      replicates: the number of replicates of the run.
+      moving_averages: whether BatchNorm used moving averages instead of population statistics.
     """
     finite = [e for e in errors if e is not None and math.isfinite(e)]
     if not finite:
@@ -64,15 +64,15 @@ def show_time(seconds: float) -> str:
 
 
 class Bars(rich.progress.Progress):
-    """Bars on stderr, log lines above them; nothing unless somebody sees it on a terminal.
+    """Progress bars on stderr, below the log lines; nothing is drawn unless it is a terminal.
 
-    They are drawn when asked to: a thread of their own could outlive what it draws on.
+    Bars are redrawn by draw(), not by rich's thread, which could outlive the terminal.
     """
 
-    heading = ""  # a line above them
+    heading = ""  # a line above the bars
 
     def __init__(self, wanted: bool = True, transient: bool = False):
-        """Prepares them; `transient` bars are erased at the end."""
+        """Prepares the bars; `transient` bars are erased at the end."""
         is_terminal = sys.stderr is not None and sys.stderr.isatty()
         console = _Console(stderr=True, force_terminal=is_terminal)
         super().__init__(
@@ -100,35 +100,35 @@ class Bars(rich.progress.Progress):
         yield from super().get_renderables()
 
     def start(self) -> None:
-        """Draws the bars, and has log lines written above them."""
+        """Draws the bars and redirects log lines to above them."""
         super().start()
         self._log_to_stderr()
 
     def stop(self) -> None:
-        """Draws the bars for the last time; again, it does nothing."""
+        """Draws the bars for the last time; a second call does nothing."""
         super().stop()
         self._log_to_stderr()
 
     def draw(self) -> None:
-        """Draws the bars unless that was done just now."""
+        """Redraws the bars, at most every _DRAW_SECONDS."""
         if not self.disable and time.monotonic() - self._drawn_at > _DRAW_SECONDS:
             self._drawn_at = time.monotonic()
             self.refresh()
 
     def _log_to_stderr(self) -> None:
-        if not self.disable:  # while bars are drawn, sys.stderr is rich's and moves them down
+        if not self.disable:  # rich replaces sys.stderr while bars are shown
             logging.get_absl_handler().python_handler.stream = sys.stderr
 
 
 class _Console(Console):
     def show_cursor(self, show: bool = True) -> bool:
-        """Leaves the cursor alone: a program that is killed could not bring it back."""
+        """Never hides the cursor, since a killed program could not restore it."""
         return False
 
 
 class _Figures(rich.progress.ProgressColumn):
     def render(self, task: rich.progress.Task) -> Text:
-        """Returns as much of the task's figures as the line has room for."""
+        """Returns the task's figures, truncated to the width of the terminal."""
         return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
 
 
@@ -136,7 +136,7 @@ class Progress:
     """Reports a run's steps on stderr."""
 
     def __init__(self, start: int, steps: int, images_per_step: int, label: str, bar: bool):
-        """Starts at step `start` of `steps`; `label` says what runs, `bar` whether to show one."""
+        """Starts at step `start` of `steps`; `label` names the run, `bar` shows a progress bar."""
         self._steps, self._images_per_step = steps, images_per_step
         self._label = label
         self._latest: dict[str, Any] = {}
@@ -147,15 +147,15 @@ class Progress:
         self._bars.start()
 
     def advance(self, steps: int) -> None:
-        """Counts steps that have been handed to the device."""
+        """Counts dispatched steps."""
         self._bars.advance(self._task, steps)
         self._bars.draw()
 
     def report(self, row: dict[str, Any], diverged: Collection[int] = ()) -> float | None:
-        """Shows a line of metrics; returns the images a second since the last one.
+        """Shows a row of metrics; returns the images per second since the previous row.
 
-        Returns None if no step was taken since: the line is that of the test. Replicates that
-        `diverged` are in no mean.
+        Returns None if no step was taken since, as for the test. Replicates in `diverged` are left
+        out of the means.
         """
         step, now = row["step"], time.monotonic()
         since_step, since = self._since
@@ -164,7 +164,7 @@ class Progress:
             logging.info("%s: step %d/%d, %s", self._label, step, self._steps, brief(row, diverged))
             return None
         rate = (step - since_step) * self._images_per_step / max(now - since, 1e-9)
-        self._latest |= row  # validation comes more seldom than training: keep showing the last
+        self._latest |= row  # keeps showing validation errors, which come less often
         figures = f"{brief(self._latest, diverged)}, {rate:.0f} images/s"
         self._bars.update(self._task, figures=figures)
         if self._bars.disable:

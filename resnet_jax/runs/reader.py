@@ -1,21 +1,21 @@
-"""The run folder: everything that a run leaves behind, and all that a report reads.
+"""The run folder: all output of a run, and all that reports read.
 
-    config.json        the resolved config; its hash is the run's identity
-    environment.json   command, commit, versions, devices, network and data facts; every launch;
-                       where the run ended before it was made longer, and its test there
-    metrics.jsonl      one object a logged step, append-only, never two lines for one step
-    checkpoints/       Orbax; the last is written before the test
+    config.json        the resolved config; a hash of it is the run's identity
+    environment.json   command, commit, versions, devices, network and data of every launch; for a
+                       run that was made longer, the last row of each earlier end
+    metrics.jsonl      one JSON object per logged step, in order
+    checkpoints/       Orbax; the last one is written before the test
     tested/            Orbax: the variables that the test error belongs to
-    tensorboard/       the same scalars
-    profile/           a trace of some steps, where config.profile asks for one
+    tensorboard/       the metrics as TensorBoard events
+    profile/           a trace of some steps, if config.profile asks for one
     status.json        queued | running | preempted | completed | diverged | failed
 
-Errors are in percent, lengths in steps, whatever is a timing is named ``time/...``. A run of
-several replicates (seeds) writes a list with one value a replicate where a run of one writes a
-number; ``null`` stands for a value that is not finite.
+Errors are in percent, lengths in steps, and timings are named ``time/...``. A metric is a number,
+or a list with one number per replicate if there are several; ``null`` is a value that is not
+finite.
 
-Here it is read; writer.py writes it. Neither imports JAX or the trainer, so that reports and
-ledgers stay quick.
+This file reads run folders and writer.py writes them. Neither imports JAX or the trainer, so that
+reports start fast.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ from resnet_jax.errors import UserError
 from resnet_jax.runs import lock, storage
 
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
-ENDED = ("completed", "diverged")  # nothing is left to do
-# A run's validation error, by BatchNorm's statistics: exact population statistics, taken once after
-# training (the paper), or its moving averages.
+ENDED = ("completed", "diverged")  # statuses of a run that has nothing left to do
+# The names of the validation error with BatchNorm's population statistics, taken once after
+# training (the paper), and with its moving averages.
 POPULATION, MOVING_AVERAGES = "validation/error_population", "validation/error"
 
 
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name, which in a study says what the cell is (``plain-56``)."""
+        """The folder's name, which in a study is the cell's name (``plain-56``)."""
         return self.path.name
 
 
@@ -55,12 +55,12 @@ def read(path: str | os.PathLike[str] | storage.Path) -> Run:
     """Reads one run folder.
 
     Raises:
-      UserError: `path` holds no config.json, or a file in it is not what a run writes.
+      UserError: `path` has no config.json, or a file in it is malformed.
     """
     path = storage.locate(path)
     config = storage.read_json(path / "config.json")
     if not config:
-        raise UserError(f"{path} is not a run folder: it holds no config.json.")
+        raise UserError(f"{path} is not a run folder: it has no config.json.")
     return Run(
         path=path,
         config=config,
@@ -76,43 +76,41 @@ def find(paths: Iterable[str | os.PathLike[str] | storage.Path]) -> list[Run]:
     Raises:
       UserError: a path does not exist or holds no run.
     """
-    found = []
+    runs = []
     for path in map(storage.locate, paths):
         if not storage.is_dir(path):
             raise UserError(f"{path} is not a folder; give a run folder or a folder of runs.")
         configs = _configs(path)
         if "config.json" in configs:
-            found.append(read(path))
+            runs.append(read(path))
             continue
-        inside = [path / config.split("/")[0] for config in configs]
-        if not inside:
+        folders = [path / config.split("/")[0] for config in configs]
+        if not folders:
             raise UserError(
                 f"{path} holds no run: neither it nor a folder in it has a config.json."
             )
-        found.extend(map(read, inside))
-    return found
+        runs.extend(map(read, folders))
+    return runs
 
 
 def _configs(path: storage.Path) -> list[str]:
-    """Returns the names of the config.json in a folder and in the folders in it, in order."""
+    """Returns the names of each config.json in a folder and in its subfolders, sorted."""
     try:
         if storage.is_bucket(path):
             names = storage.files(path, depth=2)
         else:
-            found = (*path.glob("config.json"), *path.glob("*/config.json"))
-            names = [p.relative_to(path).as_posix() for p in found]
+            files = (*path.glob("config.json"), *path.glob("*/config.json"))
+            names = [p.relative_to(path).as_posix() for p in files]
     except OSError as e:
         raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
     return sorted(name for name in names if name.split("/")[-1] == "config.json")
 
 
 def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    lines = (storage.read(path) or b"").split(b"\n")
+    """Returns the rows of a metrics.jsonl, without a last line that was cut short by a kill."""
+    *lines, _ = (storage.read(path) or b"").split(b"\n")  # the rest is empty or half a line
     rows = []
-    for number, line in enumerate(
-        lines[:-1], start=1
-    ):  # after the last newline: nothing, or half a line
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
         except ValueError as e:
@@ -121,7 +119,7 @@ def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
 
 
 def validation_metric(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Returns which metric is the validation error that a table or a line shows.
+    """Returns the name of the validation error to show.
 
     It is POPULATION if the last row with a validation error has it, else MOVING_AVERAGES.
     """
@@ -130,10 +128,10 @@ def validation_metric(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def is_alive(path: storage.Path, status: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote a run folder's ``running`` status may still be there.
+    """Whether the process that wrote a run folder's ``running`` status may still exist.
 
-    The folder's lock tells, since another process may have the same number by now. On a disk a
-    process on another host cannot be asked, and counts as alive.
+    This asks the folder's lock, since another process may have the same number by now. On a disk, a
+    process on another host cannot be checked and counts as alive.
     """
     if status.get("status") != "running":
         return False
@@ -145,7 +143,7 @@ def is_alive(path: storage.Path, status: Mapping[str, Any]) -> bool:
         return is_held is not False
     if is_held and not storage.is_bucket(path):
         return True
-    try:  # a lease outlives its process; without a lock that tells, the number has to do
+    try:  # a lease outlives its process, and the lock may be unreadable: check the number
         os.kill(status["pid"], 0)
     except ProcessLookupError:
         return False
@@ -155,7 +153,7 @@ def is_alive(path: storage.Path, status: Mapping[str, Any]) -> bool:
 
 
 def shown_status(run: Run) -> str:
-    """Returns a run's status, or "interrupted" where it says running but its process is gone."""
+    """Returns a run's status, or "interrupted" if it is "running" but its process is gone."""
     status = run.status.get("status", "queued")
     if status == "running" and not is_alive(run.path, run.status):
         return "interrupted"

@@ -1,8 +1,8 @@
-"""Where run folders live: on a disk, or in a bucket (gs://BUCKET/PATH, s3://BUCKET/PATH).
+"""Files of run folders on a disk or in a bucket (gs://BUCKET/PATH, s3://BUCKET/PATH).
 
-Whatever touches a run folder goes through here, with pathlib's paths on a disk and fsspec's (UPath)
-in a bucket, which are used alike. A bucket knows neither folders nor renaming nor appending; a file
-in it is seen whole or not at all.
+All access to run folders goes through this file, with a pathlib.Path on a disk and an fsspec UPath,
+which has the same methods, in a bucket. A bucket has no folders, no renaming and no appending, and
+readers see a file complete or not at all.
 """
 
 import contextlib
@@ -24,25 +24,25 @@ from resnet_jax.errors import UserError, nearest, require_packages
 
 Path = pathlib.Path | UPath
 BUCKETS = {"gs": "gcsfs", "s3": "s3fs"}  # the package that reaches each
-_IN_MEMORY = "memory"  # fsspec's, for tests
-# What fsspec remembers of a bucket would hide what other machines have written since.
+_IN_MEMORY = "memory"  # fsspec's in-memory bucket, for tests
+# A cached listing would hide files that other machines have written since.
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}
-# Or gcsfs asks for each bucket's type, which takes one more permission than its files do.
+# Otherwise gcsfs asks for each bucket's type, which needs one more permission than its files do.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-# What it raises is enough; it prints a traceback besides.
+# gcsfs prints a traceback in addition to raising.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-LINES_SECONDS = 30.0  # a growing file in a bucket is written anew at most this often
+LINES_SECONDS = 30.0  # a growing file in a bucket is rewritten at most this often
 
 
 def locate(path: str | os.PathLike[str] | Path, name: str = "The folder") -> Path:
     """Returns the path of a run folder, or of a file in one.
 
     Args:
-      path: a folder, in which ``~`` stands for a home directory, or a URL of a bucket.
-      name: the flag or setting it comes from, for the error.
+      path: a folder, in which ``~`` stands for a home directory, or the URL of a bucket.
+      name: the flag or setting it comes from, for the error message.
 
     Raises:
-      UserError: it is empty, no folder can have this name, or it is a URL and not one of a bucket.
+      UserError: it is empty, not a valid folder name, or a URL that is not a bucket's.
     """
     if isinstance(path, pathlib.Path | UPath):
         return path
@@ -53,16 +53,16 @@ def locate(path: str | os.PathLike[str] | Path, name: str = "The folder") -> Pat
     if scheme not in (*BUCKETS, _IN_MEMORY):
         hint = nearest(f"{scheme}://", [f"{known}://" for known in BUCKETS])
         raise UserError(
-            f"{text} is no place for run folders; allowed are a folder, gs://BUCKET/PATH and "
+            f"{text} cannot hold run folders; allowed are a folder, gs://BUCKET/PATH and "
             f"s3://BUCKET/PATH{hint}."
         )
     bucket, _, inside = rest.partition("/")
     if not bucket or not inside.strip("/"):
         raise UserError(f"{text} lacks a path inside the bucket, as in {scheme}://{bucket}/runs.")
-    if odd := re.search(r"[*?\[\]]", text):
-        # Or fsspec takes the folder's name for a pattern, and removes what fits it.
+    if wildcard := re.search(r"[*?\[\]]", text):
+        # fsspec would treat the name as a pattern, and remove every file that matches.
         raise UserError(
-            f"{text} has a {odd[0]} in it; a path in a bucket is without *, ?, [ and ]."
+            f"{text} contains {wildcard[0]}; a path in a bucket must not contain *, ?, [ or ]."
         )
     if scheme in BUCKETS:
         require_packages([BUCKETS[scheme]], text)
@@ -70,19 +70,19 @@ def locate(path: str | os.PathLike[str] | Path, name: str = "The folder") -> Pat
 
 
 def on_disk(text: str, name: str) -> pathlib.Path:
-    """Returns the path of a file or folder that must lie on this machine's disks.
+    """Returns the path of a file or folder that must be on a disk of this machine.
 
     Args:
       text: the path, in which ``~`` stands for a home directory.
-      name: the flag or setting it comes from, for the error.
+      name: the flag or setting it comes from, for the error message.
 
     Raises:
-      UserError: it is empty, a URL, or no file can have this name.
+      UserError: it is empty, a URL, or not a valid file name.
     """
     if re.match(r"\w+:/", text):
         raise UserError(
-            f"{name}={text} is a URL; it must be a path on a disk of this machine, where a bucket "
-            "can be mounted as a folder."
+            f"{name}={text} is a URL; it must be a path on a disk of this machine (a bucket can be "
+            "mounted as a folder)."
         )
     return _on_disk(text, name)
 
@@ -91,36 +91,36 @@ def _on_disk(text: str, name: str) -> pathlib.Path:
     if not text.strip():
         raise UserError(f"{name} is empty; is a shell variable unset?")
     if slip := re.match(rf"({'|'.join(BUCKETS)}):/*(.*)", text):
-        raise UserError(f"{text} is no folder; a bucket is {slip[1]}://{slip[2]}.")
-    path = os.path.expanduser(text)  # a shell leaves the ~ of --flag=~/x as it is
+        raise UserError(f"{text} is not a folder; a bucket is {slip[1]}://{slip[2]}.")
+    path = os.path.expanduser(text)  # the shell does not expand ~ in --flag=~/x
     if path.startswith("~"):
         user = pathlib.PurePath(path).parts[0]
         raise UserError(
-            f"{name}={text} begins with {user}, whose home directory is not known; give the whole "
+            f"{name}={text} begins with {user}, whose home directory is unknown; give the full "
             f"path, or ./{text} for a folder of that name."
         )
     try:
         os.path.abspath(path).encode("utf-8")
     except UnicodeEncodeError:
-        # Orbax would fail on it at the first checkpoint.
+        # Orbax would fail at the first checkpoint.
         shown = os.fsencode(os.path.abspath(path)).decode(errors="replace")
-        raise UserError(f"{name}={shown} is not UTF-8; give a path that is.") from None
+        raise UserError(f"{name}={shown} is not UTF-8; give a UTF-8 path.") from None
     return pathlib.Path(path)
 
 
 def is_bucket(path: Path) -> TypeIs[UPath]:
-    """Whether a path is not on a disk."""
+    """Whether a path is in a bucket."""
     return isinstance(path, UPath)
 
 
 def reason(error: OSError) -> str:
-    """Returns why something cannot be read or written, without the errno."""
+    """Returns an error's message without its errno."""
     return error.strerror or str(error) or type(error).__name__
 
 
 @contextlib.contextmanager
 def reaching(path: Path) -> Iterator[None]:
-    """Makes an OSError of whatever a bucket's client raises inside."""
+    """Turns any exception of a bucket's client into an OSError."""
     try:
         yield
     except OSError:
@@ -128,12 +128,12 @@ def reaching(path: Path) -> Iterator[None]:
     except Exception as e:
         if not is_bucket(path):
             raise
-        said = " ".join(str(e).split())[:300] or type(e).__name__
-        raise OSError(errno.EIO, said) from e
+        message = " ".join(str(e).split())[:300] or type(e).__name__
+        raise OSError(errno.EIO, message) from e
 
 
 def is_dir(path: Path) -> bool:
-    """Whether something lies under a path; raises UserError where that cannot be told."""
+    """Whether a path is a folder, or any file's prefix; raises UserError if it cannot be read."""
     try:
         with reaching(path):
             return path.is_dir()
@@ -142,24 +142,24 @@ def is_dir(path: Path) -> bool:
 
 
 def files(folder: UPath, depth: int | None = None) -> list[str]:
-    """Returns the names of the files in a bucket's folder, as ``a/b``, of at most `depth` parts."""
+    """Returns the names (``a/b``) of the files in a bucket's folder, up to `depth` levels deep."""
     with reaching(folder):
-        found = folder.fs.find(folder.path, maxdepth=depth)
-    return [path.removeprefix(folder.path.rstrip("/") + "/") for path in found]
+        paths = folder.fs.find(folder.path, maxdepth=depth)
+    return [path.removeprefix(folder.path.rstrip("/") + "/") for path in paths]
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """Returns a file's content, None where there is no file; raises OSError."""
+    """Returns a file's content, or None if it does not exist; raises OSError."""
     try:
         with reaching(path):
-            # In one request; UPath would ask first whether the file is there.
+            # One request; UPath.read_bytes would first ask whether the file exists.
             return path.fs.cat_file(path.path) if is_bucket(path) else path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: a reader sees the old content or the new, never half.
+    """Writes a file atomically: readers see the old content or the new, never a part.
 
     Raises:
       OSError: it cannot be written.
@@ -181,16 +181,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def modified(path: Path) -> float:
-    """Returns when a file was written, in seconds since 1970 by the storage's clock."""
+    """Returns a file's modification time by the storage's clock, in seconds since 1970."""
     with reaching(path):
         return path.fs.modified(path.path).timestamp() if is_bucket(path) else path.stat().st_mtime
 
 
 def create_bytes(path: Path, content: bytes) -> bool:
-    """Writes a file unless there is one; returns whether it did. Of many at once, one succeeds.
+    """Creates a file and returns True, or False if it exists; one of concurrent calls succeeds.
 
     Raises:
-      OSError: it cannot be written, or the bucket's server knows no such request.
+      OSError: it cannot be written, or the bucket's server does not support this.
     """
     try:
         with reaching(path):
@@ -205,16 +205,16 @@ def create_bytes(path: Path, content: bytes) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Removes a folder and all in it; raises OSError."""
+    """Removes a folder with its content; raises OSError."""
     if is_bucket(folder):
-        with reaching(folder), contextlib.suppress(FileNotFoundError):  # nothing is there
+        with reaching(folder), contextlib.suppress(FileNotFoundError):
             folder.fs.rm(folder.path, recursive=True)
     else:
         shutil.rmtree(folder)
 
 
 def move(folder: Path, name: str) -> None:
-    """Renames a folder, in place of any of that name beside it; raises OSError."""
+    """Renames a folder, replacing any folder of that name beside it; raises OSError."""
     target = folder.with_name(name)
     if not is_bucket(folder):
         if target.exists():
@@ -227,12 +227,12 @@ def move(folder: Path, name: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all; raises OSError."""
+    """Writes a JSON file atomically; raises OSError."""
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read(path: Path) -> bytes | None:
-    """Returns a file's content, None where there is none; raises UserError if it cannot be read."""
+    """Returns a file's content, or None if it does not exist; raises UserError if unreadable."""
     try:
         return read_bytes(path)
     except OSError as e:
@@ -240,7 +240,7 @@ def read(path: Path) -> bytes | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON file's object, empty where there is no file; raises UserError otherwise."""
+    """Returns a JSON file's object, empty if it does not exist; raises UserError if invalid."""
     content = read(path)
     if content is None:
         return {}
@@ -251,7 +251,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def append_bytes(path: Path, content: bytes) -> None:
-    """Adds to the end of a file; one in a bucket is written anew."""
+    """Appends to a file, which in a bucket means rewriting it; raises OSError."""
     if is_bucket(path):
         write_bytes(path, (read_bytes(path) or b"") + content)
         return
@@ -260,18 +260,18 @@ def append_bytes(path: Path, content: bytes) -> None:
 
 
 class Lines:
-    """A file that grows by lines, on a disk at once, in a bucket every LINES_SECONDS."""
+    """A file that grows by lines: on a disk at once, in a bucket every LINES_SECONDS."""
 
     def __init__(self, path: Path, content: bytes):
-        """Writes `content` first; raises OSError."""
+        """Creates or replaces the file, with `content`; raises OSError."""
         write_bytes(path, content)
         self._path = path
         self._file = None if is_bucket(path) else open(path, "ab")  # noqa: SIM115 - see close()
-        self._content, self._written = bytearray(content), len(content)  # of one in a bucket
+        self._content, self._written = bytearray(content), len(content)  # used in a bucket
         self._written_at = time.monotonic()
 
     def append(self, line: bytes) -> None:
-        """Adds a line; raises OSError."""
+        """Appends a line; raises OSError."""
         if self._file:
             self._file.write(line)
             self.flush()
@@ -281,7 +281,7 @@ class Lines:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when all lines are where they belong; raises OSError."""
+        """Waits until all lines are stored; raises OSError."""
         if self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -290,6 +290,6 @@ class Lines:
             self._written, self._written_at = len(self._content), time.monotonic()
 
     def close(self) -> None:
-        """Lets go; flush() first."""
+        """Closes the file; call flush() first."""
         if self._file:
             self._file.close()

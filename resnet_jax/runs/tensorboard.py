@@ -1,7 +1,7 @@
-"""TensorBoard events, written as they come.
+"""Writes TensorBoard events, without a thread.
 
-tensorboardX's SummaryWriter hands them to a thread, which dies on a full disk and leaves the
-trainer waiting for it. Its RecordWriter raises where it is called, so that is what writes here.
+The thread of tensorboardX's SummaryWriter dies on a full disk, and the trainer would wait for it
+for ever. We use its RecordWriter, which raises in the caller.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from resnet_jax.runs import storage
 
 
 class Board:
-    """A run's events file; every launch adds one to the folder."""
+    """The events file of one launch of a run."""
 
     def __init__(self, folder: storage.Path, first_step: int):
-        """Opens a new file; TensorBoard then forgets what other files hold of later steps.
+        """Opens a new file; TensorBoard then ignores later steps in the files of other launches.
 
         Args:
-          folder: made where it is new.
-          first_step: the first step that this launch takes.
+          folder: created if needed.
+          first_step: the first step of this launch.
 
         Raises:
           OSError: it cannot be written.
@@ -35,13 +35,13 @@ class Board:
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._path, self._written_at = folder / name, time.monotonic()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        if storage.is_bucket(folder):  # where a file cannot grow
+        if storage.is_bucket(folder):  # files in a bucket cannot grow
             self._scratch = tempfile.TemporaryDirectory()
-            self._here = pathlib.Path(self._scratch.name) / name
+            self._local = pathlib.Path(self._scratch.name) / name
         else:
             folder.mkdir(exist_ok=True)
-            self._here = folder / name
-        self._records = RecordWriter(str(self._here))
+            self._local = folder / name
+        self._records = RecordWriter(str(self._local))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         try:
             self._add(event_pb2.Event(file_version="brain.Event:2"))
@@ -51,32 +51,32 @@ class Board:
             self.close()
             raise
 
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Adds a line of metrics: a scalar a name, or a scalar a replicate.
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Adds a row of metrics, with one scalar per name and replicate.
 
         Raises:
           OSError: it cannot be written.
         """
-        for name, value in line.items():
+        for name, value in row.items():
             if isinstance(value, list):
                 for replicate, v in enumerate(value):
-                    self._scalar(f"{name}/replicate{replicate}", v, line["step"])
+                    self._scalar(f"{name}/replicate{replicate}", v, row["step"])
             elif name != "step":
-                self._scalar(name, value, line["step"])
+                self._scalar(name, value, row["step"])
         self._records.flush()
         if self._scratch and time.monotonic() - self._written_at > storage.LINES_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when all that was written is in the folder; raises OSError."""
+        """Waits until every row is in the folder; raises OSError."""
         self._records.flush()
         if self._scratch:
-            storage.write_bytes(self._path, self._here.read_bytes())
+            storage.write_bytes(self._path, self._local.read_bytes())
             self._written_at = time.monotonic()
 
     def close(self) -> None:
         """Closes the file."""
-        with contextlib.suppress(OSError):  # what cannot be written has raised before
+        with contextlib.suppress(OSError):  # write() or flush() has raised the same error
             self._records.close()
         if self._scratch:
             self._scratch.cleanup()

@@ -1,4 +1,4 @@
-"""Writing a run folder; reader.py says what is in it."""
+"""Writes a run folder; reader.py documents its content."""
 
 import contextlib
 import datetime
@@ -18,25 +18,25 @@ _STATUS_SECONDS = 2.0
 
 
 class RunFolder:
-    """The one writer of a run folder, for as long as its process lives."""
+    """A run folder that this process holds and writes."""
 
     def __init__(self, path: str | os.PathLike[str] | storage.Path, config: Mapping[str, Any]):
-        """Opens `path` for a run of the resolved `config`; makes it where it is new.
+        """Opens `path` for a run of the resolved `config`, creating it if needed.
 
         Raises:
-          UserError: the folder cannot be written, is another config's, or is in use by a process.
+          UserError: the folder cannot be written, belongs to another config, or is in use.
         """
         self.path = storage.locate(path).absolute()
         self._metrics: storage.Lines | None = None
         self._last_step = -1  # of the metrics
         try:
-            # In a bucket nothing needs to be made; to try would make a bucket of a typing error.
+            # Never in a bucket: it has no folders, and mkdir would create a misspelt bucket.
             if not storage.is_bucket(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock.take(self.path)
             try:
                 refuse_other(self.path, config)
-                self._keep(config)
+                self._write_config(config)
             except BaseException:
                 self._lock.release()
                 raise
@@ -47,41 +47,41 @@ class RunFolder:
 
     @property
     def status_seconds(self) -> float:
-        """How far apart to write the status of a run that goes well."""
+        """Seconds between updates of a running run's status."""
         return storage.LINES_SECONDS if storage.is_bucket(self.path) else _STATUS_SECONDS
 
     @property
     def checkpoints(self) -> storage.Path:
-        """Where Orbax writes."""
+        """The folder of Orbax checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def tested(self) -> storage.Path:
-        """Where Orbax writes the variables that the test error belongs to."""
+        """The folder of the Orbax checkpoint of the tested variables."""
         return self.path / "tested"
 
     @property
     def tensorboard(self) -> storage.Path:
-        """Where TensorBoard events go."""
+        """The folder of TensorBoard events."""
         return self.path / "tensorboard"
 
     @property
     def profile(self) -> storage.Path:
-        """Where a trace goes."""
+        """The folder of a trace."""
         return self.path / "profile"
 
-    def _keep(self, config: Mapping[str, Any]) -> None:
-        """Writes config.json, also where a resumed run changes settings that change no result."""
-        there = storage.read_json(self.path / "config.json")
-        if there and there["steps"] < config["steps"]:
-            self._lengthen(there, config["steps"])
+    def _write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes config.json if it is new or if a resumed run changes settings or is longer."""
+        saved = storage.read_json(self.path / "config.json")
+        if saved and saved["steps"] < config["steps"]:
+            self._lengthen(saved, config["steps"])
         elif self.status().get("status") in reader.ENDED:
             return
-        if not there or settings.flatten(there) != settings.flatten(config):
+        if not saved or settings.flatten(saved) != settings.flatten(config):
             storage.write_json(self.path / "config.json", config)
 
     def status(self) -> dict[str, Any]:
-        """Returns the last status written, empty for a new folder."""
+        """Returns the last written status, empty for a new folder."""
         return storage.read_json(self.path / "status.json")
 
     def set_status(
@@ -115,63 +115,63 @@ class RunFolder:
 
     def record_launch(self, facts: Mapping[str, Any]) -> None:
         """Writes environment.json: the facts of the first launch, later ones under ``resumed``."""
-        there = storage.read_json(self.path / "environment.json")
-        if there:
-            there["resumed"] = [*there.get("resumed", []), dict(facts)]
-        storage.write_json(self.path / "environment.json", there or facts)
+        first = storage.read_json(self.path / "environment.json")
+        if first:
+            first["resumed"] = [*first.get("resumed", []), dict(facts)]
+        storage.write_json(self.path / "environment.json", first or facts)
 
     def refuse_other_data(self, facts: Mapping[str, Any]) -> None:
-        """Raises UserError if the run began on other data than those that `facts` describe.
+        """Raises UserError if the run was started on other data.
 
         Args:
-          facts: see environment.data_facts; those that no launch recorded are not compared.
+          facts: see datasets.DataSet.facts; facts that no launch recorded are not compared.
         """
-        there = storage.read_json(self.path / "environment.json")
-        began: dict[str, Any] = {}
-        for launch in (there, *there.get("resumed", [])):
-            began = launch.get("data", {}) | began
-        if began and began.get("streams", 1) != facts["streams"]:
+        first = storage.read_json(self.path / "environment.json")
+        recorded: dict[str, Any] = {}
+        for launch in (first, *first.get("resumed", [])):
+            recorded = launch.get("data", {}) | recorded
+        if recorded and recorded.get("streams", 1) != facts["streams"]:
             raise UserError(
-                f"{self.path} began with a version of this program that splits and orders the data "
-                "differently for the same seed; resume it with that version, whose commit is in "
-                "environment.json, or give another --workdir."
+                f"{self.path} was started by a version of this program that splits and orders the "
+                "data differently for the same seed; resume it with that version, whose commit is "
+                "in environment.json, or give another --workdir."
             )
-        if differing := differences(began, facts, "then", "now"):
+        if differing := differences(recorded, facts, "then", "now"):
             raise UserError(
-                f"{self.path} began on other data than data.dir leads to: {differing}; give the "
-                "data.dir that it began on, or another --workdir."
+                f"{self.path} was started on other data than those in data.dir: {differing}; give "
+                "the original data.dir, or another --workdir."
             )
 
     def rewind(self, step: int) -> None:
-        """Drops every metrics line after `step` (and half a line left by a kill), then appends."""
-        kept = [row for row in reader.read_metrics(self._lines) if row["step"] <= step]
-        self._write_lines(kept)
+        """Drops the metrics after `step`, and a line cut short by a kill; opens them to append."""
+        rows = [row for row in reader.read_metrics(self._metrics_path) if row["step"] <= step]
+        self._write_metrics(rows)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Appends one line of metrics; it has reached the disk, if not the bucket.
+        """Appends a row of metrics, which reaches a disk at once and a bucket later.
 
-        A row of the same step as the last line is merged into that line.
+        A row of the same step as the last one is merged into it.
         """
         if self._metrics is None:
             raise ValueError("rewind() opens the metrics; call it first")
         self._lock.check()
         if row["step"] == self._last_step:
             self._metrics.flush()
-            *before, last = reader.read_metrics(self._lines)
+            *earlier, last = reader.read_metrics(self._metrics_path)
             self._metrics.close()
-            self._write_lines([*before, last | dict(row)])
+            self._write_metrics([*earlier, last | dict(row)])
         else:
             self._metrics.append(_line(row))
             self._last_step = row["step"]
 
     def _lengthen(self, config: dict[str, Any], steps: int) -> None:
-        """Turns all but the config.json of a run of `config` into that of a run of more steps.
+        """Changes the files of a run of `config`, except config.json, for a run of more steps.
 
-        What only a last step logs leaves the metrics, and stays in environment.json. A kill on the
-        way does no harm: config.json changes last, so that the next launch does all of it again.
+        Metrics that are logged only at a last step move to environment.json. A kill in between does
+        no harm: config.json is written last, so the next launch repeats all of this.
         """
         end = config["steps"]
-        rows = reader.read_metrics(self._lines)
+        rows = reader.read_metrics(self._metrics_path)
         last = next((row for row in rows if row["step"] == end), None)
         facts = storage.read_json(self.path / "environment.json")
         ends = facts.get("earlier_ends", [])
@@ -187,36 +187,36 @@ class RunFolder:
             others = {k: v for k, v in last.items() if k == "step" or k.startswith("time/")}
             rows = [row for row in rows if row["step"] != end]
             rows += [others | last_due] if last_due else []
-            storage.write_bytes(self._lines, b"".join(map(_line, rows)))
+            storage.write_bytes(self._metrics_path, b"".join(map(_line, rows)))
         status = self.status()
         if status:
-            # What has diverged, stays so.
-            again = {"status": "queued"} if status["status"] == "completed" else {}
-            storage.write_json(self.path / "status.json", status | again | {"steps": steps})
+            # A diverged run stays diverged.
+            queued = {"status": "queued"} if status["status"] == "completed" else {}
+            storage.write_json(self.path / "status.json", status | queued | {"steps": steps})
 
     @property
-    def _lines(self) -> storage.Path:
+    def _metrics_path(self) -> storage.Path:
         return self.path / "metrics.jsonl"
 
-    def _write_lines(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the metrics anew and opens them for more."""
-        self._metrics = storage.Lines(self._lines, b"".join(map(_line, rows)))
+    def _write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rewrites the metrics and opens them to append."""
+        self._metrics = storage.Lines(self._metrics_path, b"".join(map(_line, rows)))
         self._last_step = rows[-1]["step"] if rows else -1
 
     def flush(self) -> None:
-        """Returns when every line is in the folder.
+        """Waits until every row is in the folder.
 
         Raises:
-          RunError: the folder is another process's by now.
+          RunError: another process has taken the folder over.
         """
         self._lock.check()
         if self._metrics is not None:
             self._metrics.flush()
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Frees the folder."""
         metrics, self._metrics = self._metrics, None
-        # A line that cannot be written has raised before.
+        # append() or flush() has raised the same error.
         with contextlib.suppress(OSError, RunError), contextlib.ExitStack() as at_end:
             if metrics is not None:
                 at_end.callback(metrics.close)
@@ -226,42 +226,44 @@ class RunFolder:
 
 
 class Onlooker(RunFolder):
-    """The run folder in a process that does not write it."""
+    """The run folder in a process other than process 0, which writes nothing."""
 
     def __init__(self, path: str | os.PathLike[str] | storage.Path):
-        """Touches nothing."""
+        """Takes no lock."""
         self.path = storage.locate(path).absolute()
 
     def set_status(self, *_: Any, **__: Any) -> None:
-        """Leaves it to process 0."""
+        """Does nothing."""
 
     def record_launch(self, facts: Mapping[str, Any]) -> None:
-        """Leaves it to process 0."""
+        """Does nothing."""
 
     def rewind(self, step: int) -> None:
-        """Leaves it to process 0."""
+        """Does nothing."""
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Leaves it to process 0."""
+        """Does nothing."""
 
     def flush(self) -> None:
-        """Leaves it to process 0."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Has nothing to let go of."""
+        """Does nothing."""
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], of_old: str, of_new: str) -> str:
-    """Returns ``train (26 then, 296 now), ...`` for the facts of both that differ; else nothing."""
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], old_label: str, new_label: str
+) -> str:
+    """Returns ``train (26 then, 296 now), ...`` for the keys of both whose values differ, or ""."""
     return ", ".join(
-        f"{key} ({old[key]!r} {of_old}, {new[key]!r} {of_new})"
+        f"{key} ({old[key]!r} {old_label}, {new[key]!r} {new_label})"
         for key in new
         if key in old and old[key] != new[key]
     )
 
 
 def jsonable(value: Any) -> Any:
-    """Returns numbers and lists of numbers with ``None`` in place of what is not finite."""
+    """Replaces numbers that are not finite by None, in a number or in nested lists."""
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -222,22 +222,22 @@ def test_a_run_does_not_resume_with_other_data(root, tmp_path, monkeypatch):
         run(tmp_path / "run", root)
 
     def refusal(data_dir):
-        with pytest.raises(UserError, match=r"began on other data than data\.dir leads to: ") as e:
+        with pytest.raises(UserError, match=r"on other data than those in data\.dir: ") as e:
             run(tmp_path / "run", data_dir)
         return str(e.value)
 
     copy = pictures.prepare(tmp_path / "small")
     (copy / "prepared.json").write_text('{"note": "smaller copies"}')
-    assert "leads to: note ('' then, 'smaller copies' now); give" in refusal(tmp_path / "small")
+    assert "in data.dir: note ('' then, 'smaller copies' now); give" in refusal(tmp_path / "small")
     pictures.prepare(tmp_path / "more", sizes=pictures.SIZES | {"train": 45})
-    assert "leads to: train (26 then, 41 now), content ('" in refusal(tmp_path / "more")
+    assert "in data.dir: train (26 then, 41 now), content ('" in refusal(tmp_path / "more")
     pictures.prepare(tmp_path / "other", {29: pictures.encode(pictures.paint(99))})
-    assert "leads to: content ('" in refusal(tmp_path / "other")
+    assert "in data.dir: content ('" in refusal(tmp_path / "other")
     (newer := tmp_path / "newer" / "imagenet2012").mkdir(parents=True)
     info = (folder := pictures.prepare(tmp_path / "renamed")) / "dataset_info.json"
     info.write_text(info.read_text().replace("5.1.0", "5.2.0"))
     folder.rename(newer / "5.2.0")
-    assert "leads to: version ('5.1.0' then, '5.2.0' now); give" in refusal(tmp_path / "newer")
+    assert "in data.dir: version ('5.1.0' then, '5.2.0' now); give" in refusal(tmp_path / "newer")
     assert reader.read(tmp_path / "run").status["step"] == 2
 
 

@@ -1,4 +1,4 @@
-"""Servers on this machine that speak Amazon's and Google's protocols for buckets."""
+"""Local servers that emulate Amazon's and Google's buckets."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ BUCKET = "bucket"
 
 @contextlib.contextmanager
 def served(kind):
-    """Serves an empty bucket, and has this process and its children use it.
+    """Serves an empty bucket to this process and its children.
 
     Args:
       kind: "s3" or "gs".
@@ -33,7 +33,7 @@ def served(kind):
     """
     before = dict(os.environ)
     client = fsspec.get_filesystem_class(kind)
-    client.clear_instance_cache()  # or it goes on asking the server of an earlier test
+    client.clear_instance_cache()  # otherwise it uses the server of an earlier test
     try:
         with (_s3 if kind == "s3" else _gs)():
             yield f"{kind}://{BUCKET}/runs"
@@ -49,7 +49,7 @@ def _s3():
     server.start()
     host, port = server.get_host_and_port()
     address = f"http://{host}:{port}"
-    # It keeps its buckets in this process, so those of a server before it.
+    # Its buckets are kept in this process, so remove those of an earlier server.
     urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST"))
     os.environ |= {
         "AWS_ENDPOINT_URL": address,
@@ -85,7 +85,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 class _Handler(google.server.RequestHandler):
-    """The emulator's, which by itself serves one request a connection, and one at a time."""
+    """The emulator's handler, with several requests per connection."""
 
     protocol_version = "HTTP/1.1"
 
@@ -97,7 +97,7 @@ _handle, _turn = google.server.Router.handle, threading.Lock()
 
 
 def _handle_in_turn(router, method):
-    """Answers a request. Many connections are open, but its dictionaries are not for threads."""
+    """Answers one request at a time, since the emulator is not thread-safe."""
     with _turn:
         _handle(router, method)
 
@@ -106,7 +106,7 @@ _upload_always = google.handlers.objects._multipart_upload
 
 
 def _upload(request, response, storage):
-    """Stores an object; the emulator ignores that it must not be there yet."""
+    """Stores an object; the emulator ignores the condition that it must not exist yet."""
     if request.query.get("ifGenerationMatch") == ["0"]:
         name = request.data["meta"]["name"]
         with contextlib.suppress(google.exceptions.NotFound):
@@ -120,7 +120,7 @@ _read_any_data = google.server._read_data
 
 
 def _read_data(handler, query):
-    """Reads an upload byte by byte; the emulator takes it for an e-mail, and mends line ends."""
+    """Reads an upload as bytes; the emulator would parse it as an e-mail and change line ends."""
     kind = handler.headers.get("Content-Type", "")
     if not kind.startswith("multipart/related"):
         return _read_any_data(handler, query)

@@ -1,4 +1,4 @@
-"""A run and a study whose folders are in a bucket, through real servers and their own clients."""
+"""Runs and studies with folders in buckets of emulated servers, through the real clients."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ LONG = {"steps": 400, "log__every": 10, "checkpoint__every": 50, "eval__every": 
         "log__tensorboard": True}  # fmt: skip
 
 
-# gcsfs and its emulator take several times as long for the same files.
+# gcsfs and its emulator are several times slower.
 @pytest.fixture(scope="module", params=["s3", pytest.param("gs", marks=pytest.mark.slow)])
 def url(request):
     with buckets.served(request.param) as folder:
@@ -38,7 +38,7 @@ def place(url, request):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The same run, its folder on a disk."""
+    """The same run with its folder on a disk."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = tiny.launch(folder, **LONG)
     assert done.returncode == 0, done.stderr
@@ -56,20 +56,20 @@ def program(name, *arguments):
 
 
 def until(condition, seconds=120):
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.1)
 
 
 def inventories(place):
-    """The checkpoints that were uploaded to the end."""
+    """The inventories of the complete checkpoints."""
     return sorted(name for name in storage.files(place) if name.endswith("inventory.json"))
 
 
 def stop(place, number):
-    """Starts a run, sends it a signal after its first checkpoints, returns its exit code."""
-    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would fill up
+    """Starts a run and sends it a signal after its first checkpoint; returns its exit code."""
+    with tempfile.TemporaryFile("w+") as said:  # an unread pipe would fill up
         process = subprocess.Popen(
             tiny.command(place, **LONG), cwd=tiny.ROOT, env=tiny.environment(), stderr=said
         )
@@ -93,7 +93,7 @@ def assert_same_run(place, folder):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_bit_for_bit(place, undisturbed, tmp_path):
+def test_a_stopped_run_resumes_bit_for_bit(place, undisturbed, tmp_path):
     assert stop(place, signal.SIGTERM) == 42
     stopped = reader.read(place)
     assert stopped.status["status"] == "preempted"
@@ -104,8 +104,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(place, undisturbed, tmp_path):
     assert f"resumes at step {at}." in done.stderr
     assert_same_run(place, undisturbed)
     assert lock.NAME not in storage.files(place)
-    whole = ("checkpoints/350", "checkpoints/400", "tested/400")
-    assert inventories(place) == [f"{name}/inventory.json" for name in whole]
+    complete = ("checkpoints/350", "checkpoints/400", "tested/400")
+    assert inventories(place) == [f"{name}/inventory.json" for name in complete]
     board = place / "tensorboard"
     launches = [storage.read_bytes(board / name) for name in storage.files(board)]
     assert len(launches) == 2
@@ -121,40 +121,40 @@ def test_a_stopped_run_goes_on_bit_for_bit(place, undisturbed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["s3"], indirect=True)
-def test_a_killed_run_goes_on_bit_for_bit(place, undisturbed):
+def test_a_killed_run_resumes_bit_for_bit(place, undisturbed):
     assert stop(place, signal.SIGKILL) == -signal.SIGKILL
     assert storage.read_bytes(place / lock.NAME)
     done = tiny.launch(place, **LONG)
     assert done.returncode == 0, done.stderr
-    assert "was left in a hurry, or is in use: waiting up to 40 s" in done.stderr
+    assert "is in use, or its last process was killed: waiting up to 40 s" in done.stderr
     assert "resumes at step" in done.stderr
     assert_same_run(place, undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["s3"], indirect=True)
-def test_two_processes_train_into_a_bucket_and_go_on(place, undisturbed, monkeypatch):
-    # The bucket is on this machine, to which no proxy leads.
+def test_two_processes_train_into_a_bucket_and_resume(place, undisturbed, monkeypatch):
+    # The bucket is on this machine, which a proxy cannot reach.
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     overrides = test_processes.SEEDS | {"steps": 60, "checkpoint__every": 20, "log__every": 10}
     codes, said = test_processes.finish(test_processes.start(place, 2, 2, **overrides))
     assert codes == [0, 0], said
     assert len(reader.read(place).environment["hosts"]) == 2
-    whole = tiny.final_state(place)
-    # As if it had been killed just before its end; the last checkpoint is of step 40.
+    final = tiny.final_state(place)
+    # As if killed just before the end; the last complete checkpoint is then step 40.
     storage.write_json(place / "status.json", reader.read(place).status | {"status": "running"})
     (place / "checkpoints" / "60" / "inventory.json").unlink()
     storage.write_bytes(place / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
     codes, said = test_processes.finish(test_processes.start(place, 2, 2, **overrides))
     assert codes == [0, 0], said
-    # Longer than a collective on the devices waits.
+    # The wait is longer than the timeout of a collective on the devices.
     assert "waiting up to 40 s to see which" in said[0]
     assert "resumes at step 40" in said[0]
-    tiny.assert_bit_equal(tiny.final_state(place), whole)
+    tiny.assert_bit_equal(tiny.final_state(place), final)
 
 
 @pytest.mark.slow
-def test_a_study_runs_in_a_bucket_and_its_logs_are_there(place):
+def test_a_study_runs_in_a_bucket_with_its_logs(place):
     flags = [flag.replace("--config.", "--config.base.") for flag in tiny.flags_of()]
     study = [
         "--config=configs/degradation_digits.py", f"--workdir={place}",
@@ -180,7 +180,7 @@ def test_a_study_runs_in_a_bucket_and_its_logs_are_there(place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["s3"], indirect=True)
-def test_what_cannot_be_reached_is_one_sentence(url, monkeypatch):
+def test_an_unreachable_bucket_is_one_sentence(url, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -205,7 +205,7 @@ def folder(place, state):
     checkpoints = Checkpoints(place, keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, at_step(state, step))
-    checkpoints.save(3, at_step(state, 9))  # it is there already
+    checkpoints.save(3, at_step(state, 9))  # ignored: step 3 exists
     assert checkpoints.steps()[-1] in (2, 3)
     checkpoints.wait()
     assert checkpoints.steps() == [2, 3]
@@ -217,7 +217,7 @@ def test_the_newest_comes_back_bit_for_bit(folder, state):
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
-def test_what_is_there_is_not_uploaded_again(folder, state):
+def test_an_existing_checkpoint_is_not_uploaded_again(folder, state):
     checkpoints = Checkpoints(folder, keep=2)
     checkpoints.restore(state)
     checkpoints.save(3, at_step(state, 9))
@@ -225,14 +225,14 @@ def test_what_is_there_is_not_uploaded_again(folder, state):
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
-def test_copied_to_a_disk_it_is_a_disks_checkpoint(folder, state, tmp_path):
+def test_a_copy_on_a_disk_can_be_restored(folder, state, tmp_path):
     for name in storage.files(folder):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(storage.read_bytes(folder / name))
     tiny.assert_bit_equal(tiny.restore(tmp_path, state), at_step(state, 3))
 
 
-def test_none_where_there_is_none(place, state):
+def test_without_checkpoints_nothing_is_restored(place, state):
     assert tiny.restore(place, state) is None
 
 
@@ -253,7 +253,9 @@ def lose_a_file(checkpoint):
 
 
 @pytest.mark.parametrize("damage", [flip_bytes, lose_a_file])
-def test_a_damaged_one_falls_back_loudly(folder, state, damage, caplog):
+def test_a_damaged_checkpoint_is_logged_and_the_previous_one_restored(
+    folder, state, damage, caplog
+):
     damage(folder / "3")
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
@@ -263,33 +265,33 @@ def test_a_damaged_one_falls_back_loudly(folder, state, damage, caplog):
         tiny.restore(folder, state)
 
 
-def test_another_versions_is_no_damage_and_stays(folder, state):
+def test_another_versions_checkpoint_is_refused_and_kept(folder, state):
     other = state.replace(params={k: v for k, v in state.params.items() if k != "logits"})
-    with pytest.raises(OtherStateError, match=rf"Checkpoint 3 in {folder} is whole, but"):
+    with pytest.raises(OtherStateError, match=rf"Checkpoint 3 in {folder} is intact, but"):
         tiny.restore(folder, other)
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
-def test_half_an_upload_is_no_checkpoint_and_the_next_one_clears_it_away(folder, state):
+def test_an_incomplete_upload_is_ignored_and_removed_by_the_next_one(folder, state):
     (folder / "3" / "inventory.json").unlink()
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
-    assert steps_in(folder) == {"2", "3"}  # who only reads removes nothing: it may be under way
+    assert steps_in(folder) == {"2", "3"}  # readers remove nothing: an upload may be in progress
     checkpoints = Checkpoints(folder, keep=2)
     checkpoints.save(4, at_step(state, 4))
     checkpoints.close()
     assert steps_in(folder) == {"2", "4"}
 
 
-def test_an_upload_that_fails_is_a_run_error_and_leaves_the_one_before(
+def test_a_failed_upload_is_a_run_error_and_keeps_the_previous_checkpoint(
     folder, state, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     checkpoints = Checkpoints(folder, keep=2)
 
-    begun = []
+    uploads = []
 
-    def full(_, there):
-        begun.extend(there)
+    def full(_, paths):
+        uploads.extend(paths)
         raise OSError(28, "quota exceeded")
 
     with monkeypatch.context() as broken:
@@ -298,13 +300,13 @@ def test_an_upload_that_fails_is_a_run_error_and_leaves_the_one_before(
         with pytest.raises(RunError, match=r"could not be written to .*: quota exceeded"):
             checkpoints.wait()
     checkpoints.close()
-    assert len(begun) > 5
-    assert not any(path.endswith("inventory.json") for path in begun)  # that goes last
-    assert list(tmp_path.iterdir()) == []  # no scratch folder stays
+    assert len(uploads) > 5
+    assert not any(path.endswith("inventory.json") for path in uploads)  # it is uploaded last
+    assert list(tmp_path.iterdir()) == []  # no scratch folder is left
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
-def test_a_network_that_fails_is_no_damage(folder, state, monkeypatch):
+def test_a_network_failure_does_not_count_as_damage(folder, state, monkeypatch):
     def lost(*_, **__):
         raise OSError(101, "network is unreachable")
 

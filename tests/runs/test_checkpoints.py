@@ -1,4 +1,4 @@
-"""A checkpoint is whole, or it is not used."""
+"""Only intact checkpoints are restored."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def state():
 
 
 def at_step(state, step):
-    """Returns a state that differs in every array from those of other steps."""
+    """Returns a state whose every array differs between steps."""
 
     def shift(a):
         return a ^ True if a.dtype == bool and step % 2 else a + jnp.asarray(step, a.dtype)
@@ -60,7 +60,7 @@ def truncate(folder):
 
 
 def hold_other_arrays(folder):
-    # Whole in itself, so that Orbax restores it without a word: only the inventory can tell.
+    # Orbax restores it without complaint; only the inventory reveals it.
     shutil.rmtree(folder / "state")
     shutil.copytree(folder.parent / "2" / "state", folder / "state")
 
@@ -82,8 +82,8 @@ def test_the_newest_comes_back_bit_for_bit(folder, state):
     assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
 
 
-def test_one_that_orbaxs_manager_wrote_comes_back(tmp_path, state):
-    """As runs had them before: with the arrays' shardings, a folder per process, and its files."""
+def test_a_checkpoint_by_orbaxs_manager_is_restored(tmp_path, state):
+    """Older runs have such checkpoints, with shardings and a folder per process."""
     items = {"state": state.replace(best=None), "best": state.best}
     arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     with ocp.CheckpointManager(tmp_path) as manager:
@@ -93,7 +93,7 @@ def test_one_that_orbaxs_manager_wrote_comes_back(tmp_path, state):
     tiny.assert_bit_equal(tiny.restore(tmp_path, state), state)
 
 
-def test_none_where_there_is_none(tmp_path, state):
+def test_without_checkpoints_nothing_is_restored(tmp_path, state):
     assert tiny.restore(tmp_path / "new", state) is None
 
 
@@ -108,7 +108,7 @@ def test_none_where_there_is_none(tmp_path, state):
         empty_the_inventory,
     ],
 )
-def test_a_damaged_one_falls_back_loudly_and_makes_room(folder, state, damage, caplog):
+def test_a_damaged_checkpoint_is_logged_and_renamed(folder, state, damage, caplog):
     damage(folder / "3")
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
@@ -131,19 +131,19 @@ def without_an_array(state):
 
 
 def with_a_shorter_array(state):
-    of_logits = state.params["logits"] | {"bias": state.params["logits"]["bias"][:, :-1]}
-    return state.replace(params=state.params | {"logits": of_logits})
+    logits = state.params["logits"] | {"bias": state.params["logits"]["bias"][:, :-1]}
+    return state.replace(params=state.params | {"logits": logits})
 
 
 @pytest.mark.parametrize("other", [without_an_array, with_a_shorter_array])
-def test_another_versions_is_no_damage_and_stays(folder, state, other, caplog):
+def test_another_versions_checkpoint_is_refused_and_kept(folder, state, other, caplog):
     with pytest.raises(OtherStateError, match=r"Checkpoint 3 in .* state/params/logits/bias diff"):
         tiny.restore(folder, other(state))
     assert "DAMAGED" not in caplog.text
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
-def test_half_a_save_is_cleaned_away(folder, state):
+def test_an_unfinished_save_is_removed(folder, state):
     shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp")
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
     assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
@@ -151,13 +151,13 @@ def test_half_a_save_is_cleaned_away(folder, state):
 
 def test_saving_the_same_step_twice_writes_once(folder, state):
     checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(3, at_step(state, 7))  # a stop right after a resume: step 3 is there
+    checkpoints.save(3, at_step(state, 7))  # as when a run stops right after it resumed
     checkpoints.close()
     tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
 
 
-def test_a_save_asks_no_one_whether_the_run_is_to_stop(tmp_path, state, monkeypatch):
-    asked = []  # JAX would take the step of the last question to be where the run is
+def test_a_save_does_not_call_the_preemption_service(tmp_path, state, monkeypatch):
+    asked = []  # JAX takes the last step it was asked about as the run's position
     monkeypatch.setattr(
         multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
     )

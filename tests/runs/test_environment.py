@@ -1,4 +1,4 @@
-"""What surrounds a program does not leak in: locale, home, proxies, platform, owner of files."""
+"""Programs do not depend on their surroundings: locale, home, proxies, platform, file owners."""
 
 import ast
 import os
@@ -19,7 +19,7 @@ from tests.report import fixture
 
 
 def depends_on_the_locale(call: ast.Call) -> bool:
-    """Whether a call reads or writes text in whatever encoding the locale has."""
+    """Whether a call reads or writes text in the locale's encoding."""
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     owner = getattr(getattr(call.func, "value", None), "id", "")
@@ -33,21 +33,21 @@ def depends_on_the_locale(call: ast.Call) -> bool:
 
 
 def test_no_file_is_read_or_written_in_the_encoding_of_the_locale():
-    found, seen = [], 0
+    offenders, seen = [], 0
     for folder in ("resnet_jax", "experiments", "configs", "benchmarks"):
         for path in (tiny.ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call):
                     seen += getattr(node.func, "attr", "") in ("read_text", "write_text")
                     if depends_on_the_locale(node):
-                        found.append(f"{path.relative_to(tiny.ROOT)}:{node.lineno}")
+                        offenders.append(f"{path.relative_to(tiny.ROOT)}:{node.lineno}")
     assert seen > 5
-    assert found == []
+    assert offenders == []
 
 
 @pytest.mark.parametrize("call", ["open(p)", "p.open('w')", "p.read_text()", "open(p, mode='a')",
                                   "subprocess.run(c, text=True)"])  # fmt: skip
-def test_the_test_of_encodings_sees(call):
+def test_calls_that_depend_on_the_locale_are_recognised(call):
     assert depends_on_the_locale(ast.parse(call).body[0].value)
 
 
@@ -87,22 +87,22 @@ def test_the_commit_of_another_users_checkout_is_recorded(checkout, monkeypatch)
     assert environment._git(checkout) == mine
 
 
-def test_why_there_is_no_commit_is_recorded_and_said(checkout, monkeypatch, caplog):
+def test_the_reason_for_no_commit_is_recorded_and_logged(checkout, monkeypatch, caplog):
     caplog.set_level("INFO")
     installed = checkout / "site-packages" / "resnet_jax"  # in the checkout of another project
     installed.mkdir(parents=True)
     (installed / "environment.py").write_text("")
-    found = environment._git(installed)
-    assert found["commit"] is None
-    assert "did not match any file" in found["reason"]
-    assert f"The commit is not recorded: {found['reason']}" in caplog.text
+    facts = environment._git(installed)
+    assert facts["commit"] is None
+    assert "did not match any file" in facts["reason"]
+    assert f"The commit is not recorded: {facts['reason']}" in caplog.text
     monkeypatch.setenv("PATH", "")
     assert environment._git(checkout) == {
         "commit": None, "clean": None, "reason": "git: No such file or directory",
     }  # fmt: skip
 
 
-def test_without_a_home_nothing_is_kept_and_one_line_says_so(monkeypatch, caplog):
+def test_without_a_home_programs_are_not_cached_and_one_line_says_so(monkeypatch, caplog):
     def nowhere():
         raise RuntimeError("Could not determine home directory.")
 
@@ -120,11 +120,11 @@ def test_a_library_that_logs_at_its_import_does_not_double_the_log(tmp_path):
         "command_line.run(lambda argv: ours.info('once'))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tiny.ROOT, capture_output=True)
-    assert b"once" not in done.stderr  # a line of another's program, as -c is
+    assert b"once" not in done.stderr  # only our own programs log, and this one is -c
 
 
 @pytest.mark.parametrize("platform", ["cuda", "nosuch", "cpu,nosuch"])
-def test_a_platform_that_is_not_here_is_one_sentence(platform):
+def test_a_missing_platform_is_one_sentence(platform):
     if "cuda" in platform and shutil.which("nvidia-smi"):
         pytest.skip("there may be a GPU here")
     program = (

@@ -1,4 +1,4 @@
-"""A full disk stops a run with one sentence, and costs it nothing but time."""
+"""A full disk stops a run with one sentence; with more space it resumes bit for bit."""
 
 import subprocess
 import zlib
@@ -15,7 +15,7 @@ WIDE = {"model__width": 0.5, "checkpoint__every": 4}
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Returns a function that makes a file system of few bytes, or of few files."""
+    """Returns a function that mounts a file system with room for few bytes or few files."""
     disk = tmp_path / "disk"
     disk.mkdir()
 
@@ -43,17 +43,17 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        # Room for one checkpoint of two: refused before a byte of it is written.
+        # Room for one checkpoint: the second is refused before a byte of it is written.
         ("size=500k", "a checkpoint could not be written to {}/checkpoints: it needs about"),
-        # Room for the arrays of a checkpoint, and not for what Orbax writes beside them.
+        # Room for a checkpoint's arrays, but not for Orbax's metadata.
         ("size=300k", "a checkpoint could not be written to {}/checkpoints: "),
-        # Room for one checkpoint's files, so that the next fails half way, or a file beside it.
+        # Room for one checkpoint's files, so that the second, or another file, fails half way.
         pytest.param("size=64m,nr_inodes=62", "written", marks=pytest.mark.slow),
         pytest.param("size=64m,nr_inodes=75", "written", marks=pytest.mark.slow),
         pytest.param("size=64m,nr_inodes=85", "written", marks=pytest.mark.slow),
     ],
 )
-def test_it_is_one_sentence_and_the_run_goes_on(small_disk, undisturbed, options, sentence):
+def test_it_is_one_sentence_and_the_run_resumes(small_disk, undisturbed, options, sentence):
     disk = small_disk(options)
     folder = disk / "run"
     stopped = tiny.launch(folder, **WIDE)
@@ -72,8 +72,8 @@ def test_it_is_one_sentence_and_the_run_goes_on(small_disk, undisturbed, options
 
 
 @pytest.mark.slow
-def test_where_compiled_programs_find_no_room_it_is_one_line(small_disk, undisturbed, tmp_path):
-    disk, folder = small_disk("size=200k"), tmp_path / "run"  # enough for some of them
+def test_a_full_disk_of_compiled_programs_is_one_line(small_disk, undisturbed, tmp_path):
+    disk, folder = small_disk("size=200k"), tmp_path / "run"  # room for some programs
     done = tiny.launch(folder, f"--compilation_cache={disk}", **WIDE)
     assert done.returncode == 0
     assert done.stderr.count(" could not be written to ") == 1
@@ -84,12 +84,12 @@ def test_where_compiled_programs_find_no_room_it_is_one_line(small_disk, undistu
     tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(undisturbed))
     assert tiny.lines(folder) == tiny.lines(undisturbed)
     for path in disk.glob("*/*-cache"):
-        zlib.decompress(path.read_bytes())  # none that is cut off
+        zlib.decompress(path.read_bytes())  # none is truncated
 
 
 @pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 24, 32])
-def test_wherever_it_fills_up_it_is_a_run_error(small_disk, kilobytes):
-    """Free pages run out at the config, the environment, the events, a line of metrics ..."""
+def test_a_disk_that_fills_up_at_any_file_is_a_run_error(small_disk, kilobytes):
+    """Space runs out at the config, the environment, the events, a row of metrics ..."""
     disk = small_disk("size=1m")
     (disk / "ballast").write_bytes(b"x" * ((1024 - kilobytes) << 10))
     config = tiny.config(log__tensorboard=True, log__every=1, steps=40, checkpoint__every=100)

@@ -1,4 +1,4 @@
-"""What changes numbers from outside the config is recorded, and compared when a run resumes."""
+"""Flags that change results are recorded, and compared when a run resumes."""
 
 import dataclasses
 import importlib.util
@@ -23,7 +23,7 @@ from tests.test_execution import mesh_of
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run folder that was started with the flags of these tests."""
+    """A run folder that was started with the current flags."""
     (tmp_path / "environment.json").write_bytes(json.dumps({"flags": jax_flags.current()}).encode())
     return str(tmp_path)
 
@@ -31,10 +31,10 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("jax_threefry_partitionable", False, "THREEFRY_PARTITIONABLE=True, and here it is False"),
-        ("jax_default_prng_impl", "rbg", "PRNG_IMPL=threefry2x32, and here it is rbg"),
-        ("jax_random_seed_offset", 7, "SEED_OFFSET=0, and here it is 7"),
-        ("jax_enable_x64", True, "X64=False, and here it is True"),
+        ("jax_threefry_partitionable", False, "THREEFRY_PARTITIONABLE=True, but now it is False"),
+        ("jax_default_prng_impl", "rbg", "PRNG_IMPL=threefry2x32, but now it is rbg"),
+        ("jax_random_seed_offset", 7, "SEED_OFFSET=0, but now it is 7"),
+        ("jax_enable_x64", True, "X64=False, but now it is True"),
     ],
 )
 def test_a_run_resumes_with_the_draws_that_it_was_started_with(folder, option, value, words):
@@ -56,7 +56,7 @@ def test_a_run_resumes_with_the_draws_that_it_was_started_with(folder, option, v
         ("NVIDIA_TF32_OVERRIDE", "0"),
     ],
 )
-def test_flags_that_round_otherwise_are_one_line(folder, name, value, monkeypatch, caplog):
+def test_flags_that_change_rounding_are_one_line(folder, name, value, monkeypatch, caplog):
     jax_flags.log_other_rounding(folder)
     assert not caplog.text
     monkeypatch.setenv(name, f"{jax_flags.current()[name]} {value}")
@@ -82,7 +82,7 @@ def test_a_folder_without_flags_is_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_a_gpu_is_asked_for_the_same_bits_each_time_and_nothing_else_is(deterministic):
+def test_only_gpus_get_the_deterministic_option(deterministic):
     def options(platform):
         config = resolve(tiny.config(deterministic=deterministic))
         return on_mesh(config, mesh_of(platform)).compiler_options
@@ -92,11 +92,11 @@ def test_a_gpu_is_asked_for_the_same_bits_each_time_and_nothing_else_is(determin
     assert tiny.config().deterministic
 
 
-def test_every_program_with_a_convolution_is_compiled_so(monkeypatch):
-    unheard_of = lambda c, devices: dataclasses.replace(  # noqa: E731 - one expression
+def test_every_program_with_a_convolution_gets_the_compiler_options(monkeypatch):
+    with_unknown_option = lambda c, devices: dataclasses.replace(  # noqa: E731 - one expression
         decide(c, devices), compiler_options={"xla_unheard_of": True}
     )
-    monkeypatch.setattr(test_mesh, "decide", unheard_of)
+    monkeypatch.setattr(test_mesh, "decide", with_unknown_option)
     setup = Setup(1, 1, 1)
     state = setup.programs.start(SEEDS)
     seeds, arrays, batch = setup.arguments(0)

@@ -1,4 +1,4 @@
-"""After its last step a run is saved, then tested: whatever happens in the test costs no step."""
+"""A run is saved before its test, so that a failed test costs no training step."""
 
 import dataclasses
 import errno
@@ -14,7 +14,7 @@ from resnet_jax.errors import RunError
 from resnet_jax.runs import reader
 from tests import tiny
 
-# As the runtimes word it: the CPU's, and those of GPUs and TPUs.
+# The words of the CPU's runtime, and of those of GPUs and TPUs.
 CPU_WORDS = "Out of memory allocating"
 NO_MEMORY = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 67108864 bytes."
 
@@ -24,7 +24,7 @@ def run(folder, **overrides):
 
 
 def variables_of(folder):
-    """The variables that were tested, and how many checkpoints of them there are."""
+    """Returns the tested variables."""
     c = reader.read(folder).config
     like = tiny.final_state(folder).evaluated
     assert sorted(p.name for p in (folder / "tested").iterdir()) == [str(c["steps"])]
@@ -32,7 +32,7 @@ def variables_of(folder):
 
 
 def raise_in(monkeypatch, name, error, at=1):
-    """Has a function of train.py raise at its `at`-th call."""
+    """Makes a function of train.py raise at its `at`-th call."""
     real, calls = getattr(train, name), []
 
     def wrapped(*args, **kwargs):
@@ -47,7 +47,7 @@ def raise_in(monkeypatch, name, error, at=1):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    """Every launch here has the same programs; they are compiled once."""
+    """Every launch here uses the same programs, so they are compiled once."""
     real, known = train.build, {}
 
     def build(config, *args):
@@ -62,7 +62,7 @@ def compiled():
 
 
 def fail_to_train(monkeypatch, error):
-    """Has every training step raise `error`."""
+    """Makes every training step raise `error`."""
     build = train.build
 
     def train_steps(*_):
@@ -81,14 +81,14 @@ def undisturbed(compiled, tmp_path_factory):
 
 
 def assert_only_trained(folder, undisturbed):
-    """All of training is there, and nothing of the test."""
+    """Checks that the folder has all of training and nothing of the test."""
     tiny.assert_bit_equal(tiny.final_state(folder), tiny.final_state(undisturbed))
     last, wanted = tiny.lines(folder)[-1], tiny.lines(undisturbed)[-1]
     assert last == {key: wanted[key] for key in wanted if key.startswith(("step", "train/"))}
     assert not (folder / "tested").exists()
 
 
-def test_whatever_stops_the_test_only_the_test_is_repeated(
+def test_if_the_test_is_stopped_only_the_test_is_repeated(
     tmp_path, undisturbed, monkeypatch, caplog
 ):
     folder = tmp_path / "run"
@@ -100,7 +100,7 @@ def test_whatever_stops_the_test_only_the_test_is_repeated(
     fail_to_train(monkeypatch, AssertionError("a training step was taken"))
     with monkeypatch.context() as patch:
         patch.setenv("LIBTPU_INIT_ARGS", "--x=1")
-        # The third: after those on the validation split, with both kinds of statistics.
+        # The third call: the first two are on the validation split, one per kind of statistics.
         raise_in(patch, "evaluate", jax.errors.JaxRuntimeError(NO_MEMORY), at=3)
         with pytest.raises(RunError, match=r"for an evaluation, lower eval\.batch_size=64;"):
             run(folder)
@@ -109,7 +109,7 @@ def test_whatever_stops_the_test_only_the_test_is_repeated(
     assert (status["status"], status["step"]) == ("failed", 12)
     assert "The device's memory is too small (RESOURCE_EXH" in status["reason"]
 
-    with monkeypatch.context() as patch:  # as a kill would, between the test and its checkpoint
+    with monkeypatch.context() as patch:  # like a kill between the test and its checkpoint
         raise_in(patch, "Checkpoints", KeyboardInterrupt(), at=2)
         with pytest.raises(KeyboardInterrupt):
             run(folder)
@@ -166,13 +166,13 @@ def test_too_little_memory_is_one_sentence(tmp_path, monkeypatch, error, place):
     )
 
 
-def test_the_words_are_those_of_the_runtime():
-    """More than this machine has: the CPU's runtime says so only when the result is needed."""
+def test_the_cpus_runtime_uses_these_words():
+    """It raises only when the result is needed."""
     with pytest.raises(jax.errors.JaxRuntimeError, match=CPU_WORDS):
         jax.jit(lambda: jnp.ones((1 << 46,), jnp.float32))().block_until_ready()
 
 
-def test_another_error_of_the_runtime_is_not_called_memory(tmp_path, monkeypatch):
+def test_other_runtime_errors_are_not_reported_as_memory(tmp_path, monkeypatch):
     raise_in(monkeypatch, "population_statistics", jax.errors.JaxRuntimeError("INTERNAL: no"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         run(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A run that has ended can be trained longer, if none of its steps would have been another."""
+"""A completed run can be trained longer if its earlier steps would not have differed."""
 
 import json
 
@@ -15,17 +15,17 @@ from resnet_jax.runs import identity, reader, writer
 from tests import tiny
 from tests.parallel.test_mesh import SEEDS, Setup
 
-# Logged, validated and saved at other steps than at the ends, which are 7 and 15.
+# Logs, validations and checkpoints fall on steps other than the ends, 7 and 15.
 OFTEN = {"log__every": 3, "eval__every": 5, "checkpoint__every": 4}
 CONSTANT = {"schedule__name": "constant", **OFTEN}
-# The rate follows the validation error, and so do the weights that are tested.
+# The validation error decides the rate and the tested weights.
 PLATEAU = {"schedule__name": "plateau", "schedule__rate": 3.0, "schedule__patience": 1,
            "schedule__tolerance": 50.0, "eval__weights": "best", **OFTEN}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch):
-    """Runs of two lengths have the same programs (see below); they are compiled once."""
+    """Runs of two lengths use the same programs (see below), so they are compiled once."""
     real, known = train.build, {}
 
     def build(config, *args):
@@ -50,7 +50,7 @@ def test_runs_of_two_lengths_have_the_same_program():
     assert text(7) == text(15)
 
 
-def test_it_ends_like_a_run_of_that_length(tmp_path):
+def test_a_lengthened_run_ends_like_a_run_of_that_length(tmp_path):
     folder, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     assert run(undisturbed, steps=15, **PLATEAU) == "completed"
     assert run(folder, steps=7, **PLATEAU) == "completed"
@@ -65,7 +65,7 @@ def test_it_ends_like_a_run_of_that_length(tmp_path):
     assert r.config == reader.read(undisturbed).config
     assert (r.status["step"], r.status["steps"]) == (15, 15)
     assert [launch["step"] for launch in r.environment["resumed"]] == [7]
-    (end,) = r.environment["earlier_ends"]  # the test that was made there is not hidden
+    (end,) = r.environment["earlier_ends"]  # the earlier test is not hidden
     assert {k: v for k, v in end.items() if not k.startswith("time/")} == short[-1]
     assert [p.name for p in (folder / "tested").iterdir()] == ["15"]
 
@@ -91,7 +91,7 @@ def rate_sequence(config, steps):
 
 
 @pytest.mark.parametrize("name", settings.SETTINGS["schedule.name"].allowed.names)
-def test_which_schedules_have_the_same_rates_at_any_length(name, tmp_path):
+def test_rates_of_any_length_names_the_right_schedules(name, tmp_path):
     given = {"schedule__name": name, "schedule__boundaries": (4.0, 9.0)}
     rates = [rate_sequence(tiny.config(steps=steps, **given), 12) for steps in (12, 24)]
     may_be_longer = rates[0] == rates[1]
@@ -123,7 +123,7 @@ HALVES = {
         ({"steps": 12}, {"steps": 24, "batch_size": 8}, r"here\); give another --workdir"),
     ],
 )
-def test_why_not(tmp_path, before, now, words):
+def test_a_refusal_gives_the_reason(tmp_path, before, now, words):
     boundaries = {"schedule__boundaries": (4.0, 9.0)}
     folder_of(tmp_path, config_of(**(boundaries | before)))
     with pytest.raises(UserError, match=words):
@@ -155,7 +155,7 @@ def test_a_kill_while_a_folder_is_made_longer_does_no_harm(tmp_path, monkeypatch
     assert r.config["steps"] == 15
 
 
-def test_of_the_old_last_line_what_a_longer_run_logs_there_stays(tmp_path):
+def test_metrics_that_a_longer_run_logs_too_stay_in_the_old_last_row(tmp_path):
     row = {"step": 10, "train/loss": 1.0, "validation/error": 2.0, "time/device_seconds": 9.0}
     last = row | {"validation/error_population": 2.5, "test/error": 3.0}
     every = CONSTANT | {"log__every": 5, "eval__every": 10}
@@ -164,7 +164,7 @@ def test_of_the_old_last_line_what_a_longer_run_logs_there_stays(tmp_path):
     assert reader.read(tmp_path).metrics == [row]
 
 
-def test_what_has_diverged_has_nothing_left_to_do(tmp_path, caplog):
+def test_a_diverged_run_stays_diverged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     config = tiny.config(steps=12, **CONSTANT)
     folder_of(tmp_path, resolve(config).to_dict(), "diverged", step=5)
@@ -173,7 +173,7 @@ def test_what_has_diverged_has_nothing_left_to_do(tmp_path, caplog):
     assert (r.status["step"], r.status["steps"], r.config["steps"]) == (5, 24, 24)
 
 
-def test_cells_of_a_study_that_grew_are_left_to_do(tmp_path):
+def test_cells_of_a_lengthened_study_are_queued(tmp_path):
     def cell(steps):
         config = resolve(tiny.config(steps=steps, **CONSTANT))
         return grid.Cell("plain-8", config, ())

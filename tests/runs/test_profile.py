@@ -1,4 +1,4 @@
-"""A run traces the steps that it is asked to trace, and says how long the device waited."""
+"""A run traces the steps of config.profile and reports how long the device waited."""
 
 import json
 
@@ -35,18 +35,18 @@ def traced(tmp_path_factory):
         ([(5, 5)], 1, (0, 100, 0)),
     ],
 )
-def test_busy_by_hand(events, steps, wanted):
-    found = profile.busy(events, steps)
-    assert tuple(found.values()) == pytest.approx(wanted)
-    assert list(found) == ["milliseconds_a_step", "busy_percent", "longest_gap_milliseconds"]
+def test_busy_on_examples(events, steps, wanted):
+    figures = profile.busy(events, steps)
+    assert tuple(figures.values()) == pytest.approx(wanted)
+    assert list(figures) == ["milliseconds_a_step", "busy_percent", "longest_gap_milliseconds"]
 
 
-def test_a_run_traces_the_steps_it_is_asked_to(traced):
-    about = json.loads((traced / "profile" / "gaps.json").read_text())
-    assert (about["first_step"], about["last_step"]) == (3, 4)
-    found = about["devices"]["/host:CPU"]
-    assert found["milliseconds_a_step"] > 0
-    assert 1 < found["busy_percent"] <= 100
+def test_a_run_traces_the_steps_of_its_config(traced):
+    summary = json.loads((traced / "profile" / "gaps.json").read_text())
+    assert (summary["first_step"], summary["last_step"]) == (3, 4)
+    figures = summary["devices"]["/host:CPU"]
+    assert figures["milliseconds_a_step"] > 0
+    assert 1 < figures["busy_percent"] <= 100
     (trace,) = (traced / "profile").glob("plugins/profile/*/*.xplane.pb")
     names = {
         event.name
@@ -57,7 +57,7 @@ def test_a_run_traces_the_steps_it_is_asked_to(traced):
     assert any("convolution" in name for name in names)
 
 
-def test_the_traced_run_is_the_run(traced, tmp_path):
+def test_tracing_changes_no_result(traced, tmp_path):
     run(tmp_path / "run")
     assert not (tmp_path / "run" / "profile").exists()
     assert tiny.lines(tmp_path / "run") == tiny.lines(traced)
@@ -67,7 +67,7 @@ def test_the_traced_run_is_the_run(traced, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_in_its_trace_or_goes_on_behind_it_has_none(tmp_path, monkeypatch):
+def test_a_run_stopped_in_its_trace_or_resumed_after_it_has_no_trace(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         tiny.stop_when_asked(patch, 3)
         assert run(tmp_path / "run", profile=(2, 5)) == "preempted"
@@ -105,6 +105,6 @@ def test_a_trace_goes_into_a_bucket():
 
 
 @pytest.mark.parametrize("steps", [(0, 3), (4, 3), (3,), (3, 241), (1.5, 3), (1, 2, 3)])
-def test_steps_that_there_are_not_are_one_sentence(steps):
+def test_steps_outside_the_run_are_one_sentence(steps):
     with pytest.raises(UserError, match="allowed are the first and the last step of a range"):
         resolve(tiny.config(profile=steps, steps=240))

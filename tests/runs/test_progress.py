@@ -1,4 +1,4 @@
-"""What a person sees: a bar with an ETA on a terminal, plain lines elsewhere."""
+"""Progress on screen: a bar with an ETA on a terminal, plain lines elsewhere."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ logging.info("ended")
 
 
 def on_a_terminal(columns, **variables):
-    """Returns what SHOW writes to a terminal."""
+    """Returns the output of SHOW on a terminal."""
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, columns))
     process = subprocess.Popen(
@@ -42,7 +42,7 @@ def on_a_terminal(columns, **variables):
     while True:
         try:
             piece = os.read(master, 4096)
-        except OSError:  # Linux says EIO when the other end has closed
+        except OSError:  # Linux raises EIO once the other end is closed
             break
         if not piece:
             break
@@ -67,22 +67,22 @@ def test_a_terminal_shows_a_bar_with_eta_error_and_rate():
     assert "ETA 0:00:0" in middle  # the time left
 
 
-def test_log_lines_and_the_bar_do_not_tear_each_other():
+def test_log_lines_appear_above_the_bar():
     text = on_a_terminal(160)
     lines = [line for line in frames(text) if "saved" in line or "ended" in line]
     assert [line.split()[-1] for line in lines] == ["saved", "ended"]
     assert not any("plain-20" in line for line in lines)
     before, _, after = text.partition("saved")
     assert before.endswith("] ")  # absl's prefix
-    assert "\x1b[2K" in before.rpartition("\r")[2]  # the bar was erased, and is drawn anew
+    assert "\x1b[2K" in before.rpartition("\r")[2]  # the bar is erased, then redrawn
     assert "2/4" in frames(after)[1]
 
 
-def test_a_killed_program_leaves_the_terminal_its_cursor():
+def test_the_cursor_is_never_hidden():
     assert "\x1b[?25l" not in on_a_terminal(160)
 
 
-def test_a_narrow_terminal_shows_what_it_has_room_for():
+def test_a_narrow_terminal_truncates_the_bar():
     last = [frame for frame in frames(on_a_terminal(80)) if "plain-20" in frame][-1]
     assert len(last) <= 80
     assert "plain-20: 100%" in last
@@ -90,7 +90,7 @@ def test_a_narrow_terminal_shows_what_it_has_room_for():
     assert last.rstrip().endswith("…")
 
 
-def test_without_cursor_movement_there_are_plain_lines():
+def test_a_dumb_terminal_shows_plain_lines():
     lines = on_a_terminal(160, TERM="dumb").splitlines()
     assert sum("images/s, ETA" in line for line in lines) == 4
     assert not any("\x1b" in line for line in lines)
@@ -100,7 +100,7 @@ def test_colours_can_be_turned_off():
     assert not re.search(r"\x1b\[[0-9;]*3\dm", on_a_terminal(160, NO_COLOR="1"))
 
 
-def test_elsewhere_there_are_plain_lines(caplog):
+def test_without_a_terminal_there_are_plain_lines(caplog):
     caplog.set_level(logging.INFO)
     progress = Progress(start=10, steps=20, images_per_step=128, label="plain-20", bar=True)
     progress.advance(1)
@@ -123,7 +123,7 @@ def test_replicates_are_shown_as_their_mean_without_those_that_diverged():
     assert brief({"train/error": nan}) == "training error not finite"
 
 
-def test_population_statistics_take_the_place_of_moving_averages():
+def test_population_statistics_replace_moving_averages():
     row = {"validation/error": 67.22, "validation/error_population": 8.75}
     assert brief(row) == "validation error 8.75 %"
     del row["validation/error_population"]

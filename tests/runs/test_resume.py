@@ -1,4 +1,4 @@
-"""A killed run ends bit for bit like one that was never touched."""
+"""A killed run ends bit for bit like an undisturbed one."""
 
 import os
 import random
@@ -14,7 +14,7 @@ import pytest
 from resnet_jax.runs import reader
 from tests import tiny
 
-# Everything that a state can hold is on, so that nothing can be forgotten in a checkpoint.
+# Every part of the state is in use, so that a checkpoint cannot omit one unnoticed.
 EVERYTHING = {
     "replicates": 2,
     "ema_decay": 0.9,
@@ -25,12 +25,12 @@ EVERYTHING = {
     "schedule__warmup_window": 4,
     "schedule__warmup_error": 88.0,
     "schedule__patience": 2,
-    "schedule__tolerance": 50.0,  # almost nothing is better: the rate drops
+    "schedule__tolerance": 50.0,  # almost no error counts as better, so the rate drops
     "data__pad": 1,
     "eval__weights": "best",
     "steps": 60,
     "checkpoint__every": 3,
-    "log__every": 4,  # checkpoints fall inside windows of metrics too
+    "log__every": 4,  # so that checkpoints fall inside windows of metrics
 }
 
 
@@ -49,14 +49,14 @@ def assert_same_run(folder, undisturbed):
 
 
 def wait_for_step(folder, process, step):
-    """Waits until a line of metrics of `step` or later is on disk."""
+    """Waits until a row of metrics of `step` or later is on disk."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         rows = reader.read_metrics(folder / "metrics.jsonl")
         if rows and rows[-1]["step"] >= step:
             return
         time.sleep(0.01)
-    raise AssertionError(f"no line of step {step}; exit code {process.poll()}")
+    raise AssertionError(f"no row of step {step}; exit code {process.poll()}")
 
 
 def start(folder, **overrides):
@@ -69,18 +69,17 @@ def start(folder, **overrides):
     )
 
 
-def test_the_undisturbed_run_has_moving_parts(undisturbed):
+def test_the_undisturbed_run_uses_every_part_of_the_state(undisturbed):
     state = tiny.final_state(undisturbed)
     assert state.step.tolist() == [60, 60]
-    assert not state.schedule.warming.any()  # the warm-up was on, and ended
+    assert not state.schedule.warming.any()  # the warm-up has ended
     rows = [row for row in tiny.lines(undisturbed) if "train/loss" in row]
-    assert (
-        len({row["train/learning_rate"][0] for row in rows}) >= 3
-    )  # warm-up, full rate, and a plateau
+    rates = {row["train/learning_rate"][0] for row in rows}
+    assert len(rates) >= 3  # warm-up, full rate and plateau
     assert (state.best.step < 60).any()
 
 
-def test_sigterm_saves_exits_with_42_and_goes_on_exactly(tmp_path, undisturbed):
+def test_sigterm_saves_exits_with_42_and_resumes_exactly(tmp_path, undisturbed):
     folder = tmp_path / "run"
     process = start(folder, **EVERYTHING)
     wait_for_step(folder, process, 8)
@@ -90,7 +89,7 @@ def test_sigterm_saves_exits_with_42_and_goes_on_exactly(tmp_path, undisturbed):
     assert status["status"] == "preempted"
     assert "SIGTERM" in status["reason"]
     assert 8 <= status["step"] < 60
-    assert (folder / "checkpoints" / str(status["step"])).is_dir()  # where it stood, not before
+    assert (folder / "checkpoints" / str(status["step"])).is_dir()  # not an earlier step
 
     again = tiny.launch(folder, **EVERYTHING)
     assert again.returncode == 0, again.stderr
@@ -100,24 +99,24 @@ def test_sigterm_saves_exits_with_42_and_goes_on_exactly(tmp_path, undisturbed):
     assert [launches["step"], launches["resumed"][0]["step"]] == [0, status["step"]]
 
 
-def half_saved(folder):
+def unfinished(folder):
     return list(folder.glob("checkpoints/*.orbax-checkpoint-tmp"))
 
 
 def test_kill_9_in_the_middle_of_a_save(tmp_path, undisturbed):
     folder = tmp_path / "run"
-    for _ in range(5):  # should the save have ended just before the kill, again
+    for _ in range(5):  # try again if the save ended just before the kill
         process = start(folder, **EVERYTHING)
         wait_for_step(folder, process, 4)
-        while process.poll() is None and not half_saved(folder):
+        while process.poll() is None and not unfinished(folder):
             time.sleep(0.002)
         process.kill()
         process.wait(60)
-        if half_saved(folder):
+        if unfinished(folder):
             break
-    assert half_saved(folder)
+    assert unfinished(folder)
     assert tiny.launch(folder, **EVERYTHING).returncode == 0
-    assert not half_saved(folder)
+    assert not unfinished(folder)
     assert_same_run(folder, undisturbed)
 
 
@@ -145,14 +144,14 @@ def test_kill_9_at_random_times(tmp_path, undisturbed):
     in_a_save, reached = 0, 0
     for _ in range(6):
         process = start(folder, **EVERYTHING)
-        # A save takes as long as the three steps between two: many kills come in the middle of one.
+        # A save takes about as long as the three steps between saves, so many kills hit a save.
         wait_for_step(folder, process, min(50, reached + draw.randrange(1, 15)))
         time.sleep(draw.uniform(0, 0.3))
         process.kill()
         process.wait(60)
         in_a_save += any("tmp" in p.name for p in (folder / "checkpoints").iterdir())
         reached = tiny.lines(folder)[-1]["step"]
-    print(f"killed 6 times, {in_a_save} of them in the middle of a save")
+    print(f"killed 6 times, {in_a_save} of them during a save")
     assert tiny.launch(folder, **EVERYTHING).returncode == 0
     assert_same_run(folder, undisturbed)
 
@@ -164,14 +163,14 @@ def test_killed_before_the_first_checkpoint_starts_over_exactly(tmp_path, undist
     wait_for_step(folder, process, 4)
     process.kill()
     process.wait(60)
-    shutil.rmtree(folder / "checkpoints")  # as if the kill had come before the first was whole
+    shutil.rmtree(folder / "checkpoints")  # as if killed before the first was complete
     with open(folder / "metrics.jsonl", "ab") as f:
-        f.write(b'{"step": 5, "train/lo')  # and in the middle of a line
+        f.write(b'{"step": 5, "train/lo')  # as if killed in the middle of a line
     assert tiny.launch(folder, **EVERYTHING).returncode == 0
     assert_same_run(folder, undisturbed)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_loudly(tmp_path, undisturbed):
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, undisturbed):
     folder = tmp_path / "run"
     process = start(folder, **EVERYTHING)
     wait_for_step(folder, process, 16)
@@ -191,8 +190,8 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly(tmp_path, undisturbed):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_blocks_in_a_loop(tmp_path):
-    """Checkpoints know nothing of `model.scan`: here a CPU's run goes on as a GPU would run it."""
+def test_a_run_resumes_with_blocks_in_a_loop(tmp_path):
+    """Checkpoints do not depend on `model.scan`, so a run can move from a CPU to a GPU."""
     changes = {"model__depth": 20, "steps": 12, "log__every": 1, "checkpoint__every": 3}
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
     assert tiny.launch(undisturbed, **changes).returncode == 0
@@ -209,5 +208,5 @@ def test_a_run_goes_on_with_blocks_in_a_loop(tmp_path):
     )
     assert losses.shape == (12,)
     np.testing.assert_allclose(losses[: done + 1], expected[: done + 1], rtol=1e-4)
-    # A loop rounds otherwise: sooner or later an activation is at one side of 0 and not the other.
+    # A loop rounds differently, so some activation eventually ends on the other side of 0.
     np.testing.assert_allclose(losses, expected, rtol=0.02)

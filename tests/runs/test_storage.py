@@ -1,4 +1,4 @@
-"""Where run folders live: names of places, whole files, growing files, one writer."""
+"""Run folders on disks and in buckets: paths, atomic files, growing files, one writer."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ from tests.runs.test_writer import CONFIG, with_depth
 
 @pytest.fixture
 def bucket():
-    """A folder in an empty bucket that lives in this process."""
+    """A folder in an empty bucket in this process's memory."""
     path = storage.locate("memory://bucket/runs")
     yield path
     path.fs.store.clear()
@@ -32,48 +32,48 @@ def bucket():
 
 @pytest.fixture(params=["disk", "bucket"])
 def place(request, tmp_path):
-    """A folder of each kind."""
+    """A folder on a disk, and one in a bucket."""
     return tmp_path if request.param == "disk" else request.getfixturevalue("bucket")
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A lease that is renewed, and lost, within a second."""
+    """Leases are renewed, and lost, within a second."""
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
     monkeypatch.setattr(lock, "LOST_SECONDS", 0.6)
 
 
-# ------------------------------------------------------------------------------------ places
+# ------------------------------------------------------------------------------------- paths
 
 
-def test_a_folder_is_pathlibs_and_a_bucket_fsspecs():
+def test_locate_returns_pathlib_paths_on_disk_and_upaths_in_buckets():
     assert storage.locate("runs/a") == pathlib.Path("runs/a")
     assert isinstance(storage.locate("runs/a"), pathlib.Path)
     for url in ("s3://bucket/runs/a", "gs://bucket/runs/a/"):
-        found = storage.locate(url)
-        assert isinstance(found, UPath)
-        assert str(found) == url.rstrip("/")
-        assert str(found / "config.json") == f"{url.rstrip('/')}/config.json"
-        assert found.name == "a"
-        assert found.absolute() == found
-        assert storage.locate(found) is found
+        path = storage.locate(url)
+        assert isinstance(path, UPath)
+        assert str(path) == url.rstrip("/")
+        assert str(path / "config.json") == f"{url.rstrip('/')}/config.json"
+        assert path.name == "a"
+        assert path.absolute() == path
+        assert storage.locate(path) is path
 
 
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("gcs://bucket/a", r"gcs://bucket/a is no place .*\(nearest: gs://\)"),
+        ("gcs://bucket/a", r"gcs://bucket/a cannot hold run folders; .*\(nearest: gs://\)"),
         ("http://host/a", "allowed are a folder, gs://BUCKET/PATH and s3://BUCKET/PATH"),
         ("gs:/bucket/a", "a bucket is gs://bucket/a"),
         ("s3:bucket/a", "a bucket is s3://bucket/a"),
         ("s3://bucket", "lacks a path inside the bucket, as in s3://bucket/runs"),
         ("gs://bucket/", "lacks a path inside the bucket"),
         ("gs:///a", "lacks a path inside the bucket"),
-        ("gs://bucket/runs[1]", r"has a \[ in it"),
-        ("s3://bucket/*", r"has a \* in it"),
+        ("gs://bucket/runs[1]", r"contains \[; a path in a bucket"),
+        ("s3://bucket/*", r"contains \*; a path in a bucket"),
     ],
 )
-def test_what_is_no_place_is_one_sentence(typed, words):
+def test_an_invalid_place_is_refused_in_one_sentence(typed, words):
     with pytest.raises(UserError, match=words):
         storage.locate(typed)
 
@@ -98,11 +98,11 @@ def test_a_home_directory_is_expanded(place, monkeypatch):
             "~nosuchuser/runs",
             "--out=~nosuchuser/runs begins with ~nosuchuser, whose home directory",
         ),
-        ("caf\udce9/runs", "caf\N{REPLACEMENT CHARACTER}/runs is not UTF-8; give a path that is."),
+        ("caf\udce9/runs", "caf\N{REPLACEMENT CHARACTER}/runs is not UTF-8; give a UTF-8 path."),
     ],
 )
 @pytest.mark.parametrize("place", [storage.locate, storage.on_disk])
-def test_no_folder_is_made_of_a_slip(place, typed, words):
+def test_a_mistyped_folder_is_refused(place, typed, words):
     with pytest.raises(UserError) as refused:
         place(typed, "--out")
     assert words in str(refused.value)
@@ -118,15 +118,15 @@ def test_a_current_folder_that_is_not_utf8_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("typed", ["gs://bucket/data", "gs:/bucket/data", "https://host/data"])
-def test_what_must_lie_on_a_disk_is_no_url(typed):
+def test_on_disk_refuses_urls(typed):
     with pytest.raises(UserError, match=r"^data\.dir=\S+ is a URL; it must be a path on a disk"):
         storage.on_disk(typed, "data.dir")
 
 
-def test_every_path_follows_the_one_rule(monkeypatch, tmp_path):
+def test_every_path_is_checked_alike(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = resolve(_with_data_dir("~/data"))
-    assert found.data.dir == str(tmp_path / "data")
+    resolved = resolve(_with_data_dir("~/data"))
+    assert resolved.data.dir == str(tmp_path / "data")
     with pytest.raises(UserError, match=r"data\.dir=gs://b/c is a URL"):
         resolve(_with_data_dir("gs://b/c"))
     with pytest.raises(UserError, match="begins with ~nosuchuser"):
@@ -139,7 +139,7 @@ def test_every_path_follows_the_one_rule(monkeypatch, tmp_path):
         config_flag.load("~nosuchuser/config.py")
 
 
-def test_a_report_follows_the_one_rule():
+def test_the_path_of_a_report_is_checked_alike():
     for out, words in [("", "--out is empty"), ("~nosuchuser/x", "begins with ~nosuchuser")]:
         with pytest.raises(UserError, match=words):
             tiny.compare("runs/x", f"--out={out}")
@@ -151,7 +151,7 @@ def _with_data_dir(folder):
     return config
 
 
-def test_files_are_written_read_and_added_to(place):
+def test_files_are_written_read_and_appended_to(place):
     path = place / "a" / "file"
     if not storage.is_bucket(place):
         path.parent.mkdir()
@@ -164,7 +164,7 @@ def test_files_are_written_read_and_added_to(place):
     assert [p.name for p in path.parent.glob("*")] == ["file"]
 
 
-def test_a_buckets_files_are_found(bucket):
+def test_files_lists_a_buckets_files(bucket):
     for name in ("config.json", "a/config.json", "a/b/config.json"):
         storage.write_bytes(bucket / name, b'{"x": 1}')
     assert sorted(storage.files(bucket)) == ["a/b/config.json", "a/config.json", "config.json"]
@@ -181,7 +181,7 @@ def test_lines_reach_a_disk_at_once(tmp_path):
     lines.close()
 
 
-def test_lines_reach_a_bucket_when_asked_or_after_a_while(bucket, monkeypatch):
+def test_lines_reach_a_bucket_on_flush_or_after_a_while(bucket, monkeypatch):
     path = bucket / "lines"
     lines = storage.Lines(path, b"a\n")
     lines.append(b"b\n")
@@ -193,7 +193,7 @@ def test_lines_reach_a_bucket_when_asked_or_after_a_while(bucket, monkeypatch):
     assert storage.read_bytes(path) == b"a\nb\nc\n"
 
 
-def test_whatever_a_client_raises_is_an_oserror_that_says_why(bucket, tmp_path, monkeypatch):
+def test_errors_of_a_buckets_client_become_oserrors_with_the_reason(bucket, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("no credentials\nwere found")
 
@@ -203,7 +203,7 @@ def test_whatever_a_client_raises_is_an_oserror_that_says_why(bucket, tmp_path, 
     assert storage.reason(raised.value) == "no credentials were found"
     with pytest.raises(UserError, match=r"config\.json cannot be read: no credentials were found"):
         reader.read(bucket)
-    # On a disk nobody's client is there to blame: a mistake of ours stays what it is.
+    # A disk has no client, so an error there is a bug of ours and stays as it is.
     with pytest.raises(ZeroDivisionError), storage.reaching(tmp_path):
         _ = 1 / 0
 
@@ -242,7 +242,7 @@ def test_a_run_folder_in_a_bucket_reads_as_it_was_written(bucket):
         writer.RunFolder(bucket / "plain-20", with_depth(56))
 
 
-def test_no_run_in_a_bucket_is_one_sentence(bucket):
+def test_a_bucket_folder_without_runs_is_refused(bucket):
     with pytest.raises(UserError, match="is not a folder"):
         reader.find([bucket])
     storage.write_bytes(bucket / "other" / "file", b"")
@@ -264,34 +264,34 @@ def test_a_second_process_is_refused_while_the_first_lives(place, quick):
     second.release()
 
 
-def test_what_a_dead_process_left_in_a_bucket_is_taken_over(bucket, quick, caplog):
+def test_a_dead_processes_lease_in_a_bucket_is_taken_over(bucket, quick, caplog):
     storage.write_bytes(bucket / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
     began = time.monotonic()
     with caplog.at_level("INFO"):
         taken = lock.take(bucket)
     assert 0.5 < time.monotonic() - began < 3
-    assert "was left in a hurry, or is in use" in caplog.text
+    assert "is in use, or its last process was killed" in caplog.text
     taken.check()
     taken.release()
     assert storage.read_bytes(bucket / lock.NAME) is None
 
 
-def test_one_that_goes_while_another_waits_is_followed_at_once(bucket, quick, monkeypatch):
+def test_a_lease_released_while_another_process_waits_is_taken_at_once(bucket, quick, monkeypatch):
     monkeypatch.setattr(lock, "LOST_SECONDS", 60.0)
     storage.write_bytes(bucket / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
     monkeypatch.setattr(lock.time, "sleep", lambda _: (bucket / lock.NAME).unlink(missing_ok=True))
     lock.take(bucket).release()
 
 
-def test_one_who_was_taken_for_dead_writes_no_more(bucket, quick):
+def test_a_process_that_lost_its_lease_stops_writing(bucket, quick):
     folder = writer.RunFolder(bucket / "run", CONFIG)
     folder.rewind(0)
     folder.append({"step": 1})
     folder.flush()
     folder.append({"step": 2})  # not in the bucket yet
-    its = b'{"owner": "x", "host": "node7", "pid": 1, "renewed": 1}'
-    storage.write_bytes(folder.path / lock.NAME, its)
-    time.sleep(1)  # ten times it has looked whose name stands there
+    other_lease = b'{"owner": "x", "host": "node7", "pid": 1, "renewed": 1}'
+    storage.write_bytes(folder.path / lock.NAME, other_lease)
+    time.sleep(1)  # ten times the interval at which it checks the owner
     sentence = r"A process on node7 took memory://bucket/runs/run over"
     with pytest.raises(RunError, match=sentence):
         folder.append({"step": 3})
@@ -301,7 +301,7 @@ def test_one_who_was_taken_for_dead_writes_no_more(bucket, quick):
         folder.set_status("failed", step=1, steps=2, device_seconds=0.0)
     folder.close()
     assert reader.read(folder.path).metrics == [{"step": 1}]
-    assert storage.read_bytes(folder.path / lock.NAME) == its
+    assert storage.read_bytes(folder.path / lock.NAME) == other_lease
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
@@ -367,7 +367,7 @@ def test_of_processes_that_take_over_together_one_holds_the_lease(bucket, quick,
         lock.take(bucket)
 
 
-def test_a_server_that_cannot_create_only_if_absent_is_written_to_and_looked_at(
+def test_a_server_without_create_if_absent_still_refuses_a_second_process(
     bucket, quick, monkeypatch
 ):
     def unknown(*_, **__):
@@ -380,7 +380,7 @@ def test_a_server_that_cannot_create_only_if_absent_is_written_to_and_looked_at(
     first.release()
 
 
-def test_a_bucket_is_held_until_its_lease_is_released_or_long_not_renewed(bucket, monkeypatch):
+def test_a_bucket_is_held_until_its_lease_is_released_or_stale(bucket, monkeypatch):
     assert lock.is_held(bucket) is False
     lease = lock.take(bucket)
     status = {"status": "running", "host": "elsewhere", "pid": 1}
@@ -392,7 +392,7 @@ def test_a_bucket_is_held_until_its_lease_is_released_or_long_not_renewed(bucket
     assert not reader.is_alive(bucket, status)
 
 
-def test_a_lease_that_is_not_whole_is_nobodys(bucket, quick):
+def test_an_incomplete_lease_has_no_owner(bucket, quick):
     lease = lock.take(bucket)
     storage.write_bytes(bucket / lock.NAME, b'{"owner')
     time.sleep(0.5)
@@ -402,7 +402,7 @@ def test_a_lease_that_is_not_whole_is_nobodys(bucket, quick):
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs"])
-def test_the_bucket_of_one_test_is_not_that_of_the_next(kind):
+def test_each_test_gets_an_empty_bucket(kind):
     for content in (b"first", b"second"):
         with buckets.served(kind) as folder:
             path = storage.locate(f"{folder}/file")

@@ -1,4 +1,4 @@
-"""The run folder: whole files, one line a step, one writer, one config."""
+"""The run folder: atomic files, one row per step, one writer, one config."""
 
 import contextlib
 import copy
@@ -39,7 +39,7 @@ def with_depth(depth):
     return CONFIG | {"model": CONFIG["model"] | {"depth": depth}}
 
 
-def test_what_is_written_is_read(tmp_path, open_folder):
+def test_a_run_folder_reads_back_as_written(tmp_path, open_folder):
     folder = open_folder(tmp_path / "plain-20")
     folder.record_launch({"command": "first"})
     folder.record_launch({"command": "second"})
@@ -94,7 +94,7 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["model"]["depth"] == 20
 
 
-def test_where_the_data_lie_is_no_part_of_the_identity(tmp_path):
+def test_data_dir_is_not_part_of_the_identity(tmp_path):
     moved = CONFIG | {"data": {"dir": "/there"}}
     assert settings.identity(moved) == settings.identity(CONFIG)
     assert settings.identity(with_depth(56)) != settings.identity(CONFIG)
@@ -102,7 +102,7 @@ def test_where_the_data_lie_is_no_part_of_the_identity(tmp_path):
     writer.RunFolder(tmp_path, moved).close()
 
 
-def test_the_identity_has_all_settings_but_those_that_change_no_result():
+def test_the_identity_covers_all_settings_that_change_results():
     config = base.get_config().to_dict()
 
     def changed(key):
@@ -118,7 +118,7 @@ def test_the_identity_has_all_settings_but_those_that_change_no_result():
     }  # fmt: skip
 
 
-def test_a_resumed_run_keeps_its_new_settings_and_an_ended_run_its_own(tmp_path, open_folder):
+def test_a_resumed_run_saves_its_new_settings_and_an_ended_run_keeps_its_own(tmp_path, open_folder):
     def evaluated_by(batch_size):
         open_folder(tmp_path, CONFIG | {"eval": {"batch_size": batch_size}}).close()
         return reader.read(tmp_path).config["eval"]["batch_size"]
@@ -134,7 +134,7 @@ def test_a_resumed_run_keeps_its_new_settings_and_an_ended_run_its_own(tmp_path,
 DATA = {"name": "x", "version": "1.0.0", "train": 26, "content": "ab", "streams": order.STREAMS}
 
 
-def test_a_run_keeps_its_data(tmp_path, open_folder):
+def test_a_run_refuses_other_data(tmp_path, open_folder):
     folder = open_folder(tmp_path)
     folder.refuse_other_data(DATA)  # a new run
     folder.record_launch({"data": DATA})
@@ -145,7 +145,7 @@ def test_a_run_keeps_its_data(tmp_path, open_folder):
         assert f": {key} ({DATA[key]!r} then, {value!r} now); give" in str(refused.value)
 
 
-def test_what_the_first_launch_did_not_record_a_later_one_does(tmp_path, open_folder):
+def test_facts_that_only_a_later_launch_recorded_count_too(tmp_path, open_folder):
     folder = open_folder(tmp_path)
     folder.record_launch({"data": {k: v for k, v in DATA.items() if k != "content"}})
     folder.refuse_other_data(DATA)
@@ -156,7 +156,7 @@ def test_what_the_first_launch_did_not_record_a_later_one_does(tmp_path, open_fo
 
 def test_a_run_that_began_with_another_order_of_data_is_refused(tmp_path, open_folder):
     folder = open_folder(tmp_path)
-    folder.record_launch({"data": {"name": "x", "train": 26}})  # as before streams were numbered
+    folder.record_launch({"data": {"name": "x", "train": 26}})  # before "streams" was recorded
     with pytest.raises(UserError, match="splits and orders the data differently"):
         folder.refuse_other_data(DATA)
 
@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_sentence(tmp_path, monkeypatc
         patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=r"cannot be written: No space left on device\.$"):
             writer.RunFolder(tmp_path / "run", CONFIG)
-    writer.RunFolder(tmp_path / "run", CONFIG).close()  # and afterwards it is as if new
+    writer.RunFolder(tmp_path / "run", CONFIG).close()  # with space again, it is like a new folder
 
 
 def test_an_unknown_status_is_refused(tmp_path, open_folder):
@@ -209,7 +209,7 @@ def test_find_takes_runs_and_studies_and_refuses_the_rest(tmp_path):
 
 
 @pytest.fixture
-def gone():
+def ended_pid():
     """The number of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -223,24 +223,24 @@ def test_running_is_alive_as_long_as_its_process_holds_the_lock(tmp_path):
     assert reader.is_alive(tmp_path, status)
     assert not reader.is_alive(tmp_path, status | {"status": "completed"})
     folder.close()
-    # As after kill -9, when another process has got the number: it is that of this one.
+    # As after kill -9 if another process has reused the number: here this process.
     assert status["pid"] == os.getpid()
     assert not reader.is_alive(tmp_path, status)
     assert reader.shown_status(reader.read(tmp_path)) == "interrupted"
-    assert reader.is_alive(tmp_path, status | {"host": "elsewhere"})  # nobody can ask there
+    assert reader.is_alive(tmp_path, status | {"host": "elsewhere"})  # cannot be checked from here
 
 
-def test_without_locks_running_is_alive_as_long_as_there_is_a_process_of_the_number(tmp_path, gone):
+def test_without_locks_running_is_alive_as_long_as_the_process_number_exists(tmp_path, ended_pid):
     status = {"status": "running", "host": socket.gethostname(), "pid": os.getpid()}
     assert reader.is_alive(tmp_path, status)
-    assert not reader.is_alive(tmp_path, status | {"pid": gone})
+    assert not reader.is_alive(tmp_path, status | {"pid": ended_pid})
 
 
-def test_a_run_starts_although_somebody_looks_whether_it_lives(tmp_path, open_folder, monkeypatch):
+def test_a_run_starts_while_another_process_checks_its_lock(tmp_path, open_folder, monkeypatch):
     open_folder(tmp_path).close()
-    looker = open(tmp_path / lock.NAME)  # noqa: SIM115 - closed while the run waits
-    fcntl.flock(looker, fcntl.LOCK_SH)
-    monkeypatch.setattr(lock.time, "sleep", lambda _: looker.close())
+    checker = open(tmp_path / lock.NAME)  # noqa: SIM115 - closed while the run waits
+    fcntl.flock(checker, fcntl.LOCK_SH)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: checker.close())
     open_folder(tmp_path)
 
 
