@@ -32,7 +32,7 @@ def evaluate(
 
     The last batch is padded, and the padding is masked out. The call does not wait for the device.
     """
-    totals: Any = None
+    totals: Metrics | None = None
     with contextlib.closing(split.views(views, execution.eval_batch_size)) as batches:
         for batch in batches:
             sums = eval_steps[views.mirrored](variables, *batch)

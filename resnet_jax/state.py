@@ -35,7 +35,7 @@ class Best(flax.struct.PyTreeNode):
 
     error: jax.Array  # percent
     step: jax.Array
-    variables: dict[str, Any]
+    variables: Variables
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -58,13 +58,13 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     schedule: ScheduleState
-    ema: dict[str, Any]
+    ema: Variables
     window: Window
     best: Best
     diverged_at: jax.Array
 
     @property
-    def evaluated(self) -> dict[str, Any]:
+    def evaluated(self) -> Variables:
         """The variables to evaluate: the averaged ones if there are any."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
@@ -116,7 +116,7 @@ class Initializer:
             jax.eval_shape(self._state_of, variables),
         )
 
-    def _state_of(self, variables: dict[str, Any]) -> TrainState:
+    def _state_of(self, variables: Variables) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -137,11 +137,11 @@ class Initializer:
 @functools.lru_cache
 def _draw(
     model: ResNet, image_shape: tuple[int, ...], compiler_options: tuple[tuple[str, str], ...]
-) -> Callable[[jax.Array], dict[str, Any]]:
+) -> Callable[[jax.Array], Variables]:
     """Returns a compiled f(seed) -> initial variables, cached so that it is compiled once."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
-    def draw(seed: jax.Array) -> dict[str, Any]:
+    def draw(seed: jax.Array) -> Variables:
         variables = model.lazy_init(init_key(seed), images, train=True)
         return {name: variables[name] for name in ("params", "batch_stats")}
 

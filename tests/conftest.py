@@ -1,4 +1,4 @@
-"""Strict tests: eight devices, no silent broadcasting, warnings are errors."""
+"""Settings for all tests: eight devices, no silent broadcasting, warnings are errors."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-# Before anything imports jax, which reads both once. What the user has set stays.
+# Set before jax is imported, which reads both once; values of the user are kept.
 _EIGHT = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EIGHT}".strip()
@@ -20,19 +20,19 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_configure(config):
-    # Under nohup it is ignored, and programs that tests start would rightly ignore it, too.
+    # nohup ignores SIGHUP, and programs that tests start would inherit that.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    # Without exceptions: no library that we pin warns. Should one, say here which and why.
+    # No pinned library warns today; an exception added here needs its reason.
     config.addinivalue_line("filterwarnings", "error")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory):
-    """Where the programs that tests start keep what they compile: once for all tests, not in ~."""
+    """One compilation cache, outside of ~, for all programs that tests start."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # each worker has its own in there
-    # JAX has read its variables: what is compiled in this process is not kept.
+        folder = folder.parent  # shared by all workers
+    # It has no effect in this process, where JAX has already read its variables.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
 
 
@@ -48,6 +48,6 @@ def tfds_dir():
 
 @pytest.fixture
 def no_data(monkeypatch, tmp_path):
-    """An empty TFDS root, also by default: nothing on this machine can leak into a test."""
+    """An empty TFDS root, also the default one, so that a test cannot use this machine's data."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     return str(tmp_path)

@@ -1,4 +1,4 @@
-"""Compiled programs are kept for later runs, and a run is the same bit for bit with and without."""
+"""Compiled programs are cached for later runs, and results do not depend on the cache."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ PROGRAMS = ("jit_train_steps", "jit_eval_step", "jit_moments_step")
 
 
 def start(workdir, cache, stderr=subprocess.PIPE, **variables):
-    # JAX then says which programs it found.
+    # JAX then logs which programs it finds in its cache.
     environment = tiny.environment() | {"JAX_LOG_COMPILES": "1"} | variables
     return subprocess.Popen(
         [*tiny.command(workdir, **LONG), f"--compilation_cache={cache}"],
@@ -30,7 +30,7 @@ def start(workdir, cache, stderr=subprocess.PIPE, **variables):
 
 
 def train(workdir, cache, **variables):
-    """Trains to the end; returns what was said."""
+    """Trains to the end; returns stderr."""
     process = start(workdir, cache, **variables)
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
@@ -38,7 +38,7 @@ def train(workdir, cache, **variables):
 
 
 def found(said):
-    """Returns the programs that were not compiled, as their files are called."""
+    """Returns the cache keys of the programs that were found in the cache."""
     return set(re.findall(r"cache hit for '\S+' with key '(\S+)'", said))
 
 
@@ -55,7 +55,7 @@ def assert_same_run(ours, theirs):
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory):
-    """A run that kept nothing, though there was a place for it."""
+    """A run with --compilation_cache=none, although JAX's variable names a folder."""
     folder = tmp_path_factory.mktemp("without")
     said = train(folder / "run", "none", JAX_COMPILATION_CACHE_DIR=str(folder / "cache"))
     assert "ompiled programs" not in said
@@ -65,7 +65,7 @@ def without(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory, without):
-    """The folder of a run that found it empty."""
+    """A cache folder that a run has filled."""
     folder = tmp_path_factory.mktemp("kept")
     said = train(folder / "run", folder / "cache")
     assert_same_run(folder / "run", without)
@@ -88,9 +88,9 @@ def test_a_later_run_finds_every_program_and_is_the_same(tmp_path, without, kept
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_exactly_with_programs_found(tmp_path, without, kept):
+def test_a_killed_run_resumes_exactly_with_cached_programs(tmp_path, without, kept):
     folder = tmp_path / "run"
-    process = start(folder, kept, stderr=subprocess.DEVNULL)  # a pipe that nobody reads fills up
+    process = start(folder, kept, stderr=subprocess.DEVNULL)  # an unread pipe would fill up
     wait_for_step(folder, process, 8)
     process.send_signal(signal.SIGKILL)
     process.wait(60)
@@ -101,7 +101,7 @@ def test_a_run_that_was_killed_goes_on_exactly_with_programs_found(tmp_path, wit
 
 
 @pytest.mark.slow
-def test_damaged_programs_are_said_once_and_made_anew(tmp_path, without, kept):
+def test_damaged_programs_are_reported_once_and_replaced(tmp_path, without, kept):
     before = entries(kept)
     damaged = [path for path in kept.glob("*/*-cache") if path.name.startswith(PROGRAMS)]
     empty, cut, other = damaged
@@ -115,7 +115,7 @@ def test_damaged_programs_are_said_once_and_made_anew(tmp_path, without, kept):
     assert "UserWarning" not in said
     assert entries(kept).keys() == before.keys()
     for path in damaged:
-        zlib.decompress(path.read_bytes())  # whole again
+        zlib.decompress(path.read_bytes())  # intact again
 
 
 # -------------------------------------------------------------------------------- which folder
@@ -143,19 +143,19 @@ def test_which_folder(flag, environment, folder):
 
 
 @pytest.mark.parametrize("text", ["gs://bucket/cache", "s3://b/c", "gs:/b/c"])
-def test_a_bucket_is_no_place_for_compiled_programs(text):
+def test_a_cache_in_a_bucket_is_refused(text):
     with pytest.raises(
         UserError, match=r"^--compilation_cache=\S* is a URL; it must be a path on a disk"
     ):
         compilation_cache.locate(text, {})
 
 
-def test_a_bucket_in_the_environment_is_named_as_such():
+def test_the_refusal_names_the_environment_variable():
     with pytest.raises(UserError, match=r"^JAX_COMPILATION_CACHE_DIR=gs://b/c is a URL"):
         compilation_cache.locate("auto", {"JAX_COMPILATION_CACHE_DIR": "gs://b/c"})
 
 
-def test_without_a_home_nothing_is_kept(monkeypatch):
+def test_without_a_home_programs_are_not_cached(monkeypatch):
     def home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -179,11 +179,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, caplog):
     )
 
 
-# ------------------------------------------------------------------------- what lies in there
+# ------------------------------------------------------------------------- content of the cache
 
 
-def test_jax_itself_tells_unlike_processors_apart():
-    """The fingerprint is part of JAX's key, so no program is run that has unknown instructions."""
+def test_jaxs_key_depends_on_the_processor():
+    """The fingerprint is part of JAX's key, so a cached program never has unknown instructions."""
     program = (
         "import jax; from jax._src.lib import xla_client; "
         "print(xla_client.get_topology_for_devices(jax.devices()).fingerprint())"
@@ -200,7 +200,7 @@ def test_jax_itself_tells_unlike_processors_apart():
     assert fingerprint() != fingerprint(XLA_FLAGS="--xla_cpu_max_isa=SSE4_2")
 
 
-def test_the_longest_unused_go_where_there_are_too_many(tmp_path, monkeypatch):
+def test_the_least_recently_used_programs_are_removed(tmp_path, monkeypatch):
     names = ["jax-1-a/old-cache", "jax-2-a/new-cache", "jax-2-a/read-cache", "other-cache"]
     for name, (accessed, modified) in zip(names, [(1, 1), (1, 3), (4, 1), (0, 0)], strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -217,4 +217,4 @@ def test_the_longest_unused_go_where_there_are_too_many(tmp_path, monkeypatch):
     monkeypatch.setattr(compilation_cache, "LIMIT_BYTES", 100)
     assert left() == names[2:]
     monkeypatch.setattr(compilation_cache, "LIMIT_BYTES", 0)
-    assert left() == ["other-cache"]  # not of ours
+    assert left() == ["other-cache"]  # not one of our programs

@@ -1,4 +1,4 @@
-"""An example counts as correct only if its own class is first alone."""
+"""An example is correct only if no other class ties with or beats its label."""
 
 import jax.numpy as jnp
 import pytest
@@ -13,7 +13,7 @@ NAN, INF = jnp.nan, jnp.inf
     [
         ([1.0, 3.0, 2.0], [1]),
         ([3.0, 3.0, 2.0], []),
-        ([0.0, 0.0, 0.0], []),  # a dead network's
+        ([0.0, 0.0, 0.0], []),  # a dead network
         ([NAN, NAN, NAN], []),
         ([NAN, 3.0, 2.0], []),
         ([1.0, 3.0, NAN], []),
@@ -22,10 +22,10 @@ NAN, INF = jnp.nan, jnp.inf
         ([-INF, -INF, -INF], []),
     ],
 )
-def test_the_first_class(logits, correct):
+def test_top1_error(logits, correct):
     for label in range(3):
-        found = step.top1_error(jnp.array([logits]), jnp.array([label]))
-        assert found.tolist() == [0.0 if label in correct else 100.0]
+        error = step.top1_error(jnp.array([logits]), jnp.array([label]))
+        assert error.tolist() == [0.0 if label in correct else 100.0]
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def test_the_first_class(logits, correct):
         ([9.0, 8, 7, 6, 5, 4, NAN], [0, 1, 2, 3]),
         ([1.0] * 7, []),
         ([NAN] * 7, []),
-        ([1.0] * 5 + [0.0] * 2, [0, 1, 2, 3, 4]),  # whoever is first, these are among five
+        ([1.0] * 5 + [0.0] * 2, [0, 1, 2, 3, 4]),  # in any order these are the top five
     ],
 )
-def test_the_first_five_classes(logits, correct):
+def test_top5_error(logits, correct):
     for label in range(7):
-        found = step.top5_error(jnp.array([logits]), jnp.array([label]))
-        assert found.tolist() == [0.0 if label in correct else 100.0], label
+        error = step.top5_error(jnp.array([logits]), jnp.array([label]))
+        assert error.tolist() == [0.0 if label in correct else 100.0], label

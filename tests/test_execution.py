@@ -1,4 +1,4 @@
-"""Several steps in one program are those steps one after another, and a run may stop between."""
+"""Several steps per dispatch give the results of single steps, and runs stop between dispatches."""
 
 import dataclasses
 import types
@@ -17,7 +17,7 @@ from tests import tiny
 from tests.data import pictures
 from tests.parallel.test_devices import relative_difference, train
 
-# Lines, evaluations and checkpoints at multiples of 4; one step is left over at the end.
+# Rows, evaluations and checkpoints at multiples of 4, and one more step at the end.
 EVERY = {"steps": 9, "log__every": 4, "eval__every": 8, "checkpoint__every": 4}
 TWO = EVERY | {"train__steps_per_dispatch": "2"}
 
@@ -37,21 +37,21 @@ TWO = EVERY | {"train__steps_per_dispatch": "2"}
     ],
 )
 def test_spans(steps, at_once, starts):
-    found = list(spans(steps, at_once))
-    assert [span.start for span in found] == starts
-    assert [number for span in found for number in span] == list(steps)
+    result = list(spans(steps, at_once))
+    assert [span.start for span in result] == starts
+    assert [number for span in result for number in span] == list(steps)
 
 
-def test_a_run_that_goes_on_has_the_spans_of_one_that_was_not_stopped():
-    whole = list(spans(range(103), 8))
-    for span in whole:
-        assert list(spans(range(span.stop, 103), 8)) == whole[whole.index(span) + 1 :]
+def test_a_resumed_run_has_the_spans_of_an_undisturbed_one():
+    undisturbed = list(spans(range(103), 8))
+    for i, span in enumerate(undisturbed):
+        assert list(spans(range(span.stop, 103), 8)) == undisturbed[i + 1 :]
 
 
-def mesh_of(platform, places=1):
+def mesh_of(platform, groups=1):
     device = types.SimpleNamespace(platform=platform)
     return types.SimpleNamespace(
-        devices=np.array([device]), size=1, shape={"replicates": places, "data": 1, "fsdp": 1}
+        devices=np.array([device]), size=1, shape={"replicates": groups, "data": 1, "fsdp": 1}
     )
 
 
@@ -65,13 +65,13 @@ def mesh_of(platform, places=1):
         ("cpu", (100, 1000, 1000), 1),
     ],
 )
-def test_what_is_chosen(platform, every, chosen):
+def test_auto_is_the_largest_allowed_number_on_accelerators(platform, every, chosen):
     log, evaluation, checkpoint = every
     c = resolve(tiny.config(log__every=log, eval__every=evaluation, checkpoint__every=checkpoint))
     assert on_mesh(c, mesh_of(platform)).steps_per_dispatch == chosen
 
 
-def test_streamed_pictures_come_a_step_at_a_time(tmp_path):
+def test_auto_is_one_step_for_streamed_pictures(tmp_path):
     pictures.prepare(tmp_path)
     c = resolve(pictures.config(tmp_path, log__every=4, eval__every=4))
     c.checkpoint.every = 4
@@ -83,7 +83,7 @@ def test_streamed_pictures_come_a_step_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("value", "nearest"), [("3", "2"), ("7", "4"), ("0", "1"), ("-4", ""), ("aut", "auto")]
 )
-def test_what_does_not_divide_is_one_sentence(value, nearest):
+def test_a_number_that_does_not_divide_is_refused(value, nearest):
     with pytest.raises(UserError) as refused:
         resolve(tiny.config(**TWO | {"train__steps_per_dispatch": value}))
     text = str(refused.value)
@@ -108,40 +108,40 @@ def test_what_does_not_divide_is_one_sentence(value, nearest):
     ],
     ids=str,
 )
-def test_steps_together_are_the_steps_one_by_one(on):
+def test_two_steps_per_dispatch_equal_single_steps(on):
     on = on | {"model__bn_group": 4, "data__pad": 1, "ema_decay": 0.9}
     before, _ = train(steps=0, **on)
-    alone, each = train(steps=3, **on)
-    together, last = train(steps=3, at_once=2, **on)
-    assert (len(each), len(last)) == (3, 2)
-    moved, moved_together = (
+    single, single_metrics = train(steps=3, **on)
+    double, double_metrics = train(steps=3, at_once=2, **on)
+    assert (len(single_metrics), len(double_metrics)) == (3, 2)
+    single_change, double_change = (
         jax.tree.map(lambda a, b: b - a, (before.params, before.ema), (after.params, after.ema))
-        for after in (alone, together)
+        for after in (single, double)
     )
-    assert relative_difference(moved, moved_together) < 1e-3
-    assert set(alone.step.tolist()) == set(together.step.tolist()) == {3}
-    for ours, theirs in zip(last, each[1:], strict=True):
+    assert relative_difference(single_change, double_change) < 1e-3
+    assert set(single.step.tolist()) == set(double.step.tolist()) == {3}
+    for ours, theirs in zip(double_metrics, single_metrics[1:], strict=True):
         for name, value in theirs.items():
             np.testing.assert_allclose(ours[name], value, rtol=1e-3, err_msg=name)
 
 
 @pytest.fixture
-def handed_over(monkeypatch):
-    """The steps that each call of a run's program was handed."""
-    found = []
+def dispatched(monkeypatch):
+    """The number of steps in each dispatch of a run."""
+    counts = []
     build = trainer.build
 
     def counted(*args):
         programs = build(*args)
 
         def call(state, seeds, arrays, batches):
-            found.append(batches.shape[1])
+            counts.append(batches.shape[1])
             return programs.train_steps(state, seeds, arrays, batches)
 
         return dataclasses.replace(programs, train_steps=call)
 
     monkeypatch.setattr(trainer, "build", counted)
-    return found
+    return counts
 
 
 def run(folder, **overrides):
@@ -149,26 +149,26 @@ def run(folder, **overrides):
 
 
 @pytest.mark.slow
-def test_a_run_in_spans_is_the_run_step_by_step_and_stops_between_them(
-    tmp_path, monkeypatch, handed_over
+def test_a_run_of_two_steps_per_dispatch_equals_one_of_single_steps_and_can_be_stopped(
+    tmp_path, monkeypatch, dispatched
 ):
-    # On the way it goes on step by step: how many go together is no part of a run's identity.
+    # It resumes with single steps, since steps_per_dispatch is not part of a run's identity.
     with monkeypatch.context() as patch:
         tiny.stop_when_asked(patch, 2)
         assert run(tmp_path / "one", **TWO) == "preempted"
     assert reader.read(tmp_path / "one").status["step"] == 4
     assert run(tmp_path / "one", **EVERY) == "completed"
-    assert handed_over == [2, 2, 1, 1, 1, 1, 1]
-    handed_over.clear()
+    assert dispatched == [2, 2, 1, 1, 1, 1, 1]
+    dispatched.clear()
 
     assert run(tmp_path / "two", **TWO) == "completed"
-    assert handed_over == [2, 2, 2, 2, 1]
+    assert dispatched == [2, 2, 2, 2, 1]
     one, two = reader.read(tmp_path / "one"), reader.read(tmp_path / "two")
     assert two.environment["execution"]["steps_per_dispatch"] == 2
     for ours, theirs in zip(tiny.lines(two.path), tiny.lines(one.path), strict=True):
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
-            # One more picture of 180 misclassified is 0.6 points.
+            # One more error in 180 images is 0.6 points.
             np.testing.assert_allclose(value, theirs[key], rtol=0.02, atol=1.0, err_msg=key)
 
     with monkeypatch.context() as patch:
@@ -180,7 +180,7 @@ def test_a_run_in_spans_is_the_run_step_by_step_and_stops_between_them(
     tiny.assert_bit_equal(tiny.final_state(tmp_path / "stopped"), tiny.final_state(two.path))
 
 
-def test_a_loss_that_is_not_finite_inside_a_span_is_said_of_its_step(tmp_path):
+def test_divergence_inside_a_dispatch_is_reported_with_its_step(tmp_path):
     diverging = EVERY | {"schedule__rate": 1e30, "train__steps_per_dispatch": "4"}
     assert run(tmp_path / "run", **diverging) == "diverged"
     # With weights of 1e30 the first step's loss is still finite; a few squares later it is not.

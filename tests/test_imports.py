@@ -1,4 +1,4 @@
-"""Imports go one way: configs and programs use the library, and no room uses one above it."""
+"""Imports go one way: programs and configs import the library, and rooms only lower rooms."""
 
 import ast
 import pathlib
@@ -10,10 +10,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = ("resnet_jax", "experiments", "configs", "benchmarks")
-TOP = "resnet_jax"  # the library's own floor: the loop, the step, the settings
+TOP = "resnet_jax"  # the files directly in resnet_jax/: the loop, the step, the settings
 
-# The rooms whose modules a room may import, beside its own. Every room may import
-# errors.py and allowed.py.
+# The rooms (folders) that each room may import besides itself. Every room may import errors.py and
+# allowed.py.
 MAY_IMPORT = {
     "resnet_jax.kernels": [],
     "resnet_jax.networks": ["resnet_jax.kernels"],
@@ -22,14 +22,14 @@ MAY_IMPORT = {
     "resnet_jax.runs": ["resnet_jax.networks", "resnet_jax.parallel", TOP],
     TOP: [f"resnet_jax.{room}" for room in ("data", "kernels", "networks", "parallel", "runs")],
     "configs": [TOP, "resnet_jax.runs"],
-    # A report reads folders: it knows the names of networks, and nothing that trains.
+    # A report reads run folders; it may use the names of networks, but nothing that trains.
     "experiments.report": ["configs", "experiments.cli", TOP, "resnet_jax.networks",
                            "resnet_jax.runs"],
     "experiments.launchers": ["experiments.cli", "resnet_jax.data", "resnet_jax.parallel",
                               "resnet_jax.runs"],
     "experiments.cli": ["configs", "experiments.study", TOP, "resnet_jax.runs"],
 }  # fmt: skip
-# Of the top floor, what the run folder may know.
+# The files of TOP that resnet_jax/runs may import.
 KNOWN_TO_RUNS = {"state", "settings"}
 
 
@@ -44,15 +44,15 @@ MODULES = modules()
 
 
 def imported(path):
-    """Returns the modules of ours that a file imports, also inside functions."""
-    found = set()
+    """Returns the modules of this repository that a file imports, including inside functions."""
+    imports = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in names}
-    return found & MODULES.keys()
+            imports |= {name if name in MODULES else node.module for name in names}
+    return imports & MODULES.keys()
 
 
 def room(module):
@@ -60,7 +60,7 @@ def room(module):
     return module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
 
 
-def test_this_file_sees_imports():
+def test_imports_are_found():
     assert imported(MODULES["resnet_jax.train"]) >= {"resnet_jax.programs", "resnet_jax.settings"}
     assert room("resnet_jax.train") == TOP
     assert room("resnet_jax.runs.reader") == "resnet_jax.runs"
@@ -69,29 +69,29 @@ def test_this_file_sees_imports():
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_a_room_imports_only_rooms_below_it(folder):
     allowed = {folder, *MAY_IMPORT[folder]}
-    inside = [module for module in MODULES if room(module) == folder]
-    assert inside
-    for module in inside:
+    members = [module for module in MODULES if room(module) == folder]
+    assert members
+    for module in members:
         others = imported(MODULES[module]) - {"resnet_jax.allowed", "resnet_jax.errors"}
         assert {room(other) for other in others} <= allowed, module
 
 
-def test_the_library_knows_no_programs_and_no_configs():
-    inside = [module for module in MODULES if module.startswith("resnet_jax")]
-    for module in inside:
+def test_the_library_imports_no_programs_and_no_configs():
+    library = [module for module in MODULES if module.startswith("resnet_jax")]
+    for module in library:
         assert all(other.startswith("resnet_jax") for other in imported(MODULES[module])), module
 
 
-def test_the_run_folder_knows_little_of_the_loop():
+def test_the_run_folder_imports_little_of_the_loop():
     for module in (m for m in MODULES if room(m) == "resnet_jax.runs"):
         loop = {other for other in imported(MODULES[module]) if room(other) == TOP}
         assert {other.rpartition(".")[2] for other in loop} <= {*KNOWN_TO_RUNS, "errors"}, module
 
 
 def test_a_report_imports_nothing_that_trains():
-    inside = [module for module in MODULES if module.startswith("experiments.report")]
-    found = set().union(*(imported(MODULES[module]) for module in inside))
-    assert {m for m in found if room(m) in (TOP, "resnet_jax.networks")} == {
+    report = [module for module in MODULES if module.startswith("experiments.report")]
+    imports = set().union(*(imported(MODULES[module]) for module in report))
+    assert {m for m in imports if room(m) in (TOP, "resnet_jax.networks")} == {
         "resnet_jax.allowed",
         "resnet_jax.errors",
         "resnet_jax.networks.architectures",
@@ -114,13 +114,13 @@ def test_no_two_modules_import_each_other():
 
 
 def test_only_execution_asks_for_the_platform():
-    asks = re.compile(r"\.platform [=!]= |platform [=!]= |default_backend")
-    inside = [module for module in MODULES if module.startswith("resnet_jax")]
-    found = {m for m in inside if asks.search(MODULES[m].read_text(encoding="utf-8"))}
-    assert found == {"resnet_jax.execution"}
+    pattern = re.compile(r"\.platform [=!]= |platform [=!]= |default_backend")
+    library = [module for module in MODULES if module.startswith("resnet_jax")]
+    matches = {m for m in library if pattern.search(MODULES[m].read_text(encoding="utf-8"))}
+    assert matches == {"resnet_jax.execution"}
 
 
-def test_a_folder_of_experiments_itself_holds_programs_only():
+def test_files_directly_in_experiments_are_programs():
     programs = [m for m in MODULES if room(m) == "experiments" and m != "experiments"]
     for module in programs:
         assert 'if __name__ == "__main__":' in MODULES[module].read_text(encoding="utf-8"), module

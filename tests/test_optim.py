@@ -1,4 +1,4 @@
-"""Optimisers against the formulas written out, schedules against the paper's numbers."""
+"""Optimisers match their formulas, and schedules the paper's numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def adam(decoupled):
 
 def lars(w, g, rate, memory, decayed, t):
     g = g + 0.01 * decayed * w
-    # The kernel is the first two; bias and scale have plain SGD's rate.
+    # The first two are the kernel; bias and scale use SGD's rate.
     trust = 0.5 * np.linalg.norm(w[:2]) / np.linalg.norm(g[:2])
     v = memory["v"] = 0.9 * memory.get("v", 0) - rate * np.array([trust, trust, 1, 1]) * g
     return w + v
@@ -92,7 +92,7 @@ def lars(w, g, rate, memory, decayed, t):
         ("lars", lars),
     ],
 )
-def test_three_steps_by_hand(name, step, decay_on):
+def test_three_steps_match_the_formula(name, step, decay_on):
     ours = run(
         optimizer__name="sgd" if name == "nesterov" else name,
         optimizer__nesterov=name == "nesterov",
@@ -108,7 +108,7 @@ def test_three_steps_by_hand(name, step, decay_on):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
-def test_stacked_blocks_move_as_if_each_were_alone(name):
+def test_stacked_blocks_are_updated_like_separate_ones(name):
     optimizer = make_optimizer(
         tiny.config(
             optimizer__name=name, optimizer__weight_decay=0.1, optimizer__trust=0.5
@@ -124,25 +124,26 @@ def test_stacked_blocks_move_as_if_each_were_alone(name):
         }
 
     params = drawn(0)
-    scales = np.float32([[1.0], [10.0], [100.0]])  # each kernel has a norm of its own
+    scales = np.float32([[1.0], [10.0], [100.0]])  # each kernel has a different norm
     params["stage1_rest"]["kernel"] *= scales
 
-    def moved(take_apart):
-        at, state = take_apart(params), optimizer.init(take_apart(params))
+    def updated(convert):
+        values, state = convert(params), optimizer.init(convert(params))
         for seed in (1, 2):
-            at, state = descend(optimizer, jnp.float32(0.1), take_apart(drawn(seed)), state, at)
-        return at
+            gradients = convert(drawn(seed))
+            values, state = descend(optimizer, jnp.float32(0.1), gradients, state, values)
+        return values
 
-    alone = moved(layout.by_block)
-    assert set(alone) == {"stem_conv", *(f"stage1_block{i}" for i in (1, 2, 3, 4))}
-    together = layout.by_block(moved(lambda tree: tree))
-    for key, node in alone.items():
+    separate = updated(layout.by_block)
+    assert set(separate) == {"stem_conv", *(f"stage1_block{i}" for i in (1, 2, 3, 4))}
+    stacked = layout.by_block(updated(lambda tree: tree))
+    for key, node in separate.items():
         assert np.abs(node["kernel"] - layout.by_block(params)[key]["kernel"]).max() > 1e-3
-        np.testing.assert_allclose(together[key]["kernel"], node["kernel"], rtol=1e-5)
+        np.testing.assert_allclose(stacked[key]["kernel"], node["kernel"], rtol=1e-5)
 
 
-def test_sgd_is_optax_sgd_while_the_rate_is_constant_and_caffes_after():
-    # Inside the velocity, a rate cut does not shrink what was gathered before: the two forms part.
+def test_sgd_equals_optax_sgd_until_the_rate_changes():
+    # With the rate inside the velocity, a rate cut does not shrink the velocity so far.
     optimizer = make_optimizer(tiny.config(optimizer__weight_decay=0.0).optimizer)
     theirs = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0, momentum=0.9)
     paths = []
@@ -204,7 +205,7 @@ def test_linear_warmup_then_cosine():
     assert ours.argmax() in (19, 20)
 
 
-def test_linear_warmup_leaves_the_boundaries_where_they_are():
+def test_linear_warmup_does_not_shift_the_boundaries():
     ours = rates(
         schedule__name="step",
         schedule__rate=1.0,
@@ -231,7 +232,7 @@ def test_the_papers_warmup_ends_when_the_training_error_falls_below_the_bound():
     for step, error in enumerate([95, 85, 61, 100, 78, 80, 95, 95]):
         seen.append(round(float(schedule.rate(state, jnp.int32(step))), 6))
         state = schedule.after_step(state, jnp.int32(step), jnp.float32(error))
-    # One lucky batch (61) is not enough; once warm, a bad window changes nothing.
+    # One lucky batch (61) is not enough; after warm-up a bad window has no effect.
     assert seen == [0.01] * 6 + [0.1] * 2
     assert float(schedule.rate(state, jnp.int32(8))) == pytest.approx(0.1)
 
@@ -255,7 +256,7 @@ def test_plateau_drops_the_rate_after_patience_evaluations_without_a_better_erro
     assert seen == [1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001]
 
 
-def test_other_schedules_do_not_listen_to_validation():
+def test_other_schedules_ignore_validation():
     schedule = Schedule(tiny.config(schedule__name="step", schedule__patience=1).schedule, 100)
     state = schedule.init()
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""The loop and its run folder: what a run writes, chooses, and does when something goes wrong."""
+"""The training loop and its run folder: output, choice of weights, divergence, compilation."""
 
 import dataclasses
 import logging
@@ -29,7 +29,7 @@ def finished(tmp_path_factory):
     return run(folder, log__tensorboard=True)
 
 
-def test_a_run_leaves_all_that_a_report_reads(finished):
+def test_a_run_folder_has_everything_that_a_report_reads(finished):
     status, r = finished
     assert status == r.status["status"] == "completed"
     assert (r.status["step"], r.status["steps"], r.status["reason"]) == (12, 12, "")
@@ -46,21 +46,12 @@ def test_a_run_leaves_all_that_a_report_reads(finished):
     assert r.environment["execution"].keys() == fields
 
 
-def test_metrics_have_one_line_a_step_and_errors_in_percent(finished):
+def test_metrics_have_one_row_per_step_and_errors_in_percent(finished):
     _, r = finished
     steps = [row["step"] for row in r.metrics]
-    assert steps == [3, 5, 6, 9, 10, 12]  # every 3 a training line, every 5 a validation
-    assert [s for s, row in zip(steps, r.metrics, strict=True) if "train/loss" in row] == [
-        3,
-        6,
-        9,
-        12,
-    ]
-    assert [s for s, row in zip(steps, r.metrics, strict=True) if "validation/error" in row] == [
-        5,
-        10,
-        12,
-    ]
+    assert steps == [3, 5, 6, 9, 10, 12]
+    assert [row["step"] for row in r.metrics if "train/loss" in row] == [3, 6, 9, 12]
+    assert [row["step"] for row in r.metrics if "validation/error" in row] == [5, 10, 12]
     assert 20 < r.metrics[0]["train/error"] <= 100
     # 3 steps of 16 images: errors are multiples of 100/48 %.
     assert r.metrics[0]["train/error"] * 48 / 100 == pytest.approx(
@@ -82,15 +73,15 @@ def test_the_test_split_is_evaluated_once_at_the_end(finished):
 def test_tensorboard_holds_the_same_scalars(finished):
     _, r = finished
     (events,) = (r.path / "tensorboard").iterdir()
-    found = {}
+    scalars = {}
     for record in read_records(events.read_bytes()):
         event = event_pb2.Event.FromString(record)
         for value in event.summary.value:
-            found[event.step, value.tag] = value.simple_value
+            scalars[event.step, value.tag] = value.simple_value
     wanted = {(row["step"], key): row[key] for row in r.metrics for key in row if key != "step"}
-    assert found.keys() == wanted.keys()
+    assert scalars.keys() == wanted.keys()
     for key, value in wanted.items():
-        assert found[key] == pytest.approx(value, rel=1e-6)
+        assert scalars[key] == pytest.approx(value, rel=1e-6)
 
 
 def read_records(content):
@@ -110,7 +101,7 @@ def test_a_finished_run_is_left_alone(finished, caplog):
     assert (r.path / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_foreign_folder_is_refused_before_anything_is_written(finished):
+def test_another_configs_folder_is_refused_before_anything_is_written(finished):
     _, r = finished
     before = sorted(p.name for p in r.path.iterdir())
     with pytest.raises(UserError, match=r"model\.depth \(8 there, 14 here\)"):
@@ -137,15 +128,15 @@ def test_best_is_the_first_lowest_validation_error(tmp_path):
 
 
 @pytest.mark.slow
-def test_best_weights_are_tested_where_that_is_asked(tmp_path):
+def test_eval_weights_best_tests_the_best_weights(tmp_path):
     losses = {}
     for weights in ("last", "best"):
         settings = {"eval__weights": weights, "eval__statistics": "moving_average"}
         _, r = run(tmp_path / weights, steps=12, eval__every=2, schedule__rate=2.0, **settings)
-        assert "validation/error_population" not in r.metrics[-1]  # not asked for
+        assert "validation/error_population" not in r.metrics[-1]
         losses[weights] = r.metrics[-1]["test/loss"]
     last, best = tiny.final_state(tmp_path / "last"), tiny.final_state(tmp_path / "best")
-    tiny.assert_bit_equal(last, best)  # training is the same
+    tiny.assert_bit_equal(last, best)  # training does not differ
     assert best.best.step[0] < 12, "with this rate the best step must not be the last one"
     assert losses["last"] != losses["best"]
 
@@ -153,7 +144,7 @@ def test_best_weights_are_tested_where_that_is_asked(tmp_path):
 # ------------------------------------------------------------------------------- diverging
 
 
-def test_a_diverged_run_is_a_result(tmp_path):
+def test_a_diverged_run_ends_without_an_error(tmp_path):
     wrecked = tiny.launch(tmp_path / "wrecked", schedule__rate=1e30, steps=30)
     assert wrecked.returncode == 0, wrecked.stderr
     r = reader.read(tmp_path / "wrecked")
@@ -173,7 +164,7 @@ def test_a_diverged_run_is_a_result(tmp_path):
 
 
 def poison(monkeypatch, replicate, at):
-    """Makes one replicate's loss NaN at a step, through its data: what it sees turns to NaN."""
+    """Makes one replicate's loss NaN at a step, through its last kernel."""
     build = train.build
 
     def make(*args):
@@ -203,8 +194,8 @@ def test_the_last_good_checkpoint_is_named(tmp_path, monkeypatch):
 
 
 def test_one_diverged_replicate_does_not_stop_the_others(tmp_path, monkeypatch):
-    alone, _ = run(tmp_path / "alone", seed=0)
-    assert alone == "completed"
+    single, _ = run(tmp_path / "alone", seed=0)
+    assert single == "completed"
     poison(monkeypatch, replicate=1, at=5)
     status, r = run(tmp_path / "both", replicates=2)
     assert status == "completed"
@@ -216,7 +207,7 @@ def test_one_diverged_replicate_does_not_stop_the_others(tmp_path, monkeypatch):
     theirs = [row["train/loss"] for row in tiny.lines(tmp_path / "alone") if "train/loss" in row]
     np.testing.assert_allclose(ours, theirs, rtol=2e-3)
     best = tiny.final_state(r.path).best
-    assert best.step[1] == state.NEVER  # it never was evaluated while sound
+    assert best.step[1] == state.NEVER  # it diverged before its first evaluation
 
 
 # ------------------------------------------------------------------------------ one program
@@ -230,8 +221,8 @@ def test_nothing_is_compiled_twice(tmp_path, caplog):
     assert {name: compiled.count(name) for name in programs} == dict.fromkeys(programs, 1)
 
 
-def test_flags_replace_the_files_length_and_one_without_effect_is_named(tmp_path):
-    # configs/digits.py gives steps; 32 examples of batch 16 are two.
+def test_a_length_flag_replaces_the_files_length_and_flags_without_effect_are_named(tmp_path):
+    # configs/digits.py sets `steps`; 32 examples are two steps of batch 16.
     command = [*tiny.command(tmp_path / "run", optimizer__b1=0.8), "--config.examples=32"]
     command = [flag for flag in command if not flag.startswith("--config.steps")]
     done = subprocess.run(
@@ -240,7 +231,7 @@ def test_flags_replace_the_files_length_and_one_without_effect_is_named(tmp_path
     assert done.returncode == 0, done.stderr
     config = reader.read(tmp_path / "run").config
     assert (config["steps"], config["epochs"], config["examples"]) == (2, None, None)
-    # The flag that changes nothing is named at the start and in the run folder.
+    # The flag without effect is named in the log and in the run folder.
     sentence = "optimizer.b1=0.8 has no effect with optimizer.name='sgd'"
     assert done.stderr.count(f"{sentence}.") == 1
     assert reader.read(tmp_path / "run").environment["without_effect"] == [sentence]

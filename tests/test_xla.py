@@ -1,4 +1,4 @@
-"""What the pinned compiler would get wrong by itself."""
+"""The workarounds for XLA are still needed, and work."""
 
 import itertools
 import os
@@ -20,8 +20,8 @@ from resnet_jax.networks.resnet import ResNet
 from tests import tiny
 
 
-def test_products_that_are_summed_at_once_are_right():
-    """See resnet_jax/xla_flags.py: it would give the last rows other values."""
+def test_sums_of_products_are_right():
+    """Without the flag in resnet_jax/xla_flags.py the last rows are wrong."""
 
     def squared_norms(rows):
         return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(rows)
@@ -31,7 +31,7 @@ def test_products_that_are_summed_at_once_are_right():
     np.testing.assert_allclose(jax.jit(squared_norms)(rows), first**2, rtol=1e-6)
 
 
-def test_flags_of_the_user_stay():
+def test_the_users_flags_are_kept():
     def flags(given):
         code = "import os, resnet_jax; print(os.environ['XLA_FLAGS'])"
         done = subprocess.run(
@@ -57,22 +57,22 @@ def test_ynn_is_switched_off_in_every_version_that_has_it(version, is_off):
     assert xla_flags.without_ynn("", version) == (off if is_off else "")
 
 
-def test_a_flag_that_a_newer_compiler_lacks_is_not_given(monkeypatch):
-    """It would die of it."""
+def test_a_flag_that_a_newer_compiler_lacks_is_not_set(monkeypatch):
+    """XLA aborts on unknown flags."""
     assert not xla_flags.is_known_to_xla("xla_cpu_no_such_flag")
     monkeypatch.setattr(xla_flags, "_FUSIONS", "xla_cpu_no_such_flag")
     assert xla_flags.without_ynn("--xla_foo=1", "0.13.0") == "--xla_foo=1"
 
 
-def most_fused(depth):
-    """Returns how many instructions the largest fusion has of a stage of so many blocks."""
+def largest_fusion(depth):
+    """Returns the number of instructions in the largest fusion of a stage of `depth` blocks."""
     net = ResNet(Architecture("basic", (depth,), (4,)), num_classes=2, stem="cifar")
     images = jnp.zeros((2, 4, 4, 3))
     variables = net.init(jax.random.key(0), images, train=True)
 
     def loss(params):
-        given = {"params": params, "batch_stats": variables["batch_stats"]}
-        return net.apply(given, images, train=True, mutable=["batch_stats"])[0].sum()
+        inputs = {"params": params, "batch_stats": variables["batch_stats"]}
+        return net.apply(inputs, images, train=True, mutable=["batch_stats"])[0].sum()
 
     text = jax.jit(jax.grad(loss)).lower(variables["params"]).compile().as_text()
     fused = re.findall(r"^%?fused_computation[^\n]*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
@@ -81,10 +81,10 @@ def most_fused(depth):
 
 
 def test_a_blocks_output_is_computed_once(monkeypatch):
-    """See rectifier.relu(): each block would compute all that come before it in its stage again."""
-    sizes = [most_fused(depth) for depth in (2, 4, 6)]
+    """See rectifier.relu(): with nn.relu each block would recompute all earlier blocks."""
+    sizes = [largest_fusion(depth) for depth in (2, 4, 6)]
     assert sizes[1] == sizes[2]
     for module in (normalization, rectifier):
         monkeypatch.setattr(module, "relu", nn.relu)
-    # Else the compiler has learnt it, and nn.relu will do.
-    assert all(many > few + 20 for few, many in itertools.pairwise(map(most_fused, (2, 4, 6))))
+    # If this fails, the compiler has improved and nn.relu will do.
+    assert all(many > few + 20 for few, many in itertools.pairwise(map(largest_fusion, (2, 4, 6))))

@@ -1,4 +1,4 @@
-"""The smallest run that has everything: an 8-layer net of few filters on digits."""
+"""The smallest complete run, an 8-layer net with few filters on digits, and helpers to use it."""
 
 import dataclasses
 import itertools
@@ -67,20 +67,20 @@ def flags_of(**overrides: Any) -> list[str]:
 
 
 def command(workdir: pathlib.Path, **overrides: Any) -> list[str]:
-    """Returns the command of a user who trains the tiny config."""
+    """Returns the command that trains the tiny config."""
     program = [sys.executable, "-m", "experiments.train", "--config=configs/digits.py"]
     return [*program, f"--workdir={workdir}", *flags_of(**overrides)]
 
 
 def environment() -> dict[str, str]:
-    """Returns a user's environment: one CPU device, not the eight of these tests."""
+    """Returns an environment with one CPU device instead of the eight of these tests."""
     return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
 def launch(
     workdir: pathlib.Path, *flags: str, **overrides: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command, with more flags, to its end."""
+    """Runs the command with additional flags to its end."""
     return subprocess.run(
         [*command(workdir, **overrides), *flags],
         cwd=ROOT, env=environment(), capture_output=True, text=True,
@@ -102,7 +102,7 @@ def compare(*arguments: object) -> int:
 
 
 def stop_when_asked(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """Has runs in this process stop as by SIGTERM, when they look for the `times`-th time."""
+    """Makes runs in this process stop as if by SIGTERM, at their `times`-th check for a signal."""
     asked = itertools.count(1)
 
     def reached(self: StopRequest) -> bool:
@@ -114,7 +114,7 @@ def stop_when_asked(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
 
 
 def execution(mesh: Mesh, **changes: Any) -> Execution:
-    """Returns how tests compute on `mesh` what belongs to no run."""
+    """Returns an execution on `mesh` for tests without a run."""
     usual = Execution(
         mesh=mesh, platform="cpu", scan=False, seeds_by="separate", steps_per_dispatch=1,
         unroll=True, waits=mesh.size > 1, eval_batch_size=64, compiler_options={}, init_options={},
@@ -123,7 +123,7 @@ def execution(mesh: Mesh, **changes: Any) -> Execution:
 
 
 def task(model: Any, normalization: Any, mesh: Mesh) -> Task:
-    """Returns a task without a training step: it is evaluated, or moments are taken."""
+    """Returns a task for evaluation and BatchNorm moments only."""
     nothing: Any = None
     return Task(
         model=model, optimizer=nothing, schedule=nothing, normalization=normalization,
@@ -144,7 +144,7 @@ def final_state(workdir: pathlib.Path) -> Any:
 
 
 def restore(folder: Any, like: Any) -> Any:
-    """Restores the newest checkpoint of a folder of checkpoints; None where there is none."""
+    """Restores the newest checkpoint in a folder; returns None if there is none."""
     checkpoints = Checkpoints(folder, keep=2)
     try:
         return checkpoints.restore(like)
@@ -153,7 +153,7 @@ def restore(folder: Any, like: Any) -> Any:
 
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the metrics without the timings, which no two runs share."""
+    """Returns the rows of metrics without the timings, which differ between runs."""
     rows = reader.read_metrics(workdir / "metrics.jsonl")
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 

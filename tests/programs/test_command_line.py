@@ -1,4 +1,4 @@
-"""A mistake on the command line costs a second and one sentence; --config has one parser."""
+"""Every form of --config is parsed, and every mistake on the command line is one sentence."""
 
 import json
 import os
@@ -39,7 +39,7 @@ json.dump(results, sys.stdout)
 """
 DIGITS, STUDY = "--config=configs/digits.py", "--config=configs/degradation_digits.py"
 
-# What is parsed: (what is expected, argv, the keys and their values).
+# Valid command lines: (kind of config that the program takes, argv, {key: value}).
 PARSED = {
     "a key": ("run", [DIGITS, "--config.steps=20"], {"steps": 20}),
     "a space": ("run", [DIGITS, "--config.steps", "20"], {"steps": 20}),
@@ -71,7 +71,7 @@ PARSED = {
                      {"exceptions.resnet_110.set.schedule.warmup": "none"}),
 }  # fmt: skip
 
-# What is refused: (what is expected, argv, a pattern in the sentence).
+# Invalid command lines: (kind of config that the program takes, argv, pattern in the sentence).
 REFUSED = {
     "a typo": ("run", [DIGITS, "--config.model.dpeth=20"], r"nearest: model\.depth"),
     "no such file": ("run", ["--config=configs/digit.py"], r"digit\.py is not a file.*digits\.py"),
@@ -124,7 +124,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """The exit code and the output of every command line above."""
+    """(exit code, output) of every command line above."""
     folder = tmp_path_factory.mktemp("configs")
     for name, content in FILES.values():
         (folder / name).write_text(content)
@@ -137,7 +137,7 @@ def outcomes(tmp_path_factory):
     cases = PARSED | REFUSED
     asked = json.dumps([(kind, filled(argv)) for kind, argv, _ in cases.values()])
     done = subprocess.run(
-        # ml_collections' own loader stops with a DeprecationWarning; JAX warns of every fork.
+        # ml_collections' own loader would raise a DeprecationWarning; JAX warns of every fork.
         [sys.executable, "-W", "error::DeprecationWarning", "-W", "ignore::RuntimeWarning", "-c", PROGRAM],  # noqa: E501
         cwd=ROOT, env=os.environ, input=asked, capture_output=True, text=True,
     )  # fmt: skip
@@ -151,11 +151,11 @@ def test_the_command_line_sets_the_config(case, outcomes):
     assert code == 0, said
     config = json.loads(said)
     for key, value in PARSED[case][2].items():
-        found = config
+        actual = config
         for part in key.split("."):
-            found = found[part]
-        assert found == value, key
-        assert type(found) is type(value)
+            actual = actual[part]
+        assert actual == value, key
+        assert type(actual) is type(value)
 
 
 @pytest.mark.parametrize("case", REFUSED)

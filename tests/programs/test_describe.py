@@ -1,4 +1,4 @@
-"""The description agrees with the paper and says so."""
+"""The description of a network agrees with the paper, and shows the paper's numbers."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def network(module, **model):
     return describe.describe(resolve(config))
 
 
-def test_json_is_the_papers_resnet_50():
+def test_json_matches_the_papers_resnet_50():
     done = program("--config=configs/imagenet.py", "--config.model.depth=50", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -92,13 +92,14 @@ def test_family_of_cifar(monkeypatch, no_data):
         (digits, {"depth": 20}),
     ],
 )
-def test_the_paper_is_silent_on_other_networks(module, model, no_data):
-    found = network(module, **model)
-    assert found["paper"] == {"parameters": None, "mult_adds": None}
-    assert tables.plain(describe.as_text(found)).splitlines()[-1].split() == ["paper", "-", "-"]
+def test_other_networks_have_no_number_of_the_paper(module, model, no_data):
+    description = network(module, **model)
+    assert description["paper"] == {"parameters": None, "mult_adds": None}
+    lines = tables.plain(describe.as_text(description)).splitlines()
+    assert lines[-1].split() == ["paper", "-", "-"]
 
 
-def test_the_paper_speaks_of_plain_nets(no_data):
+def test_plain_nets_have_the_papers_numbers(no_data):
     plain = network(cifar10, depth=20, shortcut="none")["paper"]
     assert plain == {"parameters": 269_722, "mult_adds": None}
     plain = network(imagenet, depth=18, shortcut="none")["paper"]
@@ -138,7 +139,7 @@ def test_mistakes_are_one_sentence(flags, words):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_execution_says_what_auto_stands_for():
+def test_execution_prints_the_meaning_of_auto():
     flags = ["--config=configs/digits.py", "--config.replicates=3", "--config.model.depth=8"]
     done = program(*flags, "--execution", "--json")
     assert done.returncode == 0, done.stderr
@@ -149,7 +150,7 @@ def test_execution_says_what_auto_stands_for():
     assert re.search(r"^seeds_by +separate$", text, flags=re.M)
 
 
-def test_no_device_is_touched():
+def test_describing_a_network_initialises_no_device():
     code = (
         "import sys; sys.argv = ['describe', '--config=configs/digits.py', '--json']; "
         "import atexit, jax._src.xla_bridge as b; "

@@ -1,4 +1,4 @@
-"""Config -> runs -> run folders -> report, as a user goes; and CIFAR-10, really."""
+"""The path of a user: config, runs, run folders, report; also on the real CIFAR-10."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ def test_a_study_becomes_a_report(tmp_path):
 
 
 @pytest.mark.slow
-def test_cifar10_trains_and_its_numbers_say_what_the_data_are(tmp_path, tfds_dir):
+def test_cifar10_trains_and_its_report_has_the_note_on_the_data(tmp_path, tfds_dir):
     folder, report = tmp_path / "resnet-8-A", tmp_path / "report"
     program(
         "experiments.train",
@@ -92,7 +92,7 @@ def test_cifar10_trains_and_its_numbers_say_what_the_data_are(tmp_path, tfds_dir
 @pytest.mark.slow
 def test_make_ablation_answers_the_question(tmp_path):
     study = tmp_path / "study"
-    # These tests may themselves run under make, whose children say which folder they leave.
+    # If these tests run under make, its variables would make this make print folders.
     environment = {k: v for k, v in tiny.environment().items() if not k.startswith("MAKE")}
     done = subprocess.run(
         ["make", "ablation", f"STUDY={study}"],

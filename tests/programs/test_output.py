@@ -1,4 +1,4 @@
-"""Nobody needs to watch: what happens to a terminal or a pipe never stops the work."""
+"""Losing a terminal or a pipe never stops the work."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ DIGITS = "--config=configs/digits.py"
     [("describe", DIGITS), ("sweep", "--help")],
     ids=" ".join,
 )
-def test_a_reader_that_has_ended_is_no_error(arguments):
+def test_a_closed_pipe_is_not_an_error(arguments):
     reader, pipe = os.pipe()
     os.close(reader)
     program, *flags = arguments
@@ -38,7 +38,7 @@ def test_a_reader_that_has_ended_is_no_error(arguments):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_report_is_whole_if_nobody_reads_what_is_printed(tmp_path):
+def test_a_report_is_complete_if_its_pipe_is_closed(tmp_path):
     study = fixture.study(tmp_path / "study", depths=(8, 14), replicates=2)
     reader, pipe = os.pipe()
     os.close(reader)
@@ -50,7 +50,7 @@ def test_a_report_is_whole_if_nobody_reads_what_is_printed(tmp_path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a device of Linux")
-def test_output_that_is_lost_is_one_sentence():
+def test_lost_output_is_one_sentence():
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "experiments.describe", DIGITS],
@@ -69,7 +69,7 @@ def test_training_needs_neither_stdout_nor_stderr(tmp_path):
     assert reader.read(tmp_path).status["status"] == "completed"
 
 
-def test_what_is_opened_later_does_not_get_the_number_of_a_closed_stream(tmp_path):
+def test_a_new_file_does_not_reuse_the_number_of_a_closed_stream(tmp_path):
     program = (
         "import os, sys; from experiments.cli import output; output.install(); "
         f"f = open({str(tmp_path / 'data')!r}, 'w'); os.write(2, b'from C++'); f.close(); "
@@ -81,14 +81,14 @@ def test_what_is_opened_later_does_not_get_the_number_of_a_closed_stream(tmp_pat
 
 
 def sweep_on_a_terminal(workdir, first, cells):
-    """Starts a sweep of fake cells that owns a new terminal; returns it and the other end.
+    """Starts a sweep of fake cells on a new terminal; returns it and the terminal's master end.
 
-    `first` is a shell command to run before.
+    `first` is a shell command to run before it.
     """
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 160))
     program = [sys.executable, "-m", "tests.study.sweep_fake", STUDY, f"--workdir={workdir}"]
-    # The first terminal that the leader of a session opens is its own, and tells it of a hang-up.
+    # The first terminal that a session leader opens becomes its own and sends it hang-ups.
     shell = f'{first}; exec "$@" <{os.ttyname(slave)} >{os.ttyname(slave)} 2>&1'
     sweep = subprocess.Popen(
         ["sh", "-c", shell, "sh", *program, "--jobs=2"],
@@ -96,12 +96,12 @@ def sweep_on_a_terminal(workdir, first, cells):
         env=tiny.environment() | {"JAX_PLATFORMS": "cpu", "FAKE_CELLS": json.dumps(cells)},
     )  # fmt: skip
     until(lambda: len(running(workdir)) == 2)
-    os.read(master, 1 << 16)  # the overview, or what was said before it
+    os.read(master, 1 << 16)  # the overview, or earlier output
     os.close(slave)
     return sweep, master
 
 
-def test_a_sweep_whose_terminal_is_gone_trains_all_its_cells(tmp_path):
+def test_a_sweep_that_ignores_hang_ups_trains_all_its_cells(tmp_path):
     sweep, master = sweep_on_a_terminal(tmp_path, "trap '' HUP", {})
     os.close(master)
     assert sweep.wait(timeout=60) == 0
@@ -109,7 +109,7 @@ def test_a_sweep_whose_terminal_is_gone_trains_all_its_cells(tmp_path):
     assert len(statuses(tmp_path)) == 4
 
 
-def test_a_sweep_whose_terminal_hangs_up_has_its_cells_save(tmp_path):
+def test_cells_save_when_the_terminal_of_their_sweep_hangs_up(tmp_path):
     cells = {"plain-56": "wait", "resnet-56-A": "linger"}
     sweep, master = sweep_on_a_terminal(tmp_path, ":", cells)
     os.close(master)
@@ -123,7 +123,7 @@ def test_a_sweep_whose_terminal_hangs_up_has_its_cells_save(tmp_path):
 def test_a_sweep_on_a_terminal_shows_its_cells_and_then_the_ledger(tmp_path):
     sweep, master = sweep_on_a_terminal(tmp_path, ":", {})
     shown = b""
-    with contextlib.suppress(OSError):  # Linux says EIO when the other end has closed
+    with contextlib.suppress(OSError):  # Linux raises EIO once the other end is closed
         while piece := os.read(master, 1 << 16):
             shown += piece
     assert sweep.wait() == 0

@@ -1,4 +1,4 @@
-"""How programs end when nobody foresaw what happened."""
+"""How programs end after an unexpected error."""
 
 import subprocess
 import sys
@@ -67,7 +67,7 @@ def test_if_no_file_can_be_written_the_traceback_is_on_the_screen(tmp_path, monk
     assert "the traceback above" in said
 
 
-def test_a_run_that_meets_a_bug_says_so_in_its_status(tmp_path, monkeypatch):
+def test_a_bug_is_recorded_in_the_runs_status(tmp_path, monkeypatch):
     def broken(*_):
         raise KeyError("lost")
 
@@ -79,9 +79,9 @@ def test_a_run_that_meets_a_bug_says_so_in_its_status(tmp_path, monkeypatch):
     assert status["reason"] == "this is a bug in resnet_jax: KeyError: 'lost'"
 
 
-def test_a_package_that_is_missing_is_no_bug(tmp_path):
+def test_a_missing_package_is_not_reported_as_a_bug(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nsys.modules['sklearn.datasets'] = None\n"  # what has the digits
+        "import sys\nsys.modules['sklearn.datasets'] = None\n"  # it provides digits
     )
     done = subprocess.run(
         [*tiny.command(tmp_path / "run"), "--compilation_cache=none"],
@@ -104,7 +104,7 @@ def test_a_module_of_ours_that_cannot_be_imported_is_a_bug():
     )
 
 
-def test_a_data_set_is_not_blamed_for_a_package_that_its_reader_lacks(tmp_path, monkeypatch):
+def test_a_package_missing_in_tfds_is_not_reported_as_bad_data(tmp_path, monkeypatch):
     (tmp_path / "dataset_info.json").write_text('{"fileFormat": "array_record"}')
     (tmp_path / "features.json").write_text('{"pythonClassName": "x"}')
 

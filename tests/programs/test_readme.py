@@ -1,4 +1,4 @@
-"""Every command of the README and of the FAQ runs, in their order, in a copy of the checkout."""
+"""Every command of the README and the FAQ runs, in order, in a copy of the checkout."""
 
 import os
 import pathlib
@@ -12,17 +12,17 @@ import pytest
 from tests import tiny
 
 PAGES = ("README.md", "docs/faq.md")
-# A block that cannot run everywhere says why in the line before it.
+# The line before a block that cannot run everywhere gives the reason.
 BLOCK = re.compile(r"(<!-- not run: (?P<why>.+) -->\n)?```sh\n(?P<commands>.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def blocks():
-    """Returns (page, why it is not run, commands) of each block."""
+    """Returns (page, reason not to run it or None, commands) of each block."""
     return [
-        (page, found["why"], found["commands"])
+        (page, match["why"], match["commands"])
         for page in PAGES
-        for found in BLOCK.finditer((tiny.ROOT / page).read_text(encoding="utf-8"))
+        for match in BLOCK.finditer((tiny.ROOT / page).read_text(encoding="utf-8"))
     ]
 
 
@@ -40,7 +40,7 @@ def copy_checkout(folder):
     os.utime(folder / "requirements.txt", (0, 0))
 
 
-def test_there_are_commands_to_run():
+def test_the_pages_have_commands_to_run():
     run = [commands for _, why, commands in blocks() if why is None]
     assert len(run) > 6
     assert all(re.search(r"```sh", (tiny.ROOT / page).read_text()) for page in PAGES)

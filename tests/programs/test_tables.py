@@ -1,4 +1,4 @@
-"""Tables are plain lines for files and programs, and fit a terminal."""
+"""Tables are plain lines in files and pipes, and fit the width of a terminal."""
 
 import os
 import pty
@@ -24,16 +24,16 @@ def test_lines_are_aligned_and_never_wrapped():
     ]
 
 
-def test_numbers_stand_at_their_right_edge():
+def test_numbers_are_aligned_right():
     text = tables.plain([tables.aligned([["net", "size"], ["a", "5"], ["bb", "1,000"]], left=1)])
     assert text.splitlines() == ["net   size", "a        5", "bb   1,000"]
 
 
-def test_a_terminal_folds_what_is_too_long():
+def test_long_cells_are_folded_on_a_terminal():
     code = f"from experiments.cli import tables; tables.show([tables.aligned([['a'], ['{LONG}']])])"
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 60))
-    # Without `env` a child gets the COLUMNS that readline has set behind Python's back.
+    # Without `env` the child would inherit COLUMNS from readline.
     environment = tiny.environment() | {"TERM": "xterm"}
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=tiny.ROOT, env=environment, stdout=terminal).returncode == 0
