@@ -118,13 +118,13 @@ def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
 
 
 def normalization(config: ConfigDict) -> tuple[Normalization, str]:
-    """Returns what normalises a resolved config's `data`, and the DataSet.content it belongs to.
+    """Returns the normalisation of a resolved config's `data`, and the set's DataSet.content.
 
-    Nothing is read for a streamed set, whose normalization is fixed; the content is then empty.
+    A streamed set has a fixed normalisation; it is not read, and the content is empty.
 
     Raises:
-      UserError: the data set is absent.
-      RunError: something in it is broken.
+      UserError: the data set is missing.
+      RunError: the data set is broken.
     """
     if not sets.KNOWN[config.name].resident:
         return _fixed_normalization(config), ""

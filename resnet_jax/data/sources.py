@@ -53,7 +53,7 @@ def facts(name: str, data_dir: str) -> Facts:
 def require(name: str, data_dir: str) -> None:
     """Raises UserError unless the data set and the packages that read it are present.
 
-    The sentence has the command that prepares the set or installs the packages.
+    The message has the command that prepares the set or installs the packages.
     """
     check_choice("data.name", name, KNOWN)
     if name == "digits":
@@ -88,7 +88,7 @@ def load(name: str, data_dir: str) -> Source:
     if not known.resident:
         raise UserError(f"data.name={name!r} is too large to load into memory.")
     folder = _required_folder(name, data_dir)
-    from resnet_jax.data import jpeg  # here: digits need no decoder
+    from resnet_jax.data import jpeg  # imported here: digits need no decoder
 
     arrays: dict[str, Any] = {}
     encodings = set()
@@ -110,7 +110,7 @@ def load(name: str, data_dir: str) -> Source:
 
 def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """Decodes an image of a resident set; raises UnreadableError unless it has `shape`."""
-    from resnet_jax.data import jpeg  # here: digits need no decoder
+    from resnet_jax.data import jpeg  # imported here: digits need no decoder
 
     image = jpeg.decode(encoded)
     if image.shape[:2] != shape[:2]:

@@ -170,7 +170,7 @@ def _parts(
     A very long picture is cut first, as training crops are, to whole source pixels: 1 x 2,000
     pixels would otherwise become 640 x 1,280,000.
     """
-    from resnet_jax.data import jpeg  # here: digits need no decoder
+    from resnet_jax.data import jpeg  # imported here: digits need no decoder
 
     if max(resized) <= _LONG * min(resized):
         image = jpeg.resize(image, *resized, resample)

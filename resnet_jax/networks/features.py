@@ -1,12 +1,11 @@
-"""What a network computes on its way to the logits, by name.
+"""The named intermediate results of a network.
 
-    stem         after the first convolution (and ReLU, and max pool): 1/1 of the images' size with
-                 the cifar stem, 1/4 with imagenet's
-    stage1 ...   after each stage; stage k has 1 / 2^(k - 1) of the stem's size
-    pooled       (B, C): the mean over all positions, which the classifier sees
+    stem         the stem's output, in the images' size (cifar) or a quarter of it (imagenet)
+    stage1 ...   each stage's output; stage k has 1 / 2^(k - 1) of the stem's size
+    pooled       (B, C): the mean over all positions, the classifier's input
     logits       (B, num_classes)
 
-Of a pre-activation network, stem and stages are the sums that the next BatchNorm and ReLU take.
+In a pre-activation network, stem and stages are taken before the next BatchNorm and ReLU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from resnet_jax.networks.resnet import FEATURES, ResNet
 
 
 def endpoints(model: ResNet) -> tuple[str, ...]:
-    """Returns the names of all that `features` can return, in the order of computation."""
+    """Returns the names of all features, in the order of computation."""
     stages = (f"stage{number}" for number in range(1, len(model.arch.stage_sizes) + 1))
     return ("stem", *stages, "pooled", "logits")
 
@@ -32,21 +31,21 @@ def features(
 ) -> dict[str, jax.Array]:
     """Evaluates a network and returns {name: array}.
 
-    Under `jax.jit` only what `names` need is computed.
+    Under `jax.jit` only the layers that `names` need are computed.
 
     Args:
       model: any ResNet.
       variables: {"params", "batch_stats"}.
       images_BHWC: float, already normalised.
-      names: which of `endpoints(model)`; None: all.
+      names: some of `endpoints(model)`; None for all.
 
     Raises:
-      UserError: a name is not one of them.
+      UserError: a name is unknown.
     """
     known = endpoints(model)
     names = known if names is None else names
     for name in names:
         check_choice("names", name, known)
     logits, updated = model.apply(variables, images_BHWC, train=False, mutable=[FEATURES])
-    found = {name: values[0] for name, values in updated[FEATURES].items()}
-    return {name: (found | {"logits": logits})[name] for name in names}
+    arrays = {name: values[0] for name, values in updated[FEATURES].items()} | {"logits": logits}
+    return {name: arrays[name] for name in names}

@@ -24,13 +24,13 @@ from resnet_jax.networks.blocks import CONVOLVED, Block
 from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS, BatchNorm
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
-# Not variance_scaling's truncated normal, whose tails are cut.
+# The default of variance_scaling is a truncated normal.
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 FEATURES = "features"  # the collection of a network's named endpoints
 STEMS = ("cifar", "imagenet")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# JAX's names. Only the first is float32 everywhere; the others are what the device calls so.
+# JAX's names. Only "highest" is float32 on every device; the others depend on the device.
 PRECISIONS = ("highest", "high", "default")
 
 
@@ -169,7 +169,7 @@ class ResNet(nn.Module):
         return classifier(pooled_BC)
 
     def _keep(self, name: str, x: jax.Array) -> None:
-        """Keeps an endpoint if the caller makes the collection FEATURES mutable: features.py."""
+        """Stores an endpoint if the collection FEATURES is mutable; see features.py."""
         if not self.is_initializing():
             self.sow(FEATURES, name, x)
 
@@ -260,17 +260,18 @@ def resnet(
     num_classes: int | None = None,
     **fields: Any,
 ) -> ResNet:
-    """Returns the network of a depth as the paper builds it.
+    """Builds the paper's network of a depth.
 
     Args:
       family: "imagenet" (depths 18, 34, 50, 101, 152) or "cifar" (depths 6n + 2).
       depth: weighted layers.
-      shortcut: "none" (the plain network), "A", "B" or "C"; None: A, and B for the bottlenecks.
-      num_classes: None: 1000 for imagenet, 10 for cifar.
-      **fields: other attributes of ResNet that are to differ from the paper.
+      shortcut: "none" (the plain network), "A", "B" or "C"; None for "B" with bottleneck blocks and
+        "A" with basic ones.
+      num_classes: None for 1000 (imagenet) or 10 (cifar).
+      **fields: other attributes of ResNet.
 
     Raises:
-      UserError: the family does not have this depth, or a value or a name is not known.
+      UserError: the family does not have this depth, or a name or value is invalid.
     """
     arch = architecture(family, depth)
     known = [f.name for f in dataclasses.fields(ResNet) if f.name != "arch"]

@@ -1,4 +1,4 @@
-"""Named features: a network's endpoints, of every layout, at no cost to those who ask for none."""
+"""Named features are right in every layout and cost nothing if unused."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def images(size=8):
 
 
 def variables(model, pixels):
-    """Returns random variables, the statistics too, so that no two norms are alike."""
+    """Returns random variables and statistics, so that all BatchNorms differ."""
     made = jax.eval_shape(lambda: model.init(jax.random.key(0), pixels, train=True))
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda a: rng.uniform(0.2, 1, a.shape).astype(np.float32), made)
@@ -89,7 +89,7 @@ class ByHand:
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("fields", [{}, {"shortcut": "none"}, {"preactivation": True}])
-def test_every_endpoint_is_that_of_the_forward_pass_by_hand(scan, fields):
+def test_every_endpoint_equals_the_forward_pass_by_hand(scan, fields):
     model, pixels = net(scan=scan, **fields), images()
     of = variables(model, pixels)
     found = resnet_jax.features(model, of, pixels)
@@ -101,7 +101,7 @@ def test_every_endpoint_is_that_of_the_forward_pass_by_hand(scan, fields):
 
 
 @pytest.mark.parametrize(("stem", "stride"), [("cifar", 1), ("imagenet", 4)])
-def test_endpoints_have_the_strides_that_are_documented(stem, stride):
+def test_endpoints_have_the_documented_strides(stem, stride):
     model, pixels = net(stem=stem), images(32)
     of = variables(model, pixels)
     shapes = jax.eval_shape(lambda: resnet_jax.features(model, of, pixels))
@@ -112,7 +112,7 @@ def test_endpoints_have_the_strides_that_are_documented(stem, stride):
     assert shapes["logits"].shape == (2, 5)
 
 
-def test_only_the_endpoints_asked_for_are_returned():
+def test_only_the_named_endpoints_are_returned():
     model, pixels = net(), images()
     of = variables(model, pixels)
     assert list(resnet_jax.features(model, of, pixels, ["pooled", "stem"])) == ["pooled", "stem"]
@@ -121,7 +121,7 @@ def test_only_the_endpoints_asked_for_are_returned():
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_who_asks_for_none_has_the_programs_and_variables_of_a_network_without(scan, monkeypatch):
+def test_without_features_programs_and_variables_are_unchanged(scan, monkeypatch):
     model, pixels = net(scan=scan), images()
     of = variables(model, pixels)
     assert set(of) == {"params", "batch_stats"}
