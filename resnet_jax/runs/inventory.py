@@ -32,7 +32,7 @@ def damage(checkpoint: pathlib.Path) -> str:
 
 
 def _sums(checkpoint: pathlib.Path) -> dict[str, list[int]]:
-    """Returns [bytes, CRC-32] of every file in a subfolder; Orbax's files beside them may vary."""
+    """Returns [bytes, CRC-32] of every file of an item, without Orbax's files beside the items."""
     return {
         path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _crc32(path)]
         for path in sorted(checkpoint.glob("*/**/*"))

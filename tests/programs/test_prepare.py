@@ -1,4 +1,4 @@
-"""A prepared copy: the same pictures in the same order, smaller; nothing lost on the way."""
+"""A prepared copy has the same pictures in the same order, smaller, and none is lost."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def prepare(root, out, *flags):
 
 
 def wrong_inside():
-    """A JPEG that is decoded, but not to what it was."""
+    """Returns a damaged JPEG that can be decoded, but to another picture."""
     encoded = pictures.encode(pictures.paint(7, 70, 90), subsampling="4:4:4")
     return encoded[: len(encoded) // 2] + encoded[len(encoded) // 2 + 100 :]
 
@@ -44,7 +44,7 @@ def copied(tmp_path_factory):
     return root, out, done
 
 
-def test_every_picture_is_there_in_its_place(copied):
+def test_every_picture_is_copied_in_order(copied):
     root, out, _ = copied
     sizes = set()
     for split, count in pictures.SIZES.items():
@@ -67,13 +67,13 @@ def test_every_picture_is_there_in_its_place(copied):
             aspects = [shape[0] / shape[1] for shape in (image.shape, copy.shape)]
             assert abs(aspects[0] - aspects[1]) < 0.02
             like = Image.fromarray(image).resize(copy.shape[1::-1], Image.Resampling.BOX)
-            # What is left of a damaged picture has edges that no JPEG keeps.
+            # A damaged picture has sharp edges, which JPEG does not preserve.
             near = 12 if (split, number) == ("train", 7) else 4
             assert np.abs(np.asarray(like).astype(int) - copy).mean() < near
     assert sizes == {True, False}
 
 
-def test_it_says_what_it_saved_and_what_was_wrong(copied):
+def test_savings_and_damaged_pictures_are_reported(copied):
     _, out, done = copied
     train_, validation, where = done.stdout.splitlines()
     assert train_.startswith("train: 30 pictures, ")
@@ -97,7 +97,7 @@ def test_it_says_what_it_saved_and_what_was_wrong(copied):
 
 
 @pytest.mark.slow
-def test_a_run_trains_from_it_and_says_so(copied, tmp_path):
+def test_a_run_trains_from_a_copy_and_records_that(copied, tmp_path):
     _, out, _ = copied
     status = train.train(pictures.config(out, steps=1), str(tmp_path / "run"))
     assert status == "completed"
@@ -107,14 +107,14 @@ def test_a_run_trains_from_it_and_says_so(copied, tmp_path):
     )
 
 
-def test_it_goes_on_where_it_was_stopped(tmp_path):
+def test_a_killed_copy_resumes(tmp_path):
     pictures.prepare(tmp_path / "tfds")
     first = prepare(tmp_path / "tfds", tmp_path / "small")
     folder = tmp_path / "small" / "imagenet2012" / "5.1.0"
     kept, lost = sorted(folder.glob("*train*00002"))
     names = {path.name for path in folder.iterdir()}
     was = list(map(pictures.records(tmp_path / "small").__getitem__, range(30)))
-    # As if it had been killed in the second file of the training split.
+    # As if killed during the second file of the training split.
     lost.rename(folder / f".{lost.name}.tmp")
     (folder / f"{lost.name}.tally.json").unlink()
     (folder / "dataset_info.json").unlink()
