@@ -211,17 +211,17 @@ def load(spec: str, is_study: bool = False) -> ConfigDict:
 
 
 def _locate(file: str) -> pathlib.Path:
-    """Returns a config file's path; configs/NAME.py may be ours, from any working directory."""
+    """Returns a config file's path; configs/NAME.py may be ours in any working directory."""
     path = storage.on_disk(file, "--config")
     if path.is_file():
         return path
-    there = {str(p): p for p in path.parent.glob("*.py")}
+    files = {str(p): p for p in path.parent.glob("*.py")}
     if path.parent == pathlib.Path("configs"):
         ours = pathlib.Path(saved.__file__).parent.glob("*.py")
-        there = {f"configs/{p.name}": p for p in ours} | there
-    if file in there:
-        return there[file]
-    names = sorted(name for name, p in there.items() if p.name != "__init__.py")
+        files = {f"configs/{p.name}": p for p in ours} | files
+    if file in files:
+        return files[file]
+    names = sorted(name for name, p in files.items() if p.name != "__init__.py")
     raise UserError(f"--config={file} is not a file{nearest(file, names)}.")
 
 
