@@ -20,7 +20,7 @@ from resnet_jax.networks.architectures import (
     Architecture,
     architecture,
 )
-from resnet_jax.networks.blocks import CONVOLVED, Block
+from resnet_jax.networks.blocks import CONVOLVED, Block, MakeLayer
 from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS, BatchNorm
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
@@ -103,9 +103,9 @@ class ResNet(nn.Module):
         """
         conv = functools.partial(
             _convolution,
+            conv_general_dilated=self.convolution,
             dtype=self.dtype,
             precision=self.precision,
-            computed_by=self.convolution,
         )
         norm = functools.partial(
             BatchNorm,
@@ -115,45 +115,11 @@ class ResNet(nn.Module):
             epsilon=self.bn_epsilon,
             dtype=self.dtype,
         )
-        filters = [max(1, round(f * self.width)) for f in self.arch.filters]
-
-        x = images_BHWC.astype(self.dtype)
-        if self.stem == "imagenet":
-            computed_by = self.convolution
-            if self.space_to_depth:
-                computed_by = functools.partial(space_to_depth.convolution, convolve=computed_by)
-            stem_conv = conv(filters[0], (7, 7), (2, 2), computed_by=computed_by, name="stem_conv")
-            x = stem_conv(x)
-        else:
-            x = conv(filters[0], (3, 3), (1, 1), name="stem_conv")(x)
-        if not self.preactivation:
-            x = norm(name="stem_norm", rectify=True)(x)
-        if self.stem == "imagenet":
-            x = max_pool(x)
+        x = self._stem(images_BHWC.astype(self.dtype), conv, norm)
         self._keep("stem", x)
-
-        for stage, blocks in enumerate(self.arch.stage_sizes, start=1):
-            make = functools.partial(
-                self._block,
-                stage=stage,
-                kind=self.arch.block,
-                filters=filters[stage - 1],
-                shortcut_kind=self.shortcut,
-                bottleneck_stride=self.bottleneck_stride,
-                preactivation=self.preactivation,
-                conv=conv,
-                norm=norm,
-                zero_init_residual=self.zero_init_residual,
-            )
-            x = make(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x)
-            if self.scan and blocks > 1:
-                rest = make(stride=1, name=layout.rest(stage), looped=True)
-                x, _ = _loop(blocks - 1)(rest, x, None)
-            else:
-                for number in range(2, blocks + 1):
-                    x = make(stride=1, name=layout.block(stage, number))(x)
+        for stage in range(1, len(self.arch.stage_sizes) + 1):
+            x = self._stage(x, stage, conv, norm)
             self._keep(f"stage{stage}", x)
-
         if self.preactivation:
             x = norm(name="head_norm", rectify=True)(x)
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
@@ -167,6 +133,48 @@ class ResNet(nn.Module):
             name="logits",
         )
         return classifier(pooled_BC)
+
+    def _filters(self, stage: int) -> int:
+        return max(1, round(self.arch.filters[stage - 1] * self.width))
+
+    def _stem(self, x_BHWC: jax.Array, conv: MakeLayer, norm: MakeLayer) -> jax.Array:
+        if self.stem == "imagenet":
+            if self.space_to_depth:
+                conv = functools.partial(
+                    conv,
+                    conv_general_dilated=functools.partial(
+                        space_to_depth.convolution, convolve=self.convolution
+                    ),
+                )
+            x = conv(self._filters(1), (7, 7), (2, 2), name="stem_conv")(x_BHWC)
+        else:
+            x = conv(self._filters(1), (3, 3), (1, 1), name="stem_conv")(x_BHWC)
+        if not self.preactivation:
+            x = norm(name="stem_norm", rectify=True)(x)
+        return max_pool(x) if self.stem == "imagenet" else x
+
+    def _stage(self, x: jax.Array, stage: int, conv: MakeLayer, norm: MakeLayer) -> jax.Array:
+        block = functools.partial(
+            self._block,
+            stage=stage,
+            kind=self.arch.block,
+            filters=self._filters(stage),
+            shortcut_kind=self.shortcut,
+            bottleneck_stride=self.bottleneck_stride,
+            preactivation=self.preactivation,
+            conv=conv,
+            norm=norm,
+            zero_init_residual=self.zero_init_residual,
+        )
+        blocks = self.arch.stage_sizes[stage - 1]
+        x = block(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x)
+        if self.scan and blocks > 1:
+            rest = block(stride=1, name=layout.rest(stage), looped=True)
+            x, _ = _loop(blocks - 1)(rest, x, None)
+            return x
+        for number in range(2, blocks + 1):
+            x = block(stride=1, name=layout.block(stage, number))(x)
+        return x
 
     def _keep(self, name: str, x: jax.Array) -> None:
         """Stores an endpoint if the collection FEATURES is mutable; see features.py."""
@@ -199,12 +207,8 @@ def _convolution(
     filters: int,
     kernel_size: tuple[int, int],
     strides: tuple[int, int],
-    *,
-    dtype: Any,
-    precision: str,
-    computed_by: Callable[..., jax.Array],
-    name: str,
     kernel_init: nn.initializers.Initializer | None = None,
+    **options: Any,
 ) -> nn.Conv:
     # Symmetric padding, as in Caffe and PyTorch; "SAME" pads a strided 3x3 on one side only.
     padding = [(size // 2, size // 2) for size in kernel_size]
@@ -214,11 +218,8 @@ def _convolution(
         strides,
         padding=padding,
         use_bias=False,  # the BatchNorm that follows has one
-        dtype=dtype,
-        precision=precision,
         kernel_init=kernel_init or HE_NORMAL,
-        conv_general_dilated=computed_by,
-        name=name,
+        **options,
     )
 
 
