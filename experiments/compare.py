@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments.cli import command_line, tables
-from experiments.report import claims, figures, groups, page, table
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
 
@@ -44,6 +43,9 @@ def compare(
     Raises:
       UserError: a folder holds no run, a run's file is malformed, or `out` cannot be written.
     """
+    # Imported here, so that a missing extra is one sentence.
+    from experiments.report import claims, figures, groups, page, table
+
     compared = groups.make(reader.find(folders))
     verdicts = [claim for group in compared for claim in claims.judge(group, margin)]
     numbers = table.as_json(compared, verdicts, margin)

@@ -104,6 +104,22 @@ def test_a_module_of_ours_that_cannot_be_imported_is_a_bug():
     )
 
 
+def test_a_report_without_the_plots_extra_is_one_sentence(tmp_path):
+    # None in sys.modules is how Python says that a module cannot be imported.
+    program = (
+        "import sys; sys.modules['matplotlib'] = None; "
+        f"sys.argv = ['compare', {str(tmp_path)!r}, '--out=x']; "
+        "from experiments import compare; "
+        "from experiments.cli import command_line; command_line.run(compare.main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tiny.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "resnet_jax[plots]" in done.stderr
+
+
 def test_a_package_missing_in_tfds_is_not_reported_as_bad_data(tmp_path, monkeypatch):
     (tmp_path / "dataset_info.json").write_text('{"fileFormat": "array_record"}')
     (tmp_path / "features.json").write_text('{"pythonClassName": "x"}')
