@@ -63,8 +63,9 @@ def test_a_terminal_shows_a_bar_with_eta_error_and_rate():
     assert "4/4" in last
     assert "training error 12.35 %" in last
     assert "images/s" in last
-    middle = [frame for frame in shown if "2/4" in frame][-1]
-    assert "ETA 0:00:0" in middle  # the time left
+    # Which frames are drawn, and how much time they show, depends on how busy the machine is.
+    unfinished = [frame for frame in shown if "plain-20" in frame and "4/4" not in frame]
+    assert any(re.search(r"ETA 0:\d\d:\d\d", frame) for frame in unfinished)
 
 
 def test_log_lines_appear_above_the_bar():
