@@ -30,7 +30,7 @@ test: venv
 	@touch $@
 
 test-slow: venv .venv-skypilot/.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: venv
 	$(BIN)/ruff check .
