@@ -89,7 +89,11 @@ def test_a_package_that_a_whole_program_needs_is_one_sentence(elsewhere):
     (elsewhere / "sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
     given = os.environ | {"PYTHONPATH": f"{tiny.ROOT}{os.pathsep}{elsewhere}"}
     done = subprocess.run(
-        [*COMMAND, "compare", "."], cwd=elsewhere, env=given, capture_output=True, text=True
+        [*COMMAND, "compare", ".", "--out=x"],
+        cwd=elsewhere,
+        env=given,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert done.stderr == (
