@@ -73,8 +73,13 @@ def command(workdir: pathlib.Path, **overrides: Any) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Returns an environment with one CPU device instead of the eight of these tests."""
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    """Returns an environment with one CPU device instead of the eight of these tests.
+
+    It has no COLUMNS and LINES, which readline sets in pytest and pytest's workers inherit: they
+    would override the size of a terminal.
+    """
+    absent = ("XLA_FLAGS", "COLUMNS", "LINES")
+    return {k: v for k, v in os.environ.items() if k not in absent}
 
 
 def launch(

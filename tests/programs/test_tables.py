@@ -34,9 +34,7 @@ def test_long_cells_are_folded_on_a_terminal():
     code = f"from experiments.cli import tables; tables.show([tables.aligned([['a'], ['{LONG}']])])"
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 60))
-    # Without `env` the child would inherit COLUMNS from readline.
     environment = tiny.environment() | {"TERM": "xterm"}
-    environment.pop("COLUMNS", None)
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=tiny.ROOT, env=environment, stdout=terminal).returncode == 0
     os.close(terminal)
