@@ -2,9 +2,9 @@
 
     resnet-jax train --config=configs/digits.py --workdir=runs/digits
 
-Each is the same program, with the same flags and exit codes, as `python -m experiments.PROGRAM` in
-a checkout. A wheel has experiments/ and configs/ in a folder of this package, which is on the path
-of these programs and of the processes that they start, and of no others.
+Each is `python -m experiments.PROGRAM` of a checkout, with the same flags and exit codes. A wheel
+keeps experiments/ and configs/ in a folder of this package, which is on the import path of these
+programs and of the processes that they start only.
 """
 
 import os
@@ -30,7 +30,7 @@ _USAGE = "\n".join([
 
 
 def main() -> int:
-    """Runs the program that the command line names, and exits as it does."""
+    """Runs the program named on the command line, and exits with its code."""
     name, *arguments = sys.argv[1:] or [""]
     if name in ("--help", "-h", "help"):
         print(_USAGE)
@@ -50,7 +50,7 @@ def main() -> int:
     sys.argv[1:] = arguments
     try:
         runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
-    except ImportError as e:  # of an extra that the program as a whole needs
+    except ImportError as e:  # of an extra that the program needs at import
         if not is_missing_package(e):
             raise
         print(f"error: {sentence(e)}.", file=sys.stderr)
@@ -59,12 +59,12 @@ def main() -> int:
 
 
 def _find_programs() -> None:
-    """Puts the programs' folder on the path of this process and of those that it starts."""
+    """Adds the programs' folder to the import path of this process and of its children."""
     folder = _HERE / "_programs"
     programs = str(folder if folder.is_dir() else _HERE.parent)  # the latter in a checkout
     given = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([programs, given] if given else [programs])
-    # Else `python -m` would look into the working directory first, which may have a configs/.
+    # Otherwise `python -m` would first search the working directory, which may have a configs/.
     os.environ["PYTHONSAFEPATH"] = "1"
     sys.path.insert(0, programs)
-    sys.path.append(os.getcwd())  # for what a user's config imports
+    sys.path.append(os.getcwd())  # for imports of a user's config

@@ -1,4 +1,4 @@
-"""A trained network, from a run folder into a user's own program."""
+"""Loads a trained network from a run folder."""
 
 import dataclasses
 import functools
@@ -25,14 +25,14 @@ class Trained:
         logits = run.model.apply(run.variables, run.normalization(images), train=False)
 
     Attributes:
-      model: the network, its blocks one after another.
+      model: the network, with unrolled blocks.
       variables: {"params", "batch_stats"}.
-      seed: of the run's seeds, the one that they belong to.
+      seed: the seed they were trained with.
       step: training steps taken.
-      is_tested: whether the run's test error belongs to these variables; if not, they are those
-        that its newest checkpoint would evaluate.
-      config: the run's config.json; its `data.dir` is where the data set lies here.
-      data_content: the digest of the data that the run was trained on; empty if it is not known.
+      is_tested: whether the run's test error belongs to these variables; if not, they come from
+        its newest checkpoint.
+      config: the run's config.json, with `data.dir` for this machine.
+      data_content: the digest of the run's training data; empty if unknown.
     """
 
     model: resnet.ResNet
@@ -45,20 +45,19 @@ class Trained:
 
     @functools.cached_property
     def normalization(self) -> Normalization:
-        """Maps uint8 images (B, H, W, C) to what the network takes.
+        """Maps uint8 images (B, H, W, C) to the network's input.
 
-        It is measured on the training split when it is first asked for. ImageNet's is fixed, so
-        that no data are read.
+        It is measured on the training split at its first use. ImageNet's is fixed and needs no
+        data.
 
         Raises:
-          UserError: the data set is not on this machine (the sentence says how to prepare it), or
-            differs from the one that the run was trained on.
+          UserError: the data set is not on this machine, or differs from the run's.
         """
         normalization, content = datasets.normalization(self.config.data)
         if content and self.data_content not in ("", content):
             raise UserError(
-                f"data.dir={self.config.data.dir!r} holds another {self.config.data.name} than the "
-                "run was trained on: its normalization would differ."
+                f"data.dir={self.config.data.dir!r} does not hold the {self.config.data.name} that "
+                "the run was trained on, so the normalization would differ."
             )
         return normalization
 
@@ -68,30 +67,33 @@ def load(
 ) -> Trained:
     """Loads a network and the variables that its test error belongs to.
 
-    If the run has not been tested (yet), or was trained on since, they are those of its newest
-    checkpoint, and a line in the log says so.
+    If the run has not been tested, or has trained on since, the variables come from its newest
+    checkpoint, and a warning is logged.
 
     Args:
       run: a run folder, on a disk or in a bucket.
-      seed: which of the run's seeds; None: the first.
-      data_dir: the TFDS data_dir on this machine; None: where the run found the data. Only
-        `Trained.normalization` reads them.
+      seed: one of the run's seeds; None: the first.
+      data_dir: the TFDS data_dir on this machine, read only by `Trained.normalization`; None: the
+        run's.
 
     Raises:
-      UserError: it is not a run folder, has no such seed, or has no checkpoint that is whole.
+      UserError: it is not a run folder, has no such seed, or has no intact checkpoint.
     """
     path = storage.locate(run, "The run folder")
-    found = reader.read(path)
-    config, first, seeds = found.config, found.config["seed"], found.config["replicates"]
+    saved_run = reader.read(path)
+    config = saved_run.config
+    first, seeds = config["seed"], config["replicates"]
     seed = first if seed is None else seed
     if seed not in range(first, first + seeds):
         nearest = min(max(seed, first), first + seeds - 1)
-        trained = f"{first} to {first + seeds - 1}" if seeds > 1 else f"{first} alone"
-        raise UserError(f"{path} has no seed {seed}, but {trained} (nearest: {nearest}).")
+        allowed = f"{first} to {first + seeds - 1}" if seeds > 1 else f"only {first}"
+        raise UserError(f"seed={seed} is not in {path}; allowed is {allowed} (nearest: {nearest}).")
     try:
         model = dataclasses.replace(resnet.from_config(config["model"]), scan=False, remat=())
     except KeyError as e:
-        raise UserError(f"{path}/config.json lacks model.{e.args[0]}: another version's.") from e
+        raise UserError(
+            f"{path}/config.json lacks model.{e.args[0]}; it is of another version."
+        ) from e
     saved = saved_variables.newest(path)
     if not saved.is_tested:
         logging.warning("%s: not tested; these are the variables of step %d.", path, saved.step)
@@ -104,11 +106,11 @@ def load(
         step=saved.step,
         is_tested=saved.is_tested,
         config=ConfigDict(config).lock(),
-        data_content=found.environment.get("data", {}).get("content", ""),
+        data_content=saved_run.environment.get("data", {}).get("content", ""),
     )
 
 
 def _of_one_seed(variables: Variables, replicate: int) -> Variables:
-    """Takes one replicate out of what a checkpoint has, and its blocks apart."""
-    alone: Any = jax.tree.map(lambda array: jnp.asarray(array[replicate]), variables)
-    return {name: layout.by_block(collection) for name, collection in alone.items()}
+    """Returns the variables of one replicate, with unstacked blocks."""
+    of_seed: Any = jax.tree.map(lambda array: jnp.asarray(array[replicate]), variables)
+    return {name: layout.by_block(collection) for name, collection in of_seed.items()}

@@ -98,15 +98,15 @@ def flip_a_byte(checkpoint):
     file.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_left_out_and_left_alone(run, said):
+def test_a_damaged_checkpoint_is_skipped_and_left_unchanged(run, said):
     flip_a_byte(run / "tested" / "12")
     flip_a_byte(run / "checkpoints" / "12")
     files = sorted(run.rglob("*"))
     assert resnet_jax.load(run).step == 8
-    assert ["is damaged and is left out" in line for line in said] == [True, True, False]
+    assert ["is damaged and is skipped" in line for line in said] == [True, True, False]
     assert sorted(run.rglob("*")) == files
     flip_a_byte(run / "checkpoints" / "8")
-    with pytest.raises(UserError, match="run holds no checkpoint that is whole"):
+    with pytest.raises(UserError, match="run holds no intact checkpoint"):
         resnet_jax.load(run)
     shutil.rmtree(run / "checkpoints")
     shutil.rmtree(run / "tested")
@@ -124,7 +124,7 @@ def test_from_a_bucket_it_is_the_same(trained):
 
 
 def test_mistakes_are_one_sentence(trained, tmp_path):
-    with pytest.raises(UserError, match=r"has no seed 9, but 3 to 4 \(nearest: 4\)"):
+    with pytest.raises(UserError, match=r"^seed=9 is not in .*; allowed is 3 to 4 \(nearest: 4\)"):
         resnet_jax.load(trained, seed=9)
     with pytest.raises(UserError, match="is not a run folder"):
         resnet_jax.load(tmp_path)
@@ -135,7 +135,7 @@ def test_other_data_than_the_run_s_are_refused(trained, monkeypatch):
     assert resnet_jax.load(trained).data_content == digest
     _ = resnet_jax.load(trained).normalization
     monkeypatch.setattr(datasets, "_content", lambda source: "another")
-    with pytest.raises(UserError, match="holds another digits than the run was trained on"):
+    with pytest.raises(UserError, match="does not hold the digits that the run was trained on"):
         _ = resnet_jax.load(trained).normalization
 
 

@@ -36,7 +36,7 @@ class FlagOfFlags(flags.Flag):
 
     def refusal(self, name: str) -> str | None:
         """Returns the error message if this flag should have defined flag `name`, else None."""
-        raise NotImplementedError
+        return None
 
     def finish(self) -> None:
         """Called after all flags are parsed."""

@@ -221,12 +221,7 @@ class Checkpoints:
 
     def _complete_steps(self) -> list[int]:
         with self._reading(self._folder):
-            if self._bucket:
-                files = [name.split("/") for name in storage.files(self._bucket, depth=2)]
-                names = [name for name, *rest in files if rest == [inventory.NAME]]
-            else:
-                names = [path.name for path in self._local.iterdir()]
-        return sorted(int(name) for name in names if name.isdigit())
+            return inventory.complete_steps(self._folder)
 
     @contextlib.contextmanager
     def _on_disk(self, step: int) -> Iterator[pathlib.Path]:
@@ -237,14 +232,11 @@ class Checkpoints:
             return
         remote = self._bucket / str(step)
         with self._reading(remote):
-            names = storage.files(remote)
-            for name in names:
-                (local / name).parent.mkdir(parents=True, exist_ok=True)
-            remote.fs.get(
-                [(remote / name).path for name in names], [str(local / name) for name in names]
-            )
-        yield local
-        shutil.rmtree(local, ignore_errors=True)
+            storage.download(remote, local)
+        try:
+            yield local
+        finally:
+            shutil.rmtree(local, ignore_errors=True)
 
     def _restore(self, step: int, checkpoint: pathlib.Path, like: S) -> S | None:
         """Returns a checkpoint's content, or None if any process finds it damaged."""

@@ -7,8 +7,20 @@ import json
 import pathlib
 import zlib
 
+from resnet_jax.runs import storage
+
 NAME = "inventory.json"
 _CHUNK = 1 << 24  # bytes read at a time
+
+
+def complete_steps(folder: storage.Path) -> list[int]:
+    """Returns the steps of the complete checkpoints in a folder, oldest first; raises OSError."""
+    if storage.is_bucket(folder):
+        files = [name.split("/") for name in storage.files(folder, depth=2)]
+        names = [name for name, *rest in files if rest == [NAME]]
+    else:  # on a disk only complete checkpoints get their final name
+        names = [path.name for path in folder.iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def make(checkpoint: pathlib.Path) -> bytes:

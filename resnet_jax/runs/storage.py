@@ -148,6 +148,17 @@ def files(folder: UPath, depth: int | None = None) -> list[str]:
     return [path.removeprefix(folder.path.rstrip("/") + "/") for path in paths]
 
 
+def download(folder: UPath, local: pathlib.Path) -> None:
+    """Copies all files of a bucket's folder into a new folder on a disk; raises OSError."""
+    names = files(folder)
+    for name in names:
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+    with reaching(folder):
+        folder.fs.get(
+            [(folder / name).path for name in names], [str(local / name) for name in names]
+        )
+
+
 def read_bytes(path: Path) -> bytes | None:
     """Returns a file's content, or None if it does not exist; raises OSError."""
     try:
