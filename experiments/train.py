@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from configs import base
-from experiments.cli import command_line, config_flag
-from resnet_jax import compilation_cache
+from experiments.cli import command_line, compilation_cache, config_flag
 from resnet_jax.errors import UserError
 from resnet_jax.parallel import processes
 from resnet_jax.runs import storage

@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from resnet_jax import compilation_cache
+from experiments.cli import compilation_cache
 from resnet_jax.errors import RunError
 from resnet_jax.parallel import processes
 from resnet_jax.runs import environment

@@ -12,8 +12,7 @@ import pytest
 from upath import UPath
 
 from configs import cifar10, saved
-from experiments.cli import config_flag
-from resnet_jax import compilation_cache
+from experiments.cli import compilation_cache, config_flag
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import lock, reader, storage, writer

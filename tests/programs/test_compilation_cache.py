@@ -11,7 +11,7 @@ import zlib
 import jax
 import pytest
 
-from resnet_jax import compilation_cache
+from experiments.cli import compilation_cache
 from resnet_jax.errors import UserError
 from tests import tiny
 from tests.runs.test_resume import wait_for_step
