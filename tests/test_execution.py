@@ -48,10 +48,10 @@ def test_a_resumed_run_has_the_spans_of_an_undisturbed_one():
         assert list(spans(range(span.stop, 103), 8)) == undisturbed[i + 1 :]
 
 
-def mesh_of(platform, groups=1):
+def mesh_of(platform, groups=1, size=1):
     device = types.SimpleNamespace(platform=platform)
     return types.SimpleNamespace(
-        devices=np.array([device]), size=1, shape={"replicates": groups, "data": 1, "fsdp": 1}
+        devices=np.array([device]), size=size, shape={"replicates": groups, "data": 1, "fsdp": 1}
     )
 
 
@@ -69,6 +69,15 @@ def test_auto_is_the_largest_allowed_number_on_accelerators(platform, every, cho
     log, evaluation, checkpoint = every
     c = resolve(tiny.config(log__every=log, eval__every=evaluation, checkpoint__every=checkpoint))
     assert on_mesh(c, mesh_of(platform)).steps_per_dispatch == chosen
+
+
+@pytest.mark.parametrize(
+    ("platform", "size", "waits"), [("cpu", 1, False), ("cpu", 2, True), ("gpu", 2, False)]
+)
+def test_programs_wait_for_each_other_only_on_several_cpu_devices(platform, size, waits):
+    execution = on_mesh(resolve(tiny.config()), mesh_of(platform, size=size))
+    assert execution.waits == waits
+    assert execution.unroll == (platform == "cpu")
 
 
 def test_auto_is_one_step_for_streamed_pictures(tmp_path):
