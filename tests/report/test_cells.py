@@ -18,6 +18,18 @@ def made(folder):
     return groups.make(reader.find([folder]))
 
 
+def write_plain_net(folder, depth, **changes):
+    """Writes a run of two seeds whose training errors are its depth, and one more."""
+    fixture.write(
+        folder / str(depth),
+        fixture.flat([depth, depth + 1], [1, 1], [1, 1]),
+        replicates=2,
+        model__depth=depth,
+        model__shortcut="none",
+        **changes,
+    )
+
+
 def test_runs_that_differ_in_seeds_are_one_cell(tmp_path):
     fixture.write(tmp_path / "a", fixture.flat(10.0), seed=0)
     fixture.write(
@@ -191,15 +203,8 @@ def test_running_without_its_process_is_interrupted(tmp_path):
     ids=lambda changes: next(iter(changes)),
 )
 def test_settings_that_change_no_result_leave_one_group_with_verdicts(tmp_path, changes):
-    for depth in (20, 56):
-        fixture.write(
-            tmp_path / str(depth),
-            fixture.flat([depth, depth + 1], [1, 1], [1, 1]),
-            replicates=2,
-            model__depth=depth,
-            model__shortcut="none",
-            **(changes if depth == 56 else {}),
-        )
+    write_plain_net(tmp_path, 20)
+    write_plain_net(tmp_path, 56, **changes)
     (group,) = made(tmp_path)
     assert claims.judge(group, margin=0.5)[0].verdict == "confirmed"
 
@@ -278,15 +283,8 @@ def test_a_training_error_over_more_than_an_epoch_is_named(tmp_path):
 
 
 def test_plain_20_with_warm_up_is_not_compared_with_plain_56_without(tmp_path):
-    for depth, warm_up in ((20, "until_error"), (56, "none")):
-        fixture.write(
-            tmp_path / str(depth),
-            fixture.flat([depth, depth + 1], [1, 1], [1, 1]),
-            replicates=2,
-            model__depth=depth,
-            model__shortcut="none",
-            schedule__warmup=warm_up,
-        )
+    write_plain_net(tmp_path, 20, schedule__warmup="until_error")
+    write_plain_net(tmp_path, 56, schedule__warmup="none")
     verdicts = [claims.judge(group, margin=0.5)[0].verdict for group in made(tmp_path)]
     assert verdicts == ["undecided", "undecided"]
 
