@@ -1,19 +1,22 @@
 """Writes a run's rows of metrics to the run folder, to TensorBoard and to the screen."""
 
+import contextlib
+import pathlib
+import socket
+import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import is_installed
 from resnet_jax.parallel.processes import fetch, is_primary
+from resnet_jax.runs import storage
 from resnet_jax.runs.progress import Progress
 from resnet_jax.runs.writer import RunFolder
 from resnet_jax.state import NEVER
-
-if TYPE_CHECKING:
-    from resnet_jax.runs.tensorboard import Board
 
 
 class Clock:
@@ -27,18 +30,6 @@ class Clock:
     def seconds(self) -> float:
         """Returns the device-seconds so far: wall-clock seconds times devices."""
         return self._earlier + (time.monotonic() - self._began) * self._devices
-
-
-def _board(folder: RunFolder, first_step: int) -> "Board | None":
-    if not is_installed("tensorboardX"):
-        logging.info(
-            "No tensorboard/ is written, since tensorboardX is missing: pip install "
-            "'resnet_jax[tensorboard]', or log.tensorboard=false; metrics.jsonl has the same."
-        )
-        return None
-    from resnet_jax.runs.tensorboard import Board
-
-    return Board(folder.tensorboard, first_step)
 
 
 class RunLog:
@@ -55,7 +46,7 @@ class RunLog:
         # Last, because if anything here failed, nothing would close its file.
         self._board = None
         if config.log.tensorboard and is_primary():
-            self._board = _board(folder, start + 1)
+            self._board = _open_board(folder.tensorboard, start + 1)
 
     @property
     def all_diverged(self) -> bool:
@@ -119,3 +110,92 @@ class RunLog:
         board, self._board = self._board, None
         if board is not None:
             board.close()
+
+
+def _open_board(folder: storage.Path, first_step: int) -> "_Board | None":
+    if is_installed("tensorboardX"):
+        return _Board(folder, first_step)
+    logging.info(
+        "No tensorboard/ is written, since tensorboardX is missing: pip install "
+        "'resnet_jax[tensorboard]', or log.tensorboard=false; metrics.jsonl has the same."
+    )
+    return None
+
+
+class _Board:
+    """The TensorBoard events file of one launch of a run, written without a thread.
+
+    The thread of tensorboardX's SummaryWriter dies on a full disk, and the trainer would wait for
+    it for ever. We use its RecordWriter, which raises in the caller.
+    """
+
+    def __init__(self, folder: storage.Path, first_step: int):
+        """Opens a new file; TensorBoard then ignores later steps in the files of other launches.
+
+        Args:
+          folder: created if needed.
+          first_step: the first step of this launch.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        from tensorboardX import summary
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary.scalar
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._path, self._written_at = folder / name, time.monotonic()
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if storage.is_bucket(folder):  # files in a bucket cannot grow
+            self._scratch = tempfile.TemporaryDirectory()
+            self._local = pathlib.Path(self._scratch.name) / name
+        else:
+            folder.mkdir(exist_ok=True)
+            self._local = folder / name
+        self._records = RecordWriter(str(self._local))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        try:
+            self._add(self._event(file_version="brain.Event:2"))
+            self._add(self._event(step=first_step, session_log=start))
+            self._records.flush()
+        except OSError:
+            self.close()
+            raise
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Adds a row of metrics, with one scalar per name and replicate.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        for name, value in row.items():
+            if isinstance(value, list):
+                for replicate, v in enumerate(value):
+                    self._scalar(f"{name}/replicate{replicate}", v, row["step"])
+            elif name != "step":
+                self._scalar(name, value, row["step"])
+        self._records.flush()
+        if self._scratch and time.monotonic() - self._written_at > storage.LINES_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Waits until every row is in the folder; raises OSError."""
+        self._records.flush()
+        if self._scratch:
+            storage.write_bytes(self._path, self._local.read_bytes())
+            self._written_at = time.monotonic()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with contextlib.suppress(OSError):  # write() or flush() has raised the same error
+            self._records.close()
+        if self._scratch:
+            self._scratch.cleanup()
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        self._add(self._event(step=step, summary=self._summary(name, value)))
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
