@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from resnet_jax.execution import Execution
 from resnet_jax.networks.normalization import add_moments
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import put
+from resnet_jax.pytree import PyTree
 from resnet_jax.state import Variables
 from resnet_jax.step import Metrics
 
@@ -68,7 +68,7 @@ def population_statistics(
     batch_size = config.batch_size
     steps = range(max(1, (config.eval.population_examples or len(train)) // batch_size))
     seeds_R = put(seeds, meshes.by_replicate(execution.mesh))
-    total: Any = None
+    total: PyTree = None
     batches = train.batches(seeds, spans(steps), batch_size, config.accumulate, POPULATION)
     with contextlib.closing(batches):
         for span, batch in batches:

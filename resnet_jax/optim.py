@@ -5,7 +5,6 @@ small checkpointed state, and optax receives the rate as a number at each step.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.struct
 import jax
@@ -14,6 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from resnet_jax.networks import layout
+from resnet_jax.pytree import PyTree
 
 # ----------------------------------------------------------------------------- optimisers
 
@@ -26,7 +26,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     scales the rate of each kernel; BatchNorm's parameters and biases use SGD's rate.
     """
 
-    def build(learning_rate: Any) -> optax.GradientTransformation:
+    def build(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
         decay = optax.add_decayed_weights(
             config.weight_decay, mask=_kernels if config.decay_on == "kernels" else None
@@ -45,7 +45,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.inject_hyperparams(build)(learning_rate=0.0)
 
 
-def _kernels(params: Any) -> Any:
+def _kernels(params: optax.Params) -> PyTree:
     """Returns a mask of the convolution and fully connected kernels."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
@@ -53,8 +53,10 @@ def _kernels(params: Any) -> Any:
 def _kernel_by_kernel(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """Applies a stateless transformation to each kernel, including those that layout.py stacks."""
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        def update_one(update: Any, param: Any) -> Any:
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params
+    ) -> tuple[optax.Updates, optax.OptState]:
+        def update_one(update: optax.Updates, param: optax.Params) -> optax.Updates:
             return transform.update(update, state, param)[0]
 
         return {
@@ -70,10 +72,10 @@ def _kernel_by_kernel(transform: optax.GradientTransformation) -> optax.Gradient
 def descend(
     optimizer: optax.GradientTransformation,
     rate: jax.Array,
-    gradients: Any,
-    state: Any,
-    params: Any,
-) -> tuple[Any, Any]:
+    gradients: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params,
+) -> tuple[optax.Params, optax.OptState]:
     """Takes one step at the given learning rate; returns the new (params, optimiser state)."""
     state = state._replace(hyperparams=state.hyperparams | {"learning_rate": rate})
     updates, state = optimizer.update(gradients, state, params)
@@ -153,7 +155,7 @@ def make_schedule(config: ConfigDict) -> Schedule:
 def _base_rate(config: ConfigDict, steps: int) -> Callable[[jax.Array], jax.Array]:
     """Returns the rate as a function of the step only."""
     warmup = config.warmup_length if config.warmup == "linear" else 0.0
-    shape: Callable[[Any], Any]
+    shape: Callable[[jax.Array], jax.Array]
     if config.name == "step":
         factors = {int(b): config.factor for b in config.boundaries}
         shape = optax.piecewise_constant_schedule(config.rate, factors)

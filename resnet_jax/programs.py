@@ -6,8 +6,7 @@ layers.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +23,11 @@ from resnet_jax.optim import make_optimizer, make_schedule
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel import seeds
 from resnet_jax.parallel.processes import put
+from resnet_jax.pytree import PyTree, Tree
 from resnet_jax.state import Initializer, TrainState
 from resnet_jax.step import Batch, Metrics, Task
 
-Select = Callable[[Any, Any], tuple[jax.Array, jax.Array]]  # see data.splits.Split.select
+Select = Callable[[PyTree, PyTree], tuple[jax.Array, jax.Array]]  # see data.splits.Split.select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Programs:
     def start(self, seeds_R: np.ndarray) -> TrainState:
         """Returns the state before the first step, on its devices."""
         saved = self.initialize(seeds_R)
-        state = _in_training(self.model, saved, lambda a: np.moveaxis(a, 1, 0))
+        state = _in_training(self.model, saved, lambda a: np.moveaxis(np.asarray(a), 1, 0))
         return put(state, self.state_shardings)
 
-    def to_saved(self, tree: Any) -> Any:
+    def to_saved(self, tree: Tree) -> Tree:
         """Converts a state, or variables, to the layout of checkpoints: see layout.py."""
         if self.model.scan:
             return tree
@@ -76,7 +76,7 @@ class Programs:
         return jax.device_put(_in_training(self.model, state, _unstack), self.state_shardings)
 
     @property
-    def state_shardings(self) -> Any:
+    def state_shardings(self) -> TrainState:
         """The sharding of each array of the state."""
         return jax.tree.map(lambda a: a.sharding, self.state)
 
@@ -152,13 +152,13 @@ class Compiler:
     execution: Execution
     replicates: int
 
-    def train_steps(self, task: Task, select: Select, state_shardings: Any) -> Wrapped:
+    def train_steps(self, task: Task, select: Select, state_shardings: TrainState) -> Wrapped:
         """Returns Programs.train_steps: one step per entry of the second axis of `batches_R`."""
 
         def train_steps(
-            state: TrainState, seed: jax.Array, arrays: Any, batches: Any
+            state: TrainState, seed: jax.Array, arrays: PyTree, batches: PyTree
         ) -> tuple[TrainState, Metrics]:
-            def one_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+            def one_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
                 return step.train_step(task, state, seed, Batch(*select(arrays, batch)))
 
             count = jax.tree.leaves(batches)[0].shape[0]
@@ -183,8 +183,8 @@ class Compiler:
         """Returns Programs.moments_step; `batch_R` holds the batch of one step."""
 
         def moments_step(
-            variables: Any, seed: jax.Array, number: jax.Array, arrays: Any, batches: Any
-        ) -> Any:
+            variables: PyTree, seed: jax.Array, number: jax.Array, arrays: PyTree, batches: PyTree
+        ) -> PyTree:
             batch = Batch(*select(arrays, _first(batches)))
             return step.moments_step(task, variables, seed, number, batch)
 
@@ -210,7 +210,7 @@ class Compiler:
             compiler_options=dict(self.execution.compiler_options),
         )
 
-    def after_validation(self, task: Task, state_shardings: Any) -> Wrapped:
+    def after_validation(self, task: Task, state_shardings: TrainState) -> Wrapped:
         """Returns Programs.after_validation."""
         after = functools.partial(step.after_validation, task.schedule)
         functools.update_wrapper(after, step.after_validation)
@@ -222,17 +222,17 @@ class Compiler:
             donate_argnums=0,
         )
 
-    def _over_seeds(self, f: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
+    def _over_seeds(self, f: Callable[..., Tree], in_axes: seeds.Axes) -> Callable[..., Tree]:
         execution = self.execution
         return seeds.over_seeds(f, self.replicates, in_axes, execution.mesh, execution.seeds_by)
 
 
-def _first(tree: Any) -> Any:
+def _first(tree: Tree) -> Tree:
     return jax.tree.map(lambda a: a[0], tree)
 
 
 def _in_training(
-    model: resnet.ResNet, saved: TrainState, unstack: Callable[[Any], Sequence[Any]]
+    model: resnet.ResNet, saved: TrainState, unstack: Callable[[jax.Array], Iterable[jax.Array]]
 ) -> TrainState:
     """Converts a state from the stacked layout of checkpoints to the layout of `model`."""
     if model.scan:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import flax.struct
 import jax
@@ -13,9 +13,10 @@ import optax
 
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.optim import Schedule, ScheduleState
+from resnet_jax.pytree import PyTree
 
 NEVER = -1
-Variables = dict[str, Any]  # {"params", "batch_stats"}
+Variables = dict[str, PyTree]  # {"params", "batch_stats"}
 
 
 class Window(flax.struct.PyTreeNode):
@@ -54,9 +55,9 @@ class TrainState(flax.struct.PyTreeNode):
     """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    params: optax.Params
+    batch_stats: PyTree
+    opt_state: optax.OptState
     schedule: ScheduleState
     ema: Variables
     window: Window

@@ -7,7 +7,7 @@ the number of parts of a batch and B the number of examples in a part.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from resnet_jax.networks.normalization import MOMENTS, pool_moments
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.optim import Schedule, descend
 from resnet_jax.parallel.mesh import gather_shares
+from resnet_jax.pytree import PyTree, Tree
 from resnet_jax.state import (
     NEVER,
     Best,
@@ -30,6 +31,7 @@ from resnet_jax.state import (
 )
 
 Metrics = dict[str, jax.Array]
+Parts = TypeVar("Parts")  # a pytree
 MANY_CLASSES = 100  # with at least this many, top-5 error is reported as well
 
 
@@ -123,12 +125,12 @@ def train_step(
 
 def _gradients(
     task: Task, state: TrainState, part: tuple[Batch, Draws]
-) -> tuple[jax.Array, jax.Array, Any, Any]:
+) -> tuple[jax.Array, jax.Array, PyTree, optax.Updates]:
     """Returns loss, top-1 error, moving averages and gradients of one part of a batch."""
     (images_BHWC, labels_B), draws = part
     images_BHWC = task.augmentation(draws, task.normalization(images_BHWC))
 
-    def mean_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
         variables = {"params": gather_shares(params, task.mesh), "batch_stats": state.batch_stats}
         logits_BK, updated = task.model.apply(
             variables, images_BHWC, train=True, mutable=["batch_stats"]
@@ -200,13 +202,13 @@ def eval_step(
 
 def moments_step(
     task: Task, variables: Variables, seed: jax.Array, number: jax.Array, batch: Batch
-) -> Any:
+) -> PyTree:
     """Returns the exact mean and variance of each BatchNorm's input over a batch.
 
     The network runs as in training. `number` counts batches, so that each is augmented differently.
     """
 
-    def part_moments(part: tuple[Batch, Draws]) -> Any:
+    def part_moments(part: tuple[Batch, Draws]) -> PyTree:
         (images_BHWC, _), draws = part
         images_BHWC = task.augmentation(draws, task.normalization(images_BHWC))
         gathered = gather_shares(variables, task.mesh)
@@ -267,7 +269,7 @@ def _draws_of_parts(task: Task, key: jax.Array, batch: Batch) -> Draws:
     return jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), draws)
 
 
-def _mean_over_parts(f: Callable[[Any], Any], batch: Any, unroll: bool) -> Any:
+def _mean_over_parts(f: Callable[[Parts], Tree], batch: Parts, unroll: bool) -> Tree:
     """Returns the mean of f(part) over the parts of a batch, its leading axis.
 
     This holds for BatchNorm's moving averages too: each part updates them from the same old value,
@@ -287,11 +289,11 @@ def _mean_over_parts(f: Callable[[Any], Any], batch: Any, unroll: bool) -> Any:
     return jax.tree.map(lambda a: a / parts, total)
 
 
-def _moving_average(average: Any, new: Any, step: jax.Array, decay: float) -> Any:
+def _moving_average(average: Tree, new: Tree, step: jax.Array, decay: float) -> Tree:
     # The ramp makes the average forget the initial weights (tf.train.ExponentialMovingAverage).
     keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, now: keep * old + (1 - keep) * now, average, new)
 
 
-def _where(condition: jax.Array, one: Any, other: Any) -> Any:
+def _where(condition: jax.Array, one: Tree, other: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)

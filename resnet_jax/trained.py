@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,5 +111,5 @@ def load(
 
 def _of_one_seed(variables: Variables, replicate: int) -> Variables:
     """Returns the variables of one replicate, with unstacked blocks."""
-    of_seed: Any = jax.tree.map(lambda array: jnp.asarray(array[replicate]), variables)
+    of_seed: Variables = jax.tree.map(lambda array: jnp.asarray(array[replicate]), variables)
     return {name: layout.by_block(collection) for name, collection in of_seed.items()}

@@ -12,8 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = ("resnet_jax", "experiments", "configs", "benchmarks")
 TOP = "resnet_jax"  # the files directly in resnet_jax/: the loop, the step, the settings
 
-# The rooms (folders) that each room may import besides itself. Every room may import errors.py and
-# allowed.py.
+# The rooms (folders) that each room may import besides itself, and besides UNIVERSAL.
 MAY_IMPORT = {
     "resnet_jax.kernels": [],
     "resnet_jax.networks": ["resnet_jax.kernels"],
@@ -31,6 +30,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 # The files of TOP that resnet_jax/runs may import.
 KNOWN_TO_RUNS = {"state", "settings"}
+UNIVERSAL = {"resnet_jax.allowed", "resnet_jax.errors", "resnet_jax.pytree"}
 
 
 def modules():
@@ -72,7 +72,7 @@ def test_a_room_imports_only_rooms_below_it(folder):
     members = [module for module in MODULES if room(module) == folder]
     assert members
     for module in members:
-        others = imported(MODULES[module]) - {"resnet_jax.allowed", "resnet_jax.errors"}
+        others = imported(MODULES[module]) - UNIVERSAL
         assert {room(other) for other in others} <= allowed, module
 
 

@@ -15,6 +15,8 @@ import jax
 import jax.custom_batching
 import jax.numpy as jnp
 
+from resnet_jax.pytree import Tree
+
 
 def one_by_one(
     x_BHWC: jax.Array,
@@ -54,7 +56,7 @@ def _one_by_one(
     plain: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array, b: jax.Array
 ) -> jax.Array:
 
-    def gradients(a: jax.Array, b: jax.Array, dy: jax.Array) -> Any:
+    def gradients(a: jax.Array, b: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
         return jax.vjp(plain, a, b)[1](dy)
 
     forward, backward = _seed_by_seed(plain), _seed_by_seed(gradients)
@@ -63,11 +65,11 @@ def _one_by_one(
     return computed(a, b)
 
 
-def _seed_by_seed(f: Callable[..., Any]) -> Callable[..., Any]:
+def _seed_by_seed(f: Callable[..., Tree]) -> Callable[..., Tree]:
     mapped = jax.custom_batching.custom_vmap(f)
 
     @mapped.def_vmap
-    def rule(size: int, is_batched: list[bool], *args: jax.Array) -> Any:
+    def rule(size: int, is_batched: list[bool], *args: jax.Array) -> tuple[Tree, Tree]:
         # In evaluation all seeds see the same images, which have no seed axis.
         results = [
             f(*(a[seed] if has_axis else a for a, has_axis in zip(args, is_batched, strict=True)))

@@ -5,7 +5,6 @@ leave less. The function and its parameters stay the same (Ying et al. 2018, arX
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,8 @@ def convolution(
     *,
     convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
     precision: jax.lax.PrecisionLike = None,
-    dimension_numbers: Any = None,
-    **options: Any,
+    dimension_numbers: object = None,
+    **options: object,
 ) -> jax.Array:
     """Computes jax.lax.conv_general_dilated with stride 2, for nn.Conv; equal up to rounding.
 

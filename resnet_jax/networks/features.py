@@ -9,12 +9,12 @@ In a pre-activation network, stem and stages are taken before the next BatchNorm
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
 from resnet_jax.allowed import check_choice
 from resnet_jax.networks.resnet import FEATURES, ResNet
+from resnet_jax.pytree import PyTree
 
 
 def endpoints(model: ResNet) -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def endpoints(model: ResNet) -> tuple[str, ...]:
 
 def features(
     model: ResNet,
-    variables: Mapping[str, Any],
+    variables: Mapping[str, PyTree],
     images_BHWC: jax.Array,
     names: Sequence[str] | None = None,
 ) -> dict[str, jax.Array]:

@@ -11,12 +11,14 @@ Stacking keeps the number of arrays independent of the depth. A "collection" is 
 of params, batch_stats and the like, with or without an axis of replicates.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.pytree import PyTree, Tree
+
+Collection = dict[str, PyTree]
 _BLOCK, _REST = "_block", "_rest"
 
 
@@ -40,15 +42,15 @@ def is_stacked(name: str) -> bool:
 
 
 def by_block(
-    collection: dict[str, Any], unstack: Callable[[Any], Sequence[Any]] = list
-) -> dict[str, Any]:
+    collection: Collection, unstack: Callable[[jax.Array], Iterable[jax.Array]] = list
+) -> Collection:
     """Converts a stacked collection to block by block.
 
     Args:
       collection: stacked.
       unstack: splits an array along its axis of blocks, by default the first.
     """
-    blocks: dict[str, Any] = {}
+    blocks: Collection = {}
     for name, node in collection.items():
         if not is_stacked(name):
             blocks[name] = node
@@ -62,11 +64,11 @@ def by_block(
 
 
 def stacked(
-    collection: dict[str, Any], stack: Callable[[Sequence[Any]], Any] = jnp.stack
-) -> dict[str, Any]:
+    collection: Collection, stack: Callable[[Sequence[jax.Array]], jax.Array] = jnp.stack
+) -> Collection:
     """Inverts `by_block`; `stack` adds the axis of blocks, by default as the first."""
-    result: dict[str, Any] = {}
-    numbered_blocks: dict[str, list[Any]] = {}
+    result: Collection = {}
+    numbered_blocks: dict[str, list[tuple[int, PyTree]]] = {}
     for name, node in collection.items():
         stage, _, number = name.partition(_BLOCK)
         if number in ("", "1"):
@@ -79,12 +81,12 @@ def stacked(
     return result
 
 
-def convert(tree: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def convert(tree: Tree, change: Callable[[Collection], Collection]) -> Tree:
     """Applies `change` (`by_block` or `stacked`) to every collection in `tree`."""
     return jax.tree.map(
         lambda node: change(node) if _is_collection(node) else node, tree, is_leaf=_is_collection
     )
 
 
-def _is_collection(node: Any) -> bool:
+def _is_collection(node: object) -> bool:
     return isinstance(node, dict) and block(1, 1) in node

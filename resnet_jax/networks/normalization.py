@@ -7,7 +7,7 @@ the number of devices. Here the batch is reshaped to (groups, examples per group
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,14 @@ from jax.typing import DTypeLike
 
 from resnet_jax.allowed import Range
 from resnet_jax.kernels.rectifier import relu
+from resnet_jax.pytree import Tree
 
 # The collection of one batch's exact moments, filled if it is mutable: see step.moments_step.
 MOMENTS = "moments"
 # jax.ad_checkpoint's name for the moments that the backward pass needs beside the input.
 MOMENTS_OF_GROUPS = "moments_of_groups"
+_Pair = tuple[jax.Array, jax.Array]
+_Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # x, moments, scale, bias
 
 
 class BatchNorm(nn.Module):
@@ -123,7 +126,7 @@ def _normalize(
 
 def _forward(
     x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, options: _Options
-) -> tuple[tuple[jax.Array, jax.Array], Any]:
+) -> tuple[_Pair, _Residuals]:
     moments_G2C = checkpoint_name(_moments(_grouped(x_BHWC, options.group)), MOMENTS_OF_GROUPS)
     centred_GgHWC, factor_G1C, _ = _centre(x_BHWC, moments_G2C, scale, options)
     y_GgHWC = centred_GgHWC * factor_G1C + _over_positions(bias, centred_GgHWC)
@@ -134,7 +137,7 @@ def _forward(
 
 
 def _backward(
-    options: _Options, residuals: Any, gradients: tuple[jax.Array, jax.Array]
+    options: _Options, residuals: _Residuals, gradients: _Pair
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x_BHWC, moments_G2C, scale, bias = residuals
     dy_BHWC, _ = gradients
@@ -220,7 +223,7 @@ def _sums(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 @_sums.defjvp
-def _sums_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _sums_jvp(primals: _Pair, tangents: _Pair) -> tuple[_Pair, _Pair]:
     # For Hessian-vector products: JAX cannot differentiate a reduction of two arrays.
     return _sums(*primals), _sums_apart(*tangents)
 
@@ -239,7 +242,7 @@ def _sums_apart(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.
     return a_GgHWC.sum(within, keepdims=True), b_GgHWC.sum(within, keepdims=True)
 
 
-def pool_moments(moments: Any) -> Any:
+def pool_moments(moments: Tree) -> Tree:
     """Pools the moments of equal parts of a batch, by the law of total variance.
 
     Args:
@@ -256,7 +259,7 @@ def pool_moments(moments: Any) -> Any:
 
 
 @jax.jit
-def add_moments(total: Any, new: Any, batches: int) -> Any:
+def add_moments(total: Tree, new: Tree, batches: int) -> Tree:
     """Adds one batch to the moments of `batches` batches of equal size (Chan et al. 1979)."""
     share = 1.0 / (batches + 1.0)
 
@@ -269,5 +272,5 @@ def add_moments(total: Any, new: Any, batches: int) -> Any:
     return jax.tree.map(add, total, new, is_leaf=_is_norm)
 
 
-def _is_norm(node: Any) -> bool:
+def _is_norm(node: object) -> bool:
     return isinstance(node, dict) and node.keys() == {"mean", "var"}

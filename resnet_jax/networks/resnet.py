@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.errors import UserError, nearest
@@ -66,7 +67,7 @@ class ResNet(nn.Module):
     stem: str = "cifar"
     width: float = 1.0
     zero_init_residual: bool = False
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     precision: str = "highest"
     bn_group: int = 0
     bn_momentum: float = 0.9
@@ -192,7 +193,7 @@ class ResNet(nn.Module):
         return Block(**attributes)
 
 
-def _loop(blocks: int) -> Any:
+def _loop(blocks: int) -> Callable[[Block, jax.Array, None], tuple[jax.Array, None]]:
     """Returns f(block, x, None) -> (x, None), which applies `blocks` stacked blocks in turn."""
     return nn.scan(
         lambda block, x, _: (block(x), None),

@@ -99,7 +99,7 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
 
 def _trace(
     model: ResNet, image_shape: tuple[int, ...]
-) -> tuple[dict[str, Any], dict[str, tuple[int, ...]], dict[tuple[str, ...], int]]:
+) -> tuple[layout.Collection, dict[str, tuple[int, ...]], dict[tuple[str, ...], int]]:
     """Returns the parameters' shapes, each row's output shape and each module's mult-adds."""
     mult_adds: dict[tuple[str, ...], int] = {}
     shapes: dict[str, tuple[int, ...]] = {}

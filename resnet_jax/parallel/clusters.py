@@ -7,7 +7,6 @@ joining fails, and it hangs if the other processes never start.
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 CLUSTERS = ("slurm", "kubernetes", "tpu")
 _SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID",
@@ -34,11 +33,11 @@ def detect(environment: Mapping[str, str], devices: pathlib.Path, has_libtpu: bo
     return ""
 
 
-def arguments(cluster: str, environment: Mapping[str, str]) -> dict[str, Any]:
+def arguments(cluster: str, environment: Mapping[str, str]) -> dict[str, int | list[int]]:
     """Returns the arguments of jax.distributed.initialize() that it would get wrong by itself."""
     if cluster != "slurm":
         return {}
-    result: dict[str, Any] = {
+    result: dict[str, int | list[int]] = {
         # JAX would take the job's numbers; this step may have fewer processes.
         "num_processes": int(environment["SLURM_STEP_NUM_TASKS"]),
         "process_id": int(environment["SLURM_PROCID"]),

@@ -9,7 +9,6 @@ Results are the same on every mesh, up to the rounding of float32 sums.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from resnet_jax.errors import UserError, listing
 from resnet_jax.parallel import processes
+from resnet_jax.pytree import Tree
 
 REPLICATES, DATA, FSDP = "replicates", "data", "fsdp"
 BATCH = (DATA, FSDP)  # the axes that a batch is split over
@@ -103,7 +103,7 @@ def split_batches(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(REPLICATES, None, None, BATCH))
 
 
-def place(shapes: Any, mesh: Mesh) -> Any:
+def place(shapes: Tree, mesh: Mesh) -> Tree:
     """Adds shardings to a state's shapes.
 
     Each replicate lies on its devices. A large array's largest divisible axis is split over the
@@ -126,7 +126,7 @@ def place(shapes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(one, shapes)
 
 
-def constrain(tree: Any, spec: P, mesh: Mesh) -> Any:
+def constrain(tree: Tree, spec: P, mesh: Mesh) -> Tree:
     """Constrains the sharding of arrays inside a step to `spec`."""
     # Inside shard_map the current mesh differs: its axis of replicates is not available.
     current = jax.sharding.get_abstract_mesh()
@@ -135,7 +135,7 @@ def constrain(tree: Any, spec: P, mesh: Mesh) -> Any:
     )
 
 
-def gather_shares(variables: Any, mesh: Mesh) -> Any:
+def gather_shares(variables: Tree, mesh: Mesh) -> Tree:
     """Gathers parameters split over the fsdp axis; their gradients come back split.
 
     Without it the compiler may split the layers instead and exchange activations.

@@ -12,17 +12,20 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+from numpy.typing import ArrayLike
 
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel import clusters
+from resnet_jax.pytree import PyTree, Tree
 
+T = TypeVar("T")
 # After so long without a heartbeat a process counts as lost, and the others stop with a message.
 HEARTBEAT_SECONDS = 30
 _MESSAGE_BYTES = 1 << 16
@@ -157,7 +160,7 @@ def is_several() -> bool:
     return is_distributed() and jax.process_count() > 1
 
 
-def from_primary(f: Callable[[], Any]) -> Any:
+def from_primary(f: Callable[[], T]) -> T:
     """Calls f in process 0 only and returns its result, a JSON value, in every process.
 
     Raises:
@@ -166,19 +169,19 @@ def from_primary(f: Callable[[], Any]) -> Any:
     if jax.process_count() == 1:
         return f()
     error: Exception | None = None
-    answer: dict[str, Any] = {}
+    answer: dict[str, T | str] = {}
     if is_primary():
         try:
             answer = {"value": f()}
         except Exception as e:
             error, answer = e, {"error": str(e)[: _MESSAGE_BYTES // 16]}
     _barrier()
-    answer = json.loads(_from_text(multihost_utils.broadcast_one_to_all(_to_text(answer))))
+    received = json.loads(_from_text(multihost_utils.broadcast_one_to_all(_to_text(answer))))
     if error is not None:
         raise error
-    if "error" in answer:
-        raise RunError(f"Process 0 stopped: {answer['error']}")
-    return answer["value"]
+    if "error" in received:
+        raise RunError(f"Process 0 stopped: {received['error']}")
+    return received["value"]
 
 
 def _barrier() -> None:
@@ -207,7 +210,7 @@ def pick_rows(array: np.ndarray) -> np.ndarray:
     return np.asarray(gathered)[rows % jax.process_count(), rows]
 
 
-def put(tree: Any, shardings: Any) -> Any:
+def put(tree: PyTree, shardings: PyTree) -> PyTree:
     """Puts host arrays, equal in every process, on the devices.
 
     Args:
@@ -219,14 +222,14 @@ def put(tree: Any, shardings: Any) -> Any:
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
-    def one(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    def one(array: ArrayLike, sharding: jax.sharding.Sharding) -> jax.Array:
         host = np.asarray(array)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(one, tree, shardings)
 
 
-def fetch(tree: Any) -> Any:
+def fetch(tree: Tree) -> Tree:
     """Returns a pytree's full arrays on the host; every process must call it."""
     leaves, structure = jax.tree.flatten(tree)
     fetched = [
@@ -238,12 +241,12 @@ def fetch(tree: Any) -> Any:
     return jax.device_get(jax.tree.unflatten(structure, fetched))
 
 
-def _to_text(value: Any) -> np.ndarray:
+def _to_text(value: object) -> np.ndarray:
     text = json.dumps(value).encode()
     if len(text) > _MESSAGE_BYTES:
         raise ValueError(f"a message of {len(text)} bytes is too long")
     return np.frombuffer(text.ljust(_MESSAGE_BYTES), np.uint8)
 
 
-def _from_text(array: Any) -> str:
+def _from_text(array: ArrayLike) -> str:
     return bytes(np.asarray(array, np.uint8)).decode()

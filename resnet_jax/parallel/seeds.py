@@ -2,15 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from resnet_jax.kernels.convolution import one_by_one, product_one_by_one
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.pytree import PyTree, Tree
+
+Axes = tuple[int | None, ...]  # 0 for an argument with an axis of replicates, else None
 
 
 def convolution_and_product(
@@ -23,8 +26,8 @@ def convolution_and_product(
 
 
 def over_seeds(
-    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...], mesh: Mesh, way: str
-) -> Callable[..., Any]:
+    f: Callable[..., Tree], replicates: int, in_axes: Axes, mesh: Mesh, way: str
+) -> Callable[..., Tree]:
     """Adds a leading axis of replicates to f's results and to its arguments whose axis is 0.
 
     shard_map splits the replicates over the mesh's axis, so that no compiler can make the groups
@@ -45,36 +48,30 @@ def over_seeds(
     return functools.wraps(f)(lambda *args: sharded(*args))
 
 
-def _vmapped(
-    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
-) -> Callable[..., Any]:
+def _vmapped(f: Callable[..., Tree], replicates: int, in_axes: Axes) -> Callable[..., Tree]:
     del replicates
     return jax.vmap(f, in_axes=in_axes)
 
 
-def _unrolled(
-    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
-) -> Callable[..., Any]:
+def _unrolled(f: Callable[..., Tree], replicates: int, in_axes: Axes) -> Callable[..., Tree]:
     @functools.wraps(f)  # programs keep their names in logs and profiles
-    def one_after_another(*args: Any) -> Any:
+    def one_after_another(*args: PyTree) -> Tree:
         results = [f(*_select(args, in_axes, r)) for r in range(replicates)]
         return jax.tree.map(lambda *each: jnp.stack(each), *results)
 
     return one_after_another
 
 
-def _looped(
-    f: Callable[..., Any], replicates: int, in_axes: tuple[int | None, ...]
-) -> Callable[..., Any]:
+def _looped(f: Callable[..., Tree], replicates: int, in_axes: Axes) -> Callable[..., Tree]:
     @functools.wraps(f)
-    def in_a_loop(*args: Any) -> Any:
+    def in_a_loop(*args: PyTree) -> Tree:
         # The arguments are closed over, so that shared ones are not copied per replicate.
         return jax.lax.map(lambda r: f(*_select(args, in_axes, r)), jnp.arange(replicates))
 
     return in_a_loop
 
 
-def _select(args: tuple[Any, ...], in_axes: tuple[int | None, ...], replicate: Any) -> list[Any]:
+def _select(args: tuple[PyTree, ...], in_axes: Axes, replicate: ArrayLike) -> list[PyTree]:
     return [
         arg if axis is None else jax.tree.map(lambda a: a[replicate], arg)
         for arg, axis in zip(args, in_axes, strict=True)

@@ -9,12 +9,14 @@ import os
 import signal
 import time
 import types
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Self
 
 from jax.experimental import multihost_utils
 
 from resnet_jax.parallel.processes import is_distributed
 
+_Handler = Callable[[int, types.FrameType | None], None]
 _SAME_REQUEST_SECONDS = 1.0
 
 
@@ -31,7 +33,7 @@ class Requests:
         self.received = ""  # name of the first signal
         self.count = 0
         self._first_time = 0.0
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, _Handler | int | None] = {}
 
     def __enter__(self) -> Self:
         for number, handler in self._handlers().items():
@@ -43,7 +45,7 @@ class Requests:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def _handlers(self) -> dict[int, Any]:
+    def _handlers(self) -> dict[int, _Handler]:
         return dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._note)
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
@@ -72,7 +74,7 @@ class StopRequest(Requests):
         super().__init__()
         self._calls = 0
 
-    def _handlers(self) -> dict[int, Any]:
+    def _handlers(self) -> dict[int, _Handler]:
         if is_distributed():
             # JAX handles SIGTERM here; turn the other signals into it.
             return dict.fromkeys((signal.SIGINT, signal.SIGHUP), _as_sigterm)
