@@ -14,8 +14,9 @@ import pathlib
 import shutil
 import tempfile
 import threading
+import types
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -23,6 +24,9 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from resnet_jax.data.crops import Box
+
+if TYPE_CHECKING:
+    from nvidia import nvimgcodec
 
 RESAMPLING = {
     "bilinear": (cv2.INTER_LINEAR, cv2.INTER_LINEAR),
@@ -123,7 +127,7 @@ def resize(
     )
 
 
-def _stream(encoded: bytes) -> Any:
+def _stream(encoded: bytes) -> "nvimgcodec.CodeStream | None":
     """Returns nvImageCodec's stream of a picture, or None if it cannot read the header."""
     if not hasattr(_local, "decoder"):
         _local.decoder = _make_decoder()
@@ -153,7 +157,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _make_decoder() -> tuple[Any, Any]:
+def _make_decoder() -> "tuple[nvimgcodec.Decoder, nvimgcodec.DecodeParams]":
     """Returns a single-threaded decoder for this thread, and its parameters."""
     with _DECODER_LOCK:
         codec = _nvimgcodec()
@@ -166,7 +170,7 @@ def _make_decoder() -> tuple[Any, Any]:
 
 
 @functools.cache
-def _nvimgcodec() -> Any:
+def _nvimgcodec() -> types.ModuleType:
     # Silences errors that name no picture; Pillow tries those pictures next.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     # Loads only one of its extensions: the others complain on stderr if CUDA is absent. Every new

@@ -13,13 +13,17 @@ import pathlib
 import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from resnet_jax.errors import RunError, UserError, is_missing_package, listing
 from resnet_jax.runs import storage
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordReader
 
 _ADVICE = "copy or prepare the set again"
 _TOLERATED = 100  # damaged pictures that never stop a run, even of a small set
@@ -44,7 +48,7 @@ class Shard(NamedTuple):
     length: int
 
 
-def read_info(folder: pathlib.Path) -> Any:
+def read_info(folder: pathlib.Path) -> "tfds.core.DatasetInfo":
     """Returns TFDS's DatasetInfo of a prepared set: version and splits.
 
     Raises:
@@ -69,7 +73,7 @@ def read_info(folder: pathlib.Path) -> Any:
         raise UserError(f"{folder} cannot be read by TFDS ({_first_line(e)}); {_ADVICE}.") from e
 
 
-def examples(info: Any, split: str) -> int:
+def examples(info: "tfds.core.DatasetInfo", split: str) -> int:
     """Returns the number of records in a split; raises UserError if it is missing or empty."""
     available = [name for name, split_info in info.splits.items() if split_info.num_examples]
     if split not in available:
@@ -204,7 +208,7 @@ class Records:
         return self.shards[bisect.bisect_right(self._firsts, number) - 1]
 
 
-def _read_object(path: pathlib.Path) -> dict[str, Any]:
+def _read_object(path: pathlib.Path) -> storage.Json:
     try:
         content = storage.read_json(path)
     except UserError as e:
@@ -226,7 +230,7 @@ def _check_shard(shard: Shard) -> None:
         )
 
 
-def _open(path: pathlib.Path) -> Any:
+def _open(path: pathlib.Path) -> "ArrayRecordReader":
     """Returns a reader of a file's records, which closes the file when it is collected."""
     from array_record.python.array_record_module import ArrayRecordReader
 

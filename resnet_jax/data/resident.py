@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Generator, Iterable
-from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +39,9 @@ class ResidentSplit:
         """Examples in the split."""
         return self.images.shape[0]
 
-    def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    def select(
+        self, arrays: tuple[jax.Array, jax.Array], batch: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """See Split.select; a batch holds example numbers."""
         images, labels = arrays
         selected = images[batch], labels[batch]
@@ -53,7 +54,7 @@ class ResidentSplit:
         batch_size: int,
         parts: int,
         purpose: int,
-    ) -> Generator[tuple[range, Any], None, None]:
+    ) -> Generator[tuple[range, jax.Array], None, None]:
         """See Split.batches; a batch is example numbers, int32 (R, steps, parts, B / parts)."""
         for span in spans:
             indices = [

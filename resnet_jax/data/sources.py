@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -90,7 +89,7 @@ def load(name: str, data_dir: str) -> Source:
     folder = _required_folder(name, data_dir)
     from resnet_jax.data import jpeg  # imported here: digits need no decoder
 
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     encodings = set()
     for key, split in zip(("train", "test"), splits_of(name), strict=True):
         records = Records(folder, split, known.num_classes)
@@ -135,7 +134,7 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
     return train, test, read_json(folder / PREPARED).get("note", "")
 
 
-def describe(name: str, data_dir: str) -> tuple[pathlib.Path, dict[str, Any]]:
+def describe(name: str, data_dir: str) -> tuple[pathlib.Path, storage.Json]:
     """Returns a set's folder and its dataset_info.json; raises as require()."""
     folder = _required_folder(name, data_dir)
     return folder, read_json(folder / "dataset_info.json")

@@ -1,12 +1,13 @@
 """The interface of a data split, resident on the devices or streamed to them."""
 
 from collections.abc import Generator, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from resnet_jax.data.views import Views
+from resnet_jax.pytree import PyTree
 
 
 class EvalBatch(NamedTuple):
@@ -27,13 +28,13 @@ class Split(Protocol):
     """One split of a data set."""
 
     @property
-    def arrays(self) -> Any:
+    def arrays(self) -> PyTree:
         """Arrays replicated on every device that each step takes beside its batch."""
 
     def __len__(self) -> int:
         """Examples in the split."""
 
-    def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    def select(self, arrays: PyTree, batch: PyTree) -> tuple[jax.Array, jax.Array]:
         """Returns a batch's images uint8 (parts, B, H, W, C) and labels int32 (parts, B).
 
         Called inside the compiled step, where `batch` has no axes of replicates and steps.
@@ -46,7 +47,7 @@ class Split(Protocol):
         batch_size: int,
         parts: int,
         purpose: int,
-    ) -> Generator[tuple[range, Any], None, None]:
+    ) -> Generator[tuple[range, PyTree], None, None]:
         """Yields each span with its batches: (R, steps, parts, B / parts, ...) on the devices.
 
         Args:

@@ -8,9 +8,9 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Generic, TypeVar
 
 import jax
 import numpy as np
@@ -21,12 +21,14 @@ from resnet_jax.data.crops import Crop
 from resnet_jax.data.order import batch_indices
 from resnet_jax.data.records import Records
 from resnet_jax.data.splits import EvalBatch
-from resnet_jax.data.views import Views, pictures_per_batch
+from resnet_jax.data.views import Bucket, Views, pictures_per_batch
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel import processes
 from resnet_jax.parallel.cores import usable_cores
 
+T = TypeVar("T")
 _CHUNK = 8  # pictures per task; enough to make the overhead of a task negligible
+Index = tuple[slice, ...]  # of a share of a batch, one slice per axis
 _ALIGNMENT = 64  # bytes
 _GREY = 128  # colour that replaces a damaged picture; close to the mean of all pictures
 
@@ -50,9 +52,9 @@ class Workers:
             for first in range(0, rows, _CHUNK)
         ]
 
-    def ahead(self, batches: "Iterable[Filling]") -> Generator[Any, None, None]:
+    def ahead(self, batches: "Iterable[Filling[T]]") -> Generator[T, None, None]:
         """Yields finished batches in order while the next ones are being filled."""
-        started: collections.deque[Filling] = collections.deque()
+        started: collections.deque[Filling[T]] = collections.deque()
         try:
             for batch in batches:
                 started.append(batch)
@@ -66,13 +68,13 @@ class Workers:
 
 
 @dataclasses.dataclass(frozen=True)
-class Filling:
+class Filling(Generic[T]):
     """A batch that threads are filling."""
 
     tasks: "list[Future[None]]"
-    to_devices: Callable[[], Any]
+    to_devices: Callable[[], T]
 
-    def finish(self) -> Any:
+    def finish(self) -> T:
         """Waits, then puts the batch on the devices; raises any task's exception."""
         for task in self.tasks:
             task.result()
@@ -114,7 +116,9 @@ class StreamedSplit:
         """Examples in the split."""
         return len(self.members)
 
-    def select(self, arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    def select(
+        self, arrays: tuple[()], batch: Mapping[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         """See Split.select; the batch holds the images and labels themselves."""
         return batch["images"], batch["labels"]
 
@@ -125,7 +129,7 @@ class StreamedSplit:
         batch_size: int,
         parts: int,
         purpose: int,
-    ) -> Generator[tuple[range, Any], None, None]:
+    ) -> Generator[tuple[range, dict[str, jax.Array]], None, None]:
         """See Split.batches.
 
         {"images": uint8 (R, steps, A, b, H, W, 3), "labels": int32 (R, steps, A, b)}.
@@ -137,7 +141,7 @@ class StreamedSplit:
 
     def _begin_span(
         self, span: range, seeds: np.ndarray, batch_size: int, parts: int, purpose: int
-    ) -> Filling:
+    ) -> Filling[tuple[range, dict[str, jax.Array]]]:
         step_shape = (parts, batch_size // parts)
         shape = (len(seeds), len(span), *step_shape)
         members = np.empty(shape, np.int64)
@@ -158,8 +162,8 @@ class StreamedSplit:
                 numbers: range,
                 images: np.ndarray = images,
                 labels: np.ndarray = labels,
-                position: tuple[slice, ...] = position,
-                rows: list[Any] = rows,
+                position: Index = position,
+                rows: list[tuple[int, ...]] = rows,
             ) -> None:
                 share_members, share_draws = members[position], draws[position]
                 for number in numbers:
@@ -199,8 +203,8 @@ class StreamedSplit:
         return self.workers.ahead(begin(*batch) for batch in batches)
 
     def _begin_views(
-        self, bucket: Any, members: np.ndarray, batch_size: int, views: Views
-    ) -> Filling:
+        self, bucket: Bucket, members: np.ndarray, batch_size: int, views: Views[Bucket]
+    ) -> Filling[EvalBatch]:
         shapes = [(*shape, 3) for shape in views.shapes(bucket)]
         batch = _Shares(meshes.split_batch(self.mesh), (batch_size,), shapes)
         tasks = []
@@ -235,7 +239,7 @@ class StreamedSplit:
 
         return Filling(tasks, to_devices)
 
-    def _buckets(self, views: Views) -> dict[Any, np.ndarray]:
+    def _buckets(self, views: Views[Bucket]) -> dict[Bucket, np.ndarray]:
         """Returns the members of each bucket, the same in every process."""
         if not views.needs_sizes:
             return {views.bucket(1, 1): self.members} if len(self) else {}
@@ -250,7 +254,7 @@ class StreamedSplit:
         for task in self.workers.run(measure, len(own_rows)):
             task.result()
         sizes = processes.pick_rows(sizes)
-        buckets: dict[Any, list[int]] = {}
+        buckets: dict[Bucket, list[int]] = {}
         for member, (height, width) in zip(self.members, sizes.tolist(), strict=True):
             buckets.setdefault(views.bucket(height, width), []).append(member)
         return {bucket: np.array(members) for bucket, members in buckets.items()}
@@ -268,7 +272,7 @@ class _Shares:
     ):
         """Allocates arrays (*shape, *picture) for each picture shape, and labels of `shape`."""
         self._sharding, self._shape, self._pictures = sharding, shape, pictures
-        self.shares: dict[Any, tuple[list[np.ndarray], np.ndarray, tuple[slice, ...]]] = {}
+        self.shares: dict[tuple[int, ...], tuple[list[np.ndarray], np.ndarray, Index]] = {}
         for index in sharding.addressable_devices_indices_map(shape).values():
             position, start = self._position(index)
             if start in self.shares:  # another device computes the same share
@@ -287,11 +291,11 @@ class _Shares:
             placed.append(jax.make_array_from_callback(shape, self._sharding, share))
         return placed
 
-    def _share(self, i: int, index: Any) -> np.ndarray:
+    def _share(self, i: int, index: Index | None) -> np.ndarray:
         arrays, labels, _ = self.shares[self._position(index)[1]]
         return [*arrays, labels][i]
 
-    def _position(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
+    def _position(self, index: Index | None) -> tuple[Index, tuple[int, ...]]:
         """Returns the batch axes of JAX's index, with explicit bounds, and their starts."""
         axes = zip((index or ())[: len(self._shape)], self._shape, strict=True)
         position = tuple(slice(*s.indices(length)) for s, length in axes)

@@ -4,9 +4,9 @@ Pictures whose views have equal shapes form a bucket; its batches share a compil
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,10 +18,11 @@ VIEWS = ("center", "ten_crop", "fully_convolutional")
 # For fully convolutional evaluation: the network's total stride, and the aspects of buckets.
 _STRIDE = 32
 _ASPECTS = tuple(Fraction(a, 12) for a in (12, 14, 16, 18, 20, 24))  # long side / short side
+Bucket = TypeVar("Bucket", bound=Hashable)
 _LONG = 8  # long side / short side above which a picture is cut before it is resized
 
 
-class Views(Protocol):
+class Views(Protocol[Bucket]):
     """A set of views of a picture; its predictions are averaged over all of them."""
 
     @property
@@ -32,17 +33,19 @@ class Views(Protocol):
     def needs_sizes(self) -> bool:
         """Whether a bucket depends on a picture's size."""
 
-    def bucket(self, height: int, width: int) -> Any:
-        """Returns the hashable bucket of pictures of this size."""
+    def bucket(self, height: int, width: int) -> Bucket:
+        """Returns the bucket of pictures of this size."""
 
-    def shapes(self, bucket: Any) -> list[tuple[int, int, int]]:
+    def shapes(self, bucket: Bucket) -> list[tuple[int, int, int]]:
         """Returns (views, height, width) for each shape of view."""
 
-    def cut(self, image: np.ndarray, bucket: Any) -> list[np.ndarray]:
+    def cut(self, image: np.ndarray, bucket: Bucket) -> list[np.ndarray]:
         """Cuts uint8 (H, W, 3) into one uint8 (V, h, w, 3) for each of `shapes`."""
 
 
-def pictures_per_batch(views: Views, bucket: Any, batch_size: int, size: int, devices: int) -> int:
+def pictures_per_batch(
+    views: Views[Bucket], bucket: Bucket, batch_size: int, size: int, devices: int
+) -> int:
     """Returns the number of pictures of a bucket to evaluate at once.
 
     Their views hold at most the pixels of `batch_size` training crops, but there is at least one
@@ -89,15 +92,15 @@ class Crops:
         """Five of the ten crops are mirror images."""
         return self.ten
 
-    def bucket(self, height: int, width: int) -> Any:
+    def bucket(self, height: int, width: int) -> tuple[()]:
         """All pictures share one bucket."""
         return ()
 
-    def shapes(self, bucket: Any) -> list[tuple[int, int, int]]:
+    def shapes(self, bucket: tuple[()]) -> list[tuple[int, int, int]]:
         """One shape, of one crop or five."""
         return [(5 if self.ten else 1, self.size, self.size)]
 
-    def cut(self, image: np.ndarray, bucket: Any) -> list[np.ndarray]:
+    def cut(self, image: np.ndarray, bucket: tuple[()]) -> list[np.ndarray]:
         """Resizes and cuts."""
         height, width = image.shape[:2]
         short = min(height, width)
@@ -128,13 +131,13 @@ class Whole:
     mirrored = True
     needs_sizes = True
 
-    def bucket(self, height: int, width: int) -> Any:
+    def bucket(self, height: int, width: int) -> tuple[bool, Fraction]:
         """Returns (whether the picture is upright, its aspect after cutting)."""
         aspect = Fraction(max(height, width), min(height, width))
         cut_aspect = max((a for a in _ASPECTS if a <= aspect), default=_ASPECTS[0])
         return height > width and cut_aspect > 1, cut_aspect
 
-    def shapes(self, bucket: Any) -> list[tuple[int, int, int]]:
+    def shapes(self, bucket: tuple[bool, Fraction]) -> list[tuple[int, int, int]]:
         """One shape per scale."""
         upright, aspect = bucket
         shapes = []
@@ -143,7 +146,7 @@ class Whole:
             shapes.append((1, long, short) if upright else (1, short, long))
         return shapes
 
-    def cut(self, image: np.ndarray, bucket: Any) -> list[np.ndarray]:
+    def cut(self, image: np.ndarray, bucket: tuple[bool, Fraction]) -> list[np.ndarray]:
         """Resizes to each scale and cuts the long side."""
         height, width = image.shape[:2]
         views = []

@@ -23,6 +23,7 @@ from upath import UPath
 from resnet_jax.errors import UserError, nearest, require_packages
 
 Path = pathlib.Path | UPath
+Json = dict[str, Any]  # a JSON object
 BUCKETS = {"gs": "gcsfs", "s3": "s3fs"}  # the package that reaches each
 _IN_MEMORY = "memory"  # fsspec's in-memory bucket, for tests
 # A cached listing would hide files that other machines have written since.
@@ -250,7 +251,7 @@ def read(path: Path) -> bytes | None:
         raise UserError(f"{path} cannot be read: {reason(e)}.") from e
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """Returns a JSON file's object, empty if it does not exist; raises UserError if invalid."""
     content = read(path)
     if content is None:
