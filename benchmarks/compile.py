@@ -13,8 +13,7 @@ Nothing is trained. Memory is the compiled program's temporaries.
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags, logging
@@ -75,7 +74,7 @@ def _config(depth: int, how: str) -> tuple[ConfigDict, str]:
     return config, how
 
 
-def _row(config: ConfigDict, how: str) -> dict[str, Any]:
+def _row(config: ConfigDict, how: str) -> results.Row:
     return {
         "family": config.model.family,
         "depth": config.model.depth,
@@ -84,13 +83,13 @@ def _row(config: ConfigDict, how: str) -> dict[str, Any]:
     }
 
 
-def _measure(config: ConfigDict, row: dict[str, Any], device: jax.Device) -> None:
+def _measure(config: ConfigDict, row: results.Row, device: jax.Device) -> None:
     """Traces and compiles a resolved config's training step, and again from a cache."""
     programs, arguments = ours.shapes(config, device)
     before = {name: getattr(jax.config, name) for name in _CACHE}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _use_cache(_CACHE | {"jax_compilation_cache_dir": folder})
+            _use_cache({**_CACHE, "jax_compilation_cache_dir": folder})
             jax.clear_caches()  # of earlier traces
             began = time.perf_counter()
             lowered = programs.train_steps.lower(programs.state, *arguments)
@@ -113,26 +112,26 @@ def _measure(config: ConfigDict, row: dict[str, Any], device: jax.Device) -> Non
     row["memory_bytes"] = memory.temp_size_in_bytes
 
 
-_CACHE: dict[str, Any] = {
+_CACHE: Mapping[str, str | float | None] = {
     "jax_compilation_cache_dir": None,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 
 
-def _use_cache(settings: dict[str, Any]) -> None:
+def _use_cache(settings: Mapping[str, str | float | None]) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 
-def _ready(row: dict[str, Any]) -> float:
+def _ready(row: results.Row) -> float:
     """Returns the median seconds of tracing plus compiling."""
     pairs = zip(row["trace"], row["compile"], strict=True)
     return statistics.median(map(sum, pairs))
 
 
-def _show(row: dict[str, Any]) -> list[str]:
+def _show(row: results.Row) -> list[str]:
     return [
         f"{row['family']} {row['depth']}",
         row["blocks"],

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         _, _, note = sources.open_records("imagenet2012", small)
-        rows: list[dict[str, Any]] = []
+        rows: list[results.Row] = []
         for preset, folder in itertools.product(imagenet.PRESETS, (_DATA_DIR.value, small)):
             kind = "prepared" if folder == small else "as stored"
             rows.append({"augmentation": preset, "pictures": kind})
@@ -80,7 +79,7 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
     records = data.train.records  # type: ignore[attr-defined]  # a streamed split has them
     steps = spans(range(10**6))
     batches = data.train.batches(np.zeros(1, np.int32), steps, BATCH, 1, TRAIN)
-    programs: dict[str, Iterator[Any]] = {"resnet_jax": batches}
+    programs: dict[str, Iterator[object]] = {"resnet_jax": batches}
     with tempfile.TemporaryDirectory() as scratch:
         if has_tensorflow:
             programs["tf.data"] = input_readers.tf_data(records, config, BATCH, scratch)
@@ -103,10 +102,10 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
     return rates
 
 
-def _show(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
+def _show(row: results.Row, rows: Sequence[results.Row]) -> list[str]:
     stored = next(r for r in rows if r["augmentation"] == row["augmentation"])
 
-    def ratio(other: dict[str, Any]) -> str:
+    def ratio(other: results.Row) -> str:
         if "tf.data" not in other:
             return "-"
         return f"{np.median(row['resnet_jax']) / np.median(other['tf.data']):.2f}"

@@ -17,11 +17,12 @@ for evaluation.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from absl import flags, logging
+from jax.stages import Wrapped
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from benchmarks import results
@@ -35,6 +36,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.execution import decide
 from resnet_jax.networks.architectures import architecture
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.pytree import PyTree
 
 DEPTHS = {"cifar": ["1202"], "imagenet": ["152"]}
 
@@ -73,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _about(device: jax.Device) -> dict[str, Any]:
+def _about(device: jax.Device) -> dict[str, object]:
     """Returns the facts below every table."""
     return {
         "unit": "GB of 1e9 bytes",
@@ -99,7 +101,7 @@ def _configs() -> list[ConfigDict]:
     return configs
 
 
-def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
+def _row(config: ConfigDict, device: jax.Device) -> results.Row:
     programs, arguments = ours.shapes(config, device)
     variables = jax.tree.map(  # of one replicate
         lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
@@ -116,9 +118,10 @@ def _row(config: ConfigDict, device: jax.Device) -> dict[str, Any]:
     } | _memory(programs.train_steps, programs.state, *arguments)
 
 
-def _memory(program: Any, *arguments: Any) -> dict[str, Any]:
+def _memory(program: Wrapped, *arguments: PyTree) -> results.Row:
     """Compiles a program for arguments of given shapes; returns the compiler's memory analysis."""
     sizes = program.lower(*arguments).compile().memory_analysis()
+    assert sizes is not None  # CPUs, GPUs and TPUs have it
     held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     peak = held + sizes.temp_size_in_bytes
     return {
@@ -152,7 +155,7 @@ def _publish_views(device: jax.Device) -> int:
     return 0
 
 
-def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[dict[str, Any]]:
+def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[results.Row]:
     """Yields a row for the training step, the population statistics and each view of a test."""
     programs, arguments = ours.shapes(config, device)
     variables = {"params": programs.state.params, "batch_stats": programs.state.batch_stats}
@@ -177,7 +180,7 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[dict[str
         bucket = view.bucket(_TALL, _WIDE)
         pictures = pictures_per_batch(view, bucket, execution.eval_batch_size, size, devices=1)
 
-        def shaped(*shape: int, dtype: Any, pictures: int = pictures) -> jax.ShapeDtypeStruct:
+        def shaped(*shape: int, dtype: DTypeLike, pictures: int = pictures) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((pictures, *shape), dtype, sharding=split)
 
         groups = tuple(shaped(*shape, 3, dtype=np.uint8) for shape in view.shapes(bucket))
@@ -201,7 +204,7 @@ def _cifar10() -> int:
     return (facts.train + facts.test) * example
 
 
-def _show(row: dict[str, Any]) -> list[str]:
+def _show(row: results.Row) -> list[str]:
     gigabytes = [f"{row[f'{name}_bytes'] / 1e9:.2f}" for name in ("kept", *_PARTS, "peak")]
     return [
         f"{row['family']} {row['depth']}",
@@ -212,7 +215,7 @@ def _show(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _show_view(row: dict[str, Any]) -> list[str]:
+def _show_view(row: results.Row) -> list[str]:
     gigabytes = [f"{row[f'{name}_bytes'] / 1e9:.2f}" for name in (*_PARTS, "peak")]
     view = " x ".join(map(str, row["largest_view"]))
     fits = "yes" if row["fits"] else "no"

@@ -11,7 +11,6 @@ a hash of the first seed's final weights; the same command should print it again
 import hashlib
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +34,7 @@ _HEADINGS = ["seeds", "deterministic", "ms a step", "repeats exactly", "a NaN in
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    rows: list[dict[str, Any]] = []
+    rows: list[results.Row] = []
     for seeds in results.numbers("replicates", _REPLICATES.value):
         for deterministic in (True, False):
             rows.append(_measure(seeds, deterministic))
@@ -52,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _measure(seeds: int, deterministic: bool) -> dict[str, Any]:
+def _measure(seeds: int, deterministic: bool) -> results.Row:
     config = ours.config(
         "cifar", _DEPTH.value, dtype=_DTYPE.value, batch_size=_BATCH_SIZE.value, scan=_SCAN.value,
         replicates=seeds, deterministic=deterministic,
@@ -100,7 +99,7 @@ def _train(
     return hashes, seconds
 
 
-def _show(row: dict[str, Any]) -> list[str]:
+def _show(row: results.Row) -> list[str]:
     yes_no = {True: "yes", False: "no"}
     effect = {None: "-", True: "changes no other", False: "changes others"}
     return [

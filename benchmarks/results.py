@@ -16,6 +16,7 @@ from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
 from resnet_jax.runs.storage import write_bytes, write_json
 
+Row = dict[str, Any]  # a measurement, ready for JSON
 OUT = flags.DEFINE_string(
     "out", None, "The folder for table.txt and table.json; by default only print."
 )
@@ -75,8 +76,8 @@ def _environment(packages: Sequence[str]) -> dict[str, object]:
 
 def publish(
     headings: Sequence[str],
-    show: Callable[[dict[str, Any]], Sequence[str]],
-    rows: Sequence[dict[str, Any]],
+    show: Callable[[Row], Sequence[str]],
+    rows: Sequence[Row],
     about: Mapping[str, object],
     packages: Sequence[str] = ("jax", "jaxlib", "flax"),
 ) -> None:

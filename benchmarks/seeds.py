@@ -13,7 +13,6 @@ command.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -49,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         check_choice("how", how, HOW)
     numbers = results.numbers("replicates", _REPLICATES.value)
     one = _config(1, WAYS[0])
-    rows: list[dict[str, Any]] = []
+    rows: list[results.Row] = []
     for number in numbers:
         rows += _measure(one, number)
         results.log(_HEADINGS, [*map(_show, rows)])
@@ -77,9 +76,9 @@ def _config(replicates: int, by: str) -> ConfigDict:
     return config
 
 
-def _measure(one: ConfigDict, number: int) -> list[dict[str, Any]]:
+def _measure(one: ConfigDict, number: int) -> list[results.Row]:
     """Returns the rows of a number of seeds; a single seed has only one row."""
-    rows: list[dict[str, Any]] = [{"replicates": 1, "how": "alone"}]
+    rows: list[results.Row] = [{"replicates": 1, "how": "alone"}]
     if number > 1:
         rows += [{"replicates": number, "how": how} for how in _HOW.value]
     with contextlib.ExitStack() as stack:
@@ -124,7 +123,7 @@ def _shared(number: int) -> Iterator[dict[str, str]]:
     yield {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
 
 
-def _show(row: dict[str, Any]) -> list[str]:
+def _show(row: results.Row) -> list[str]:
     start = [str(row["replicates"]), row["how"]]
     if "failed" in row:
         return [*start, f"failed: {row['failed']}"]

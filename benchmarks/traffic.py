@@ -120,7 +120,7 @@ def _config(depth: int, program: str, seeds: int = 1, by: str = "auto") -> Confi
     return config
 
 
-def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float) -> dict[str, Any]:
+def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float) -> results.Row:
     step: Any  # jitted
     if program == "flax":
         steps, (step, arguments) = 1, flax_example.shapes(config, device)
@@ -151,7 +151,7 @@ def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float)
     }
 
 
-def _show(row: dict[str, Any]) -> list[str]:
+def _show(row: results.Row) -> list[str]:
     convolutions, moved = row["convolutions_bytes_a_step"], row["bytes_a_step"]
     return [
         f"{row['family']} {row['depth']}",

@@ -23,10 +23,10 @@ products of the backward pass. bound.py computes the memory bound.
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from absl import flags, logging
+from ml_collections import ConfigDict
 
 from benchmarks import machine, results
 from benchmarks.peers import ours, turns
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     device = jax.devices()[0]
     bandwidth, bandwidth_from = machine.bandwidth(device, _BANDWIDTH.value)
     peak = machine.peak(device, _DTYPE.value, _PEAK.value)
-    about: dict[str, Any] = {
+    about: dict[str, object] = {
         "unit": "images a second, median [lowest, highest]",
         "rounds": _ROUNDS.value,
         "steps_a_round_at_least": _STEPS.value,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
             "loader_workers": torch_example.workers(),
         }
     makers = turns.makers(peers, torch_mode)
-    rows: list[dict[str, Any]] = []
+    rows: list[results.Row] = []
     for config in configs:
         row = turns.measure(
             config, makers, _ROUNDS.value, _STEPS.value, bandwidth, peak[0] if peak else None
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
 # ---------------------------------------------------------------------------------- flags
 
 
-def _configs() -> list[Any]:
+def _configs() -> list[ConfigDict]:
     """Returns a resolved config per depth; raises UserError if a flag is not allowed."""
     changes = {
         "shortcut": _SHORTCUT.value,

@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from benchmarks.peers.flax_example import Block
 
@@ -53,7 +54,7 @@ class Traffic:
     pixels: int
     parameters: int
 
-    def bytes_a_step(self, batch_size: int, dtype: Any) -> int:
+    def bytes_a_step(self, batch_size: int, dtype: DTypeLike) -> int:
         """Returns the bytes of a step on `batch_size` images, with activations in `dtype`."""
         per_image = self.activations * jnp.dtype(dtype).itemsize + _IMAGE_BYTES * self.pixels
         return batch_size * per_image + _PARAMETER_BYTES * self.parameters

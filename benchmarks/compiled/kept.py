@@ -1,5 +1,6 @@
 """Counts the bytes that a training step's forward pass keeps for its backward pass, from shapes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,10 +9,11 @@ from flax import linen as nn
 from jax.extend.core import Var
 
 from resnet_jax import step
+from resnet_jax.pytree import PyTree
 
 
 def kept_bytes(
-    model: nn.Module, variables: Any, batch_size: int, image_shape: tuple[int, ...]
+    model: nn.Module, variables: Mapping[str, PyTree], batch_size: int, image_shape: tuple[int, ...]
 ) -> int:
     """Returns the bytes of all arrays that the forward pass computes and the backward pass reads.
 
@@ -27,8 +29,10 @@ def kept_bytes(
       image_shape: (H, W, C).
     """
 
-    def pull_back(params: Any, batch_stats: Any, images_BHWC: Any, labels_B: Any) -> Any:
-        def loss(params: Any) -> tuple[jax.Array, Any]:
+    def pull_back(
+        params: PyTree, batch_stats: PyTree, images_BHWC: jax.Array, labels_B: jax.Array
+    ) -> PyTree:
+        def loss(params: PyTree) -> tuple[jax.Array, PyTree]:
             logits_BK, updated = model.apply(
                 {"params": params, "batch_stats": batch_stats},
                 images_BHWC,

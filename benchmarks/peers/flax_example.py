@@ -8,21 +8,23 @@ are supported; and a block's last scale starts at 1.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax.training import train_state
+from jax.stages import Wrapped
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from benchmarks.peers.ours import Program, Work
 from resnet_jax.data import sets
 from resnet_jax.networks.architectures import Architecture, architecture
 from resnet_jax.networks.resnet import DTYPES
+from resnet_jax.pytree import PyTree
 
-ModuleFactory = Callable[..., Any]
+ModuleFactory = Callable[..., Callable[[jax.Array], jax.Array]]
 
 
 class Block(nn.Module):
@@ -80,7 +82,7 @@ class ResNet(nn.Module):
     shortcut: str
     bottleneck_stride: str
     stem: str
-    dtype: Any
+    dtype: DTypeLike
     bn_momentum: float
     bn_epsilon: float
 
@@ -135,12 +137,12 @@ def network(model: ConfigDict) -> ResNet:
 class TrainState(train_state.TrainState):
     """Flax's TrainState with BatchNorm's moving averages."""
 
-    batch_stats: Any
+    batch_stats: PyTree
 
 
 def loss_of(
-    net: ResNet, params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array
-) -> Any:
+    net: ResNet, params: optax.Params, batch_stats: PyTree, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
     """Returns the mean cross-entropy in nats and (the new batch_stats, the logits)."""
     variables = {"params": params, "batch_stats": batch_stats}
     logits, updated = net.apply(variables, images, mutable=["batch_stats"])
@@ -148,7 +150,7 @@ def loss_of(
     return optax.softmax_cross_entropy(logits, targets).mean(), (updated["batch_stats"], logits)
 
 
-def shapes(config: ConfigDict, device: jax.Device) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def shapes(config: ConfigDict, device: jax.Device) -> tuple[Wrapped, tuple[PyTree, ...]]:
     """Returns the jitted training step and the shapes of its arguments.
 
     They are for compiling only, so the device may be absent (target.py).
@@ -195,9 +197,11 @@ def _start(net: ResNet, config: ConfigDict, images: jax.Array) -> TrainState:
     )
 
 
-def _make_step(net: ResNet, config: ConfigDict) -> Callable[..., Any]:
-    def step(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
-        def penalised(params: Any) -> Any:
+def _make_step(net: ResNet, config: ConfigDict) -> Wrapped:
+    def step(
+        state: TrainState, images: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        def penalised(params: optax.Params) -> tuple[jax.Array, tuple[PyTree, ...]]:
             loss, rest = loss_of(net, params, state.batch_stats, images, labels)
             squares = sum(jnp.sum(p**2) for p in jax.tree.leaves(params) if p.ndim > 1)
             return loss + 0.5 * config.optimizer.weight_decay * squares, (loss, *rest)

@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,13 +14,18 @@ from PIL import Image
 from resnet_jax.data import crops, order
 from resnet_jax.data.records import Records
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 _AHEAD = 3
 _DCT = "INTEGER_ACCURATE"
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
             "area": Image.Resampling.BOX}  # fmt: skip
 
 
-def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str) -> Iterator[Any]:
+def tf_data(
+    records: Records, config: ConfigDict, batch_size: int, scratch: str
+) -> "Iterator[tuple[tf.Tensor, tf.Tensor]]":
     """Yields uint8 batches of a `data` section's crops, with tf.data.
 
     It reads a TFRecord copy in `scratch`, since tf.data cannot read array_record. tf.data tunes the
@@ -35,7 +40,7 @@ def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str)
     _write_tfrecord(records, path)
     size = config.image_size
 
-    def parse(record: Any) -> tuple[Any, Any]:
+    def parse(record: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
         kinds = {
             "image": tf.io.FixedLenFeature([], tf.string),
             "label": tf.io.FixedLenFeature([], tf.int64),
@@ -43,7 +48,7 @@ def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str)
         example = tf.io.parse_single_example(record, kinds)
         return example["image"], tf.cast(example["label"], tf.int32)
 
-    def scaled(record: Any) -> tuple[Any, Any]:
+    def scaled(record: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
         encoded, label = parse(record)
         image = tf.image.decode_jpeg(encoded, channels=3, dct_method=_DCT)
         low, high = config.scales
@@ -54,7 +59,7 @@ def tf_data(records: Records, config: ConfigDict, batch_size: int, scratch: str)
         image = tf.image.random_crop(image, [size, size, 3])
         return tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8), label
 
-    def random_resized(record: Any) -> tuple[Any, Any]:
+    def random_resized(record: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
         encoded, label = parse(record)
         begin, extent, _ = tf.image.sample_distorted_bounding_box(
             tf.image.extract_jpeg_shape(encoded),
@@ -107,7 +112,7 @@ def pillow(
 
     with ThreadPoolExecutor(threads) as pool:
 
-        def begin(step: int) -> tuple[np.ndarray, Any]:
+        def begin(step: int) -> tuple[np.ndarray, Iterator[int]]:
             images = np.empty((batch_size, size, size, 3), np.uint8)
             draws = crops.draw(0, order.TRAIN, step, batch_size, crop.draws)
             numbers = range(step * batch_size, (step + 1) * batch_size)

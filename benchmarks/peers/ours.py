@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from configs import cifar10, imagenet
@@ -18,6 +19,7 @@ from resnet_jax.execution import decide
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import put
 from resnet_jax.programs import Programs, build
+from resnet_jax.pytree import PyTree
 from resnet_jax.resolve import resolve
 
 STEPS = 10**9  # more than any benchmark takes
@@ -80,7 +82,7 @@ class Training:
         self._seeds = config.seed + np.arange(config.replicates, dtype=np.int32)
         self._seeds_R = put(self._seeds, meshes.by_replicate(mesh))
         self.at_once = execution.steps_per_dispatch
-        self._arrays: Any = ()
+        self._arrays: PyTree = ()
         if sets.KNOWN[config.data.name].resident:
             split = ResidentSplit.place(work.images, work.labels, mesh)
             self._arrays, select = split.arrays, split.select
@@ -92,7 +94,7 @@ class Training:
             batch = put(one, meshes.split_batches(mesh))
             self._batches = lambda spans: ((span, batch) for span in spans)
 
-            def select(arrays: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+            def select(arrays: PyTree, batch: PyTree) -> tuple[jax.Array, jax.Array]:
                 return batch
 
         self._programs = build(config, execution, work.normalization, select)
@@ -157,7 +159,7 @@ def make_work(config: ConfigDict) -> Work:
     return Work(config, images, labels, normalization)
 
 
-def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any, ...]]:
+def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[PyTree, ...]]:
     """Returns a run's programs, and the shapes of train_steps's arguments after the state.
 
     They are for compiling only, so the device may be absent (target.py). The split has the images
@@ -173,7 +175,7 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[Any,
     mean_shape = shape if config.data.mean == "pixel" else (1, 1, shape[-1])
     mean, std = np.zeros((1, *mean_shape), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
 
-    def array(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Any:
+    def array(shape: tuple[int, ...], dtype: DTypeLike, sharding: jax.sharding.Sharding) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     everywhere = meshes.everywhere(mesh)

@@ -6,7 +6,7 @@ and C, or bottlenecks with the paper's stride. Its modules have the names of our
 
 import os
 import shutil
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -147,7 +147,7 @@ def _start(config: ConfigDict, channels: int) -> tuple[nn.Module, torch.optim.Op
 
 
 def _step(
-    net: Any,
+    net: Callable[[torch.Tensor], torch.Tensor],
     optimizer: torch.optim.Optimizer,
     images: torch.Tensor,
     labels: torch.Tensor,
@@ -194,7 +194,7 @@ def make(work: Work, mode: str) -> Program:
 # ------------------------------------------------------------------------- an ordinary loop
 
 
-class _Pictures(Dataset[Any]):
+class _Pictures(Dataset[tuple[torch.Tensor, int]]):
     """Images in memory, with torchvision's random crops and flips of Pillow images."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, pad: int, norm: Normalization):
@@ -259,7 +259,7 @@ def make_loop(work: Work) -> Program:
     )
     half = config.model.dtype == "bfloat16"
 
-    def endless() -> Any:
+    def endless() -> Iterator[list[torch.Tensor]]:
         while True:
             yield from loader
 

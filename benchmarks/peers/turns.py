@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -49,7 +48,7 @@ def measure(
     steps: int,
     bandwidth: float,
     peak: float | None,
-) -> dict[str, Any]:
+) -> results.Row:
     """Returns a row of the table, ready for JSON.
 
     Args:
@@ -74,7 +73,7 @@ def measure(
     return row | {"derived": derived}
 
 
-def _describe(config: ConfigDict) -> dict[str, Any]:
+def _describe(config: ConfigDict) -> results.Row:
     shape = sets.image_shape(config.data)
     network = summary.summarize(resnet.from_config(config.model), shape)
     traffic = bound.traffic(flax_example.network(config.model), shape)
@@ -90,7 +89,7 @@ def _describe(config: ConfigDict) -> dict[str, Any]:
 
 def _take_turns(
     config: ConfigDict, makers: Mapping[str, Callable[[Work], Program]], rounds: int, steps: int
-) -> dict[str, Any]:
+) -> results.Row:
     """Returns each program's rate per round, seconds to the first step and last loss."""
     work = ours.make_work(config)
     programs: dict[str, Program] = {}
@@ -119,7 +118,7 @@ def _take_turns(
     return {"images_a_second": rates, "seconds_to_first_step": first, "last_loss": last}
 
 
-def show(row: Mapping[str, Any]) -> list[str]:
+def show(row: results.Row) -> list[str]:
     """Returns a row's cells, in the order of HEADINGS; "-" for a program that did not run."""
     rates, ours = row["images_a_second"], row["derived"][OURS]
 
