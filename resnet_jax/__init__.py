@@ -11,7 +11,7 @@ import importlib
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax import xla_flags
+from resnet_jax.runs import flags
 
 if TYPE_CHECKING:
     from resnet_jax.errors import RunError, UserError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-xla_flags.set_flags()  # before anything imports JAX
+flags.switch_ynn_off()  # before anything imports JAX
 
 __all__ = [
     "ResNet",

@@ -24,7 +24,7 @@ from resnet_jax.parallel.processes import fetch, from_primary, put
 from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import Programs, build
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import environment, identity, jax_flags, reader
+from resnet_jax.runs import environment, flags, identity, reader
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.log import Clock, RunLog
 from resnet_jax.runs.profile import Profiler
@@ -54,7 +54,7 @@ def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) 
     no_effect = settings.without_effect(config, defaults or config)
     sources.require(config.data.name, config.data.dir)
     identity.refuse_other(workdir, config.to_dict())
-    jax_flags.refuse_other_draws(workdir)
+    flags.refuse_other_draws(workdir)
     execution = decide(config)
 
     folder = _open(workdir, config)
@@ -132,7 +132,7 @@ def _prepare(
     start = int(fetch(state.step)[0])
 
     folder.rewind(start)
-    jax_flags.log_other_rounding(str(folder.path))
+    flags.log_other_rounding(str(folder.path))
     network = summarize(programs.model, sets.image_shape(config.data))
     facts = environment.describe(network, execution.facts(), data_facts)
     folder.record_launch(facts | {"without_effect": no_effect, "step": start})

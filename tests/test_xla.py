@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from resnet_jax import xla_flags
 from resnet_jax.kernels import rectifier
 from resnet_jax.networks import normalization
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
+from resnet_jax.runs import flags
 from tests import tiny
 
 
 def test_sums_of_products_are_right():
-    """Without the flag in resnet_jax/xla_flags.py the last rows are wrong."""
+    """Without the flag in resnet_jax/runs/flags.py the last rows are wrong."""
 
     def squared_norms(rows):
         return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(rows)
@@ -32,7 +32,7 @@ def test_sums_of_products_are_right():
 
 
 def test_the_users_flags_are_kept():
-    def flags(given):
+    def flags_of(given):
         code = "import os, resnet_jax; print(os.environ['XLA_FLAGS'])"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tiny.ROOT, env=os.environ | {"XLA_FLAGS": given},
@@ -41,10 +41,10 @@ def test_the_users_flags_are_kept():
         return done.stdout.split()
 
     ours, theirs = "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_enable_fast_math=false"
-    assert flags("") == [ours]
-    assert flags(theirs) == [theirs, ours]
-    assert flags(f"{ours}dot") == [f"{ours}dot"]
-    assert flags(ours) == [ours]
+    assert flags_of("") == [ours]
+    assert flags_of(theirs) == [theirs, ours]
+    assert flags_of(f"{ours}dot") == [f"{ours}dot"]
+    assert flags_of(ours) == [ours]
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_the_users_flags_are_kept():
 )  # fmt: skip
 def test_ynn_is_switched_off_in_every_version_that_has_it(version, is_off):
     off = "--xla_cpu_experimental_ynn_fusion_type="
-    assert xla_flags.without_ynn("", version) == (off if is_off else "")
+    assert flags.without_ynn("", version) == (off if is_off else "")
 
 
 def test_a_flag_that_a_newer_compiler_lacks_is_not_set(monkeypatch):
     """XLA aborts on unknown flags."""
-    assert not xla_flags.is_known_to_xla("xla_cpu_no_such_flag")
-    monkeypatch.setattr(xla_flags, "_FUSIONS", "xla_cpu_no_such_flag")
-    assert xla_flags.without_ynn("--xla_foo=1", "0.13.0") == "--xla_foo=1"
+    assert not flags.is_known_to_xla("xla_cpu_no_such_flag")
+    monkeypatch.setattr(flags, "_FUSIONS", "xla_cpu_no_such_flag")
+    assert flags.without_ynn("--xla_foo=1", "0.13.0") == "--xla_foo=1"
 
 
 def largest_fusion(depth):

@@ -19,7 +19,7 @@ from absl import logging
 from resnet_jax.errors import UserError
 from resnet_jax.networks.summary import Summary
 from resnet_jax.parallel.processes import of_all
-from resnet_jax.runs import jax_flags
+from resnet_jax.runs import flags
 from resnet_jax.runs.writer import differences
 
 PACKAGES = (
@@ -44,7 +44,7 @@ def describe(
         "python": platform.python_version(),
         "packages": _versions(),
         "platform": platform.platform(),
-        "flags": jax_flags.current(),
+        "flags": flags.current(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
         "execution": dict(execution),
         "hosts": of_all(socket.gethostname()),

@@ -1,12 +1,28 @@
-"""Options of JAX and XLA that change results, so that a run should resume with the same ones."""
+"""Options of JAX and XLA that change results.
 
+switch_ynn_off() sets the one that the pinned compiler needs for correct results on a CPU, before
+anything uses XLA, so this module imports JAX in functions only. A run should resume with the
+options that it was started with.
+"""
+
+import importlib.util
+import mmap
 import os
+import pathlib
+import re
+from importlib import metadata
 
-import jax
 from absl import logging
 
 from resnet_jax.errors import UserError
-from resnet_jax.runs import storage
+
+# Since jaxlib 0.10.2, XLA computes sums and products on a CPU with a library, YNN. In 0.10.2 it
+# gives wrong results for some and crashes on others (jax issues 39103, 39257 and 40412). 0.12 fixes
+# these, but accumulates bfloat16 products too coarsely: a convolution's gradient written as a
+# product was 1.9 % off, and below 1 % without YNN. Without YNN XLA adds float32 sums one by one,
+# with errors up to 5e-6. (0.11 needs Python 3.12; 0.10.1 logs pages for each cached program.)
+_PINNED, _SINCE = "0.10.2", (0, 10, 2)
+_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 
 # JAX options that change random draws. Each is also an environment variable, in upper case.
 _DRAWS = (
@@ -22,8 +38,37 @@ _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 _HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump_")
 
 
+def is_known_to_xla(flag: str) -> bool:
+    """Whether a flag's name occurs in jaxlib's libraries; XLA aborts on unknown flags."""
+    spec = importlib.util.find_spec("jaxlib")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for path in (p for p in pathlib.Path(folder).iterdir() if p.suffix in (".so", ".dylib")):
+            with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                if text.find(flag.encode()) >= 0:
+                    return True
+    return False
+
+
+def without_ynn(flags: str, version: str) -> str:
+    """Returns XLA_FLAGS with YNN switched off, unless they already set it."""
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if _FUSIONS in flags or numbers < _SINCE:
+        return flags
+    if version != _PINNED and not is_known_to_xla(_FUSIONS):
+        return flags
+    return f"{flags} --{_FUSIONS}=".strip()
+
+
+def switch_ynn_off() -> None:
+    """Switches YNN off in this process; XLA reads its flags when it is first used."""
+    if flags := without_ynn(os.environ.get("XLA_FLAGS", ""), metadata.version("jaxlib")):
+        os.environ["XLA_FLAGS"] = flags
+
+
 def current() -> dict[str, str]:
     """Returns this process's options of JAX and XLA that change results, by name."""
+    import jax
+
     options = {
         name: str(getattr(jax.config, name))
         for name in (*_DRAWS, *_ROUNDING)
@@ -54,6 +99,8 @@ def log_other_rounding(workdir: str) -> None:
 
 def _changed_flags(workdir: str) -> dict[str, tuple[str, str]]:
     """Returns {name: (value at the start of the run, value now)} of the flags that differ."""
+    from resnet_jax.runs import storage  # `import resnet_jax` need not import it
+
     path = storage.locate(workdir) / "environment.json"
     old, new = storage.read_json(path).get("flags", {}), current()
     return {

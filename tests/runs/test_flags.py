@@ -14,7 +14,7 @@ from resnet_jax import train
 from resnet_jax.errors import UserError
 from resnet_jax.execution import decide, on_mesh
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import jax_flags
+from resnet_jax.runs import flags
 from tests import tiny
 from tests.parallel import test_mesh
 from tests.parallel.test_mesh import SEEDS, Setup
@@ -24,7 +24,7 @@ from tests.test_execution import mesh_of
 @pytest.fixture
 def folder(tmp_path):
     """A run folder that was started with the current flags."""
-    (tmp_path / "environment.json").write_bytes(json.dumps({"flags": jax_flags.current()}).encode())
+    (tmp_path / "environment.json").write_bytes(json.dumps({"flags": flags.current()}).encode())
     return str(tmp_path)
 
 
@@ -38,7 +38,7 @@ def folder(tmp_path):
     ],
 )
 def test_a_run_resumes_with_the_draws_that_it_was_started_with(folder, option, value, words):
-    jax_flags.refuse_other_draws(folder)
+    flags.refuse_other_draws(folder)
     before = getattr(jax.config, option)
     jax.config.update(option, value)
     try:
@@ -57,11 +57,11 @@ def test_a_run_resumes_with_the_draws_that_it_was_started_with(folder, option, v
     ],
 )
 def test_flags_that_change_rounding_are_one_line(folder, name, value, monkeypatch, caplog):
-    jax_flags.log_other_rounding(folder)
+    flags.log_other_rounding(folder)
     assert not caplog.text
-    monkeypatch.setenv(name, f"{jax_flags.current()[name]} {value}")
-    jax_flags.refuse_other_draws(folder)
-    jax_flags.log_other_rounding(folder)
+    monkeypatch.setenv(name, f"{flags.current()[name]} {value}")
+    flags.refuse_other_draws(folder)
+    flags.log_other_rounding(folder)
     (record,) = caplog.records
     assert f"{name}=" in record.getMessage()
     assert f"{value}': from here on results may round differently." in record.getMessage()
@@ -70,15 +70,15 @@ def test_flags_that_change_rounding_are_one_line(folder, name, value, monkeypatc
 def test_flags_in_another_order_or_for_more_devices_are_the_same(folder, monkeypatch, caplog):
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_b=2")
     with open(f"{folder}/environment.json", "w", encoding="utf-8") as f:
-        json.dump({"flags": jax_flags.current()}, f)
+        json.dump({"flags": flags.current()}, f)
     others = "--xla_b=2  --xla_force_host_platform_device_count=2 --xla_dump_to=/tmp/x --xla_a=1"
     monkeypatch.setenv("XLA_FLAGS", others)
-    jax_flags.log_other_rounding(folder)
+    flags.log_other_rounding(folder)
     assert not caplog.text
 
 
 def test_a_folder_without_flags_is_resumed(tmp_path):
-    jax_flags.refuse_other_draws(str(tmp_path / "new"))
+    flags.refuse_other_draws(str(tmp_path / "new"))
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
