@@ -75,7 +75,7 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
     config = imagenet.get_config(preset).data
     config.dir, config.validation, config.image_size = folder, 0, 224
     mesh = meshes.make_mesh()
-    data = datasets.load(config, mesh)
+    data = datasets.open_set(config, mesh)
     records = data.train.records  # type: ignore[attr-defined]  # a streamed split has them
     steps = spans(range(10**6))
     batches = data.train.batches(np.zeros(1, np.int32), steps, BATCH, 1, TRAIN)

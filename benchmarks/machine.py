@@ -26,7 +26,7 @@ class Limits:
 
 
 # The manufacturers' numbers, by JAX's device_kind.
-KNOWN = {
+LIMITS = {
     "NVIDIA H200": Limits(4800, {"bfloat16": 989.4, "float32": 494.7}),
     "NVIDIA H100 80GB HBM3": Limits(3350, {"bfloat16": 989.4, "float32": 494.7}),
     "NVIDIA H100 PCIe": Limits(2039, {"bfloat16": 756.0, "float32": 378.0}),
@@ -50,8 +50,8 @@ def bandwidth(device: jax.Device, given: float) -> tuple[float, str]:
     """
     if given:
         return given, "--bandwidth"
-    if device.device_kind in KNOWN:
-        return KNOWN[device.device_kind].bandwidth, "the maker"
+    if device.device_kind in LIMITS:
+        return LIMITS[device.device_kind].bandwidth, "the maker"
     return _triad(device), f"a += 2 b over 2 x {4 * _TRIAD_ELEMENTS / 1e6:.0f} MB, the best round"
 
 
@@ -59,7 +59,7 @@ def peak(device: jax.Device, dtype: str, given: float) -> tuple[float, str] | No
     """Returns a device's peak TFLOP/s and the number's source, or None if it is unknown."""
     if given:
         return given, "--peak"
-    known = KNOWN.get(device.device_kind)
+    known = LIMITS.get(device.device_kind)
     return (known.peaks[dtype], "the maker") if known and dtype in known.peaks else None
 
 

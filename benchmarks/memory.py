@@ -199,7 +199,7 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[results.
 
 def _cifar10() -> int:
     """Returns the bytes of CIFAR-10 on a device: uint8 images and int32 labels."""
-    facts = sets.KNOWN["cifar10"]
+    facts = sets.DATA_SETS["cifar10"]
     example = int(np.prod(facts.image_shape)) + np.dtype(np.int32).itemsize
     return (facts.train + facts.test) * example
 

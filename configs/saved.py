@@ -55,5 +55,5 @@ def from_dict(content: Mapping[str, Any], origin: str) -> ConfigDict:
     if missing:
         raise UserError(f"{origin} lacks {', '.join(missing)}; another version wrote it.")
     for key, value in given.items():
-        settings.put(config, key, value, f"{origin} has a wrong value: {key}")
+        settings.assign(config, key, value, f"{origin} has a wrong value: {key}")
     return config

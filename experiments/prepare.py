@@ -88,11 +88,11 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     name, out = _NAME.value, storage.on_disk(command_line.required(_OUT), "--out").absolute()
-    check_choice("--name", name, [n for n, facts in sets.KNOWN.items() if not facts.resident])
+    check_choice("--name", name, [n for n, facts in sets.DATA_SETS.items() if not facts.resident])
     for flag, low, high in ((_SHORT_SIDE, 32, 4096), (_QUALITY, 50, 95)):
         if not low <= flag.value <= high:
             raise UserError(f"--{flag.name}={flag.value}; allowed is from {low} to {high}.")
-    folder, info = sources.describe(name, _DATA_DIR.value)
+    folder, info = sources.folder_and_info(name, _DATA_DIR.value)
     if (folder / sources.PREPARED).is_file():
         raise UserError(f"{folder} is itself a prepared copy; give the data set that TFDS made.")
     target = out / name / folder.name

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.data.sets import KNOWN
+from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.parallel import mesh as meshes
 
 # Enough steps per dispatch to make its overhead negligible, but few enough that a run stops soon
@@ -79,7 +79,7 @@ def on_mesh(config: ConfigDict, mesh: Mesh) -> Execution:
     """Decides how a resolved config is computed on the devices of `mesh`."""
     platform = mesh.devices.flat[0].platform
     on_cpu = platform == "cpu"
-    is_resident = KNOWN[config.data.name].resident
+    is_resident = DATA_SETS[config.data.name].resident
     return Execution(
         mesh=mesh,
         platform=platform,

@@ -24,7 +24,7 @@ from resnet_jax.allowed import (
     Switch,
     Text,
 )
-from resnet_jax.data.sets import KNOWN
+from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.errors import UserError
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, FAMILIES, SHORTCUTS
 
@@ -85,7 +85,7 @@ _UP_TO_1 = Range(0, 1, below=True)  # at 1 an average would never change
 _SWITCH, _TEXT = Switch(), Text()
 LENGTHS = ("steps", "epochs", "examples")
 
-_STREAMED = Condition(("data.name",), lambda c: not KNOWN[c.data.name].resident)
+_STREAMED = Condition(("data.name",), lambda c: not DATA_SETS[c.data.name].resident)
 _VALIDATED = _above_0("data.validation")
 _SGD = _among("optimizer.name", "sgd", "lars")
 _ADAM = _among("optimizer.name", "adam", "adamw")
@@ -148,7 +148,7 @@ SETTINGS: dict[str, Setting] = {
     "model.bn_momentum": Setting(_UP_TO_1, (_USES_MOVING_AVERAGES,)),
     "model.bn_epsilon": Setting(Range(0, 1, above=True)),
     "train.steps_per_dispatch": Setting(_TEXT, changes_results=False),
-    "data.name": Setting(Choice(tuple(KNOWN))),
+    "data.name": Setting(Choice(tuple(DATA_SETS))),
     "data.dir": Setting(_TEXT, changes_results=False),
     "data.validation": Setting(_COUNT_OR_0),
     "data.split_seed": Setting(_COUNT_OR_0, (_VALIDATED,)),
@@ -213,7 +213,7 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
-def put(config: ConfigDict, key: str, value: Any, where: str) -> None:
+def assign(config: ConfigDict, key: str, value: Any, where: str) -> None:
     """Sets the value of an existing dotted key.
 
     Args:

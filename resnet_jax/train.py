@@ -119,7 +119,7 @@ def _prepare(
     at_end: contextlib.ExitStack,
 ) -> tuple[_Launch, TrainState]:
     """Opens data, programs, checkpoints and logs; restores or initialises the state."""
-    data = at_end.enter_context(contextlib.closing(datasets.load(config.data, execution.mesh)))
+    data = at_end.enter_context(contextlib.closing(datasets.open_set(config.data, execution.mesh)))
     data_facts = data.facts(config)
     environment.refuse_differing_data(data_facts)
     from_primary(lambda: folder.refuse_other_data(data_facts))
@@ -134,7 +134,7 @@ def _prepare(
     folder.rewind(start)
     flags.log_other_rounding(str(folder.path))
     network = summarize(programs.model, sets.image_shape(config.data))
-    facts = environment.describe(network, execution.facts(), data_facts)
+    facts = environment.launch_facts(network, execution.facts(), data_facts)
     folder.record_launch(facts | {"without_effect": no_effect, "step": start})
     for notice in no_effect:
         logging.info("%s.", notice)

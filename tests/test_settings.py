@@ -140,7 +140,7 @@ def test_garbage_is_resolved_or_refused_in_a_sentence(key, no_data):
 )  # fmt: skip
 def test_a_value_of_another_type_is_not_set(key, value):
     with pytest.raises(UserError, match=r"^here=.* is not of the setting's type; it is "):
-        settings.put(digits.get_config(), key, value, "here")
+        settings.assign(digits.get_config(), key, value, "here")
 
 
 def test_some_bad_values_are_refused():

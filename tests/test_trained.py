@@ -44,7 +44,7 @@ def said(monkeypatch):
 
 def wrong(loaded):
     """Returns how many of the digits' test images are misclassified, as a user would count."""
-    digits = sources.load("digits", "")
+    digits = sources.read_set("digits", "")
     images = loaded.normalization(digits.test_images)
     logits = jax.jit(lambda x: loaded.model.apply(loaded.variables, x, train=False))(images)
     return np.sum(logits.argmax(-1) != digits.test_labels)

@@ -37,7 +37,7 @@ class Gpu:
     @property
     def config(self) -> str:
         """XLA's GpuTargetConfigProto as text, from the manufacturer's data."""
-        bandwidth = round(machine.KNOWN[self.name].bandwidth * 1e9)  # bytes per second
+        bandwidth = round(machine.LIMITS[self.name].bandwidth * 1e9)  # bytes per second
         return f"""
             platform_name: "CUDA"
             device_description_str: "{self.name}"

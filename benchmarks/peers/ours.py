@@ -83,7 +83,7 @@ class Training:
         self._seeds_R = put(self._seeds, meshes.by_replicate(mesh))
         self.at_once = execution.steps_per_dispatch
         self._arrays: PyTree = ()
-        if sets.KNOWN[config.data.name].resident:
+        if sets.DATA_SETS[config.data.name].resident:
             split = ResidentSplit.place(work.images, work.labels, mesh)
             self._arrays, select = split.arrays, split.select
             self._batches = lambda spans: split.batches(
@@ -149,7 +149,7 @@ def config(family: str, depth: int, **changes: Any) -> ConfigDict:
 
 def make_work(config: ConfigDict) -> Work:
     """Draws random images and labels for a resolved config."""
-    facts = sets.KNOWN[config.data.name]
+    facts = sets.DATA_SETS[config.data.name]
     count = facts.train - config.data.validation if facts.resident else config.batch_size
     random = np.random.default_rng(config.seed)
     shape = (count, *sets.image_shape(config.data))

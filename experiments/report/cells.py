@@ -135,7 +135,7 @@ def pool(members: Sequence[reader.Run]) -> CellResult:
     else:
         status = statuses[max(unfinished, key=replicates.last_step).path]
         notes += [_describe(run) for run in unfinished if run.status.get("reason")]
-    kept, repeated = _distinct(pooled)
+    kept, repeated = _one_per_seed(pooled)
     return CellResult(tuple(members), tuple(kept), status, (*notes, *repeated))
 
 
@@ -144,7 +144,7 @@ def order(cell: CellResult) -> tuple[int, int]:
     return SHORTCUTS.index(cell.shortcut), cell.depth
 
 
-def _distinct(pooled: Iterable[Replicate]) -> tuple[list[Replicate], list[str]]:
+def _one_per_seed(pooled: Iterable[Replicate]) -> tuple[list[Replicate], list[str]]:
     """Returns one replicate per seed, and a note on each that is left out."""
     by_seed: dict[int, Replicate] = {}
     notes = []

@@ -88,7 +88,7 @@ def _recipe(run: reader.Run) -> Settings:
 def _has_papers_warm_up(run: reader.Run) -> bool:
     """Whether a run is of the only net that the paper warms up, and is warmed up in that way."""
     flat = settings.flatten(run.config)
-    papers = paper.recipe("cifar")
+    papers = paper.published_recipe("cifar")
     return (
         flat["model.family"] == "cifar"
         and flat["model.depth"] in paper.WARM_UPS

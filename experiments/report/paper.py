@@ -17,7 +17,7 @@ Config = Mapping[str, Any]  # resolved
 # The paper's depths.
 STUDIED = {"imagenet": tuple(IMAGENET), "cifar": CIFAR_STUDIED}
 
-PRESETS = {"imagenet": imagenet.get_config, "cifar": cifar10.get_config}
+PAPER_CONFIGS = {"imagenet": imagenet.get_config, "cifar": cifar10.get_config}
 # Settings that the presets leave to the data set.
 SETTLED = {
     "imagenet": {"model.num_classes": 1000, "data.image_size": 224, "data.flip": "on"},
@@ -54,9 +54,9 @@ class PublishedSize:
 
 
 @functools.cache
-def recipe(family: str) -> Config:
+def published_recipe(family: str) -> Config:
     """Returns the paper's recipe as flat, resolved settings, without those in `FREE`."""
-    papers = settings.deciding(PRESETS[family]().to_dict()) | SETTLED[family]
+    papers = settings.deciding(PAPER_CONFIGS[family]().to_dict()) | SETTLED[family]
     return {key: value for key, value in papers.items() if key not in FREE}
 
 
@@ -71,7 +71,7 @@ def departures(config: Config) -> dict[str, tuple[object, object]]:
     family, depth = model["family"], model["depth"]
     departing = {
         key: (ours.get(key, NOT_RECORDED), value)
-        for key, value in recipe(family).items()
+        for key, value in published_recipe(family).items()
         if ours.get(key, NOT_RECORDED) != value
     }
     harmless = ["eval.views", "eval.scales"]  # published() has a remark on these

@@ -182,5 +182,5 @@ def _changed(base: ConfigDict, changes: Mapping[str, Any], where: str) -> Config
     """Returns a copy of `base` with dotted keys set; raises UserError for a wrong type."""
     config = base.copy_and_resolve_references()
     for key, value in changes.items():
-        settings.put(config, key, value, f"{where}.{key}")
+        settings.assign(config, key, value, f"{where}.{key}")
     return config

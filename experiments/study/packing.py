@@ -48,7 +48,7 @@ def default_jobs(machine: Machine, cells: Sequence[Cell], missing: Sequence[Cell
 
 def _needs_machine(cell: Cell) -> bool:
     config = cell.config
-    is_streamed = not sets.KNOWN[config.data.name].resident
+    is_streamed = not sets.DATA_SETS[config.data.name].resident
     return is_streamed or config.mesh.fsdp > 1 or config.mesh.replicates > 1
 
 

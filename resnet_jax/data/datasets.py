@@ -63,14 +63,14 @@ def split_indices(examples: int, validation: int, seed: int) -> tuple[np.ndarray
     return np.sort(order[validation:]), np.sort(order[:validation])
 
 
-def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
+def open_set(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
     """Opens the data set of a resolved config's `data` section for the devices of `mesh`.
 
     Raises:
       UserError: the data set is missing or broken.
     """
     try:
-        if sets.KNOWN[config.name].resident:
+        if sets.DATA_SETS[config.name].resident:
             return _resident(config, mesh)
         return _streamed(config, mesh)
     except RunError as e:  # a broken record, but before training
@@ -78,7 +78,7 @@ def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
 
 
 def _resident(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
-    source = sources.load(config.name, config.dir)
+    source = sources.read_set(config.name, config.dir)
     images, labels = source.train_images, source.train_labels
     train, held_out = split_indices(len(images), config.validation, config.split_seed)
     return DataSet(
@@ -127,16 +127,16 @@ def normalization(config: ConfigDict) -> tuple[Normalization, str]:
       UserError: the data set is missing.
       RunError: the data set is broken.
     """
-    if not sets.KNOWN[config.name].resident:
+    if not sets.DATA_SETS[config.name].resident:
         return _fixed_normalization(config), ""
-    source = sources.load(config.name, config.dir)
+    source = sources.read_set(config.name, config.dir)
     train, _ = split_indices(len(source.train_images), config.validation, config.split_seed)
     fitted = fit_normalization(source.train_images[train], config.mean, config.std)
     return fitted, _content(source)
 
 
 def _fixed_normalization(config: ConfigDict) -> Normalization:
-    mean, std = sets.KNOWN[config.name].channels
+    mean, std = sets.DATA_SETS[config.name].channels
     return Normalization(
         mean=np.array(mean if config.mean == "channel" else (0, 0, 0), np.float32, ndmin=4),
         std=np.array(std if config.std else (1, 1, 1), np.float32, ndmin=4),

@@ -49,7 +49,7 @@ def size(encoded: bytes) -> tuple[int, int]:
     stream = _stream(encoded)
     if stream is not None:
         return stream.height, stream.width
-    with _open(encoded) as image:
+    with _open_image(encoded) as image:
         return image.height, image.width
 
 
@@ -105,7 +105,7 @@ def decode(encoded: bytes, choose: Callable[[int, int], Box] | None = None) -> n
         decoded = decoder.decode(source, params=params)
         if decoded is not None:
             return np.asarray(decoded)
-    with _open(encoded) as image:
+    with _open_image(encoded) as image:
         try:
             pixels = _to_rgb(image)
         except (OSError, SyntaxError, ValueError) as e:
@@ -138,7 +138,7 @@ def _stream(encoded: bytes) -> "nvimgcodec.CodeStream | None":
         return None
 
 
-def _open(encoded: bytes) -> Image.Image:
+def _open_image(encoded: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(encoded))
     except UnidentifiedImageError:

@@ -115,7 +115,7 @@ class Records:
         self._num_classes = num_classes
         # An evicted file is closed once no thread reads from it. Two splits may use half of the
         # limit on open files.
-        self._reader = functools.lru_cache(max(1, _raise_file_limit() // 4))(_open)
+        self._reader = functools.lru_cache(max(1, _raise_file_limit() // 4))(_open_shard)
         with ThreadPoolExecutor(_OPENERS) as pool:
             list(pool.map(_check_shard, self.shards))
         self._folder = folder
@@ -220,7 +220,7 @@ def _read_object(path: pathlib.Path) -> storage.Json:
 
 def _check_shard(shard: Shard) -> None:
     try:
-        length = _open(shard.path).num_records()
+        length = _open_shard(shard.path).num_records()
     except OSError as e:
         raise UserError(f"{shard.path} cannot be read: {storage.reason(e)}; {_ADVICE}.") from e
     if length != shard.length:  # a truncated file silently counts 0 records
@@ -230,7 +230,7 @@ def _check_shard(shard: Shard) -> None:
         )
 
 
-def _open(path: pathlib.Path) -> "ArrayRecordReader":
+def _open_shard(path: pathlib.Path) -> "ArrayRecordReader":
     """Returns a reader of a file's records, which closes the file when it is collected."""
     from array_record.python.array_record_module import ArrayRecordReader
 

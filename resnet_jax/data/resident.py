@@ -45,7 +45,7 @@ class ResidentSplit:
         """See Split.select; a batch holds example numbers."""
         images, labels = arrays
         selected = images[batch], labels[batch]
-        return meshes.constrain(selected, P(None, meshes.BATCH), self.mesh)
+        return meshes.constrain(selected, P(None, meshes.BATCH_AXES), self.mesh)
 
     def batches(
         self,

@@ -1,4 +1,4 @@
-"""The known data sets. To add one from TFDS, add an entry to KNOWN."""
+"""The known data sets. To add one from TFDS, add an entry to DATA_SETS."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ class Facts:
 
 
 # Published sizes; a prepared copy's metadata take precedence.
-KNOWN = {
+DATA_SETS = {
     "digits": Facts((8, 8, 1), 10, 1437, 360, mirrored_keeps_class=False),
     "cifar10": Facts((32, 32, 3), 10, 50000, 10000, mirrored_keeps_class=True),
     "cifar100": Facts((32, 32, 3), 100, 50000, 10000, mirrored_keeps_class=True),
@@ -55,9 +55,9 @@ KNOWN = {
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     """Returns the network's input shape (H, W, C), for a resolved config's `data` section."""
-    return config.image_size, config.image_size, KNOWN[config.name].image_shape[2]
+    return config.image_size, config.image_size, DATA_SETS[config.name].image_shape[2]
 
 
 def splits_of(name: str) -> tuple[str, str]:
     """Returns TFDS's names of the (training, test) splits."""
-    return "train", KNOWN[name].test_split
+    return "train", DATA_SETS[name].test_split

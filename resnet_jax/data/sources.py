@@ -9,7 +9,7 @@ import numpy as np
 from resnet_jax.allowed import check_choice
 from resnet_jax.data.order import DIGITS_SPLIT, stream
 from resnet_jax.data.records import Records, examples, read_info
-from resnet_jax.data.sets import KNOWN, Facts, splits_of
+from resnet_jax.data.sets import DATA_SETS, Facts, splits_of
 from resnet_jax.errors import EXTRAS, UserError, require_packages
 from resnet_jax.runs import storage
 from resnet_jax.runs.storage import read_json
@@ -38,8 +38,8 @@ def facts(name: str, data_dir: str) -> Facts:
     Raises:
       UserError: the name is unknown, or the copy is broken.
     """
-    check_choice("data.name", name, KNOWN)
-    known = KNOWN[name]
+    check_choice("data.name", name, DATA_SETS)
+    known = DATA_SETS[name]
     folder = None if name == "digits" else _folder(name, data_dir)
     if folder is None:
         return known
@@ -54,7 +54,7 @@ def require(name: str, data_dir: str) -> None:
 
     The message has the command that prepares the set or installs the packages.
     """
-    check_choice("data.name", name, KNOWN)
+    check_choice("data.name", name, DATA_SETS)
     if name == "digits":
         return
     _require_packages(name)
@@ -73,7 +73,7 @@ def _require_packages(name: str) -> None:
     require_packages(EXTRAS["tfds"] + EXTRAS["jpeg"], f"data.name={name!r}")
 
 
-def load(name: str, data_dir: str) -> Source:
+def read_set(name: str, data_dir: str) -> Source:
     """Reads a whole set into host memory, without TensorFlow.
 
     Raises:
@@ -83,7 +83,7 @@ def load(name: str, data_dir: str) -> Source:
     require(name, data_dir)
     if name == "digits":
         return _digits()
-    known = KNOWN[name]
+    known = DATA_SETS[name]
     if not known.resident:
         raise UserError(f"data.name={name!r} is too large to load into memory.")
     folder = _required_folder(name, data_dir)
@@ -129,12 +129,12 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
       UserError: the set is missing or broken.
     """
     folder = _required_folder(name, data_dir)
-    classes = KNOWN[name].num_classes
+    classes = DATA_SETS[name].num_classes
     train, test = (Records(folder, split, classes) for split in splits_of(name))
     return train, test, read_json(folder / PREPARED).get("note", "")
 
 
-def describe(name: str, data_dir: str) -> tuple[pathlib.Path, storage.Json]:
+def folder_and_info(name: str, data_dir: str) -> tuple[pathlib.Path, storage.Json]:
     """Returns a set's folder and its dataset_info.json; raises as require()."""
     folder = _required_folder(name, data_dir)
     return folder, read_json(folder / "dataset_info.json")

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-_SIDE, _STRIDE, _PADDING = 3, 2, 1
+_WINDOW, _STRIDE, _PADDING = 3, 2, 1
 
 
 def max_pool(x_BHWC: jax.Array) -> jax.Array:
@@ -30,12 +30,12 @@ def _forward(x_BHWC: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.A
     batch, height, width, channels = padded.shape
     y_BHWC = jnp.full((), lowest)
     position_BHWC = jnp.zeros((), jnp.int8)
-    for number in range(_SIDE**2):
-        row, column = divmod(number, _SIDE)
+    for number in range(_WINDOW**2):
+        row, column = divmod(number, _WINDOW)
         candidate_BHWC = jax.lax.slice(
             padded,
             (0, row, column, 0),
-            (batch, height - _SIDE + 1 + row, width - _SIDE + 1 + column, channels),
+            (batch, height - _WINDOW + 1 + row, width - _WINDOW + 1 + column, channels),
             (1, _STRIDE, _STRIDE, 1),
         )
         # A NaN in the window is its maximum.
@@ -49,13 +49,13 @@ def _backward(
     size: tuple[int, int], position_BHWC: jax.Array, dy_BHWC: jax.Array
 ) -> tuple[jax.Array]:
     dx_BHWC = jnp.zeros((), jnp.float32)
-    for number in range(_SIDE**2):
+    for number in range(_WINDOW**2):
         routed_BHWC = jnp.where(position_BHWC == number, dy_BHWC.astype(jnp.float32), 0)
         # Row r of output i's window is row 2 i + r - 1 of the input.
         padding = [
             (first - _PADDING, side - (first - _PADDING) - (_STRIDE * (windows - 1) + 1), 1)
             for first, side, windows in zip(
-                divmod(number, _SIDE), size, dy_BHWC.shape[1:3], strict=True
+                divmod(number, _WINDOW), size, dy_BHWC.shape[1:3], strict=True
             )
         ]
         spread = jax.lax.pad(routed_BHWC, jnp.float32(0), ((0, 0, 0), *padding, (0, 0, 0)))

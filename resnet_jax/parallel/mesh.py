@@ -20,7 +20,7 @@ from resnet_jax.parallel import processes
 from resnet_jax.pytree import Tree
 
 REPLICATES, DATA, FSDP = "replicates", "data", "fsdp"
-BATCH = (DATA, FSDP)  # the axes that a batch is split over
+BATCH_AXES = (DATA, FSDP)  # the axes that a batch is split over
 # Smaller arrays are not split: gathering one costs more than splitting it saves.
 _MIN_SPLIT_ELEMENTS = 1024
 
@@ -95,12 +95,12 @@ def by_replicate(mesh: Mesh) -> NamedSharding:
 
 def split_batch(mesh: Mesh) -> NamedSharding:
     """Splits (B, ...) over the devices that share a batch."""
-    return NamedSharding(mesh, P(BATCH))
+    return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def split_batches(mesh: Mesh) -> NamedSharding:
     """Splits (R, steps, parts, b, ...): each part of a replicate's batch over its devices."""
-    return NamedSharding(mesh, P(REPLICATES, None, None, BATCH))
+    return NamedSharding(mesh, P(REPLICATES, None, None, BATCH_AXES))
 
 
 def place(shapes: Tree, mesh: Mesh) -> Tree:

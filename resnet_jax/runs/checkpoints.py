@@ -174,12 +174,12 @@ class Checkpoints:
         try:
             arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
             self._orbax.save(unfinished, args=ocp.args.Composite(**arguments))
-            listing = inventory.make(unfinished)
+            listing = inventory.of_checkpoint(unfinished)
             if self._bucket:
                 self._upload(unfinished, self._bucket / str(step), listing)
                 shutil.rmtree(unfinished)
             else:
-                (unfinished / inventory.NAME).write_bytes(listing)
+                (unfinished / inventory.INVENTORY_FILE).write_bytes(listing)
                 unfinished.rename(self._local / str(step))
             for old in self._complete_steps()[: -self._keep]:
                 self._remove(old)
@@ -197,7 +197,7 @@ class Checkpoints:
         names = [path.relative_to(local).as_posix() for path in files]
         with storage.reaching(remote):
             remote.fs.put([str(path) for path in files], [(remote / name).path for name in names])
-        storage.write_bytes(remote / inventory.NAME, listing)
+        storage.write_bytes(remote / inventory.INVENTORY_FILE, listing)
 
     def _remove_unfinished(self) -> None:
         """Removes incomplete checkpoints of a killed launch; in a bucket, only before a write."""
@@ -214,7 +214,7 @@ class Checkpoints:
         checkpoint = self._folder / str(step)
         with storage.reaching(checkpoint):
             # The inventory goes first, so that a checkpoint half removed counts as incomplete.
-            (checkpoint / inventory.NAME).unlink(missing_ok=True)
+            (checkpoint / inventory.INVENTORY_FILE).unlink(missing_ok=True)
         storage.remove(checkpoint)
 
     # -------------------------------------------------------------------------------- reading

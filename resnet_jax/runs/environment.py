@@ -34,7 +34,7 @@ PACKAGES = (
 )
 
 
-def describe(
+def launch_facts(
     network: Summary, execution: Mapping[str, Any], data: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns the facts about this launch: command, commit, versions, devices, hosts, network."""

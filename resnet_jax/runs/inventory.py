@@ -9,7 +9,7 @@ import zlib
 
 from resnet_jax.runs import storage
 
-NAME = "inventory.json"
+INVENTORY_FILE = "inventory.json"
 _CHUNK = 1 << 24  # bytes read at a time
 
 
@@ -17,13 +17,13 @@ def complete_steps(folder: storage.Path) -> list[int]:
     """Returns the steps of the complete checkpoints in a folder, oldest first; raises OSError."""
     if storage.is_bucket(folder):
         files = [name.split("/") for name in storage.files(folder, depth=2)]
-        names = [name for name, *rest in files if rest == [NAME]]
+        names = [name for name, *rest in files if rest == [INVENTORY_FILE]]
     else:  # on a disk only complete checkpoints get their final name
         names = [path.name for path in folder.iterdir()]
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def make(checkpoint: pathlib.Path) -> bytes:
+def of_checkpoint(checkpoint: pathlib.Path) -> bytes:
     """Returns the inventory of a checkpoint's folder, as JSON."""
     return json.dumps(_sums(checkpoint), indent=1).encode()
 
@@ -31,7 +31,7 @@ def make(checkpoint: pathlib.Path) -> bytes:
 def damage(checkpoint: pathlib.Path) -> str:
     """Returns the first difference from the inventory; empty if there is none."""
     try:
-        inventory = json.loads((checkpoint / NAME).read_text(encoding="utf-8"))
+        inventory = json.loads((checkpoint / INVENTORY_FILE).read_text(encoding="utf-8"))
         sums = _sums(checkpoint)
     except (OSError, ValueError) as e:
         return f"its files cannot be read: {e}"

@@ -23,7 +23,7 @@ from absl import logging
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
-NAME = "lock"  # the lock file, or in a bucket the lease, in the run folder
+LOCK = "lock"  # the lock file, or in a bucket the lease, in the run folder
 LEASE = "lease"  # the lease in a run folder on a disk
 RENEW_SECONDS = 10.0
 LOST_SECONDS = 40.0  # a lease that is not renewed for so long has no owner
@@ -52,8 +52,8 @@ def take(folder: storage.Path) -> Lock:
       OSError: it cannot be written.
     """
     if storage.is_bucket(folder):
-        return Lease(folder, folder / NAME)
-    file = open(folder / NAME, "w", encoding="utf-8")  # noqa: SIM115 - held until released
+        return Lease(folder, folder / LOCK)
+    file = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115 - held until released
     try:
         if not _try_lock(file, fcntl.LOCK_EX, _TRIES):
             raise _in_use(folder)
@@ -76,9 +76,9 @@ def is_held(folder: storage.Path) -> bool | None:
     If a disk's file locks are per machine, processes on other machines go unnoticed.
     """
     if storage.is_bucket(folder):
-        return _is_leased(folder / NAME)
+        return _is_leased(folder / LOCK)
     try:
-        with open(folder / NAME, encoding="utf-8") as file:
+        with open(folder / LOCK, encoding="utf-8") as file:
             return not _try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return None

@@ -108,7 +108,7 @@ def _configs(path: storage.Path) -> list[str]:
 
 def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
     """Returns the rows of a metrics.jsonl, without a last line that was cut short by a kill."""
-    *lines, _ = (storage.read(path) or b"").split(b"\n")  # the rest is empty or half a line
+    *lines, _ = (storage.read_or_none(path) or b"").split(b"\n")  # the rest is empty or half a line
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

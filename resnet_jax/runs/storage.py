@@ -243,7 +243,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def read(path: Path) -> bytes | None:
+def read_or_none(path: Path) -> bytes | None:
     """Returns a file's content, or None if it does not exist; raises UserError if unreadable."""
     try:
         return read_bytes(path)
@@ -253,7 +253,7 @@ def read(path: Path) -> bytes | None:
 
 def read_json(path: Path) -> Json:
     """Returns a JSON file's object, empty if it does not exist; raises UserError if invalid."""
-    content = read(path)
+    content = read_or_none(path)
     if content is None:
         return {}
     try:

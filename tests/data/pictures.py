@@ -139,5 +139,5 @@ def opened(root, devices=8, replicates=1, preset="paper", **overrides):
     """Opens the data under `root`; yields the resolved config's `data` section and the DataSet."""
     c = resolve(config(root, preset, **overrides))
     mesh = meshes.make_mesh(replicates, 0, 1, jax.devices()[:devices])
-    with contextlib.closing(datasets.load(c.data, mesh)) as data:
+    with contextlib.closing(datasets.open_set(c.data, mesh)) as data:
         yield c.data, data

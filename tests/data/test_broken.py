@@ -155,7 +155,7 @@ def test_a_broken_file_stops_a_run_before_it_begins(case, name, tmp_path):
     damage, words = FILES[case]
     damage(folder)
     with pytest.raises(UserError) as refused:
-        datasets.load(config.data, meshes.make_mesh())
+        datasets.open_set(config.data, meshes.make_mesh())
     text = one_sentence(refused)
     assert str(shard(folder) if case != "a missing file" else folder) in text
     assert words in text
@@ -199,7 +199,7 @@ def test_a_broken_record_of_a_resident_set_stops_a_run_before_it_begins(case, tm
     folder = prepare("mnist", tmp_path, {3: make("mnist")})
     config = resolve(config_of("mnist", tmp_path))
     with pytest.raises(UserError) as refused:
-        datasets.load(config.data, meshes.make_mesh())
+        datasets.open_set(config.data, meshes.make_mesh())
     assert named(folder) + words in one_sentence(refused)
 
 
@@ -244,7 +244,7 @@ def test_an_image_that_does_not_fit_a_resident_set_is_named(case, tmp_path):
     image, words = IMAGES[case]
     folder = small.prepare(tmp_path, "mnist", stored={3: small.encode(image, 0)})
     with pytest.raises(RunError) as refused:
-        sources.load("mnist", str(tmp_path))
+        sources.read_set("mnist", str(tmp_path))
     assert f"{named(folder)}its image cannot be used ({words}" in one_sentence(refused)
 
 

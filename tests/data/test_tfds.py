@@ -23,7 +23,7 @@ SIZES = {"train": 11, "test": 5}
 
 def draw(name, split):
     """Random images and labels of the set's shape; the last class occurs."""
-    known = sets.KNOWN[name]
+    known = sets.DATA_SETS[name]
     random = np.random.default_rng([len(name), len(split)])
     images = random.integers(0, 256, (SIZES[split], *known.image_shape)).astype(np.uint8)
     labels = random.integers(0, known.num_classes, SIZES[split])
@@ -48,7 +48,7 @@ def prepare(root, name, version="3.0.2", encoding="png", file_format="array_reco
     """
     folder = pathlib.Path(root) / name / version
     folder.mkdir(parents=True)
-    known = sets.KNOWN[name]
+    known = sets.DATA_SETS[name]
     features = "tensorflow_datasets.core.features"
     image = {
         "dtype": "uint8",
@@ -91,7 +91,7 @@ def prepare(root, name, version="3.0.2", encoding="png", file_format="array_reco
 @pytest.mark.parametrize("name", SMALL)
 def test_images_and_labels_come_back_exactly(name, tmp_path):
     prepare(tmp_path, name)
-    source = sources.load(name, str(tmp_path))
+    source = sources.read_set(name, str(tmp_path))
     for split in SIZES:
         images, labels = getattr(source, f"{split}_images"), getattr(source, f"{split}_labels")
         expected_images, expected_labels = draw(name, split)
@@ -102,7 +102,7 @@ def test_images_and_labels_come_back_exactly(name, tmp_path):
 
 
 def test_sizes_are_those_on_disk(tmp_path):
-    assert sources.facts("cifar100", str(tmp_path)) == sets.KNOWN["cifar100"]
+    assert sources.facts("cifar100", str(tmp_path)) == sets.DATA_SETS["cifar100"]
     prepare(tmp_path, "cifar100")
     facts = sources.facts("cifar100", str(tmp_path))
     assert (facts.train, facts.test, facts.num_classes) == (11, 5, 100)
@@ -118,12 +118,12 @@ def test_root_comes_from_the_environment(tmp_path, monkeypatch):
 
 def test_jpeg_copies_are_noted(tmp_path):
     prepare(tmp_path, "cifar10", encoding="jpeg")
-    assert "JPEG copies of cifar10" in sources.load("cifar10", str(tmp_path)).note
+    assert "JPEG copies of cifar10" in sources.read_set("cifar10", str(tmp_path)).note
 
 
 def test_an_unknown_encoding_is_noted(tmp_path):
     prepare(tmp_path, "cifar10", encoding="bmp")
-    assert "the original ones is unknown" in sources.load("cifar10", str(tmp_path)).note
+    assert "the original ones is unknown" in sources.read_set("cifar10", str(tmp_path)).note
 
 
 def test_the_newest_version_is_found_by_number(tmp_path):
@@ -143,7 +143,7 @@ def one_sentence(error):
 @pytest.mark.parametrize("name", SMALL)
 def test_absent_set_names_the_command_that_prepares_it(name, tmp_path):
     with pytest.raises(UserError) as refused:
-        sources.load(name, str(tmp_path))
+        sources.read_set(name, str(tmp_path))
     text = one_sentence(refused)
     assert f"data.dir='{tmp_path}' holds no {name}" in text
     assert f"tfds.builder('{name}', data_dir='{tmp_path}', file_format='array_record')" in text
@@ -153,7 +153,7 @@ def test_absent_set_names_the_command_that_prepares_it(name, tmp_path):
 def test_other_file_formats_are_refused(tmp_path):
     prepare(tmp_path, "mnist", file_format="tfrecord")
     with pytest.raises(UserError) as refused:
-        sources.load("mnist", str(tmp_path))
+        sources.read_set("mnist", str(tmp_path))
     text = one_sentence(refused)
     assert str(tmp_path) in text
     assert "is not in array_record form" in text
@@ -162,19 +162,19 @@ def test_other_file_formats_are_refused(tmp_path):
 def test_a_large_set_is_not_read_whole(tmp_path):
     prepare(tmp_path, "imagenet2012", "5.1.0")
     with pytest.raises(UserError, match=r"data\.name='imagenet2012' is too large"):
-        sources.load("imagenet2012", str(tmp_path))
+        sources.read_set("imagenet2012", str(tmp_path))
 
 
 def test_unknown_set_is_refused():
     with pytest.raises(UserError, match=r"data\.name='cifar11' is not known.*nearest: cifar10"):
-        sources.load("cifar11", "")
+        sources.read_set("cifar11", "")
 
 
 def test_tensorflow_is_never_imported(tmp_path):
     prepare(tmp_path, "mnist")
     program = (
         "import sys; from resnet_jax.data import sources; "
-        f"assert len(sources.load('mnist', {str(tmp_path)!r}).train_labels) == 11; "
+        f"assert len(sources.read_set('mnist', {str(tmp_path)!r}).train_labels) == 11; "
         "assert 'tensorflow_datasets' in sys.modules; "
         "print([m for m in sys.modules if m.split('.')[0] == 'tensorflow'])"
     )
@@ -191,7 +191,7 @@ def test_tensorflow_is_never_imported(tmp_path):
 def test_digits():
     from sklearn.datasets import load_digits
 
-    source = sources.load("digits", "")
+    source = sources.read_set("digits", "")
     assert source.train_images.shape == (1437, 8, 8, 1)
     assert source.test_images.shape == (360, 8, 8, 1)
     assert (source.train_images.dtype, source.train_labels.dtype) == (np.uint8, np.int32)
@@ -206,12 +206,12 @@ def test_digits():
     labels = np.concatenate([source.train_labels, source.test_labels])
     whole = load_digits()
     assert rows(images, labels) == rows(whole.images.astype(np.uint8), whole.target)
-    again = sources.load("digits", "")
+    again = sources.read_set("digits", "")
     np.testing.assert_array_equal(source.test_images, again.test_images)
 
 
 def test_real_cifar10(tfds_dir):
-    source = sources.load("cifar10", tfds_dir)
+    source = sources.read_set("cifar10", tfds_dir)
     assert source.train_images.shape == (50_000, 32, 32, 3)
     assert source.test_images.shape == (10_000, 32, 32, 3)
     assert np.bincount(source.train_labels).tolist() == [5000] * 10

@@ -24,7 +24,7 @@ def mesh_of(devices):
 def parts_of(c, devices):
     """Returns the data and the programs of a resolved config on `devices` devices."""
     execution = decide(c, jax.devices()[:devices])
-    data = datasets.load(c.data, execution.mesh)
+    data = datasets.open_set(c.data, execution.mesh)
     return data, build(c, execution, data.normalization, data.train.select)
 
 

@@ -35,7 +35,7 @@ class Setup:
         c.eval.population_examples, c.eval.batch_size = 32, 64
         execution = decide(c, jax.devices()[:devices])
         self.mesh = execution.mesh
-        self.data = datasets.load(c.data, self.mesh)
+        self.data = datasets.open_set(c.data, self.mesh)
         self.programs = build(c, execution, self.data.normalization, self.data.train.select)
         self.config = c
 

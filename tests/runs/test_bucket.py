@@ -103,7 +103,7 @@ def test_a_stopped_run_resumes_bit_for_bit(place, undisturbed, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"resumes at step {at}." in done.stderr
     assert_same_run(place, undisturbed)
-    assert lock.NAME not in storage.files(place)
+    assert lock.LOCK not in storage.files(place)
     complete = ("checkpoints/350", "checkpoints/400", "tested/400")
     assert inventories(place) == [f"{name}/inventory.json" for name in complete]
     board = place / "tensorboard"
@@ -123,7 +123,7 @@ def test_a_stopped_run_resumes_bit_for_bit(place, undisturbed, tmp_path):
 @pytest.mark.parametrize("url", ["s3"], indirect=True)
 def test_a_killed_run_resumes_bit_for_bit(place, undisturbed):
     assert stop(place, signal.SIGKILL) == -signal.SIGKILL
-    assert storage.read_bytes(place / lock.NAME)
+    assert storage.read_bytes(place / lock.LOCK)
     done = tiny.launch(place, **LONG)
     assert done.returncode == 0, done.stderr
     assert "is in use, or its last process was killed: waiting up to 40 s" in done.stderr
@@ -144,7 +144,7 @@ def test_two_processes_train_into_a_bucket_and_resume(place, undisturbed, monkey
     # As if killed just before the end; the last complete checkpoint is then step 40.
     storage.write_json(place / "status.json", reader.read(place).status | {"status": "running"})
     (place / "checkpoints" / "60" / "inventory.json").unlink()
-    storage.write_bytes(place / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
+    storage.write_bytes(place / lock.LOCK, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
     codes, said = test_processes.finish(test_processes.start(place, 2, 2, **overrides))
     assert codes == [0, 0], said
     # The wait is longer than the timeout of a collective on the devices.

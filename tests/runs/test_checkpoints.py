@@ -89,7 +89,7 @@ def test_a_checkpoint_by_orbaxs_manager_is_restored(tmp_path, state):
     with ocp.CheckpointManager(tmp_path) as manager:
         manager.save(3, args=ocp.args.Composite(**arguments))
     assert (tmp_path / "3" / "state" / "_sharding").is_file()
-    (tmp_path / "3" / inventory.NAME).write_bytes(inventory.make(tmp_path / "3"))
+    (tmp_path / "3" / inventory.INVENTORY_FILE).write_bytes(inventory.of_checkpoint(tmp_path / "3"))
     tiny.assert_bit_equal(tiny.restore(tmp_path, state), state)
 
 

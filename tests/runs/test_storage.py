@@ -264,7 +264,7 @@ def test_a_second_process_is_refused_while_the_first_lives(place, quick):
 
 
 def test_a_dead_processes_lease_in_a_bucket_is_taken_over(bucket, quick, caplog):
-    storage.write_bytes(bucket / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
+    storage.write_bytes(bucket / lock.LOCK, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
     began = time.monotonic()
     with caplog.at_level("INFO"):
         taken = lock.take(bucket)
@@ -272,13 +272,13 @@ def test_a_dead_processes_lease_in_a_bucket_is_taken_over(bucket, quick, caplog)
     assert "is in use, or its last process was killed" in caplog.text
     taken.check()
     taken.release()
-    assert storage.read_bytes(bucket / lock.NAME) is None
+    assert storage.read_bytes(bucket / lock.LOCK) is None
 
 
 def test_a_lease_released_while_another_process_waits_is_taken_at_once(bucket, quick, monkeypatch):
     monkeypatch.setattr(lock, "LOST_SECONDS", 60.0)
-    storage.write_bytes(bucket / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
-    monkeypatch.setattr(lock.time, "sleep", lambda _: (bucket / lock.NAME).unlink(missing_ok=True))
+    storage.write_bytes(bucket / lock.LOCK, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
+    monkeypatch.setattr(lock.time, "sleep", lambda _: (bucket / lock.LOCK).unlink(missing_ok=True))
     lock.take(bucket).release()
 
 
@@ -289,7 +289,7 @@ def test_a_process_that_lost_its_lease_stops_writing(bucket, quick):
     folder.flush()
     folder.append({"step": 2})  # not in the bucket yet
     other_lease = b'{"owner": "x", "host": "node7", "pid": 1, "renewed": 1}'
-    storage.write_bytes(folder.path / lock.NAME, other_lease)
+    storage.write_bytes(folder.path / lock.LOCK, other_lease)
     time.sleep(1)  # ten times the interval at which it checks the owner
     sentence = r"A process on node7 took memory://bucket/runs/run over"
     with pytest.raises(RunError, match=sentence):
@@ -300,7 +300,7 @@ def test_a_process_that_lost_its_lease_stops_writing(bucket, quick):
         folder.set_status("failed", step=1, steps=2, device_seconds=0.0)
     folder.close()
     assert reader.read(folder.path).metrics == [{"step": 1}]
-    assert storage.read_bytes(folder.path / lock.NAME) == other_lease
+    assert storage.read_bytes(folder.path / lock.LOCK) == other_lease
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
@@ -353,7 +353,7 @@ def test_of_processes_that_start_together_one_holds_the_lease(kind, quick, tmp_p
 
 
 def test_of_processes_that_take_over_together_one_holds_the_lease(bucket, quick, monkeypatch):
-    storage.write_bytes(bucket / lock.NAME, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
+    storage.write_bytes(bucket / lock.LOCK, b'{"owner": "x", "host": "h", "pid": 1, "renewed": 7}')
     other = b'{"owner": "y", "host": "node7", "pid": 1, "renewed": 1}'
     write = storage.write_bytes
 
@@ -393,10 +393,10 @@ def test_a_bucket_is_held_until_its_lease_is_released_or_stale(bucket, monkeypat
 
 def test_an_incomplete_lease_has_no_owner(bucket, quick):
     lease = lock.take(bucket)
-    storage.write_bytes(bucket / lock.NAME, b'{"owner')
+    storage.write_bytes(bucket / lock.LOCK, b'{"owner')
     time.sleep(0.5)
     lease.check()
-    assert lock._holder(storage.read_bytes(bucket / lock.NAME))["pid"] == os.getpid()
+    assert lock._holder(storage.read_bytes(bucket / lock.LOCK))["pid"] == os.getpid()
     lease.release()
 
 

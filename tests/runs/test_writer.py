@@ -238,7 +238,7 @@ def test_without_locks_running_is_alive_as_long_as_the_process_number_exists(tmp
 
 def test_a_run_starts_while_another_process_checks_its_lock(tmp_path, open_folder, monkeypatch):
     open_folder(tmp_path).close()
-    checker = open(tmp_path / lock.NAME)  # noqa: SIM115 - closed while the run waits
+    checker = open(tmp_path / lock.LOCK)  # noqa: SIM115 - closed while the run waits
     fcntl.flock(checker, fcntl.LOCK_SH)
     monkeypatch.setattr(lock.time, "sleep", lambda _: checker.close())
     open_folder(tmp_path)
