@@ -26,12 +26,12 @@ from benchmarks.peers import ours
 from experiments.cli import command_line
 
 DEPTHS = {"cifar": ["20", "56", "110", "1202"], "imagenet": ["18", "34", "50", "101", "152"]}
-HOW = {"loop": "on", "unrolled": "off"}  # values of model.scan
+LAYOUTS = {"loop": "on", "unrolled": "off"}  # values of model.scan
 
 _FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Family of the networks.")
 _DEPTHS = flags.DEFINE_list("depths", None, "Depths of the networks; by default the paper's.")
-_HOW = flags.DEFINE_multi_enum("how", list(HOW), list(HOW), "Ways to lay out the blocks.")
-_BATCH = results.define_batch_size()
+_HOW = flags.DEFINE_multi_enum("how", list(LAYOUTS), list(LAYOUTS), "Ways to lay out the blocks.")
+_BATCH_SIZE = results.define_batch_size()
 _DTYPE = results.define_dtype()
 _ROUNDS = results.define_rounds(3)
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _config(depth: int, how: str) -> tuple[ConfigDict, str]:
     config = ours.config(
-        _FAMILY.value, depth, dtype=_DTYPE.value, batch_size=_BATCH.value, scan=HOW[how]
+        _FAMILY.value, depth, dtype=_DTYPE.value, batch_size=_BATCH_SIZE.value, scan=LAYOUTS[how]
     )
     return config, how
 

@@ -33,7 +33,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir with imagenet
 _PICTURES = flags.DEFINE_integer("pictures", 1024, "Pictures per round.", lower_bound=64)
 _ROUNDS = results.define_rounds(5)
 
-BATCH = 64
+BATCH_SIZE = 64
 _PACKAGES = ("nvidia-nvimgcodec-cu12", "opencv-python-headless", "tensorflow-cpu", "pillow")
 _WARM_UP = 8  # batches: more than any program prefetches
 _HEADINGS = ["augmentation", "pictures", "resnet_jax", "tf.data", "Pillow", "ours / tf.data",
@@ -78,23 +78,23 @@ def _measure(preset: str, folder: str, has_tensorflow: bool) -> dict[str, list[f
     data = datasets.open_set(config, mesh)
     records = data.train.records  # type: ignore[attr-defined]  # a streamed split has them
     steps = spans(range(10**6))
-    batches = data.train.batches(np.zeros(1, np.int32), steps, BATCH, 1, TRAIN)
+    batches = data.train.batches(np.zeros(1, np.int32), steps, BATCH_SIZE, 1, TRAIN)
     programs: dict[str, Iterator[object]] = {"resnet_jax": batches}
     with tempfile.TemporaryDirectory() as scratch:
         if has_tensorflow:
-            programs["tf.data"] = input_readers.tf_data(records, config, BATCH, scratch)
-        programs["Pillow"] = input_readers.pillow(records, config, BATCH, len(usable_cores()))
+            programs["tf.data"] = input_readers.tf_data(records, config, BATCH_SIZE, scratch)
+        programs["Pillow"] = input_readers.pillow(records, config, BATCH_SIZE, len(usable_cores()))
         rates: dict[str, list[float]] = {name: [] for name in programs}
         for number in range(_ROUNDS.value + 1):
             for name, program in programs.items():
                 for _ in range(_WARM_UP):  # batches prefetched during another program's turn
                     next(program)
                 began = time.perf_counter()
-                for _ in range(_PICTURES.value // BATCH):
+                for _ in range(_PICTURES.value // BATCH_SIZE):
                     next(program)
                 seconds = time.perf_counter() - began
                 if number:  # the first round warms up
-                    done = _PICTURES.value // BATCH * BATCH
+                    done = _PICTURES.value // BATCH_SIZE * BATCH_SIZE
                     rates[name].append(done / seconds / len(usable_cores()))
                 time.sleep(1)  # until its prefetching no longer disturbs the next program
     batches.close()

@@ -42,7 +42,7 @@ DEPTHS = {"cifar": ["1202"], "imagenet": ["152"]}
 
 _FAMILY = flags.DEFINE_enum("family", None, list(DEPTHS), "Family of the networks; default: both.")
 _DEPTHS = flags.DEFINE_list("depths", None, "Depths of one --family; its deepest by default.")
-_BATCH = results.define_batch_size()
+_BATCH_SIZE = results.define_batch_size()
 _DTYPE = results.define_dtype()
 _VIEWS = flags.DEFINE_bool("views", False, "Compare with the programs that run after training.")
 _DEVICE_GB = flags.DEFINE_float(
@@ -96,7 +96,7 @@ def _configs() -> list[ConfigDict]:
         for depth in results.numbers("depths", _DEPTHS.value or DEPTHS[family]):
             stages = range(1, 1 + len(architecture(family, depth).stage_sizes))
             for remat in ((), stages[:1], stages[:2], stages):
-                changes = {"dtype": _DTYPE.value, "batch_size": _BATCH.value}
+                changes = {"dtype": _DTYPE.value, "batch_size": _BATCH_SIZE.value}
                 configs.append(ours.config(family, depth, scan="on", remat=tuple(remat), **changes))
     return configs
 
@@ -141,7 +141,7 @@ def _publish_views(device: jax.Device) -> int:
     rows = []
     for depth in results.numbers("depths", _DEPTHS.value or ["34"]):
         config = ours.config(
-            "imagenet", depth, shortcut="A", dtype=_DTYPE.value, batch_size=_BATCH.value
+            "imagenet", depth, shortcut="A", dtype=_DTYPE.value, batch_size=_BATCH_SIZE.value
         )
         for row in _after_training(config, device):
             rows.append({"network": f"imagenet {depth}"} | row)

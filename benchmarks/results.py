@@ -93,7 +93,7 @@ def publish(
     about = dict(about) | _environment(packages)
     cells = [headings, *map(show, rows)]
     parts = [tables.aligned(cells), "", *(f"{key}: {value}" for key, value in about.items())]
-    tables.show(parts)
+    tables.print_parts(parts)
     if OUT.value:
         out = storage.on_disk(OUT.value, "--out")
         out.mkdir(parents=True, exist_ok=True)

@@ -20,18 +20,20 @@ from ml_collections import ConfigDict
 from benchmarks import results
 from configs import cifar10
 from experiments.cli import command_line
-from experiments.study.side_by_side import Group, GroupFailedError
+from experiments.study.side_by_side import TimedProcesses, TimingFailedError
 from resnet_jax.allowed import check_choice
 from resnet_jax.errors import UserError
 from resnet_jax.parallel.seeds import WAYS
 from resnet_jax.resolve import resolve
 
 PROCESSES = "processes"
-HOW = (*WAYS, PROCESSES)
+ALL_WAYS = (*WAYS, PROCESSES)
 
 _DEPTH = flags.DEFINE_integer("depth", 20, "Depth of the CIFAR network.")
 _REPLICATES = flags.DEFINE_list("replicates", ["1", "2", "4", "8"], "Numbers of seeds.")
-_HOW = flags.DEFINE_list("how", list(HOW), f"Ways to compute the seeds: any of {', '.join(HOW)}.")
+_HOW = flags.DEFINE_list(
+    "how", list(ALL_WAYS), f"Ways to compute the seeds: any of {', '.join(ALL_WAYS)}."
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Batch size per seed.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Pixels per side.", lower_bound=1)
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Activations' dtype; see config.model.dtype.")
@@ -45,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     for how in _HOW.value:
-        check_choice("how", how, HOW)
+        check_choice("how", how, ALL_WAYS)
     numbers = results.numbers("replicates", _REPLICATES.value)
     one = _config(1, WAYS[0])
     rows: list[results.Row] = []
@@ -82,25 +84,25 @@ def _measure(one: ConfigDict, number: int) -> list[results.Row]:
     if number > 1:
         rows += [{"replicates": number, "how": how} for how in _HOW.value]
     with contextlib.ExitStack() as stack:
-        groups = []
+        started = []
         for row in rows:  # one by one, since compiling at the same time would slow them down
             how, seeds = row["how"], row["replicates"]
             is_one_process = how != PROCESSES
             config = _config(seeds, how) if is_one_process and seeds > 1 else one
-            group = Group(config, 1 if is_one_process else seeds, _shared, devices=1)
-            groups.append(stack.enter_context(group))
+            processes = TimedProcesses(config, 1 if is_one_process else seeds, _shared, devices=1)
+            started.append(stack.enter_context(processes))
             try:
-                row |= group.wait_until_ready()
+                row |= processes.wait_until_ready()
                 row["seconds_a_step"] = []
-            except GroupFailedError as e:
+            except TimingFailedError as e:
                 row["failed"] = str(e)
         for turn in range(_ROUNDS.value + 1):
-            for row, group in zip(rows, groups, strict=True):
+            for row, processes in zip(rows, started, strict=True):
                 if "failed" in row:
                     continue
                 try:
-                    seconds = group.run(_STEPS.value)
-                except GroupFailedError as e:
+                    seconds = processes.run(_STEPS.value)
+                except TimingFailedError as e:
                     row["failed"] = str(e)
                     continue
                 if turn:  # the first round warms up

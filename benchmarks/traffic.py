@@ -26,15 +26,15 @@ from resnet_jax.errors import UserError
 from resnet_jax.parallel.seeds import WAYS
 
 DEPTHS = {"cifar": ["20", "56", "110"], "imagenet": ["50"]}
-PROGRAMS = ("loop", "unrolled", "flax")
+VARIANTS = ("loop", "unrolled", "flax")
 _SCAN = {"loop": "on", "unrolled": "off", "flax": "off"}
 
 _FAMILY = flags.DEFINE_enum("family", "cifar", list(DEPTHS), "Family of the networks.")
 _DEPTHS = flags.DEFINE_list("depths", None, "Depths of the networks.")
 _PROGRAMS = flags.DEFINE_multi_enum(
-    "program", list(PROGRAMS), list(PROGRAMS), "Ours with blocks in a loop or unrolled, and Flax's."
+    "program", list(VARIANTS), list(VARIANTS), "Ours with blocks in a loop or unrolled, and Flax's."
 )
-_BATCH = results.define_batch_size()
+_BATCH_SIZE = results.define_batch_size()
 _DTYPE = results.define_dtype()
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Number of seeds in one program.", lower_bound=1)
 _HOW = flags.DEFINE_multi_enum("how", list(WAYS), list(WAYS), "Ways to compute several seeds.")
@@ -113,7 +113,7 @@ def _config(depth: int, program: str, seeds: int = 1, by: str = "auto") -> Confi
         depth,
         dtype=_DTYPE.value,
         precision="default",  # as Flax's
-        batch_size=_BATCH.value,
+        batch_size=_BATCH_SIZE.value,
         scan=_SCAN[program],
     )
     config.replicates, config.replicates_by = seeds, by

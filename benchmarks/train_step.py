@@ -45,7 +45,7 @@ _GROUP = flags.DEFINE_integer(
     "bn_group", None, "Group size of our BatchNorm; 0: the whole batch, as in the peers; by "
     "default the recipe's, or 0 if that does not divide the batch.", lower_bound=0,
 )  # fmt: skip
-_BATCH = results.define_batch_size()
+_BATCH_SIZE = results.define_batch_size()
 _SIZE = flags.DEFINE_integer(
     "image_size", None, "Pixels per side, for imagenet only.", lower_bound=1
 )
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
 
         torch_mode = torch_example.compile_mode(_COMPILE.value)
         about["torch"] = {
-            "device": str(torch_example.device()),
+            "device": str(torch_example.torch_device()),
             "compile": torch_mode,
             "loader_workers": torch_example.workers(),
         }
@@ -124,7 +124,7 @@ def _configs() -> list[ConfigDict]:
         "bn_group": _GROUP.value,
         "dtype": _DTYPE.value,
         "precision": "default",  # as the peers'
-        "batch_size": _BATCH.value,
+        "batch_size": _BATCH_SIZE.value,
         "image_size": _SIZE.value,
     }
     for name in _PEERS.value:

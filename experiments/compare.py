@@ -46,7 +46,7 @@ def compare(
     # Imported here, so that a missing extra is one sentence.
     from experiments.report import claims, figures, groups, page, table
 
-    compared = groups.make(reader.find(folders))
+    compared = groups.comparable(reader.find(folders))
     verdicts = [claim for group in compared for claim in claims.judge(group, margin)]
     numbers = table.as_json(compared, verdicts, margin)
     try:
@@ -56,7 +56,7 @@ def compare(
         (out / "table.md").write_text(table.as_markdown(compared, verdicts), encoding="utf-8")
         figures.write(compared, window, out)
         (out / "index.html").write_text(
-            page.make(compared, verdicts, margin, window, command), encoding="utf-8"
+            page.render(compared, verdicts, margin, window, command), encoding="utf-8"
         )
     except OSError as e:
         raise UserError(f"The report cannot be written to {out}: {e.strerror}.") from e
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
         )
     command = f"{command_line.spelled('compare')} {shlex.join(sys.argv[1:])}"
     parts = compare(folders, out, window=_WINDOW.value, margin=_MARGIN.value, command=command)
-    tables.show(parts)
+    tables.print_parts(parts)
     print(out / "index.html")
     return 0
 

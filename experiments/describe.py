@@ -69,7 +69,7 @@ def describe_family(config: ConfigDict) -> list[Description]:
 # ------------------------------------------------------------------------------ as text
 
 
-def as_text(network: Description) -> tables.Parts:
+def network_text(network: Description) -> tables.Parts:
     """Returns a network's layer table, with its totals and the paper's."""
     rows = [["", "output", "blocks", "layers", "projections", "parameters", "mult-adds"]]
     for layer in network["layers"]:
@@ -90,7 +90,7 @@ def as_text(network: Description) -> tables.Parts:
     return [_title(network, str(network["depth"])), "", tables.aligned(rows, left=2)]
 
 
-def as_family_text(networks: Sequence[Description]) -> tables.Parts:
+def family_text(networks: Sequence[Description]) -> tables.Parts:
     """Returns one row per network, the paper's sizes beside ours."""
     rows = [["depth", "block", "blocks", "projections"]]
     rows[0] += ["parameters", "(paper)", "mult-adds", "(paper)"]
@@ -156,14 +156,14 @@ def main(argv: Sequence[str]) -> None:
     elif _FAMILY.value:
         networks = describe_family(config)
         content = {"family": config.model.family, "networks": networks}
-        text = as_family_text(networks)
+        text = family_text(networks)
     else:
         content = describe(config)
-        text = as_text(content)
+        text = network_text(content)
     if _JSON.value:
         print(json.dumps(content, indent=2))
     else:
-        tables.show(text)
+        tables.print_parts(text)
 
 
 if __name__ == "__main__":

@@ -49,14 +49,14 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     workdir = storage.locate(command_line.required(_WORKDIR), "--workdir")
-    queue, jobs_at_once = choice.queue(workdir), choice.JOBS.value
+    queue, jobs_at_once = choice.chosen_queue(workdir), choice.JOBS.value
     _check_rate()
     # This process only traces shapes and must not occupy the devices that its cells need.
     jax.config.update("jax_platforms", "cpu")
     if _CANCEL.value:
         return _cancel(queue)
     if _STATUS.value:
-        tables.show(_status(workdir, queue))
+        tables.print_parts(_status(workdir, queue))
         return 0
 
     all_cells = grid.cells(command_line.required(_CONFIG))
@@ -83,18 +83,20 @@ def main(argv: Sequence[str]) -> int:
     ]
     if _DRY_RUN.value:
         rate = estimate.given_rate(_RATE.value, _DEVICES.value or 1) if _RATE.value else None
-        tables.show(plan.table(cells, sizes, workdir, at_once, machine, require_data, rate))
+        tables.print_parts(
+            plan.dry_run(cells, sizes, workdir, at_once, machine, require_data, rate)
+        )
         if queue and jobs:
             print(f"\n{queue.script(jobs)}", end="")
         return 0
-    for sentence in plan.without_effect(cells):
+    for sentence in plan.ineffective_settings(cells):
         logging.info("%s.", sentence)
     if queue:
         return _submit(queue, workdir, missing, jobs)
 
     signals = _run(missing, jobs, sizes, workdir, at_once, machine)
     runs = [reader.read(workdir / cell.name) for cell in cells]
-    tables.show(ledger.table(runs))
+    tables.print_parts(ledger.status_table(runs))
     return exit_code(runs, signals)
 
 
@@ -124,7 +126,7 @@ def _run(
                  workdir, len(missing), at_once, machine.platform)  # fmt: skip
     overview = Overview(missing, sizes, workdir, at_once)
     try:
-        return scheduling.run(jobs, at_once, local.Local(machine, at_once), overview)
+        return scheduling.run_jobs(jobs, at_once, local.Local(machine, at_once), overview)
     finally:
         overview.close()
 
@@ -187,7 +189,7 @@ def _status(workdir: storage.Path, queue: Queue | None) -> tables.Parts:
     if _CONFIG.value is not None:
         expected = [cell.name for cell in _matching(grid.cells(_CONFIG.value))]
     runs = reader.find([workdir]) if not expected or storage.is_dir(workdir) else []
-    return ledger.table(
+    return ledger.status_table(
         [run for run in runs if fnmatch.fnmatchcase(run.name, _ONLY.value)],
         expected,
         queue.states() if queue else None,

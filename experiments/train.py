@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     command_line.no_arguments(argv)
     config = command_line.required(_CONFIG)
     workdir = str(storage.locate(command_line.required(_WORKDIR), "--workdir"))
-    cache = compilation_cache.locate(_COMPILATION_CACHE.value, os.environ)
+    cache = compilation_cache.cache_folder(_COMPILATION_CACHE.value, os.environ)
     _join_processes()
     if _COMPILATION_CACHE.value == "auto" and processes.is_several():
         # On GPUs the processes autotune kernels together while they compile. If only some of them

@@ -9,7 +9,7 @@ import numpy as np
 from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
-from resnet_jax.data.order import MOMENTS, spans
+from resnet_jax.data.order import STATISTICS, spans
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import Views
 from resnet_jax.execution import Execution
@@ -69,7 +69,7 @@ def population_statistics(
     steps = range(max(1, (config.eval.population_examples or len(train)) // batch_size))
     seeds_R = put(seeds, meshes.by_replicate(execution.mesh))
     total: PyTree = None
-    batches = train.batches(seeds, spans(steps), batch_size, config.accumulate, MOMENTS)
+    batches = train.batches(seeds, spans(steps), batch_size, config.accumulate, STATISTICS)
     with contextlib.closing(batches):
         for span, batch in batches:
             number = span.start

@@ -220,7 +220,7 @@ def test_a_plan_names_settings_without_effect_per_cell():
     config.base = digits.get_config()
     config.base.optimizer.nesterov = True
     config.base.data.workers = 2
-    assert plan.without_effect(grid.cells(config)) == [
+    assert plan.ineffective_settings(grid.cells(config)) == [
         "All cells: data.workers=2 has no effect with data.name='digits'",
         "resnet-20-A-name=adam: optimizer.nesterov=True has no effect with optimizer.name='adam'",
     ]
@@ -234,7 +234,7 @@ def test_a_report_names_settings_without_effect_beside_the_cell(tmp_path):
             file = folder / "environment.json"
             facts = json.loads(file.read_text()) | {"without_effect": [sentence]}
             file.write_text(json.dumps(facts))
-    (group,) = groups.make(reader.find([tmp_path]))
+    (group,) = groups.comparable(reader.find([tmp_path]))
     assert [note for note in table.footnotes(group) if "no effect" in note] == [
         f"{sentence}: resnet-20-A"
     ]

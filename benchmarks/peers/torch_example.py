@@ -115,7 +115,7 @@ def _norm(channels: int, model: ConfigDict) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, model.bn_epsilon, 1 - model.bn_momentum)
 
 
-def device() -> torch.device:
+def torch_device() -> torch.device:
     """Returns the GPU if PyTorch sees one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -124,7 +124,7 @@ def compile_mode(mode: str) -> str:
     """Returns torch.compile's mode, or "none"; resolves "auto" for this machine."""
     if mode != "auto":
         return mode
-    if device().type == "cuda":
+    if torch_device().type == "cuda":
         return "reduce-overhead"  # with CUDA graphs
     return "default" if shutil.which(os.environ.get("CXX", "g++")) else "none"
 
@@ -134,7 +134,7 @@ def _start(config: ConfigDict, channels: int) -> tuple[nn.Module, torch.optim.Op
     # XLA's defaults: autotuned convolutions, in TensorFloat-32.
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    net = ResNet(config.model, channels).to(device(), memory_format=torch.channels_last)
+    net = ResNet(config.model, channels).to(torch_device(), memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         net.parameters(),
         config.schedule.rate,
@@ -162,7 +162,7 @@ def _step(
 
 
 def _wait() -> None:
-    if device().type == "cuda":
+    if torch_device().type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -175,8 +175,8 @@ def make(work: Work, mode: str) -> Program:
     config = work.config
     pixels, numbers = work.normalised_batch()
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-    images = images.to(device(), memory_format=torch.channels_last)
-    labels = torch.from_numpy(numbers.astype(np.int64)).to(device())
+    images = images.to(torch_device(), memory_format=torch.channels_last)
+    labels = torch.from_numpy(numbers.astype(np.int64)).to(torch_device())
     net, optimizer = _start(config, images.shape[1])
     half = config.model.dtype == "bfloat16"
     torch.compiler.reset()  # drops programs of another depth
@@ -232,7 +232,7 @@ def make_loop(work: Work) -> Program:
     loss is read every ten steps. Nothing is fused or compiled, and channels come first; only
     cuDNN's autotuning is on.
     """
-    config, on_gpu = work.config, device().type == "cuda"
+    config, on_gpu = work.config, torch_device().type == "cuda"
     pictures = _Pictures(work.images, work.labels, config.data.pad, work.normalization)
     loader = DataLoader(
         pictures,
@@ -248,7 +248,7 @@ def make_loop(work: Work) -> Program:
     )
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True
-    net = ResNet(config.model, work.images.shape[-1]).to(device()).train()
+    net = ResNet(config.model, work.images.shape[-1]).to(torch_device()).train()
     o = config.optimizer
     optimizer = torch.optim.SGD(
         net.parameters(),
@@ -268,8 +268,8 @@ def make_loop(work: Work) -> Program:
     def run(steps: int) -> float:
         for number in range(steps):
             images, labels = next(batches)
-            images = images.to(device(), non_blocking=on_gpu)
-            labels = labels.to(device(), non_blocking=on_gpu)
+            images = images.to(torch_device(), non_blocking=on_gpu)
+            labels = labels.to(torch_device(), non_blocking=on_gpu)
             loss = _step(net, optimizer, images, labels, half)
             if number % _LOSS_EVERY == 0:
                 loss.item()

@@ -24,7 +24,7 @@ from experiments.cli import output
 from resnet_jax.errors import RunError, UserError, is_missing_package, nearest, sentence
 from resnet_jax.runs import storage
 
-_ROOT = pathlib.Path(__file__).parents[2]  # the checkout, or the folder of programs in a wheel
+ROOT = pathlib.Path(__file__).parents[2]  # the checkout, or the folder of programs in a wheel
 PREEMPTED = 42
 BUG = 70  # EX_SOFTWARE of sysexits.h
 
@@ -91,7 +91,7 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
 
 def spelled(program: str) -> str:
     """Returns how a user starts a program."""
-    is_wheel = _ROOT.name == "_programs"
+    is_wheel = ROOT.name == "_programs"
     return f"resnet-jax {program}" if is_wheel else f"python -m experiments.{program}"
 
 
@@ -129,7 +129,7 @@ def _plain_log_lines() -> None:
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
-    for ours in (str(_ROOT), resnet_jax.__path__[0]):
+    for ours in (str(ROOT), resnet_jax.__path__[0]):
         if record.pathname.startswith(ours) and not record.pathname.startswith(f"{ours}/.venv"):
             return True
     # Orbax and JAX log a page per checkpoint and backend. Orbax logs the errors of its threads four

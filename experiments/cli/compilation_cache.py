@@ -24,7 +24,7 @@ _VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # also read by JAX
 _FAILED = r"Error (read|writ)ing persistent compilation cache entry for '([\w.-]+)': (.*)"
 
 
-def locate(flag: str, environment: Mapping[str, str]) -> pathlib.Path | None:
+def cache_folder(flag: str, environment: Mapping[str, str]) -> pathlib.Path | None:
     """Returns the folder for `--compilation_cache=flag` ("auto", "none" or a folder), if any."""
     name, text = "--compilation_cache", flag
     if flag == "auto":

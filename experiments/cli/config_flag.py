@@ -49,7 +49,7 @@ class _ConfigFlag(command_line.FlagOfFlags):
         """Loads the file and defines the flags of its settings."""
         if self.present:
             raise UserError(f"--config={argument} is a second --config; give one file.")
-        self.value = load(argument, self._is_study)
+        self.value = load_config(argument, self._is_study)
         self.present += 1
         for key, kind in _settings_of(self.value).items():
             flags.DEFINE_flag(_SettingFlag(self.value, key, kind), module_name=__name__)
@@ -170,7 +170,7 @@ def _put(config: ConfigDict, key: str, value: Any) -> None:
 # ---------------------------------------------------------------------------- the file
 
 
-def load(spec: str, is_study: bool = False) -> ConfigDict:
+def load_config(spec: str, is_study: bool = False) -> ConfigDict:
     """Returns get_config() of ``FILE.py`` or get_config(ARGUMENT) of ``FILE.py:ARGUMENT``.
 
     Args:

@@ -41,7 +41,7 @@ def plain(parts: Parts) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def show(parts: Parts) -> None:
+def print_parts(parts: Parts) -> None:
     """Prints tables and text on stdout."""
     if sys.stdout.isatty():
         _console().print(Group(*parts))

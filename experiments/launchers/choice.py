@@ -58,7 +58,7 @@ _LAUNCHERS_OF_FLAGS = {
 }
 
 
-def queue(workdir: storage.Path) -> Queue | None:
+def chosen_queue(workdir: storage.Path) -> Queue | None:
     """Returns the chosen scheduler, or None for this machine.
 
     Raises:
@@ -71,7 +71,7 @@ def queue(workdir: storage.Path) -> Queue | None:
             others = listing(f"--launcher={other}" for other in launchers)
             raise UserError(f"--{name} is for {others}; this is --launcher={launcher}.")
     if launcher == "slurm":
-        options = slurm.Options(
+        options = slurm.SlurmOptions(
             _PARTITION.value, _ACCOUNT.value, _TIME.value, _GRES.value, _NODES.value,
             _TASKS.value, _CPUS.value, JOBS.value, tuple(_SBATCH.value),
         )  # fmt: skip
@@ -79,7 +79,7 @@ def queue(workdir: storage.Path) -> Queue | None:
     if launcher == "skypilot":
         return skypilot.SkyPilot(
             workdir,
-            skypilot.Options(
+            skypilot.SkyPilotOptions(
                 _ACCELERATORS.value, _INFRA.value, _SPOT.value, _NODES.value,
                 tuple(_MOUNT.value), tuple(_RESOURCE.value),
             ),

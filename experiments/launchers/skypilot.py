@@ -27,13 +27,12 @@ from experiments.launchers.interface import Job, printed
 from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
 
-_ROOT = pathlib.Path(__file__).parents[2]
 _PORT = 8476  # the coordinator's; JAX's default on TPUs
 # Characters that a cell's name may have (plain-20-rate=0.1) and a job's name may not.
 _SPELLED = {"=": ".is.", "+": ".plus."}
 _RESTARTS = 3  # of a failed process, in case the machine is the cause
-ACTIVE = ("PENDING", "SUBMITTED", "STARTING", "RUNNING", "WINDING_DOWN", "RECOVERING",
-          "CANCELLING")  # fmt: skip
+ACTIVE_JOBS = ("PENDING", "SUBMITTED", "STARTING", "RUNNING", "WINDING_DOWN", "RECOVERING",
+               "CANCELLING")  # fmt: skip
 
 _SETUP = """\
 set -e
@@ -49,7 +48,7 @@ _COORDINATOR = """\
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class SkyPilotOptions:
     """The resources of each cell; SkyPilot chooses if a value is empty.
 
     Attributes:
@@ -74,7 +73,7 @@ class SkyPilot:
 
     name = "skypilot"
 
-    def __init__(self, workdir: storage.Path, options: Options):
+    def __init__(self, workdir: storage.Path, options: SkyPilotOptions):
         """Checks the options.
 
         Args:
@@ -84,7 +83,7 @@ class SkyPilot:
         Raises:
           UserError: the folder is not in a bucket, an option is malformed, or there is no checkout.
         """
-        if not (_ROOT / "requirements.txt").is_file():
+        if not (command_line.ROOT / "requirements.txt").is_file():
             raise UserError(
                 "--launcher=skypilot copies a checkout of resnet_jax to its machines; start it in "
                 "one, as python -m experiments.sweep."
@@ -153,7 +152,7 @@ class SkyPilot:
 
     def active(self) -> list[str]:
         """Returns the cells whose jobs run or will run."""
-        return [cell for cell, state in self.states().items() if state.split()[1] in ACTIVE]
+        return [cell for cell, state in self.states().items() if state.split()[1] in ACTIVE_JOBS]
 
     def cancel(self, cells: Sequence[str]) -> None:
         """Cancels cells' jobs and releases their machines; each keeps its last checkpoint."""
@@ -179,7 +178,7 @@ class SkyPilot:
         version = importlib.metadata.version("jax")
         task: dict[str, Any] = {
             "name": self._job_name(job.name),
-            "workdir": str(_ROOT),
+            "workdir": str(command_line.ROOT),
             "num_nodes": options.nodes,
             "resources": {key: value for key, value in resources.items() if value != ""}
             | self._resources,
@@ -223,7 +222,7 @@ def cancel_command(numbers: Sequence[str]) -> tuple[str, ...]:
 def _command(job: Job, needs_coordinator: bool) -> str:
     """Returns a job's shell command, with paths relative to the copy of this checkout."""
     words = [".venv/bin/python", *job.command[1:]]
-    text = shlex.join(word.replace(f"{_ROOT}/", "") for word in words)
+    text = shlex.join(word.replace(f"{command_line.ROOT}/", "") for word in words)
     return f"{text} \\\n  {_COORDINATOR.format(port=_PORT)}" if needs_coordinator else f"{text}\n"
 
 

@@ -11,7 +11,6 @@ import datetime
 import getpass
 import json
 import os
-import pathlib
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,10 +22,11 @@ from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
 _NOTICE_SECONDS = 120  # before the time limit; Slurm may be half a minute late
-_ROOT = pathlib.Path(__file__).parents[2]
 # squeue's states of tasks that have not ended.
-ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED",
-          "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT")  # fmt: skip
+ACTIVE_TASKS = (
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED",
+    "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT",
+)  # fmt: skip
 
 _SCRIPT = """\
 #!/bin/bash
@@ -47,7 +47,7 @@ exit $code
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class SlurmOptions:
     """The options of sbatch for each cell; empty or 0 means the cluster's default."""
 
     partition: str = ""
@@ -66,7 +66,7 @@ class Slurm:
 
     name = "slurm"
 
-    def __init__(self, workdir: storage.Path, options: Options):
+    def __init__(self, workdir: storage.Path, options: SlurmOptions):
         """Checks the folder.
 
         Args:
@@ -115,7 +115,7 @@ class Slurm:
             directives="\n".join(lines),
             cells=" ".join(shlex.quote(job.name) for job in jobs),
             workdir=shlex.quote(str(self._workdir)),
-            root=shlex.quote(str(_ROOT)),
+            root=shlex.quote(str(command_line.ROOT)),
             log=log,
             command=_in_folder(jobs),
             preempted=command_line.PREEMPTED,
@@ -145,7 +145,7 @@ class Slurm:
 
     def active(self) -> list[str]:
         """Returns the cells whose tasks run or will run."""
-        return [cell for cell, state in self.states().items() if state.split()[1] in ACTIVE]
+        return [cell for cell, state in self.states().items() if state.split()[1] in ACTIVE_TASKS]
 
     def cancel(self, cells: Sequence[str]) -> None:
         """Cancels cells' tasks; running ones get SIGTERM first and save."""

@@ -53,7 +53,7 @@ class Group:
         return next((facts for facts in recorded if facts), {})
 
 
-def make(runs: Iterable[reader.Run]) -> list[Group]:
+def comparable(runs: Iterable[reader.Run]) -> list[Group]:
     """Sorts runs into groups and pools runs that differ only in their seeds.
 
     Raises:

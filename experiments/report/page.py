@@ -49,7 +49,7 @@ PLAIN_WORDS = {
 }
 
 
-def make(
+def render(
     groups: Sequence[Group], claims: Sequence[Claim], margin: float, window: int, command: str
 ) -> str:
     """Returns the page as text.

@@ -24,7 +24,7 @@ _DASH = "-"
 _MARK = "*"
 
 
-def table(
+def status_table(
     runs: Iterable[reader.Run],
     expected: Sequence[str] = (),
     jobs: Mapping[str, str] | None = None,

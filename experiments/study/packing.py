@@ -10,7 +10,7 @@ from absl import logging
 from experiments.launchers import local
 from experiments.launchers.local import Machine
 from experiments.study.grid import Cell
-from experiments.study.side_by_side import Group, GroupFailedError
+from experiments.study.side_by_side import TimedProcesses, TimingFailedError
 from resnet_jax.data import sets
 from resnet_jax.parallel.cores import usable_cores
 
@@ -66,13 +66,13 @@ def _jobs_per_gpu(cell: Cell, limit: int) -> int:
     placed = functools.partial(local.placed, Machine("gpu"), at_once=counts[-1])
     rates: dict[int, list[float]] = {count: [] for count in counts}
     try:
-        with Group(cell.config, counts[-1], placed, devices=1) as group:
-            group.wait_until_ready()
-            steps = math.ceil(_SECONDS / group.seconds_per_step())
+        with TimedProcesses(cell.config, counts[-1], placed, devices=1) as processes:
+            processes.wait_until_ready()
+            steps = math.ceil(_SECONDS / processes.seconds_per_step())
             for _ in range(_ROUNDS):
                 for count in counts:
-                    rates[count].append(count / group.run(steps, count))
-    except GroupFailedError as e:
+                    rates[count].append(count / processes.run(steps, count))
+    except TimingFailedError as e:
         logging.info("%d side by side failed (%s).", counts[-1], e)
         return _jobs_per_gpu(cell, counts[-2])
     medians = {count: statistics.median(rates[count]) for count in counts}

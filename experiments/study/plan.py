@@ -12,7 +12,7 @@ from experiments.launchers.local import Machine
 from experiments.study import cell_folders, estimate, ledger
 from experiments.study.estimate import Rate, Size
 from experiments.study.grid import Cell
-from experiments.study.side_by_side import Group, GroupFailedError
+from experiments.study.side_by_side import TimedProcesses, TimingFailedError
 from resnet_jax import settings
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import reader, storage
@@ -24,7 +24,7 @@ HERE = ("cpu", "gpu", "tpu")  # platforms of this machine, as opposed to a sched
 _CALIBRATION_SECONDS = 300  # a step that takes minutes is not timed
 
 
-def table(
+def dry_run(
     cells: Sequence[Cell], sizes: Mapping[str, Size], workdir: storage.Path, at_once: int,
     machine: Machine, require_data: Callable[[str, str], None], rate: Rate | None = None,
 ) -> tables.Parts:  # fmt: skip
@@ -60,7 +60,7 @@ def table(
         for cell in cells
         if cell.exceptions
     ]
-    notes += [f"{sentence}." for sentence in without_effect(cells)]
+    notes += [f"{sentence}." for sentence in ineffective_settings(cells)]
     notes += _missing_data(missing, require_data)
     side_by_side = f"{at_once} at a time" if at_once > 1 else "one at a time"
     if machine.platform not in HERE:
@@ -100,7 +100,7 @@ def _progress(status: Mapping[str, object], cell: Cell) -> str:
     return f"{status['status']} {ledger.show_step(status)}"
 
 
-def without_effect(cells: Sequence[Cell]) -> list[str]:
+def ineffective_settings(cells: Sequence[Cell]) -> list[str]:
     """Returns a sentence, without full stop, per setting that has no effect in some cells."""
     names: dict[str, list[str]] = {}
     defaults = base.get_config()
@@ -154,10 +154,10 @@ def _measured_rate(cell: Cell, size: Size, at_once: int, machine: Machine) -> Ra
     logging.info("Timing a training step of %s on this machine ...", cell.name)
     placed = functools.partial(local.placed, machine, at_once=at_once)
     try:
-        with Group(cell.config, at_once, placed, limit=_CALIBRATION_SECONDS) as group:
-            slowest = group.wait_until_ready()
-            seconds = group.seconds_per_step()
-    except GroupFailedError as e:
+        with TimedProcesses(cell.config, at_once, placed, limit=_CALIBRATION_SECONDS) as processes:
+            slowest = processes.wait_until_ready()
+            seconds = processes.seconds_per_step()
+    except TimingFailedError as e:
         raise RunError(f"the step of {cell.name} could not be timed here ({e}).") from e
     before = slowest["start_seconds"] + slowest["compile_seconds"]
     return Rate(

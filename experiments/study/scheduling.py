@@ -29,7 +29,7 @@ class Observer(Protocol):
         """Called several times per second."""
 
 
-def run(jobs: Sequence[Job], at_once: int, launcher: Launcher, observer: Observer) -> int:
+def run_jobs(jobs: Sequence[Job], at_once: int, launcher: Launcher, observer: Observer) -> int:
     """Runs `jobs` in order, `at_once` at a time.
 
     After the first request to stop (a signal) no job starts, and the running jobs are asked to save

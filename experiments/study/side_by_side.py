@@ -15,14 +15,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 
-class GroupFailedError(Exception):
-    """A process of a group has ended or timed out; the message is the reason."""
+class TimingFailedError(Exception):
+    """One of the processes has ended or timed out; the message is the reason."""
 
 
-class Group:
+class TimedProcesses:
     """A context of calibrate.py processes that train on request.
 
-    All methods raise GroupFailedError.
+    All methods raise TimingFailedError.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class Group:
             return dict(json.loads(line))
         self._end()  # the others would slow down the next measurement
         if self._is_late:
-            raise GroupFailedError(f"it took more than {self._limit:g} s")
+            raise TimingFailedError(f"it took more than {self._limit:g} s")
         errors = self._log(number).read_text(encoding="utf-8").strip().splitlines()
-        raise GroupFailedError(errors[-1] if errors else f"exit code {worker.wait()}")
+        raise TimingFailedError(errors[-1] if errors else f"exit code {worker.wait()}")
 
     def _log(self, number: int) -> pathlib.Path:
         return pathlib.Path(self._folder.name) / f"{number}.txt"
@@ -120,7 +120,7 @@ class Group:
         for worker in self._workers:
             worker.kill()
 
-    def __enter__(self) -> "Group":
+    def __enter__(self) -> "TimedProcesses":
         return self
 
     def __exit__(self, *_: object) -> None:

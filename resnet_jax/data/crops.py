@@ -59,7 +59,7 @@ def draw(seed: int, purpose: int, step: int, batch_size: int, draws: int) -> np.
 
     Args:
       seed: the replicate's seed.
-      purpose: order.TRAIN or order.MOMENTS.
+      purpose: order.TRAIN or order.STATISTICS.
       step: 0 for the first step.
       batch_size: pictures per step.
       draws: per picture; see Crop.draws.

@@ -11,7 +11,7 @@ import numpy as np
 
 # Purposes of random numbers; each has its own streams. DIGITS_SPLIT must stay 0, so that the test
 # split of digits stays the same.
-DIGITS_SPLIT, SPLIT, EPOCH, TRAIN, MOMENTS = range(5)
+DIGITS_SPLIT, SPLIT, EPOCH, TRAIN, STATISTICS = range(5)
 # Raise it if a seed draws different numbers than before: older runs then refuse to resume.
 STREAMS = 2
 

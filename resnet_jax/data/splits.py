@@ -55,7 +55,7 @@ class Split(Protocol):
           spans: consecutive steps, grouped by order.spans.
           batch_size: examples per step and replicate.
           parts: parts of a batch, computed one after another (config.accumulate).
-          purpose: order.TRAIN or order.MOMENTS.
+          purpose: order.TRAIN or order.STATISTICS.
         """
 
     def views(self, views: Views, batch_size: int) -> Generator[EvalBatch, None, None]:

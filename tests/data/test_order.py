@@ -78,7 +78,7 @@ def test_no_validation():
 
 # -------------------------------------------------------------------------- random streams
 
-PURPOSES = (order.DIGITS_SPLIT, order.SPLIT, order.EPOCH, order.TRAIN, order.MOMENTS)
+PURPOSES = (order.DIGITS_SPLIT, order.SPLIT, order.EPOCH, order.TRAIN, order.STATISTICS)
 
 
 def test_no_two_purposes_seeds_or_numbers_share_a_stream():

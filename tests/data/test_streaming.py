@@ -97,7 +97,7 @@ def test_devices_and_parts_change_no_batch(root):
 def test_population_statistics_draw_their_own_crops(root):
     with opened(root) as (_, data):
         train_ = batches(data, range(1))
-        population = batches(data, range(1), purpose=order.MOMENTS)
+        population = batches(data, range(1), purpose=order.STATISTICS)
     assert train_[0]["labels"].tolist() == population[0]["labels"].tolist()
     assert (train_[0]["images"] != population[0]["images"]).any()
 

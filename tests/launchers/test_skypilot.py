@@ -28,7 +28,7 @@ GPUS = {"accelerators": "H100:8", "nodes": 2, "spot": False, "resources": ("disk
 
 
 def launcher(workdir=BUCKET, **options):
-    return skypilot.SkyPilot(storage.locate(workdir), skypilot.Options(**options))
+    return skypilot.SkyPilot(storage.locate(workdir), skypilot.SkyPilotOptions(**options))
 
 
 def jobs(*names, workdir=BUCKET):
@@ -142,7 +142,7 @@ class TestBySkyPilotsOwnCode:
         assert cancel == ["cancel", {"yes": True, "job_ids": ["3", "5"]}]
 
     def test_its_states_and_its_queue_are_the_ones_we_read(self, tmp_path, sky):
-        assert ask_skypilot("list_active", None, tmp_path) == list(skypilot.ACTIVE)
+        assert ask_skypilot("list_active", None, tmp_path) == list(skypilot.ACTIVE_JOBS)
         queue = launcher()
         name = yaml.safe_load(queue.script(jobs("plain-34")))["name"]
         job = {"job_id": 3, "job_name": name, "status": "RECOVERING", "infra": "gcp (us-east5)"}

@@ -22,7 +22,7 @@ def jobs(workdir, cells=CELLS):
 
 
 def launcher(workdir, **options):
-    return slurm.Slurm(workdir, slurm.Options(**options))
+    return slurm.Slurm(workdir, slurm.SlurmOptions(**options))
 
 
 @pytest.fixture
@@ -178,12 +178,12 @@ def test_submitted_jobs_do_not_inherit_the_submitting_jobs_variables():
 
 
 def test_the_table_has_a_column_for_jobs():
-    printed = tables.plain(ledger.table([], ["a", "b"], {"a": "7_0 RUNNING on node1"}))
+    printed = tables.plain(ledger.status_table([], ["a", "b"], {"a": "7_0 RUNNING on node1"}))
     heading, a, b, *_ = printed.splitlines()
     assert heading.split()[:3] == ["cell", "status", "job"]
     assert "7_0 RUNNING on node1" in a
     assert b.split() == ["b", "not", "started", "-"]
-    assert "job" not in tables.plain(ledger.table([], ["a"]))
+    assert "job" not in tables.plain(ledger.status_table([], ["a"]))
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ HOME = pathlib.Path.home() / ".cache/resnet_jax/xla"
 )
 def test_which_folder(flag, environment, folder):
     expected = folder and pathlib.Path(folder)
-    assert compilation_cache.locate(flag, environment) == expected
+    assert compilation_cache.cache_folder(flag, environment) == expected
 
 
 @pytest.mark.parametrize("text", ["gs://bucket/cache", "s3://b/c", "gs:/b/c"])
@@ -147,12 +147,12 @@ def test_a_cache_in_a_bucket_is_refused(text):
     with pytest.raises(
         UserError, match=r"^--compilation_cache=\S* is a URL; it must be a path on a disk"
     ):
-        compilation_cache.locate(text, {})
+        compilation_cache.cache_folder(text, {})
 
 
 def test_the_refusal_names_the_environment_variable():
     with pytest.raises(UserError, match=r"^JAX_COMPILATION_CACHE_DIR=gs://b/c is a URL"):
-        compilation_cache.locate("auto", {"JAX_COMPILATION_CACHE_DIR": "gs://b/c"})
+        compilation_cache.cache_folder("auto", {"JAX_COMPILATION_CACHE_DIR": "gs://b/c"})
 
 
 def test_without_a_home_programs_are_not_cached(monkeypatch):
@@ -160,7 +160,7 @@ def test_without_a_home_programs_are_not_cached(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(pathlib.Path, "home", home)
-    assert compilation_cache.locate("auto", {}) is None
+    assert compilation_cache.cache_folder("auto", {}) is None
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, caplog):

@@ -69,7 +69,7 @@ def test_family_of_cifar(monkeypatch, no_data):
     # ResNet-1202 takes seconds to trace, and is counted in networks/test_counts.py.
     monkeypatch.setitem(paper.STUDIED, "cifar", (20, 32, 44, 56))
     networks = describe.describe_family(resolve(cifar10.get_config()))
-    text = tables.plain(describe.as_family_text(networks))
+    text = tables.plain(describe.family_text(networks))
     assert text.startswith("cifar family (residual, shortcut A), 32 x 32 x 3 images, 10 classes")
     rows = {line.split()[0]: line for line in text.splitlines()[3:]}
     assert list(rows) == ["20", "32", "44", "56"]
@@ -95,7 +95,7 @@ def test_family_of_cifar(monkeypatch, no_data):
 def test_other_networks_have_no_number_of_the_paper(module, model, no_data):
     description = network(module, **model)
     assert description["paper"] == {"parameters": None, "mult_adds": None}
-    lines = tables.plain(describe.as_text(description)).splitlines()
+    lines = tables.plain(describe.network_text(description)).splitlines()
     assert lines[-1].split() == ["paper", "-", "-"]
 
 

@@ -31,7 +31,8 @@ def test_numbers_are_aligned_right():
 
 
 def test_long_cells_are_folded_on_a_terminal():
-    code = f"from experiments.cli import tables; tables.show([tables.aligned([['a'], ['{LONG}']])])"
+    rows = f"[['a'], ['{LONG}']]"
+    code = f"from experiments.cli import tables; tables.print_parts([tables.aligned({rows})])"
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 60))
     environment = tiny.environment() | {"TERM": "xterm"}

@@ -15,7 +15,7 @@ from tests.report import fixture
 
 
 def made(folder):
-    return groups.make(reader.find([folder]))
+    return groups.comparable(reader.find([folder]))
 
 
 def write_plain_net(folder, depth, **changes):
@@ -61,7 +61,7 @@ def test_the_unfinished_run_with_more_steps_counts_for_a_shared_seed(tmp_path):
 
 def test_a_run_given_twice_is_read_once(tmp_path):
     fixture.write(tmp_path / "s" / "a", fixture.flat(10.0))
-    (group,) = groups.make(reader.find([tmp_path / "s", tmp_path / "s" / "a"]))
+    (group,) = groups.comparable(reader.find([tmp_path / "s", tmp_path / "s" / "a"]))
     assert len(group.cells[0].replicates) == 1
     assert group.cells[0].notes == ()
 
@@ -240,7 +240,7 @@ def test_the_papers_warm_up_of_resnet_110_makes_no_group_and_is_named(tmp_path):
         "as in the paper (section 4.2); the others were not"
     ]
     # By itself it is not an exception, so there is no note.
-    (alone,) = groups.make(reader.find([tmp_path / "c"]))
+    (alone,) = groups.comparable(reader.find([tmp_path / "c"]))
     assert table.footnotes(alone) == []
 
 

@@ -42,7 +42,7 @@ def judged(folder, nets, margin=0.5, batch_size=MANY):
 
 
 def verdicts(folder, margin=0.5):
-    (group,) = groups.make(reader.find([folder]))
+    (group,) = groups.comparable(reader.find([folder]))
     return {claim.id: claim for claim in claims.judge(group, margin)}
 
 

@@ -186,7 +186,7 @@ def cell_of(config, folder):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
     (folder / "status.json").write_text(json.dumps({"status": "completed", "steps": config.steps}))
-    ((cell,),) = [g.cells for g in groups.make(reader.find([folder]))]
+    ((cell,),) = [g.cells for g in groups.comparable(reader.find([folder]))]
     return cell
 
 
@@ -200,7 +200,7 @@ def test_the_papers_numbers_stand_beside_the_cells_of_our_studies_on_its_recipes
             if number := paper.published(found.config):
                 numbers[number.source.split(",")[0], found.name] = number.error
         # Despite the warm-up of ResNet-110, a study is one group.
-        assert len(groups.make(reader.find([tmp_path / module.__name__]))) == 1
+        assert len(groups.comparable(reader.find([tmp_path / module.__name__]))) == 1
     assert numbers == {
         ("Table 6", "resnet-20-A"): 8.75, ("Table 6", "resnet-32-A"): 7.51,
         ("Table 6", "resnet-44-A"): 7.17, ("Table 6", "resnet-56-A"): 6.97,
@@ -285,7 +285,7 @@ def test_a_setting_that_a_run_did_not_record_is_a_departure(tmp_path):
 def test_departures_that_many_cells_share_are_one_footnote(tmp_path):
     others = fixture.PAPER | {"batch_size": 64, "data__pad": 2, "train_examples": 45000}
     fixture.study(tmp_path / "s", depths=(20, 56), **others)
-    (group,) = groups.make(reader.find([tmp_path / "s"]))
+    (group,) = groups.comparable(reader.find([tmp_path / "s"]))
     assert table.footnotes(group) == [
         "the paper's number is left out, because of batch_size=64 (the paper: 128), "
         "data.pad=2 (the paper: 4), steps=1,000 (the paper: 64,000): resnet-20-A, resnet-56-A"

@@ -151,7 +151,7 @@ def test_one_depth_has_one_colour_and_deeper_is_darker():
 def test_the_start_of_training_does_not_set_the_scale(tmp_path):
     metrics = fixture.lines(range(5, 101, 5), [95.0, 90.0, 80.0] + [20.0] + [10.0] * 16)
     fixture.write(tmp_path / "s" / "plain", metrics, model__shortcut="none")
-    (group,) = groups.make(reader.find([tmp_path / "s"]))
+    (group,) = groups.comparable(reader.find([tmp_path / "s"]))
     drawn = curves.of_cell(group.cells[0], window=0)
     assert curves.y_top(drawn) == pytest.approx(1.05 * 20.0)
     assert curves.y_top([]) == 100.0
@@ -159,6 +159,6 @@ def test_the_start_of_training_does_not_set_the_scale(tmp_path):
 
 def test_a_panel_without_curves_has_a_reason(tmp_path):
     fixture.write(tmp_path / "s" / "a", [], status="queued", model__shortcut="none")
-    (group,) = groups.make(reader.find([tmp_path / "s"]))
+    (group,) = groups.comparable(reader.find([tmp_path / "s"]))
     assert curves.emptiness(group, "Plain nets") == "nothing logged yet"
     assert curves.emptiness(group, "Residual nets") == "no such nets in these runs"

@@ -35,7 +35,7 @@ def test_the_table_is_the_reports(page, tmp_path):
             train_examples=EXAMPLES,
             more={} if counts else {"diverged": {str(i): 10 for i in range(4)}},
         )
-    (group,) = groups.make(reader.find([tmp_path]))
+    (group,) = groups.comparable(reader.find([tmp_path]))
     claim = claims.judge(group, margin=0.5)[0]
     for one in claim.comparisons:
         assert f"| {' | '.join(table.comparison_row(one))} |" in page

@@ -108,7 +108,7 @@ def test_without_a_home_programs_are_not_cached_and_one_line_says_so(monkeypatch
 
     caplog.set_level("INFO")
     monkeypatch.setattr(pathlib.Path, "home", nowhere)
-    assert compilation_cache.locate("auto", {}) is None
+    assert compilation_cache.cache_folder("auto", {}) is None
     (line,) = caplog.messages
     assert line.startswith("Compiled programs are not kept: this user has no home directory; ")
 

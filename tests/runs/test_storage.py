@@ -131,11 +131,11 @@ def test_every_path_is_checked_alike(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="begins with ~nosuchuser"):
         saved.get_config("~nosuchuser/run")
     with pytest.raises(UserError, match="begins with ~nosuchuser"):
-        compilation_cache.locate("~nosuchuser/cache", {})
+        compilation_cache.cache_folder("~nosuchuser/cache", {})
     with pytest.raises(UserError, match="begins with ~nosuchuser"):
         reader.find(["~nosuchuser/runs"])
     with pytest.raises(UserError, match="begins with ~nosuchuser"):
-        config_flag.load("~nosuchuser/config.py")
+        config_flag.load_config("~nosuchuser/config.py")
 
 
 def test_the_path_of_a_report_is_checked_alike():

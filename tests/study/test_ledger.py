@@ -61,7 +61,7 @@ def test_the_ledger_shows_each_cells_progress(tmp_path):
     write(tmp_path / "bad", status="failed", step=0, reason="the disk is full")
     (tmp_path / "bad" / "log.txt").write_text("")
     write(tmp_path / "new")
-    text = tables.plain(ledger.table(reader.find([tmp_path]), expected=["never", "done"]))
+    text = tables.plain(ledger.status_table(reader.find([tmp_path]), expected=["never", "done"]))
     assert row_of(text, "alive").split() == [
         "alive", "running", "40/240", "22.25", "41.00*", "-", "01:15",
     ]  # fmt: skip
@@ -97,15 +97,15 @@ def test_every_table_and_line_shows_the_reports_numbers(tmp_path):
     wanted = {"done": (10.0, 8.75, 7.5), "going": (pytest.approx(190 / 3), 230 / 3, None)}
     for folder, n in ((done, 2), (going, 3)):
         run = reader.read(folder)
-        text = tables.plain(ledger.table([run]))
+        text = tables.plain(ledger.status_table([run]))
         assert tuple(row_of(text, run.name).split()[3:6]) == shown[run.name]
-        ((cell,),) = [group.cells for group in groups.make([run])]
+        ((cell,),) = [group.cells for group in groups.comparable([run])]
         means = [cell.stat(measure).mean for measure in report_figures.MEASURES.values()]
         assert means == pytest.approx(list(wanted[run.name]))
         marked = shown[run.name][1].endswith("*")
         assert ("* BatchNorm used its moving averages" in text) == marked
         assert f"mean of {n}{'; moving averages' if marked else ''})" in ledger.show_errors(run)
-        (group,) = groups.make([run])
+        (group,) = groups.comparable([run])
         noted = "validation error with BatchNorm's moving averages, not its population statistics"
         assert any(note.startswith(noted) for note in report_table.footnotes(group)) == marked
     assert ledger.show_errors(reader.read(done)) == (
@@ -148,7 +148,9 @@ def test_sizes_are_the_papers(cifar):
 def make_plan(monkeypatch, cells, sizes, workdir, at_once=2, rate=None):
     rate = rate or Rate(mult_adds=1e9, seconds_per_layer=1.0, source="a test")
     monkeypatch.setattr(plan, "_measured_rate", lambda *_: rate)
-    return tables.plain(plan.table(cells, sizes, workdir, at_once, Machine("cpu"), sources.require))
+    return tables.plain(
+        plan.dry_run(cells, sizes, workdir, at_once, Machine("cpu"), sources.require)
+    )
 
 
 def test_the_plan_without_data_prints_and_writes_nothing(cifar, monkeypatch, tmp_path):
@@ -206,7 +208,7 @@ def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
         raise RunError("no device.")
 
     monkeypatch.setattr(plan, "_measured_rate", broken)
-    text = tables.plain(plan.table(cells, sizes, tmp_path, 1, Machine("cpu"), sources.require))
+    text = tables.plain(plan.dry_run(cells, sizes, tmp_path, 1, Machine("cpu"), sources.require))
     assert "There is no estimate: no device." in text
     assert "one at a time on cpu" in text
 
@@ -236,7 +238,7 @@ def test_the_rate_is_timed_on_this_machine(monkeypatch, tmp_path):
 def test_a_run_whose_metrics_do_not_fit_its_config_does_not_hide_the_others(tmp_path):
     write(tmp_path / "odd", rows=[{"step": 1, "train/error": [1.0, 2.0]}], replicates=3)
     write(tmp_path / "sound", rows=[{"step": 1, "train/error": 5.0}])
-    text = tables.plain(ledger.table(reader.find([tmp_path])))
+    text = tables.plain(ledger.status_table(reader.find([tmp_path])))
     assert "holds 2 values per row, but config.json has 3 replicates" in row_of(text, "odd")
     assert "5.00" in row_of(text, "sound")
     assert "3 replicates" in ledger.show_errors(reader.read(tmp_path / "odd"))

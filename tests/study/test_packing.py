@@ -11,7 +11,7 @@ from configs import degradation_cifar10, degradation_digits, degradation_imagene
 from experiments.launchers import local
 from experiments.launchers.local import Machine
 from experiments.study import grid, packing
-from experiments.study.side_by_side import Group, GroupFailedError
+from experiments.study.side_by_side import TimedProcesses, TimingFailedError
 from resnet_jax.parallel.cores import usable_cores
 from tests import tiny
 from tests.study import sweep_fake
@@ -163,7 +163,7 @@ def device(monkeypatch):
 
         def wait_until_ready(self):
             if not rates[self.processes]:
-                raise GroupFailedError("out of memory")
+                raise TimingFailedError("out of memory")
 
         def seconds_per_step(self):
             return self.processes / rates[self.processes]
@@ -180,7 +180,7 @@ def device(monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(packing, "Group", Fake)
+    monkeypatch.setattr(packing, "TimedProcesses", Fake)
     return rates, groups
 
 
@@ -215,7 +215,7 @@ def small_cell():
 
 
 def anywhere(monkeypatch, **variables):
-    """Returns a Group's `placed` for this machine; processes get these variables as well."""
+    """Returns `placed` of TimedProcesses for this machine; processes get these variables too."""
     monkeypatch.chdir(tiny.ROOT)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
@@ -235,53 +235,55 @@ def test_a_group_takes_steps_and_says_what_they_took(monkeypatch, tmp_path):
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    with Group(config, 2, anywhere(monkeypatch, **kept), devices=1) as group:
-        slowest = group.wait_until_ready()
+    with TimedProcesses(config, 2, anywhere(monkeypatch, **kept), devices=1) as processes:
+        slowest = processes.wait_until_ready()
         assert slowest["compile_seconds"] > 0.1
         assert (slowest["device"], slowest["devices"]) == ("cpu", 1)
         assert not list(tmp_path.iterdir())
-        few = statistics.median(group.run(5) * 5 for _ in range(5))
-        many = statistics.median(group.run(100, 1) * 100 for _ in range(5))
+        few = statistics.median(processes.run(5) * 5 for _ in range(5))
+        many = statistics.median(processes.run(100, 1) * 100 for _ in range(5))
         assert 3 * few < many < 100 * few
-        answer, answers = group._answer, []
-        monkeypatch.setattr(group, "_answer", lambda n: answers.append(answer(n)) or answers[-1])
-        group.run(7)
+        answer, answers = processes._answer, []
+        monkeypatch.setattr(
+            processes, "_answer", lambda n: answers.append(answer(n)) or answers[-1]
+        )
+        processes.run(7)
         assert answers == [{"steps": 10}] * 2
-        group._workers[1].kill()
-        assert group.run(5, 1) > 0  # the second is not asked
-        with pytest.raises(GroupFailedError, match="exit code -9"):
-            group.run(5)
-    assert all(worker.poll() is not None for worker in group._workers)
+        processes._workers[1].kill()
+        assert processes.run(5, 1) > 0  # the second is not asked
+        with pytest.raises(TimingFailedError, match="exit code -9"):
+            processes.run(5)
+    assert all(worker.poll() is not None for worker in processes._workers)
 
 
 def test_a_step_is_timed_over_enough_steps(monkeypatch):
     for seconds, expected in ((0.01, [1, 1, 50]), (0.6, [1, 1])):
-        group, runs = object.__new__(Group), []
+        processes, runs = object.__new__(TimedProcesses), []
 
         def run(steps, seconds=seconds, runs=runs):
             runs.append(steps)
             return seconds
 
-        monkeypatch.setattr(group, "run", run)
-        assert group.seconds_per_step(0.5) == seconds
+        monkeypatch.setattr(processes, "run", run)
+        assert processes.seconds_per_step(0.5) == seconds
         assert runs == expected
 
 
 def test_a_group_that_takes_too_long_is_ended(monkeypatch):
     with (
-        Group(small_cell().config, 1, anywhere(monkeypatch), limit=0.5) as group,
-        pytest.raises(GroupFailedError, match=r"it took more than 0\.5 s"),
+        TimedProcesses(small_cell().config, 1, anywhere(monkeypatch), limit=0.5) as processes,
+        pytest.raises(TimingFailedError, match=r"it took more than 0\.5 s"),
     ):
-        group.wait_until_ready()
+        processes.wait_until_ready()
 
 
 def test_a_group_says_why_a_process_has_ended(monkeypatch):
     placed = anywhere(monkeypatch, JAX_PLATFORMS="nonsense")
     with (
-        Group(small_cell().config, 1, placed) as group,
-        pytest.raises(GroupFailedError, match="nonsense"),
+        TimedProcesses(small_cell().config, 1, placed) as processes,
+        pytest.raises(TimingFailedError, match="nonsense"),
     ):
-        group.wait_until_ready()
+        processes.wait_until_ready()
 
 
 @pytest.mark.slow
