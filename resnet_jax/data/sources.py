@@ -54,19 +54,8 @@ def require(name: str, data_dir: str) -> None:
 
     The message has the command that prepares the set or installs the packages.
     """
-    check_choice("data.name", name, DATA_SETS)
-    if name == "digits":
-        return
-    _require_packages(name)
-    if _folder(name, data_dir):
-        return
-    root = root_of(data_dir)
-    raise UserError(
-        f"data.dir={str(root)!r} holds no {name} in TFDS's array_record form; on a machine with "
-        "internet access, prepare it with: pip install tensorflow importlib_resources && "
-        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
-        f"data_dir='{root}', file_format='array_record').download_and_prepare()\"."
-    )
+    if name != "digits":
+        _required_folder(name, data_dir)
 
 
 def _require_packages(name: str) -> None:
@@ -80,13 +69,12 @@ def read_set(name: str, data_dir: str) -> Source:
       UserError: the set is missing, broken or too large to be resident.
       RunError: a record is broken or does not fit the set.
     """
-    require(name, data_dir)
     if name == "digits":
         return _digits()
+    folder = _required_folder(name, data_dir)
     known = DATA_SETS[name]
     if not known.resident:
         raise UserError(f"data.name={name!r} is too large to load into memory.")
-    folder = _required_folder(name, data_dir)
     from resnet_jax.data import jpeg  # imported here: digits need no decoder
 
     arrays: dict[str, np.ndarray] = {}
@@ -159,10 +147,18 @@ def _folder(name: str, data_dir: str) -> pathlib.Path | None:
 
 
 def _required_folder(name: str, data_dir: str) -> pathlib.Path:
-    require(name, data_dir)
-    folder = _folder(name, data_dir)
-    assert folder is not None  # require() has checked
-    return folder
+    """Returns the folder of a TFDS set; raises as require()."""
+    check_choice("data.name", name, DATA_SETS)
+    _require_packages(name)
+    if folder := _folder(name, data_dir):
+        return folder
+    root = root_of(data_dir)
+    raise UserError(
+        f"data.dir={str(root)!r} holds no {name} in TFDS's array_record form; on a machine with "
+        "internet access, prepare it with: pip install tensorflow importlib_resources && "
+        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
+        f"data_dir='{root}', file_format='array_record').download_and_prepare()\"."
+    )
 
 
 def _note(name: str, encodings: set[str]) -> str:

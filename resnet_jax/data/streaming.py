@@ -7,6 +7,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,9 +29,14 @@ from resnet_jax.parallel.cores import usable_cores
 
 T = TypeVar("T")
 _CHUNK = 8  # pictures per task; enough to make the overhead of a task negligible
-Index = tuple[slice, ...]  # of a share of a batch, one slice per axis
 _ALIGNMENT = 64  # bytes
 _GREY = 128  # colour that replaces a damaged picture; close to the mean of all pictures
+
+Index = tuple[slice, ...]  # of a share of a batch, one slice per axis
+# The image arrays, the labels and the position in the batch of one share.
+_Share = tuple[list[np.ndarray], np.ndarray, Index]
+# Writes the example at an index of the batch into the images, and returns its label.
+_Write = Callable[[tuple[int, ...], list[np.ndarray]], int]
 
 
 class Workers:
@@ -153,24 +159,11 @@ class StreamedSplit:
                 uniforms = crops.draw(int(seed), purpose, step, batch_size, self.crop.draws)
                 draws[r, s] = uniforms.reshape(*step_shape, self.crop.draws)
 
+        def write(index: tuple[int, ...], pictures: list[np.ndarray]) -> int:
+            return self._crop_into(members[index], draws[index], *pictures)
+
         batch = _Shares(meshes.split_batches(self.mesh), shape, [(self.size, self.size, 3)])
-        tasks = []
-        for (images,), labels, position in batch.shares.values():
-            rows = list(np.ndindex(labels.shape))
-
-            def fill(
-                numbers: range,
-                images: np.ndarray = images,
-                labels: np.ndarray = labels,
-                position: Index = position,
-                rows: list[tuple[int, ...]] = rows,
-            ) -> None:
-                share_members, share_draws = members[position], draws[position]
-                for number in numbers:
-                    row = rows[number]
-                    labels[row] = self._crop_into(share_members[row], share_draws[row], images[row])
-
-            tasks += self.workers.run(fill, len(rows))
+        tasks = batch.fill(self.workers, shape, write)
 
         def to_devices() -> tuple[range, dict[str, jax.Array]]:
             return span, dict(zip(("images", "labels"), batch.place(), strict=True))
@@ -205,30 +198,20 @@ class StreamedSplit:
     def _begin_views(
         self, bucket: Bucket, members: np.ndarray, batch_size: int, views: Views[Bucket]
     ) -> Filling[EvalBatch]:
+        def write(index: tuple[int, ...], pictures: list[np.ndarray]) -> int:
+            record = self.records[int(members[index])]
+            try:
+                cut = views.cut(jpeg.decode(record.image), bucket)
+            except jpeg.UnreadableError as e:
+                self.records.note_damaged(int(members[index]), record.name, str(e))
+                cut = [np.full_like(picture, _GREY) for picture in pictures]
+            for picture, view in zip(pictures, cut, strict=True):
+                picture[...] = view
+            return record.label
+
         shapes = [(*shape, 3) for shape in views.shapes(bucket)]
         batch = _Shares(meshes.split_batch(self.mesh), (batch_size,), shapes)
-        tasks = []
-        for groups, labels, (position,) in batch.shares.values():
-            share_members = members[position]
-
-            def fill(
-                rows: range,
-                groups: list[np.ndarray] = groups,
-                labels: np.ndarray = labels,
-                share_members: np.ndarray = share_members,
-            ) -> None:
-                for row in rows:
-                    record = self.records[int(share_members[row])]
-                    labels[row] = record.label
-                    try:
-                        cut = views.cut(jpeg.decode(record.image), bucket)
-                    except jpeg.UnreadableError as e:
-                        self.records.note_damaged(int(share_members[row]), record.name, str(e))
-                        cut = [np.full(group.shape[1:], _GREY, np.uint8) for group in groups]
-                    for group, view in zip(groups, cut, strict=True):
-                        group[row] = view
-
-            tasks += self.workers.run(fill, len(share_members))
+        tasks = batch.fill(self.workers, members.shape, write)
 
         def to_devices() -> EvalBatch:
             *groups, labels = batch.place()
@@ -261,26 +244,38 @@ class StreamedSplit:
 
 
 class _Shares:
-    """The shares of a batch that this process's devices compute, in host memory.
-
-    Attributes:
-      shares: the image arrays, labels and position in the batch of each share, by its start.
-    """
+    """The shares of a batch that this process's devices compute, in host memory."""
 
     def __init__(
         self, sharding: NamedSharding, shape: tuple[int, ...], pictures: Sequence[tuple[int, ...]]
     ):
         """Allocates arrays (*shape, *picture) for each picture shape, and labels of `shape`."""
         self._sharding, self._shape, self._pictures = sharding, shape, pictures
-        self.shares: dict[tuple[int, ...], tuple[list[np.ndarray], np.ndarray, Index]] = {}
+        self._shares: dict[tuple[int, ...], _Share] = {}  # by their starts in the batch
         for index in sharding.addressable_devices_indices_map(shape).values():
             position, start = self._position(index)
-            if start in self.shares:  # another device computes the same share
+            if start in self._shares:  # another device computes the same share
                 continue
             lengths = tuple(s.stop - s.start for s in position)
             # Not reused for the next batch: CPU devices compute on this memory in place.
             arrays = [_aligned((*lengths, *picture)) for picture in pictures]
-            self.shares[start] = arrays, np.zeros(lengths, np.int32), position
+            self._shares[start] = arrays, np.zeros(lengths, np.int32), position
+
+    def fill(self, workers: Workers, shape: tuple[int, ...], write: _Write) -> "list[Future[None]]":
+        """Starts filling the shares with a batch; the `shape` of the last one may be smaller."""
+        tasks = []
+        for share in self._shares.values():
+            lengths = zip(shape, share[2], strict=True)
+            indices = list(itertools.product(*(range(length)[part] for length, part in lengths)))
+            tasks += workers.run(functools.partial(self._fill, share, indices, write), len(indices))
+        return tasks
+
+    @staticmethod
+    def _fill(share: _Share, indices: list[tuple[int, ...]], write: _Write, rows: range) -> None:
+        arrays, labels, position = share
+        for index in indices[rows.start : rows.stop]:
+            here = tuple(i - part.start for i, part in zip(index, position, strict=True))
+            labels[here] = write(index, [array[here] for array in arrays])
 
     def place(self) -> list[jax.Array]:
         """Returns the image arrays, then the labels, on the devices."""
@@ -292,7 +287,7 @@ class _Shares:
         return placed
 
     def _share(self, i: int, index: Index | None) -> np.ndarray:
-        arrays, labels, _ = self.shares[self._position(index)[1]]
+        arrays, labels, _ = self._shares[self._position(index)[1]]
         return [*arrays, labels][i]
 
     def _position(self, index: Index | None) -> tuple[Index, tuple[int, ...]]:
