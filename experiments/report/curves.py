@@ -1,4 +1,4 @@
-"""The curves of a group as numbers, and the names and colours that both kinds of figure share."""
+"""The curves of a group as numbers, and the names and styles that both kinds of figure share."""
 
 import dataclasses
 import math
@@ -21,6 +21,26 @@ LIGHTEST, DARKEST = 0.76, 0.02
 # The first fraction of a run, which the range of the y-axis ignores: errors fall from chance there,
 # and run off the top as in the paper's Fig. 6.
 START = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class LineStyle:
+    """The lines of one kind of net, in Matplotlib, Plotly and SVG."""
+
+    colour: str  # against depth; against iterations the colour shows the depth
+    dash: str
+    plotly_dash: str
+    svg_dash: str
+    marker: str
+    plotly_marker: str
+
+
+LINE_STYLES = {  # by shortcut
+    "none": LineStyle("#b3401f", "solid", "solid", "none", "o", "circle"),
+    "A": LineStyle("#1f5fa8", "solid", "solid", "none", "s", "square"),
+    "B": LineStyle("#3d87c9", "dashed", "dash", "5 3", "^", "triangle-up"),
+    "C": LineStyle("#6fb0e0", "dotted", "dot", "2 3", "D", "diamond"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

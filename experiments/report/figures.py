@@ -15,13 +15,11 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodF
 
 from experiments.report import curves, paper
 from experiments.report.cells import CellResult, Measure
+from experiments.report.curves import LINE_STYLES
 from experiments.report.groups import Group
 from experiments.report.replicates import Replicate
 
 WIDTHS = {"training": 0.9, "validation": 2.2}
-DASHES = {"none": "solid", "A": "solid", "B": "dashed", "C": "dotted"}
-MARKERS = {"none": "o", "A": "s", "B": "^", "C": "D"}
-KIND_COLOURS = {"none": "#b3401f", "A": "#1f5fa8", "B": "#3d87c9", "C": "#6fb0e0"}
 MEASURES: dict[str, Measure] = {
     "training": Replicate.train_error,
     "validation": Replicate.validation_error,
@@ -81,7 +79,7 @@ def depth_lines(group: Group, measure: Measure) -> list[DepthLine]:
     """Returns one line per kind of net, through its completed cells."""
     lines = []
     completed = [cell for cell in group.cells if cell.status == "completed"]
-    for shortcut in DASHES:
+    for shortcut in LINE_STYLES:
         cells = [c for c in completed if c.shortcut == shortcut and c.values(measure)]
         if cells:
             stats = [cell.stat(measure) for cell in cells]
@@ -178,7 +176,7 @@ def _draw(ax: Axes, curve: curves.Curve, colour: str) -> None:
         curve.mean,
         color=colour,
         lw=WIDTHS[curve.kind],
-        ls=DASHES[curve.cell.shortcut],
+        ls=LINE_STYLES[curve.cell.shortcut].dash,
         alpha=1.0 if bold else 0.85,
         label=f"{curve.cell.name} {curve.kind}",
     )
@@ -195,8 +193,8 @@ def _curve_handles(group: Group, palette: dict[int, str], window: int) -> list[L
         label = f"{kind} error{smoothed if kind == 'training' else ', moving averages'}"
         handles.append(Line2D([], [], color="#404040", lw=width, label=label))
     for shortcut in sorted({c.shortcut for c in group.cells} - {"none", "A"}):
-        line = Line2D([], [], color="#404040", ls=DASHES[shortcut], label=f"shortcut {shortcut}")
-        handles.append(line)
+        dash, label = LINE_STYLES[shortcut].dash, f"shortcut {shortcut}"
+        handles.append(Line2D([], [], color="#404040", ls=dash, label=label))
     if any(len(cell.healthy) > 1 for cell in group.cells):
         handles.append(Patch(color="#c8c8c8", label="±1 std over replicates"))
     open_cells = [cell for cell in group.cells if cell.status != "completed"]
@@ -231,19 +229,20 @@ def _depth_figure(groups: Sequence[Group]) -> Figure:
 def _draw_depths(ax: Axes, group: Group, name: str) -> None:
     lines = depth_lines(group, MEASURES[name])
     for line in lines:
+        style = LINE_STYLES[line.shortcut]
         ax.errorbar(
             line.depths,
             line.mean,
             yerr=line.std,
-            color=KIND_COLOURS[line.shortcut],
-            marker=MARKERS[line.shortcut],
-            ls=DASHES[line.shortcut],
+            color=style.colour,
+            marker=style.marker,
+            ls=style.dash,
             capsize=3,
             clip_on=False,  # a marker at 0 % is not cut off
             label=f"{kind_name(line.shortcut, group)}, mean ± std",
         )
     points = published_points(group, name)
-    for shortcut in DASHES:
+    for shortcut in LINE_STYLES:
         errors = [(cell.depth, number.error) for cell, number in points
                   if cell.shortcut == shortcut]  # fmt: skip
         if errors:
@@ -252,7 +251,7 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
                 ls="none",
                 marker="D",
                 mfc="white",
-                mec=KIND_COLOURS[shortcut],
+                mec=LINE_STYLES[shortcut].colour,
                 label=f"paper, {kind_name(shortcut, group)}",
             )
     for cell, height, label in diverged_points(group):
@@ -262,7 +261,7 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
             ls="none",
             marker="x",
             mew=2,
-            color=KIND_COLOURS[cell.shortcut],
+            color=LINE_STYLES[cell.shortcut].colour,
             clip_on=False,
             label=f"{cell.name}: {label}",
         )

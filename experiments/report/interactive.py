@@ -8,11 +8,10 @@ import plotly.graph_objects as go
 
 from experiments.report import curves, figures
 from experiments.report.cells import CellResult
+from experiments.report.curves import LINE_STYLES
 from experiments.report.groups import Group
 
 DECIMALS = 3  # of percentages in the plots; a pixel is far coarser
-DASHES = {"none": "solid", "A": "solid", "B": "dash", "C": "dot"}
-SYMBOLS = {"none": "circle", "A": "square", "B": "triangle-up", "C": "diamond"}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -25,8 +24,8 @@ class Entry:
     name: str
     kind: str
     colour: str
-    width: float
-    dash: str
+    width: float  # 0 for points without a line
+    dash: str  # SVG's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ def curve_panels(group: Group, window: int) -> list[Panel]:
                 kind=curve.kind,
                 colour=colour,
                 width=figures.WIDTHS[curve.kind] * 1.3,
-                dash=curve.cell.shortcut,
+                dash=LINE_STYLES[curve.cell.shortcut].svg_dash,
             )
             for curve, colour in zip(own, colours, strict=True)
         ]
@@ -88,8 +87,8 @@ def depth_panels(group: Group) -> list[Panel]:
         for line in figures.depth_lines(group, figures.MEASURES[name]):
             label = figures.kind_name(line.shortcut, group)
             figure.add_trace(_depth_trace(line, name))
-            colour = figures.KIND_COLOURS[line.shortcut]
-            entries.append(Entry(line.shortcut, "", label, "", colour, 2.2, line.shortcut))
+            style = LINE_STYLES[line.shortcut]
+            entries.append(Entry(line.shortcut, "", label, "", style.colour, 2.2, style.svg_dash))
         published = figures.published_points(group, name)
         if published:
             figure.add_trace(
@@ -101,13 +100,13 @@ def depth_panels(group: Group) -> list[Panel]:
                     marker={
                         "symbol": "diamond-open",
                         "size": 10,
-                        "color": [figures.KIND_COLOURS[c.shortcut] for c, _ in published],
+                        "color": [LINE_STYLES[c.shortcut].colour for c, _ in published],
                     },
                     hovertemplate="%{text}<br>%{y:.2f} %<extra></extra>",
                     meta="paper",
                 )
             )
-            entries.append(Entry("paper", "", "paper (hollow diamonds)", "", "#606060", 0.0, "A"))
+            entries.append(Entry("paper", "", "paper (hollow diamonds)", "", "#606060", 0.0, ""))
         if diverged := figures.diverged_points(group):
             figure.add_trace(_diverged_trace(diverged))
         empty = "" if entries else "no completed run"
@@ -130,7 +129,7 @@ def _line(curve: curves.Curve, colour: str) -> go.Scatter:
         line={
             "color": colour,
             "width": figures.WIDTHS[curve.kind] * 1.3,
-            "dash": DASHES[curve.cell.shortcut],
+            "dash": LINE_STYLES[curve.cell.shortcut].plotly_dash,
         },
         hovertemplate=(
             f"<b>{name}</b><br>iteration %{{x:,}}<br>"
@@ -155,7 +154,7 @@ def _band(curve: curves.Curve, colour: str) -> go.Scatter:
 
 
 def _depth_trace(line: figures.DepthLine, name: str) -> go.Scatter:
-    colour = figures.KIND_COLOURS[line.shortcut]
+    style = LINE_STYLES[line.shortcut]
     spread = [f" ± {s:.2f}" if n > 1 else "" for s, n in zip(line.std, line.n, strict=True)]
     return go.Scatter(
         x=line.depths,
@@ -163,8 +162,8 @@ def _depth_trace(line: figures.DepthLine, name: str) -> go.Scatter:
         error_y={"type": "data", "array": _rounded(line.std), "thickness": 1.4, "width": 4},
         customdata=list(zip(line.name, spread, line.n, strict=True)),
         mode="lines+markers",
-        line={"color": colour, "width": 2.2, "dash": DASHES[line.shortcut]},
-        marker={"symbol": SYMBOLS[line.shortcut], "size": 8},
+        line={"color": style.colour, "width": 2.2, "dash": style.plotly_dash},
+        marker={"symbol": style.plotly_marker, "size": 8},
         hovertemplate=(
             f"<b>%{{customdata[0]}}, {name} error</b><br>"
             "%{y:.2f}%{customdata[1]} % (n = %{customdata[2]})<extra></extra>"
@@ -175,7 +174,7 @@ def _depth_trace(line: figures.DepthLine, name: str) -> go.Scatter:
 
 
 def _diverged_trace(points: Sequence[tuple[CellResult, float, str]]) -> go.Scatter:
-    colours = [figures.KIND_COLOURS[cell.shortcut] for cell, _, _ in points]
+    colours = [LINE_STYLES[cell.shortcut].colour for cell, _, _ in points]
     return go.Scatter(
         x=[cell.depth for cell, _, _ in points],
         y=[height for _, height, _ in points],
