@@ -21,7 +21,7 @@ from configs import saved
 from experiments.cli import command_line
 from experiments.study import grid
 from resnet_jax import settings
-from resnet_jax.errors import UserError, nearest, nearest_key
+from resnet_jax.errors import UserError, nearest
 from resnet_jax.runs import storage
 
 _KINDS = {
@@ -73,9 +73,7 @@ class _ConfigFlag(command_line.FlagOfFlags):
         inside = [k.removeprefix(f"{key}.") for k in known if k.startswith(f"{key}.")]
         if inside:
             return f"--config.{key} is a group of settings; give one of {', '.join(inside)}."
-        return (
-            f"--config.{key} is not a setting{nearest_key(key, known)}; configs/base.py lists all."
-        )
+        return grid.not_a_setting(f"--config.{key}", key, known)
 
     def finish(self) -> None:
         """Lets a flag for one of steps, epochs and examples replace the length in the file."""

@@ -10,7 +10,7 @@ A tuple in "when" means any of its values. An exception overrides the base, neve
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -173,9 +173,12 @@ def _matches(config: ConfigDict, conditions: Mapping[str, Any]) -> bool:
 def _check_key(base: ConfigDict, key: str, where: str) -> None:
     known = settings.flatten(base.to_dict())
     if key not in known:
-        raise UserError(
-            f"{where}.{key} is not a setting{nearest_key(key, known)}; configs/base.py lists all."
-        )
+        raise UserError(not_a_setting(f"{where}.{key}", key, known))
+
+
+def not_a_setting(name: str, key: str, known: Iterable[str]) -> str:
+    """Returns the error message for an unknown key, which the user wrote as `name`."""
+    return f"{name} is not a setting{nearest_key(key, known)}; configs/base.py lists all."
 
 
 def _changed(base: ConfigDict, changes: Mapping[str, Any], where: str) -> ConfigDict:
