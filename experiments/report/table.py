@@ -14,6 +14,7 @@ from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
 from experiments.report.statistics import DASH
 from resnet_jax.runs import reader
+from resnet_jax.runs.progress import show_time
 
 COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
 
@@ -44,16 +45,6 @@ def show_n(cell: CellResult) -> str:
     return f"{n} of {len(cell.replicates)}" if cell.diverged else n
 
 
-def show_duration(seconds: float) -> str:
-    """Returns ``42 s``, ``12 min 5 s`` or ``3 h 20 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def _show_paper(cell: CellResult) -> str:
     number = published(cell.config)
     return f"{number.error:.2f}" if number else DASH
@@ -77,7 +68,7 @@ COLUMNS = (
     Column("n", "n", show_n, is_number=True),
     Column("paper_error", "paper, %", _show_paper, is_number=True),
     Column("status", "status", show_status),
-    Column("device_seconds", "device time", lambda c: show_duration(c.device_seconds)),
+    Column("device_seconds", "device time", lambda c: show_time(c.device_seconds)),
 )
 CSV_COLUMNS = (
     "group", "name", "depth", "shortcut", "parameters", "mult_adds", "n", "diverged",
