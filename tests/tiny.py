@@ -1,14 +1,18 @@
 """The smallest complete run, an 8-layer net with few filters on digits, and helpers to use it."""
 
+import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -18,7 +22,7 @@ from ml_collections import ConfigDict
 from configs import digits, saved
 from experiments import compare as report
 from experiments.cli import command_line
-from resnet_jax import settings
+from resnet_jax import settings, train
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.execution import Execution
 from resnet_jax.parallel.signals import StopRequest
@@ -118,6 +122,24 @@ def stop_when_asked(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     monkeypatch.setattr(StopRequest, "reached", reached)
 
 
+@contextlib.contextmanager
+def compiled_once(*ignored: str) -> Iterator[None]:
+    """Runs that differ only in settings of these names, or change no result, share programs."""
+    real, known = train.build, {}
+
+    def build(config: ConfigDict, *args: Any) -> Any:
+        deciding = settings.deciding(config.to_dict())
+        shared = {key: value for key, value in deciding.items() if key not in ignored}
+        key = json.dumps(shared, sort_keys=True)
+        if key not in known:
+            known[key] = real(config, *args)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "build", build)
+        yield
+
+
 def execution(mesh: Mesh, **changes: Any) -> Execution:
     """Returns an execution on `mesh` for tests without a run."""
     usual = Execution(
@@ -155,6 +177,28 @@ def restore(folder: Any, like: Any) -> Any:
         return checkpoints.restore(like)
     finally:
         checkpoints.close()
+
+
+def at_step(state: Any, step: int) -> Any:
+    """Returns a state whose every array differs between steps."""
+
+    def shift(a: Any) -> Any:
+        return a ^ True if a.dtype == bool and step % 2 else a + jnp.asarray(step, a.dtype)
+
+    return jax.tree.map(shift, state)
+
+
+def largest_file(folder: Any) -> Any:
+    """Returns the largest file below a folder, on a disk or in a bucket."""
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_bytes(folder: Any) -> None:
+    """Damages the largest file below a folder."""
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
 
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:

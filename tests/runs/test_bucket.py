@@ -195,17 +195,13 @@ def test_an_unreachable_bucket_is_one_sentence(url, monkeypatch):
 # ------------------------------------------------------------------------------- checkpoints
 
 
-def at_step(state, step):
-    return jax.tree.map(lambda a: a if a.dtype == bool else a + np.asarray(step, a.dtype), state)
-
-
 @pytest.fixture
 def folder(place, state):
     """Checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
     checkpoints = Checkpoints(place, keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(step, at_step(state, step))
-    checkpoints.save(3, at_step(state, 9))  # ignored: step 3 exists
+        checkpoints.save(step, tiny.at_step(state, step))
+    checkpoints.save(3, tiny.at_step(state, 9))  # ignored: step 3 exists
     assert checkpoints.steps()[-1] in (2, 3)
     checkpoints.wait()
     assert checkpoints.steps() == [2, 3]
@@ -214,22 +210,22 @@ def folder(place, state):
 
 
 def test_the_newest_comes_back_bit_for_bit(folder, state):
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
 
 
 def test_an_existing_checkpoint_is_not_uploaded_again(folder, state):
     checkpoints = Checkpoints(folder, keep=2)
     checkpoints.restore(state)
-    checkpoints.save(3, at_step(state, 9))
+    checkpoints.save(3, tiny.at_step(state, 9))
     checkpoints.close()
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
 
 
 def test_a_copy_on_a_disk_can_be_restored(folder, state, tmp_path):
     for name in storage.files(folder):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(storage.read_bytes(folder / name))
-    tiny.assert_bit_equal(tiny.restore(tmp_path, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(tmp_path, state), tiny.at_step(state, 3))
 
 
 def test_without_checkpoints_nothing_is_restored(place, state):
@@ -240,24 +236,16 @@ def steps_in(folder):
     return {name.split("/")[0] for name in storage.files(folder)}
 
 
-def flip_bytes(checkpoint):
-    contents = {name: storage.read_bytes(checkpoint / name) for name in storage.files(checkpoint)}
-    largest = max(contents, key=lambda name: len(contents[name]))
-    content = bytearray(contents[largest])
-    content[len(content) // 2] ^= 0xFF
-    storage.write_bytes(checkpoint / largest, bytes(content))
-
-
 def lose_a_file(checkpoint):
     (checkpoint / "best" / "manifest.ocdbt").unlink()
 
 
-@pytest.mark.parametrize("damage", [flip_bytes, lose_a_file])
+@pytest.mark.parametrize("damage", [tiny.flip_bytes, lose_a_file])
 def test_a_damaged_checkpoint_is_logged_and_the_previous_one_restored(
     folder, state, damage, caplog
 ):
     damage(folder / "3")
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
     assert steps_in(folder) == {"2", "damaged-3"}
     damage(folder / "2")
@@ -269,15 +257,15 @@ def test_another_versions_checkpoint_is_refused_and_kept(folder, state):
     other = state.replace(params={k: v for k, v in state.params.items() if k != "logits"})
     with pytest.raises(OtherStateError, match=rf"Checkpoint 3 in {folder} is intact, but"):
         tiny.restore(folder, other)
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
 
 
 def test_an_incomplete_upload_is_ignored_and_removed_by_the_next_one(folder, state):
     (folder / "3" / "inventory.json").unlink()
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 2))
     assert steps_in(folder) == {"2", "3"}  # readers remove nothing: an upload may be in progress
     checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(4, at_step(state, 4))
+    checkpoints.save(4, tiny.at_step(state, 4))
     checkpoints.close()
     assert steps_in(folder) == {"2", "4"}
 
@@ -296,14 +284,14 @@ def test_a_failed_upload_is_a_run_error_and_keeps_the_previous_checkpoint(
 
     with monkeypatch.context() as broken:
         broken.setattr(folder.fs, "put", full)
-        checkpoints.save(4, at_step(state, 4))
+        checkpoints.save(4, tiny.at_step(state, 4))
         with pytest.raises(RunError, match=r"could not be written to .*: quota exceeded"):
             checkpoints.wait()
     checkpoints.close()
     assert len(uploads) > 5
     assert not any(path.endswith("inventory.json") for path in uploads)  # it is uploaded last
     assert list(tmp_path.iterdir()) == []  # no scratch folder is left
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
 
 
 def test_a_network_failure_does_not_count_as_damage(folder, state, monkeypatch):
@@ -314,7 +302,7 @@ def test_a_network_failure_does_not_count_as_damage(folder, state, monkeypatch):
         broken.setattr(folder.fs, "get", lost)
         with pytest.raises(RunError, match="cannot be read: network is unreachable"):
             tiny.restore(folder, state)
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
 
 
 def test_a_report_is_not_written_to_a_bucket(place):

@@ -1,10 +1,8 @@
 """Only intact checkpoints are restored."""
 
-import os
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -24,38 +22,18 @@ def state():
     return jax.device_put(initializer(c)(np.arange(2)))
 
 
-def at_step(state, step):
-    """Returns a state whose every array differs between steps."""
-
-    def shift(a):
-        return a ^ True if a.dtype == bool and step % 2 else a + jnp.asarray(step, a.dtype)
-
-    return jax.tree.map(shift, state)
-
-
 @pytest.fixture
 def folder(tmp_path, state):
     """Checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(step, at_step(state, step))
+        checkpoints.save(step, tiny.at_step(state, step))
     checkpoints.close()
     return tmp_path / "checkpoints"
 
 
-def largest(folder):
-    return max((p for p in folder.rglob("*") if p.is_file()), key=os.path.getsize)
-
-
-def flip_bytes(folder):
-    path = largest(folder)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-
-
 def truncate(folder):
-    path = largest(folder)
+    path = tiny.largest_file(folder)
     path.write_bytes(path.read_bytes()[:100])
 
 
@@ -78,7 +56,7 @@ def empty_the_inventory(folder):
 
 
 def test_the_newest_comes_back_bit_for_bit(folder, state):
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
     assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
 
 
@@ -100,7 +78,7 @@ def test_without_checkpoints_nothing_is_restored(tmp_path, state):
 @pytest.mark.parametrize(
     "damage",
     [
-        flip_bytes,
+        tiny.flip_bytes,
         hold_other_arrays,
         truncate,
         lose_an_item,
@@ -110,18 +88,18 @@ def test_without_checkpoints_nothing_is_restored(tmp_path, state):
 )
 def test_a_damaged_checkpoint_is_logged_and_renamed(folder, state, damage, caplog):
     damage(folder / "3")
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 2))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 2))
     assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
     assert sorted(p.name for p in folder.iterdir()) == ["2", "damaged-3"]
     again = Checkpoints(folder, keep=2)
-    again.save(3, at_step(state, 3))
+    again.save(3, tiny.at_step(state, 3))
     again.close()
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
 
 
 def test_all_damaged_is_an_error_not_a_fresh_start(folder, state):
     for step in ("2", "3"):
-        flip_bytes(folder / step)
+        tiny.flip_bytes(folder / step)
     with pytest.raises(RunError, match=r"None of the checkpoints \[2, 3\]"):
         tiny.restore(folder, state)
 
@@ -140,20 +118,20 @@ def test_another_versions_checkpoint_is_refused_and_kept(folder, state, other, c
     with pytest.raises(OtherStateError, match=r"Checkpoint 3 in .* state/params/logits/bias diff"):
         tiny.restore(folder, other(state))
     assert "DAMAGED" not in caplog.text
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
 
 
 def test_an_unfinished_save_is_removed(folder, state):
     shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp")
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
     assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
 
 
 def test_saving_the_same_step_twice_writes_once(folder, state):
     checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(3, at_step(state, 7))  # as when a run stops right after it resumed
+    checkpoints.save(3, tiny.at_step(state, 7))  # as when a run stops right after it resumed
     checkpoints.close()
-    tiny.assert_bit_equal(tiny.restore(folder, state), at_step(state, 3))
+    tiny.assert_bit_equal(tiny.restore(folder, state), tiny.at_step(state, 3))
 
 
 def test_a_save_does_not_call_the_preemption_service(tmp_path, state, monkeypatch):

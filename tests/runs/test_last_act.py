@@ -2,14 +2,13 @@
 
 import dataclasses
 import errno
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax import settings, train
+from resnet_jax import train
 from resnet_jax.errors import RunError
 from resnet_jax.runs import reader
 from tests import tiny
@@ -48,16 +47,7 @@ def raise_in(monkeypatch, name, error, at=1):
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
     """Every launch here uses the same programs, so they are compiled once."""
-    real, known = train.build, {}
-
-    def build(config, *args):
-        key = json.dumps(settings.deciding(config.to_dict()), sort_keys=True)
-        if key not in known:
-            known[key] = real(config, *args)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "build", build)
+    with tiny.compiled_once():
         yield
 
 

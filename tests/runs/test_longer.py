@@ -1,7 +1,5 @@
 """A completed run can be trained longer if its earlier steps would not have differed."""
 
-import json
-
 import jax.numpy as jnp
 import pytest
 from absl import logging
@@ -24,17 +22,10 @@ PLATEAU = {"schedule__name": "plateau", "schedule__rate": 3.0, "schedule__patien
 
 
 @pytest.fixture(autouse=True)
-def compiled(monkeypatch):
+def compiled():
     """Runs of two lengths use the same programs (see below), so they are compiled once."""
-    real, known = train.build, {}
-
-    def build(config, *args):
-        key = json.dumps(settings.deciding(config.to_dict()) | {"steps": 0}, sort_keys=True)
-        if key not in known:
-            known[key] = real(config, *args)
-        return known[key]
-
-    monkeypatch.setattr(train, "build", build)
+    with tiny.compiled_once("steps"):
+        yield
 
 
 def run(folder, **overrides):
