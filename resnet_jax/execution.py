@@ -7,7 +7,6 @@ These decisions change results only by rounding. environment.json records them, 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.pytree import PyTree
 
 # Enough steps per dispatch to make its overhead negligible, but few enough that a run stops soon
 # after a signal.
@@ -51,12 +51,12 @@ class Execution:
     compiler_options: Mapping[str, bool]
     init_options: Mapping[str, str]
 
-    def settle(self, results: Any) -> None:
+    def settle(self, results: PyTree) -> None:
         """Waits for a program's results if `waits` is set."""
         if self.waits:
             jax.block_until_ready(results)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Returns all decisions, ready for JSON."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"mesh": dict(self.mesh.shape)}

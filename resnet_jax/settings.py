@@ -28,6 +28,9 @@ from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.errors import UserError
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, FAMILIES, SHORTCUTS
 
+Config = Mapping[str, Any]  # nested, as in config.json
+Flat = dict[str, Any]  # {"model.depth": 56, ...}
+
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
@@ -213,7 +216,7 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
-def assign(config: ConfigDict, key: str, value: Any, where: str) -> None:
+def assign(config: ConfigDict, key: str, value: object, where: str) -> None:
     """Sets the value of an existing dotted key.
 
     Args:
@@ -240,9 +243,9 @@ def assign(config: ConfigDict, key: str, value: Any, where: str) -> None:
         ) from None
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> Flat:
     """Returns ``{"model.depth": 56, ...}`` for a nested config."""
-    flat: dict[str, Any] = {}
+    flat: Flat = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -251,7 +254,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+def deciding(config: Config) -> Flat:
     """Returns the settings that can change a result, flat, including unknown ones."""
     return {
         key: value
@@ -260,12 +263,12 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def identity(config: Mapping[str, Any]) -> str:
+def identity(config: Config) -> str:
     """Returns the run's identity: a hash, in 12 hex digits, of all settings that change results."""
     return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+def recipe(config: Config) -> Flat:
     """Returns the settings, flat, that runs must share for a report to compare them.
 
     Args:

@@ -15,7 +15,6 @@ from resnet_jax.data.order import SPLIT, STREAMS, stream
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.data.splits import Split
 from resnet_jax.errors import RunError, UserError
-from resnet_jax.runs.storage import Json
 
 if TYPE_CHECKING:
     from resnet_jax.data.streaming import StreamedSplit, Workers
@@ -36,7 +35,7 @@ class DataSet:
     note: str  # a caveat for readers of its errors, or empty
     workers: "Workers | None" = None
 
-    def facts(self, config: ConfigDict) -> Json:
+    def facts(self, config: ConfigDict) -> dict[str, str | int | list[int]]:
         """Returns what must be equal in all processes and when a run resumes."""
         return {
             "name": config.data.name,

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -25,6 +25,7 @@ from upath import UPath
 
 from resnet_jax.errors import RunError
 from resnet_jax.parallel.processes import fetch, from_primary, is_primary, of_all
+from resnet_jax.pytree import PyTree
 from resnet_jax.runs import inventory, storage
 from resnet_jax.state import S, TrainState, Variables
 
@@ -79,7 +80,7 @@ class Checkpoints:
         """Returns itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """After an error, waits for a write in progress, so that nothing stays half-written."""
         if kind is not None and issubclass(kind, Exception):  # a second Ctrl-C does not wait
             with contextlib.suppress(Exception):  # the original error is being raised
@@ -153,7 +154,7 @@ class Checkpoints:
         except OSError as e:
             raise self._unwritable(storage.reason(e)) from e
 
-    def _start_write(self, step: int, items: dict[str, Any]) -> None:
+    def _start_write(self, step: int, items: dict[str, PyTree]) -> None:
         if step in self._complete_steps():
             return  # the run was stopped again right after it resumed
         needed = sum(array.nbytes for array in jax.tree.leaves(items))
@@ -169,7 +170,7 @@ class Checkpoints:
         if writing is not None:
             writing.result()
 
-    def _write(self, step: int, items: dict[str, Any]) -> None:
+    def _write(self, step: int, items: dict[str, PyTree]) -> None:
         unfinished = self._local / f"{step}{_UNFINISHED}"
         try:
             arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -305,14 +306,14 @@ def _clear(folder: pathlib.Path) -> None:
         time.sleep(0.05)
 
 
-def _items(saved: TrainState | Variables) -> dict[str, Any]:
+def _items(saved: TrainState | Variables) -> dict[str, PyTree]:
     if not isinstance(saved, TrainState):
         return {"variables": saved}
     # "best" is a separate item, so that its weights can be read without the optimiser's state.
     return {"state": saved.replace(best=None), "best": saved.best}
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(array.shape) for name, array in ocp.tree.to_flat_dict(tree, sep="/").items()
     }

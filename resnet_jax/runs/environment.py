@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from absl import logging
@@ -35,8 +34,8 @@ PACKAGES = (
 
 
 def launch_facts(
-    network: Summary, execution: Mapping[str, Any], data: Mapping[str, Any]
-) -> dict[str, Any]:
+    network: Summary, execution: Mapping[str, object], data: Mapping[str, object]
+) -> dict[str, object]:
     """Returns the facts about this launch: command, commit, versions, devices, hosts, network."""
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed; argv[0] would be a path
@@ -66,7 +65,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def refuse_differing_data(facts: Mapping[str, Any]) -> None:
+def refuse_differing_data(facts: Mapping[str, object]) -> None:
     """Raises UserError, in every process, if one process sees other data than process 0."""
     first, *others = (json.loads(text) for text in of_all(json.dumps(facts)))
     for process, other in enumerate(others, start=1):
@@ -78,7 +77,7 @@ def refuse_differing_data(facts: Mapping[str, Any]) -> None:
             )
 
 
-def _git(here: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, Any]:
+def _git(here: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, str | bool | None]:
     """Returns {"commit", "clean"} of the checkout that contains `here`, or the "reason" if none."""
 
     def git(*args: str) -> str:

@@ -2,12 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
-from resnet_jax.settings import deciding, identity
+from resnet_jax.settings import Config, deciding, identity
 
 # Schedules whose rate at a step does not depend on the length of training.
 RATES_OF_ANY_LENGTH = ("constant", "step", "plateau")
@@ -15,7 +13,7 @@ RATES_OF_ANY_LENGTH = ("constant", "step", "plateau")
 _SCALED_BY_LENGTH = frozenset({"steps", "schedule.boundaries", "schedule.warmup_length"})
 
 
-def refuse_other(path: str | os.PathLike[str] | storage.Path, config: Mapping[str, Any]) -> None:
+def refuse_other(path: str | os.PathLike[str] | storage.Path, config: Config) -> None:
     """Raises UserError, with the differing keys, if `path` is another config's run folder.
 
     A config that differs only by more steps is accepted, unless the rates of earlier steps depend

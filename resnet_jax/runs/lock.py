@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 from absl import logging
 
@@ -114,7 +114,7 @@ def _is_leased(path: storage.Path) -> bool | None:
     return time.time() - renewed < _STALE_SECONDS
 
 
-def _holder(content: bytes | None) -> dict[str, Any]:
+def _holder(content: bytes | None) -> storage.Json:
     """Returns the owner in a lease's content; empty if the file is missing or incomplete."""
     try:
         return json.loads(content or b"{}")

@@ -5,9 +5,9 @@ import pathlib
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
+import jax
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -15,6 +15,7 @@ from resnet_jax.errors import is_installed
 from resnet_jax.parallel.processes import fetch, is_primary
 from resnet_jax.runs import storage
 from resnet_jax.runs.progress import Progress
+from resnet_jax.runs.reader import Row
 from resnet_jax.runs.writer import RunFolder
 from resnet_jax.state import NEVER
 
@@ -63,7 +64,7 @@ class RunLog:
             return
         values = fetch(row)
         self.note_diverged(values.pop("diverged_at"))
-        host_row: dict[str, Any] = {"step": values.pop("step")}
+        host_row: Row = {"step": values.pop("step")}
         single = self._config.replicates == 1
         host_row |= {k: v.tolist()[0] if single else v.tolist() for k, v in values.items()}
         rate = self.progress.report(host_row, {int(r) for r in self.diverged})
@@ -76,7 +77,7 @@ class RunLog:
         if time.monotonic() - self._status_at > self._folder.status_seconds:
             self.status("running", host_row["step"])
 
-    def note_diverged(self, diverged_at_R: Any) -> None:
+    def note_diverged(self, diverged_at_R: jax.Array) -> None:
         """Updates `diverged` from TrainState.diverged_at."""
         steps = fetch(diverged_at_R).tolist()
         self.diverged = {str(r): step for r, step in enumerate(steps) if step != NEVER}
@@ -163,7 +164,7 @@ class _Board:
             self.close()
             raise
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         """Adds a row of metrics, with one scalar per name and replicate.
 
         Raises:

@@ -9,12 +9,12 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 from absl import logging
 
 from resnet_jax.parallel.processes import is_primary
+from resnet_jax.pytree import PyTree
 from resnet_jax.runs import storage
 
 _GAPS = "gaps.json"
@@ -34,7 +34,7 @@ class Profiler:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._began = 0  # steps before the trace
 
-    def before(self, span: range, state: Any) -> None:
+    def before(self, span: range, state: PyTree) -> None:
         """Starts the trace if `span`, counted from 0, reaches the first step to trace."""
         if not self._steps or self._scratch or span.stop < self._steps[0]:
             return
@@ -49,7 +49,7 @@ class Profiler:
         options.python_tracer_level = 0  # tracing Python slows it down
         jax.profiler.start_trace(self._scratch.name, profiler_options=options)
 
-    def after(self, span: range, results: Any) -> None:
+    def after(self, span: range, results: PyTree) -> None:
         """Ends the trace if `span` includes the last step to trace; then waits for `results`."""
         if self._scratch is None or span.stop < self._steps[1]:
             return
@@ -57,10 +57,10 @@ class Profiler:
         jax.profiler.stop_trace()
         scratch, self._scratch, self._steps = self._scratch, None, ()
         with scratch:
-            summary = gaps(pathlib.Path(scratch.name), span.stop - self._began)
-            summary = {"first_step": self._began + 1, "last_step": span.stop} | summary
+            measured = gaps(pathlib.Path(scratch.name), span.stop - self._began)
+            summary = {"first_step": self._began + 1, "last_step": span.stop} | measured
             self._keep(pathlib.Path(scratch.name), summary)
-        for device, figures in summary["devices"].items():
+        for device, figures in measured["devices"].items():
             logging.info(
                 "Steps %d to %d were traced: %s took %.3f ms per step and was busy for %.1f %% of "
                 "it, the longest gap was %.3f ms; see %s.",
@@ -80,7 +80,7 @@ class Profiler:
             with scratch:
                 jax.profiler.stop_trace()
 
-    def _keep(self, trace: pathlib.Path, summary: Mapping[str, Any]) -> None:
+    def _keep(self, trace: pathlib.Path, summary: Mapping[str, object]) -> None:
         """Copies the trace into the run folder; a failure to do so does not stop the run."""
         try:
             for path in sorted(trace.rglob("*")):
@@ -94,7 +94,7 @@ class Profiler:
             logging.error("%s cannot be written: %s.", self._folder, storage.reason(e))
 
 
-def gaps(folder: str | os.PathLike[str], steps: int) -> dict[str, Any]:
+def gaps(folder: str | os.PathLike[str], steps: int) -> dict[str, dict[str, dict[str, float]]]:
     """Reads how busy the devices were in a trace of `steps` training steps.
 
     Returns:

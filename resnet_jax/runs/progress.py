@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import rich.progress
 from absl import logging
@@ -17,7 +16,7 @@ _DRAW_SECONDS = 0.5  # between redraws, each of which costs the training thread 
 _SPEED_SECONDS = 300.0  # the ETA follows the speed over this time
 
 
-def brief(row: dict[str, Any], diverged: Collection[int] = ()) -> str:
+def brief(row: reader.Row, diverged: Collection[int] = ()) -> str:
     """Returns a row of metrics as ``training error 12.30 %, ...``.
 
     Values are means over the replicates that are not in `diverged`.
@@ -139,7 +138,7 @@ class Progress:
         """Starts at step `start` of `steps`; `label` names the run, `bar` shows a progress bar."""
         self._steps, self._images_per_step = steps, images_per_step
         self._label = label
-        self._latest: dict[str, Any] = {}
+        self._latest: reader.Row = {}
         self._since = (start, time.monotonic())
         self._began = (start, time.monotonic())
         self._bars = Bars(wanted=bar)
@@ -151,7 +150,7 @@ class Progress:
         self._bars.advance(self._task, steps)
         self._bars.draw()
 
-    def report(self, row: dict[str, Any], diverged: Collection[int] = ()) -> float | None:
+    def report(self, row: reader.Row, diverged: Collection[int] = ()) -> float | None:
         """Shows a row of metrics; returns the images per second since the previous row.
 
         Returns None if no step was taken since, as for the test. Replicates in `diverged` are left

@@ -22,8 +22,8 @@ import dataclasses
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict
 
 from resnet_jax.errors import UserError
 from resnet_jax.runs import lock, storage
@@ -35,15 +35,32 @@ ENDED = ("completed", "diverged")  # statuses of a run that has nothing left to 
 POPULATION, MOVING_AVERAGES = "validation/error_population", "validation/error"
 
 
+Row = dict[str, Any]  # {"step": int, metric: a number, a list of numbers or None}
+
+
+class Status(TypedDict, total=False):
+    """The content of status.json, empty if there is none."""
+
+    status: str  # one of STATUSES
+    step: int
+    steps: int
+    reason: str
+    device_seconds: float  # over all launches
+    updated: str
+    host: str
+    pid: int
+    diverged: dict[str, int]  # replicate -> first step that was not finite
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run folder as read from disk; parts that do not exist (yet) are empty."""
 
     path: storage.Path
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    status: dict[str, Any]
+    config: storage.Json
+    environment: storage.Json
+    metrics: list[Row]
+    status: Status
 
     @property
     def name(self) -> str:
@@ -106,7 +123,7 @@ def _configs(path: storage.Path) -> list[str]:
     return sorted(name for name in names if name.split("/")[-1] == "config.json")
 
 
-def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
+def read_metrics(path: storage.Path) -> list[Row]:
     """Returns the rows of a metrics.jsonl, without a last line that was cut short by a kill."""
     *lines, _ = (storage.read_or_none(path) or b"").split(b"\n")  # the rest is empty or half a line
     rows = []
@@ -118,7 +135,7 @@ def read_metrics(path: storage.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def validation_metric(metrics: Sequence[Mapping[str, Any]]) -> str:
+def validation_metric(metrics: Sequence[Row]) -> str:
     """Returns the name of the validation error to show.
 
     It is POPULATION if the last row with a validation error has it, else MOVING_AVERAGES.
@@ -127,7 +144,7 @@ def validation_metric(metrics: Sequence[Mapping[str, Any]]) -> str:
     return POPULATION if POPULATION in next(validated, {}) else MOVING_AVERAGES
 
 
-def is_alive(path: storage.Path, status: Mapping[str, Any]) -> bool:
+def is_alive(path: storage.Path, status: Status) -> bool:
     """Whether the process that wrote a run folder's ``running`` status may still exist.
 
     This asks the folder's lock, since another process may have the same number by now. On a disk, a
@@ -160,7 +177,7 @@ def shown_status(run: Run) -> str:
     return status
 
 
-def describe_status(status: Mapping[str, Any]) -> str:
+def describe_status(status: Status) -> str:
     """Returns ``diverged at step 57 of 240: the loss was ...``."""
     text = f"{status['status']} at step {status['step']} of {status['steps']}"
     if status.get("diverged"):

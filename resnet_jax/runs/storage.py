@@ -238,7 +238,7 @@ def move(folder: Path, name: str) -> None:
     remove(folder)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Writes a JSON file atomically; raises OSError."""
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
@@ -251,7 +251,7 @@ def read_or_none(path: Path) -> bytes | None:
         raise UserError(f"{path} cannot be read: {reason(e)}.") from e
 
 
-def read_json(path: Path) -> Json:
+def read_json(path: Path) -> Any:
     """Returns a JSON file's object, empty if it does not exist; raises UserError if invalid."""
     content = read_or_none(path)
     if content is None:

@@ -7,7 +7,6 @@ import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from resnet_jax import settings
 from resnet_jax.errors import RunError, UserError
@@ -20,7 +19,7 @@ _STATUS_SECONDS = 2.0
 class RunFolder:
     """A run folder that this process holds and writes."""
 
-    def __init__(self, path: str | os.PathLike[str] | storage.Path, config: Mapping[str, Any]):
+    def __init__(self, path: str | os.PathLike[str] | storage.Path, config: settings.Config):
         """Opens `path` for a run of the resolved `config`, creating it if needed.
 
         Raises:
@@ -70,7 +69,7 @@ class RunFolder:
         """The folder of a trace."""
         return self.path / "profile"
 
-    def _write_config(self, config: Mapping[str, Any]) -> None:
+    def _write_config(self, config: settings.Config) -> None:
         """Writes config.json if it is new or if a resumed run changes settings or is longer."""
         saved = storage.read_json(self.path / "config.json")
         if saved and saved["steps"] < config["steps"]:
@@ -80,7 +79,7 @@ class RunFolder:
         if not saved or settings.flatten(saved) != settings.flatten(config):
             storage.write_json(self.path / "config.json", config)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> reader.Status:
         """Returns the last written status, empty for a new folder."""
         return storage.read_json(self.path / "status.json")
 
@@ -92,7 +91,7 @@ class RunFolder:
         steps: int,
         device_seconds: float,
         reason: str = "",
-        **more: Any,
+        **more: object,
     ) -> None:
         """Writes status.json; `device_seconds` is the sum over all launches of this run."""
         if status not in reader.STATUSES:
@@ -113,21 +112,21 @@ class RunFolder:
             },
         )
 
-    def record_launch(self, facts: Mapping[str, Any]) -> None:
+    def record_launch(self, facts: Mapping[str, object]) -> None:
         """Writes environment.json: the facts of the first launch, later ones under ``resumed``."""
         first = storage.read_json(self.path / "environment.json")
         if first:
             first["resumed"] = [*first.get("resumed", []), dict(facts)]
         storage.write_json(self.path / "environment.json", first or facts)
 
-    def refuse_other_data(self, facts: Mapping[str, Any]) -> None:
+    def refuse_other_data(self, facts: Mapping[str, object]) -> None:
         """Raises UserError if the run was started on other data.
 
         Args:
           facts: see datasets.DataSet.facts; facts that no launch recorded are not compared.
         """
         first = storage.read_json(self.path / "environment.json")
-        recorded: dict[str, Any] = {}
+        recorded: storage.Json = {}
         for launch in (first, *first.get("resumed", [])):
             recorded = launch.get("data", {}) | recorded
         if recorded and recorded.get("streams", 1) != facts["streams"]:
@@ -147,7 +146,7 @@ class RunFolder:
         rows = [row for row in reader.read_metrics(self._metrics_path) if row["step"] <= step]
         self._write_metrics(rows)
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: reader.Row) -> None:
         """Appends a row of metrics, which reaches a disk at once and a bucket later.
 
         A row of the same step as the last one is merged into it.
@@ -159,12 +158,12 @@ class RunFolder:
             self._metrics.flush()
             *earlier, last = reader.read_metrics(self._metrics_path)
             self._metrics.close()
-            self._write_metrics([*earlier, last | dict(row)])
+            self._write_metrics([*earlier, last | row])
         else:
             self._metrics.append(_line(row))
             self._last_step = row["step"]
 
-    def _lengthen(self, config: dict[str, Any], steps: int) -> None:
+    def _lengthen(self, config: settings.Config, steps: int) -> None:
         """Changes the files of a run of `config`, except config.json, for a run of more steps.
 
         Metrics that are logged only at a last step move to environment.json. A kill in between does
@@ -198,7 +197,7 @@ class RunFolder:
     def _metrics_path(self) -> storage.Path:
         return self.path / "metrics.jsonl"
 
-    def _write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _write_metrics(self, rows: Sequence[reader.Row]) -> None:
         """Rewrites the metrics and opens them to append."""
         self._metrics = storage.Lines(self._metrics_path, b"".join(map(_line, rows)))
         self._last_step = rows[-1]["step"] if rows else -1
@@ -232,16 +231,16 @@ class Onlooker(RunFolder):
         """Takes no lock."""
         self.path = storage.locate(path).absolute()
 
-    def set_status(self, *_: Any, **__: Any) -> None:
+    def set_status(self, *_: object, **__: object) -> None:
         """Does nothing."""
 
-    def record_launch(self, facts: Mapping[str, Any]) -> None:
+    def record_launch(self, facts: Mapping[str, object]) -> None:
         """Does nothing."""
 
     def rewind(self, step: int) -> None:
         """Does nothing."""
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: reader.Row) -> None:
         """Does nothing."""
 
     def flush(self) -> None:
@@ -252,7 +251,7 @@ class Onlooker(RunFolder):
 
 
 def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], old_label: str, new_label: str
+    old: Mapping[str, object], new: Mapping[str, object], old_label: str, new_label: str
 ) -> str:
     """Returns ``train (26 then, 296 now), ...`` for the keys of both whose values differ, or ""."""
     return ", ".join(
@@ -262,7 +261,7 @@ def differences(
     )
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """Replaces numbers that are not finite by None, in a number or in nested lists."""
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
@@ -271,5 +270,5 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
+def _line(row: reader.Row) -> bytes:
     return (json.dumps({k: jsonable(v) for k, v in row.items()}, allow_nan=False) + "\n").encode()
