@@ -6,9 +6,6 @@
 The run folder runs/plain-56 may stand in for its config.json. Sweeps start cells this way.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import base
@@ -35,7 +32,7 @@ def get_config(path: str = "") -> ConfigDict:
     return from_dict(content, str(file))
 
 
-def from_dict(content: Mapping[str, Any], origin: str) -> ConfigDict:
+def from_dict(content: settings.Config, origin: str) -> ConfigDict:
     """Returns a saved config with the keys and types of configs/base.py.
 
     Args:

@@ -19,7 +19,6 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +33,7 @@ from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
 from resnet_jax.runs.progress import Bars
-from resnet_jax.runs.storage import read_json, write_bytes, write_json
+from resnet_jax.runs.storage import Json, read_json, write_bytes, write_json
 
 _NAME = flags.DEFINE_string("name", "imagenet2012", "The data set; see data.name.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir to read; see data.dir.")
@@ -108,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _prepare(folder: pathlib.Path, info: dict[str, Any], target: pathlib.Path) -> dict[str, Tally]:
+def _prepare(folder: pathlib.Path, info: Json, target: pathlib.Path) -> dict[str, Tally]:
     settings = {"short_side": _SHORT_SIDE.value, "quality": _QUALITY.value}
     note = (
         f"copies of the pictures reduced to a short side of {settings['short_side']} pixels, JPEG "

@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import tempfile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +171,7 @@ def _evaluated(item: pathlib.Path) -> Variables:
     names = ("ema",) if metadata.get("ema") else _COLLECTIONS
     tree = {name: metadata[name] for name in names}
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    restored: dict[str, Any] = ocp.PyTreeCheckpointer().restore(
+    restored: Variables = ocp.PyTreeCheckpointer().restore(
         item,
         args=ocp.args.PyTreeRestore(item=tree, restore_args=as_numpy, partial_restore=True),
     )

@@ -155,7 +155,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, type]:
     return kinds
 
 
-def _put(config: ConfigDict, key: str, value: Any) -> None:
+def _put(config: ConfigDict, key: str, value: object) -> None:
     """Sets a key and creates its groups if they are absent."""
     *groups, last = key.split(".")
     for group in groups:

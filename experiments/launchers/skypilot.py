@@ -18,7 +18,6 @@ import re
 import shlex
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
@@ -159,10 +158,10 @@ class SkyPilot:
         states = self.states()
         _sky(*cancel_command([states[cell].split()[0] for cell in cells]))
 
-    def task(self, job: Job) -> dict[str, Any]:
+    def task(self, job: Job) -> dict[str, object]:
         """Returns a job's task, in the form of SkyPilot's YAML."""
         options = self._options
-        resources: dict[str, Any] = {
+        resources: dict[str, object] = {
             "infra": options.infra,
             "accelerators": options.accelerators,
             "use_spot": options.spot,
@@ -176,7 +175,7 @@ class SkyPilot:
         kind = "tpu" if options.accelerators.startswith("tpu-") else ""
         kind = kind or ("cuda13" if options.accelerators else "")
         version = importlib.metadata.version("jax")
-        task: dict[str, Any] = {
+        task: dict[str, object] = {
             "name": self._job_name(job.name),
             "workdir": str(command_line.ROOT),
             "num_nodes": options.nodes,

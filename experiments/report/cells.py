@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from experiments.report import replicates
 from experiments.report.replicates import Observation, Replicate
 from experiments.report.statistics import Sample, Stat
 from resnet_jax.allowed import check_choice
 from resnet_jax.networks.architectures import SHORTCUTS
-from resnet_jax.runs import reader
+from resnet_jax.runs import reader, storage
 
 Measure = Callable[[Replicate], float | None]
 
@@ -24,7 +23,7 @@ class CellResult:
     notes: tuple[str, ...]  # on replicates that were left out and unfinished runs
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> storage.Json:
         """The first run's config; the others differ from it only in their seeds."""
         return self.runs[0].config
 

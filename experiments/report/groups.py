@@ -3,17 +3,15 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from experiments.report import cells, paper, replicates
 from experiments.report.cells import CellResult
 from resnet_jax import settings
-from resnet_jax.runs import reader
+from resnet_jax.runs import reader, storage
+from resnet_jax.settings import Flat
 
 WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
 NAMED_SETTINGS = 3  # a label names this many differing settings and counts the others
-
-Settings = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Group:
     """Cells that differ only in depth, shortcut and seed."""
 
     label: str
-    settings: Settings  # those that differ from other groups on the same data
+    settings: Flat  # those that differ from other groups on the same data
     note: str  # a warning about the data, shown beside its numbers
     cells: tuple[CellResult, ...]
 
@@ -47,7 +45,7 @@ class Group:
         return names if len(names) < len(self.cells) else []
 
     @property
-    def facts(self) -> Settings:
+    def facts(self) -> storage.Json:
         """Facts about the data, from the first run that recorded them."""
         recorded = (run.environment.get("data") for cell in self.cells for run in cell.runs)
         return next((facts for facts in recorded if facts), {})
@@ -80,7 +78,7 @@ def comparable(runs: Iterable[reader.Run]) -> list[Group]:
     ]
 
 
-def _recipe(run: reader.Run) -> Settings:
+def _recipe(run: reader.Run) -> Flat:
     recipe = settings.recipe(run.config)
     return recipe | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else recipe
 
@@ -98,13 +96,13 @@ def _has_papers_warm_up(run: reader.Run) -> bool:
     )
 
 
-def _warm_up(part: Sequence[reader.Run]) -> Settings:
+def _warm_up(part: Sequence[reader.Run]) -> Flat:
     """Returns the warm-up of a group, disregarding the paper's exception."""
     usual = next((run for run in part if not _has_papers_warm_up(run)), part[0])
     return {"schedule.warmup": settings.flatten(usual.config).get("schedule.warmup")}
 
 
-def _network(run: reader.Run) -> Settings:
+def _network(run: reader.Run) -> Flat:
     model = run.config["model"]
     return {"depth": model["depth"], "shortcut": model["shortcut"]}
 
@@ -134,12 +132,12 @@ def _note(part: Sequence[reader.Run]) -> str | None:
     return next((note for note in known if note is not None), None)
 
 
-def _notes(part: Sequence[reader.Run]) -> list[Settings]:
+def _notes(part: Sequence[reader.Run]) -> list[Flat]:
     """Returns each run's data note; a run that never loaded its data gets the first known note."""
     return [{"note": own if (own := _note([run])) is not None else _note(part)} for run in part]
 
 
-def _partition(members: Sequence[reader.Run], keys: Sequence[Settings]) -> list[list[reader.Run]]:
+def _partition(members: Sequence[reader.Run], keys: Sequence[Flat]) -> list[list[reader.Run]]:
     parts: dict[str, list[reader.Run]] = {}
     for run, key in zip(members, keys, strict=True):
         parts.setdefault(json.dumps(key, sort_keys=True), []).append(run)
@@ -152,9 +150,9 @@ def _named(key: str, value: object) -> str:
     return f"{key.removeprefix('data.')}={value}"
 
 
-def _labels(recipes: Sequence[Settings]) -> list[tuple[str, Settings]]:
+def _labels(recipes: Sequence[Flat]) -> list[tuple[str, Flat]]:
     """Returns each group's label, and the settings that differ from groups on the same data."""
-    labels: list[tuple[str, Settings]] = []
+    labels: list[tuple[str, Flat]] = []
     for recipe in recipes:
         data = recipe["data.name"]
         same_data = [other for other in recipes if other["data.name"] == data]

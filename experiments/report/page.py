@@ -4,8 +4,7 @@ This module has the text and data; templates/ has the HTML.
 """
 
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import jinja2
 import plotly.offline
@@ -14,8 +13,7 @@ from experiments.report import interactive, table
 from experiments.report.claims import COMPARED, NOT_TESTED, Claim
 from experiments.report.groups import Group
 from resnet_jax.runs import reader
-
-RecordedFacts = Mapping[str, Any]  # of environment.json, about data or a launch
+from resnet_jax.runs.storage import Json
 
 UNKNOWN = "not recorded"
 TEMPLATES = jinja2.Environment(
@@ -104,7 +102,7 @@ def _group(group: Group, window: int) -> dict[str, object]:
     }
 
 
-def _counts(facts: RecordedFacts) -> str:
+def _counts(facts: Json) -> str:
     splits = [split for split in ("train", "validation", "test") if facts.get(split) is not None]
     return ", ".join(f"{facts[split]:,} {split}" for split in splits)
 
@@ -135,7 +133,7 @@ def _run(run: reader.Run) -> dict[str, object]:
     }
 
 
-def _launches(run: reader.Run) -> list[RecordedFacts]:
+def _launches(run: reader.Run) -> list[reader.Launch]:
     """Returns the facts of the first launch and of each later one."""
     first = run.environment
     return [first, *first.get("resumed", [])] if first else []
@@ -145,7 +143,7 @@ def _distinct(values: Iterable[str | None]) -> list[str]:
     return [value for value in dict.fromkeys(values) if value]
 
 
-def _commit(launch: RecordedFacts) -> str | None:
+def _commit(launch: reader.Launch) -> str | None:
     git = launch.get("git") or {}
     if not git.get("commit"):
         return f"not recorded: {git['reason']}" if git.get("reason") else None
@@ -153,12 +151,12 @@ def _commit(launch: RecordedFacts) -> str | None:
     return f"commit {git['commit'][:12]}{state[git.get('clean')]}"
 
 
-def _packages(launch: RecordedFacts) -> str:
+def _packages(launch: reader.Launch) -> str:
     packages = launch.get("packages") or {}
     return ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
-def _devices(launch: RecordedFacts) -> str:
+def _devices(launch: reader.Launch) -> str:
     """Returns ``4 x NVIDIA H100``: the number of devices of each kind."""
     names = launch.get("devices") or []
     return ", ".join(

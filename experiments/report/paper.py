@@ -5,14 +5,10 @@ The presets in configs/cifar10.py and configs/imagenet.py define the paper's net
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 from configs import cifar10, imagenet
 from resnet_jax import settings
 from resnet_jax.networks.architectures import CIFAR_STUDIED, IMAGENET, architecture
-
-Config = Mapping[str, Any]  # resolved
 
 # The paper's depths.
 STUDIED = {"imagenet": tuple(IMAGENET), "cifar": CIFAR_STUDIED}
@@ -54,13 +50,13 @@ class PublishedSize:
 
 
 @functools.cache
-def published_recipe(family: str) -> Config:
+def published_recipe(family: str) -> settings.Flat:
     """Returns the paper's recipe as flat, resolved settings, without those in `FREE`."""
     papers = settings.deciding(PAPER_CONFIGS[family]().to_dict()) | SETTLED[family]
     return {key: value for key, value in papers.items() if key not in FREE}
 
 
-def departures(config: Config) -> dict[str, tuple[object, object]]:
+def departures(config: settings.Config) -> dict[str, tuple[object, object]]:
     """Returns a run's departures from the paper: setting -> (the run's value, the paper's).
 
     Args:
@@ -111,7 +107,7 @@ CIFAR_PARAMETERS = {
 }
 
 
-def published_size(config: Config, image_shape: tuple[int, ...]) -> PublishedSize:
+def published_size(config: settings.Config, image_shape: tuple[int, ...]) -> PublishedSize:
     """Returns the paper's numbers for a config's network, if it is one of the paper's.
 
     Args:
@@ -179,7 +175,7 @@ ERRORS = {
 }
 
 
-def published(config: Config) -> PublishedError | None:
+def published(config: settings.Config) -> PublishedError | None:
     """Returns the paper's error on this data set, if network and recipe are the paper's."""
     number = _published_for_depth(config)
     if number is None or departures(config):
@@ -191,7 +187,7 @@ def published(config: Config) -> PublishedError | None:
     return number
 
 
-def withheld(config: Config) -> str:
+def withheld(config: settings.Config) -> str:
     """Returns why the paper's number for this depth is left out: ``steps=500 (the paper: 64,000)``.
 
     Empty if it is not left out, or does not exist.
@@ -211,7 +207,7 @@ def _show(value: object) -> str:
     return f"{value:,}" if is_number else str(value)
 
 
-def _published_for_depth(config: Config) -> PublishedError | None:
+def _published_for_depth(config: settings.Config) -> PublishedError | None:
     model = config["model"]
     errors = ERRORS.get((config["data"]["name"], model["family"]), {})
     return errors.get((model["shortcut"], model["depth"]))

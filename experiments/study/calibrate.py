@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +27,7 @@ from resnet_jax.data.order import TRAIN
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.execution import Execution, decide
 from resnet_jax.programs import Programs, build
+from resnet_jax.pytree import PyTree
 
 _DEVICES = flags.DEFINE_integer("devices", None, "The number of devices to use; all by default.")
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         _answer(steps=dispatches * steps_per_dispatch)
 
 
-def on_noise(config: ConfigDict, execution: Execution) -> tuple[Programs, tuple[Any, ...]]:
+def on_noise(config: ConfigDict, execution: Execution) -> tuple[Programs, tuple[PyTree, ...]]:
     """Returns a resolved config's programs, and the arguments of its train_steps after the state.
 
     The arguments are those of one dispatch, on a batch of noise, so no data set is needed.

@@ -6,7 +6,6 @@ import pathlib
 import signal
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 from absl import logging
 
@@ -42,7 +41,7 @@ def job(folder: storage.Path, with_cluster: bool) -> Job:
     return Job(folder.name, command(folder, with_cluster), folder / LOG)
 
 
-def status(folder: storage.Path) -> dict[str, Any]:
+def status(folder: storage.Path) -> reader.Status:
     """Returns the status of a cell's folder, empty if it was never queued."""
     return storage.read_json(folder / "status.json")
 
@@ -76,7 +75,7 @@ def queue(folder: storage.Path, cell: Cell) -> None:
         run_folder.close()
 
 
-def settle(folder: storage.Path, cell: Cell, code: int, before: dict[str, Any]) -> None:
+def settle(folder: storage.Path, cell: Cell, code: int, before: reader.Status) -> None:
     """Sets the status to failed if a cell's process ended without writing its final status.
 
     Args:

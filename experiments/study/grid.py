@@ -10,8 +10,7 @@ A tuple in "when" means any of its values. An exception overrides the base, neve
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
@@ -69,7 +68,7 @@ def cells(study: ConfigDict) -> list[Cell]:
     return grid_cells
 
 
-def cell_name(config: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
+def cell_name(config: settings.Config, axes: settings.Flat) -> str:
     """Returns ``plain-56`` or ``resnet-56-A``, with ``-rate=0.1`` for each further axis.
 
     Args:
@@ -88,7 +87,7 @@ def cell_name(config: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
     return name
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return "+".join(map(_spelled, value))
     return f"{value:.12g}" if isinstance(value, float) else str(value)
@@ -114,7 +113,7 @@ def check_parts(study: ConfigDict) -> None:
             raise UserError(f"The study's {key} is {study[key]!r}; it must be a ConfigDict.")
 
 
-def _axes(study: ConfigDict) -> dict[str, list[Any]]:
+def _axes(study: ConfigDict) -> settings.Flat:
     axes = settings.flatten(study.grid.to_dict())
     for key, values in axes.items():
         _check_key(study.base, key, "grid")
@@ -126,8 +125,8 @@ def _axes(study: ConfigDict) -> dict[str, list[Any]]:
 
 
 def _exceptions(
-    study: ConfigDict, axes: Mapping[str, Any]
-) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    study: ConfigDict, axes: settings.Flat
+) -> dict[str, tuple[settings.Flat, settings.Flat]]:
     """Returns {name: (conditions, changes)}, both by dotted key."""
     exceptions = {}
     for name, exception in study.exceptions.items():
@@ -155,14 +154,14 @@ def _exceptions(
     return exceptions
 
 
-def _alternatives(base: ConfigDict, key: str, value: Any) -> list[Any]:
+def _alternatives(base: ConfigDict, key: str, value: object) -> list[object]:
     if isinstance(settings.get(base, key), tuple) or not isinstance(value, list):
         return [value]
     return value
 
 
-def _matches(config: ConfigDict, conditions: Mapping[str, Any]) -> bool:
-    def matches(key: str, value: Any) -> bool:
+def _matches(config: ConfigDict, conditions: settings.Flat) -> bool:
+    def matches(key: str, value: object) -> bool:
         setting = settings.get(config, key)
         setting = list(setting) if isinstance(setting, tuple) else setting
         return setting in _alternatives(config, key, value)
@@ -181,7 +180,7 @@ def not_a_setting(name: str, key: str, known: Iterable[str]) -> str:
     return f"{name} is not a setting{nearest_key(key, known)}; configs/base.py lists all."
 
 
-def _changed(base: ConfigDict, changes: Mapping[str, Any], where: str) -> ConfigDict:
+def _changed(base: ConfigDict, changes: settings.Flat, where: str) -> ConfigDict:
     """Returns a copy of `base` with dotted keys set; raises UserError for a wrong type."""
     config = base.copy_and_resolve_references()
     for key, value in changes.items():

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import rich.progress
 from absl import logging
@@ -39,7 +38,7 @@ class Overview:
         self._sizes, self._workdir, self._at_once = sizes, workdir, at_once
         self._waiting = list(self._cells)
         self._since: dict[str, float] = {}  # start times of running cells
-        self._before: dict[str, dict[str, Any]] = {}  # the status before a cell was started
+        self._before: dict[str, reader.Status] = {}  # the status before a cell was started
         self._ended: dict[str, str] = {}
         # Mult-adds of cells that ended during this sweep, and the seconds they took.
         self._work = self._seconds = 0.0

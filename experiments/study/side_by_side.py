@@ -10,9 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TypedDict
 
 from ml_collections import ConfigDict
+
+
+class Answer(TypedDict, total=False):
+    """An answer of calibrate.py: when it is ready, and after each request the steps taken."""
+
+    start_seconds: float
+    compile_seconds: float
+    device: str
+    devices: int
+    steps: int
 
 
 class TimingFailedError(Exception):
@@ -69,7 +79,7 @@ class TimedProcesses:
         if self._timer:
             self._timer.start()
 
-    def wait_until_ready(self) -> dict[str, Any]:
+    def wait_until_ready(self) -> Answer:
         """Returns the answer of the process that took longest to compile."""
         answers = [self._answer(number) for number in range(len(self._workers))]
         return max(answers, key=lambda answer: answer["compile_seconds"])
@@ -100,12 +110,12 @@ class TimedProcesses:
         seconds = self.run(1)
         return seconds if seconds > at_least else self.run(math.ceil(at_least / seconds))
 
-    def _answer(self, number: int) -> dict[str, Any]:
+    def _answer(self, number: int) -> Answer:
         worker = self._workers[number]
         assert worker.stdout is not None
         line = worker.stdout.readline()
         if line:
-            return dict(json.loads(line))
+            return json.loads(line)
         self._end()  # the others would slow down the next measurement
         if self._is_late:
             raise TimingFailedError(f"it took more than {self._limit:g} s")

@@ -19,6 +19,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.networks.summary import Summary
 from resnet_jax.parallel.processes import of_all
 from resnet_jax.runs import flags
+from resnet_jax.runs.reader import Launch
 from resnet_jax.runs.writer import differences
 
 PACKAGES = (
@@ -35,7 +36,7 @@ PACKAGES = (
 
 def launch_facts(
     network: Summary, execution: Mapping[str, object], data: Mapping[str, object]
-) -> dict[str, object]:
+) -> Launch:
     """Returns the facts about this launch: command, commit, versions, devices, hosts, network."""
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed; argv[0] would be a path

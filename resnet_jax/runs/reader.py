@@ -52,13 +52,39 @@ class Status(TypedDict, total=False):
     diverged: dict[str, int]  # replicate -> first step that was not finite
 
 
+class Launch(TypedDict, total=False):
+    """The facts about one launch; other versions may record fewer."""
+
+    command: str
+    git: storage.Json  # {"commit", "clean"}, or the "reason" if they are unknown
+    python: str
+    packages: dict[str, str]  # name -> version
+    platform: str
+    flags: storage.Json
+    devices: list[str]
+    execution: storage.Json
+    hosts: list[str]
+    started: str
+    network: dict[str, int]
+    data: storage.Json
+    without_effect: list[str]
+    step: int
+
+
+class Environment(Launch, total=False):
+    """The content of environment.json, the facts about the first launch; empty if there is none."""
+
+    resumed: list[Launch]
+    earlier_ends: list[Row]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run folder as read from disk; parts that do not exist (yet) are empty."""
 
     path: storage.Path
     config: storage.Json
-    environment: storage.Json
+    environment: Environment
     metrics: list[Row]
     status: Status
 

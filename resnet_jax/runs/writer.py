@@ -112,7 +112,7 @@ class RunFolder:
             },
         )
 
-    def record_launch(self, facts: Mapping[str, object]) -> None:
+    def record_launch(self, facts: reader.Launch) -> None:
         """Writes environment.json: the facts of the first launch, later ones under ``resumed``."""
         first = storage.read_json(self.path / "environment.json")
         if first:
@@ -234,7 +234,7 @@ class Onlooker(RunFolder):
     def set_status(self, *_: object, **__: object) -> None:
         """Does nothing."""
 
-    def record_launch(self, facts: Mapping[str, object]) -> None:
+    def record_launch(self, facts: reader.Launch) -> None:
         """Does nothing."""
 
     def rewind(self, step: int) -> None:
