@@ -31,7 +31,7 @@ from resnet_jax.state import (
 )
 
 Metrics = dict[str, jax.Array]
-Parts = TypeVar("Parts")  # a pytree
+Stacked = TypeVar("Stacked")  # a pytree of arrays with a leading axis of parts
 MANY_CLASSES = 100  # with at least this many, top-5 error is reported as well
 
 
@@ -269,7 +269,7 @@ def _draws_of_parts(task: Task, key: jax.Array, batch: Batch) -> Draws:
     return jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), draws)
 
 
-def _mean_over_parts(f: Callable[[Parts], Tree], batch: Parts, unroll: bool) -> Tree:
+def _mean_over_parts(f: Callable[[Stacked], Tree], batch: Stacked, unroll: bool) -> Tree:
     """Returns the mean of f(part) over the parts of a batch, its leading axis.
 
     This holds for BatchNorm's moving averages too: each part updates them from the same old value,
