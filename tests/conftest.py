@@ -6,10 +6,15 @@ import signal
 
 import pytest
 
-# Set before jax is imported, which reads both once; values of the user are kept.
-_EIGHT = "--xla_force_host_platform_device_count=8"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EIGHT}".strip()
+# Set before jax is imported, which reads both once; values of the user are kept. Most of a test's
+# time is compiling, which takes half as long without LLVM's optimisations. Programs that tests
+# start are compiled as for a user: see tiny.environment().
+for _flag, _value in (
+    ("--xla_force_host_platform_device_count", 8),
+    ("--xla_backend_optimization_level", 0),
+):
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402 - see above
@@ -28,12 +33,15 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory):
-    """One compilation cache, outside of ~, for all programs that tests start."""
+    """One compilation cache, outside of ~, for all tests and the programs that they start."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # shared by all workers
-    # It has no effect in this process, where JAX has already read its variables.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+    # JAX has already read its variables in this process. Many tests build the same tiny programs.
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled" / "here"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 @pytest.fixture(scope="session")
