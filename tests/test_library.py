@@ -97,6 +97,7 @@ reveal_type(model)
 """
 
 
+@pytest.mark.slow
 def test_a_user_s_script_is_type_checked(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     mypy = [sys.executable, "-m", "mypy", "--config-file=pyproject.toml", "--no-error-summary"]

@@ -109,6 +109,7 @@ def without_extras(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_digits_train_without_any_extra(tmp_path):
     flags = tiny.flags_of(log__tensorboard=True)
     arguments = ["--config=configs/digits.py", *flags, f"--workdir={tmp_path / 'run'}"]

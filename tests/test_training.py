@@ -193,6 +193,7 @@ def test_the_last_good_checkpoint_is_named(tmp_path, monkeypatch):
     assert np.isfinite(tiny.final_state(r.path).params["logits"]["kernel"]).all()
 
 
+@pytest.mark.slow
 def test_one_diverged_replicate_does_not_stop_the_others(tmp_path, monkeypatch):
     single, _ = run(tmp_path / "alone", seed=0)
     assert single == "completed"

@@ -28,9 +28,9 @@ NETWORKS = [
 ]
 # Small networks with every kind of layer.
 SMALL = [
-    ("cifar", 8, "none", "v1"),
     ("cifar", 8, "A", "v1"),
-    ("cifar", 8, "C", "v1"),
+    pytest.param("cifar", 8, "none", "v1", marks=pytest.mark.slow),
+    pytest.param("cifar", 8, "C", "v1", marks=pytest.mark.slow),
     pytest.param("imagenet", 18, "B", "v1", marks=pytest.mark.slow),
     pytest.param("imagenet", 50, "A", "v1.5", marks=pytest.mark.slow),
     pytest.param("imagenet", 50, "B", "v1", marks=pytest.mark.slow),

@@ -163,6 +163,7 @@ def test_a_run_logs_every_metric(root, tmp_path):
     assert len(set(losses)) == 5
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_with_the_same_pictures(root, tmp_path, monkeypatch):
     run(tmp_path / "whole", root)
     with monkeypatch.context() as patch:

@@ -210,6 +210,7 @@ def test_digits():
     np.testing.assert_array_equal(source.test_images, again.test_images)
 
 
+@pytest.mark.slow
 def test_real_cifar10(tfds_dir):
     source = sources.read_set("cifar10", tfds_dir)
     assert source.train_images.shape == (50_000, 32, 32, 3)

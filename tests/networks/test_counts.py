@@ -46,7 +46,10 @@ def test_parameters_are_the_papers(family, depth):
     assert summary(family, depth, shortcut).parameters == expected
 
 
-@pytest.mark.parametrize(("family", "depth"), NETWORKS)
+@pytest.mark.parametrize(
+    ("family", "depth"),
+    [pytest.param(*n, marks=pytest.mark.slow if n[1] > 1000 else []) for n in NETWORKS],
+)
 def test_initialised_parameters_are_the_papers(family, depth):
     shortcut, expected = ("B", IMAGENET[depth]) if family == "imagenet" else ("A", CIFAR[depth])
     leaves = jax.tree.leaves(parameter_tree(family, depth, shortcut))

@@ -213,6 +213,7 @@ def assert_metrics(rows, expected):
         np.testing.assert_allclose([row[name][0] for row in rows], expected[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_are_means_over_the_steps_since_the_last_row_even_if_log_every_changes():
     _, each = train(1, 5)
     assert all(len({float(row[name][0]) for row in each}) > 1 for name in METRICS)

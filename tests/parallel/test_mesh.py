@@ -154,6 +154,7 @@ def collectives(lowered):
     return set(COLLECTIVE.findall(lowered.compile().as_text()))
 
 
+@pytest.mark.slow
 def test_seeds_on_devices_of_their_own_never_communicate():
     options = OPTIONS | {"optimizer__clip_norm": 1.0}
     for name, lowered in compiled(Setup(4, 4, 1, **options)).items():

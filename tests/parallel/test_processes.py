@@ -66,11 +66,12 @@ def at_step(folder, step):
     return any(row["step"] >= step for row in reader.read_metrics(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         pytest.param(SEEDS, id="seeds"),
-        pytest.param(ONE_SEED, id="one_seed", marks=pytest.mark.slow),
+        pytest.param(ONE_SEED, id="one_seed"),
     ],
 )
 def test_two_processes_train_the_same_run_as_one(tmp_path, overrides):

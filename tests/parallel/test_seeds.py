@@ -30,7 +30,9 @@ from tests.parallel.test_devices import relative_difference
 from tests.parallel.test_mesh import SEEDS, Setup
 from tests.test_execution import mesh_of
 
-QUICKLY = {"xla_backend_optimization_level": "0"}  # compiling takes longer than running
+SAMPLED_WAYS = [
+    pytest.param(way, marks=[] if way == "separate" else pytest.mark.slow) for way in WAYS
+]
 OPTIONS = {"data__pad": 1, "data__flip": "on", "model__bn_group": 4, "model__shortcut": "B"}
 
 
@@ -105,10 +107,7 @@ def alone(steps):
     return states
 
 
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param(way, marks=pytest.mark.slow if way == "unroll" else []) for way in WAYS],
-)
+@pytest.mark.parametrize("way", SAMPLED_WAYS)
 def test_every_way_trains_a_seed_as_if_alone(way):
     setup = one_device(way)
     state = setup.programs.start(SEEDS)
@@ -138,6 +137,7 @@ def test_every_way_evaluates_equally(way):
     np.testing.assert_allclose(theirs["error"], result["error"], atol=0.6)  # one of 180 images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_may_be_resumed_in_another_way(tmp_path, way):
     there, here = one_device("unroll"), one_device(way)
@@ -246,10 +246,8 @@ def small_step(way, preactivation):
         product=product,
     )
     images = jax.random.normal(jax.random.key(0), (3, 4, 16, 16, 3))
-    variables = jax.jit(
-        jax.vmap(lambda key: dict(model.lazy_init(key, images[0], train=True))),
-        compiler_options=QUICKLY,
-    )(jax.random.split(jax.random.key(1), 3))
+    init = jax.jit(jax.vmap(lambda key: dict(model.lazy_init(key, images[0], train=True))))
+    variables = init(jax.random.split(jax.random.key(1), 3))
 
     def step(variables, images_BHWC, factor):
         def loss(params, images_BHWC):
@@ -264,14 +262,14 @@ def small_step(way, preactivation):
 
     arguments = (variables, images, jnp.ones(3))
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    mapped = jax.jit(over_seeds(step, 3, (0, 0, 0), mesh, way), compiler_options=QUICKLY)
+    mapped = jax.jit(over_seeds(step, 3, (0, 0, 0), mesh, way))
     return mapped.lower(*arguments).compile(), arguments
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30], ids=str)
 @pytest.mark.parametrize("place", ["weights", "images", "gradient"])
 @pytest.mark.parametrize("preactivation", [False, True])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", SAMPLED_WAYS)
 def test_non_finite_numbers_in_one_seed_leave_the_others_alone(way, preactivation, place, value):
     step, (variables, images, factors) = small_step(way, preactivation)
     healthy = step(variables, images, factors)
@@ -307,7 +305,7 @@ def three_steps(way, value=None):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", SAMPLED_WAYS)
 def test_a_seed_that_breaks_in_mid_run_is_the_only_one_to_diverge(way, value):
     healthy, sick = three_steps(way), three_steps(way, value)
     tiny.assert_bit_equal(without_seed(healthy), without_seed(sick))

@@ -44,7 +44,11 @@ def undisturbed(tmp_path_factory):
     ("options", "sentence"),
     [
         # Room for one checkpoint: the second is refused before a byte of it is written.
-        ("size=500k", "a checkpoint could not be written to {}/checkpoints: it needs about"),
+        pytest.param(
+            "size=500k",
+            "a checkpoint could not be written to {}/checkpoints: it needs about",
+            marks=pytest.mark.slow,
+        ),
         # Room for a checkpoint's arrays, but not for Orbax's metadata.
         ("size=300k", "a checkpoint could not be written to {}/checkpoints: "),
         # Room for one checkpoint's files, so that the second, or another file, fails half way.

@@ -170,6 +170,7 @@ def test_killed_before_the_first_checkpoint_starts_over_exactly(tmp_path, undist
     assert_same_run(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, undisturbed):
     folder = tmp_path / "run"
     process = start(folder, **EVERYTHING)

@@ -169,7 +169,14 @@ def test_a_preempted_cell_is_no_failure(tmp_path):
     assert "preempted" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_reaches_the_cells_once_and_nothing_more_starts(tmp_path, number):
     # One ends long before the other: no other cell may take its place.
     process = sweep(tmp_path, "--jobs=2", cells={"plain-56": "wait", "resnet-56-A": "linger"})
@@ -223,6 +230,7 @@ def test_a_cell_that_another_process_trains_is_refused(tmp_path):
     outcome(first)
 
 
+@pytest.mark.slow
 def test_a_cell_that_outlives_its_killed_sweep_is_not_trained_twice(tmp_path):
     process = sweep(tmp_path, "--only=plain-20", cells={"plain-20": "wait"})
     until(lambda: running(tmp_path))
