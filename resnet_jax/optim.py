@@ -5,31 +5,57 @@ small checkpointed state, and optax receives the rate as a number at each step.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from resnet_jax.networks import layout
 from resnet_jax.pytree import PyTree
 
+
+class Numbers(NamedTuple):
+    """Numbers of a run that its training program takes as arguments, float32.
+
+    Runs that differ only in them, in seeds or in length share one compiled program.
+    """
+
+    rate: ArrayLike
+    warmup_rate: ArrayLike
+    weight_decay: ArrayLike
+
+
+def numbers_of(config: ConfigDict) -> Numbers:
+    """Returns the numbers of a resolved config."""
+    schedule, optimizer = config.schedule, config.optimizer
+    numbers = (schedule.rate, schedule.warmup_rate, optimizer.weight_decay)
+    return Numbers(*map(np.float32, numbers))
+
+
 # ----------------------------------------------------------------------------- optimisers
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Builds the optimiser of a resolved config's `optimizer` section.
+def make_optimizer(
+    config: ConfigDict, numbers: Numbers | None = None
+) -> optax.GradientTransformation:
+    """Builds the optimiser of a resolved config, with its own numbers by default.
 
     SGD keeps the rate inside the velocity, v <- momentum * v - rate * g, as in Krizhevsky et al.
     2012 and Caffe; with a constant rate this equals optax.sgd. LARS (You et al. 2017) additionally
     scales the rate of each kernel; BatchNorm's parameters and biases use SGD's rate.
     """
+    weight_decay = (numbers or numbers_of(config)).weight_decay
+    config = config.optimizer
 
     def build(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
         decay = optax.add_decayed_weights(
-            config.weight_decay, mask=_kernels if config.decay_on == "kernels" else None
+            weight_decay, mask=_kernels if config.decay_on == "kernels" else None
         )
         descend = optax.scale_by_learning_rate(learning_rate)
         velocity = optax.trace(config.momentum, config.nesterov)
@@ -100,18 +126,21 @@ class ScheduleState(flax.struct.PyTreeNode):
 
 
 class Schedule:
-    """The learning-rate schedule of a resolved config's `schedule` section.
+    """The learning-rate schedule of a resolved config.
 
     Step boundaries and warm-up until an error follow section 4.2: "we use 0.01 to warm up the
     training until the training error is below 80%, and then go back to 0.1".
     """
 
-    def __init__(self, config: ConfigDict, steps: int):
-        """Makes the schedule of a `schedule` section for a training of `steps` steps."""
-        self._config = config
-        self._base = _base_rate(config, steps)
+    def __init__(self, config: ConfigDict, numbers: Numbers | None = None):
+        """Makes the schedule, with the config's own numbers by default."""
+        self._config, self._numbers = config.schedule, numbers or numbers_of(config)
+        self._base = _base_rate(config.schedule, self._numbers.rate, config.steps)
         self._plateau = optax.contrib.reduce_on_plateau(
-            factor=config.factor, patience=config.patience, rtol=0.0, atol=config.tolerance
+            factor=self._config.factor,
+            patience=self._config.patience,
+            rtol=0.0,
+            atol=self._config.tolerance,
         )
 
     def init(self) -> ScheduleState:
@@ -125,7 +154,7 @@ class Schedule:
     def rate(self, state: ScheduleState, step: jax.Array) -> jax.Array:
         """Returns the learning rate of `step` (0 for the first), float32."""
         rate = self._base(step) * state.plateau.scale
-        return jnp.where(state.warming, self._config.warmup_rate, rate).astype(jnp.float32)
+        return jnp.where(state.warming, self._numbers.warmup_rate, rate).astype(jnp.float32)
 
     def after_step(self, state: ScheduleState, step: jax.Array, error: jax.Array) -> ScheduleState:
         """Updates the state with the training error (percent) of `step`'s batch."""
@@ -147,26 +176,23 @@ class Schedule:
         return state.replace(plateau=plateau)
 
 
-def make_schedule(config: ConfigDict) -> Schedule:
-    """Builds the schedule of a resolved config."""
-    return Schedule(config.schedule, config.steps)
-
-
-def _base_rate(config: ConfigDict, steps: int) -> Callable[[jax.Array], jax.Array]:
+def _base_rate(
+    config: ConfigDict, highest: ArrayLike, steps: int
+) -> Callable[[jax.Array], jax.Array]:
     """Returns the rate as a function of the step only."""
     warmup = config.warmup_length if config.warmup == "linear" else 0.0
     shape: Callable[[jax.Array], jax.Array]
     if config.name == "step":
         factors = {int(b): config.factor for b in config.boundaries}
-        shape = optax.piecewise_constant_schedule(config.rate, factors)
+        shape = optax.piecewise_constant_schedule(highest, factors)
     elif config.name == "cosine":
         floor = config.final_rate / config.rate if config.rate else 0.0
-        cosine = optax.cosine_decay_schedule(config.rate, int(steps - warmup), alpha=floor)
+        cosine = optax.cosine_decay_schedule(highest, int(steps - warmup), alpha=floor)
 
         def shape(step: jax.Array) -> jax.Array:
             return cosine(jnp.maximum(step - warmup, 0))
     else:
-        shape = optax.constant_schedule(config.rate)
+        shape = optax.constant_schedule(highest)
     if not warmup:
         return shape
     return lambda step: shape(step) * jnp.minimum(1.0, (step + 1) / warmup)

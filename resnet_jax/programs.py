@@ -19,7 +19,7 @@ from resnet_jax.data import sets
 from resnet_jax.data.augment import Augmentation, Normalization
 from resnet_jax.execution import Execution
 from resnet_jax.networks import layout, resnet
-from resnet_jax.optim import make_optimizer, make_schedule
+from resnet_jax.optim import Numbers, Schedule, make_optimizer, numbers_of
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel import seeds
 from resnet_jax.parallel.processes import put
@@ -38,7 +38,9 @@ class Programs:
       initialize: makes the state before the first step.
       state: shapes, dtypes and shardings of the state in training.
       saved_state: the same of the state in checkpoints.
-      train_steps: (state, seeds_R, arrays, batches_R) -> (state, metrics_R); donates the state.
+      numbers: the argument of train_steps.
+      train_steps: (state, seeds_R, numbers, arrays, batches_R) -> (state, metrics_R); donates the
+        state.
       moments_step: (variables_R, seeds_R, number, arrays, batch_R) -> moments_R.
       eval_steps: {mirrored: (variables_R, groups, labels_B, mask_B) -> sums_R}.
       after_validation: (state, error_R) -> state; donates the state.
@@ -49,6 +51,7 @@ class Programs:
     initialize: Initializer
     state: TrainState
     saved_state: TrainState
+    numbers: Numbers
     train_steps: Wrapped
     moments_step: Wrapped
     eval_steps: dict[bool, Wrapped]
@@ -102,18 +105,23 @@ def build(
     augmentation = Augmentation(
         config.data.pad, config.data.flip == "on", config.data.color, normalization.std
     )
-    task = Task(
-        model=model,
-        optimizer=initialize.optimizer,
-        schedule=initialize.schedule,
-        normalization=normalization,
-        augmentation=augmentation,
-        label_smoothing=config.label_smoothing,
-        ema_decay=config.ema_decay,
-        log_every=config.log.every,
-        unroll=execution.unroll,
-        mesh=execution.mesh,
-    )
+
+    def task_with(numbers: Numbers) -> Task:
+        return Task(
+            model=model,
+            optimizer=make_optimizer(config, numbers),
+            schedule=Schedule(config, numbers),
+            normalization=normalization,
+            augmentation=augmentation,
+            label_smoothing=config.label_smoothing,
+            ema_decay=config.ema_decay,
+            log_every=config.log.every,
+            unroll=execution.unroll,
+            mesh=execution.mesh,
+        )
+
+    numbers = numbers_of(config)
+    task = task_with(numbers)
     saved_state = initialize.shapes(config.replicates)
     shapes = jax.eval_shape(lambda saved: _in_training(model, saved, _unstack), saved_state)
     state = meshes.place(shapes, execution.mesh)
@@ -125,7 +133,8 @@ def build(
         initialize=initialize,
         state=state,
         saved_state=meshes.place(saved_state, execution.mesh),
-        train_steps=compiler.train_steps(task, select, shardings),
+        numbers=numbers,
+        train_steps=compiler.train_steps(task_with, select, shardings),
         moments_step=compiler.moments_step(task, select),
         eval_steps={mirrored: compiler.eval_step(task, mirrored) for mirrored in (False, True)},
         after_validation=compiler.after_validation(task, shardings),
@@ -137,8 +146,8 @@ def initializer(config: ConfigDict, execution: Execution | None = None) -> Initi
     return Initializer(
         # It only draws kernels, and a loop over blocks compiles fastest on every platform.
         model=dataclasses.replace(resnet.from_config(config.model), scan=True, remat=()),
-        optimizer=make_optimizer(config.optimizer),
-        schedule=make_schedule(config),
+        optimizer=make_optimizer(config),
+        schedule=Schedule(config),
         image_shape=sets.image_shape(config.data),
         use_ema=bool(config.ema_decay),
         compiler_options=tuple(execution.init_options.items()) if execution else (),
@@ -152,12 +161,20 @@ class Compiler:
     execution: Execution
     replicates: int
 
-    def train_steps(self, task: Task, select: Select, state_shardings: TrainState) -> Wrapped:
+    def train_steps(
+        self, task_with: Callable[[Numbers], Task], select: Select, state_shardings: TrainState
+    ) -> Wrapped:
         """Returns Programs.train_steps: one step per entry of the second axis of `batches_R`."""
 
         def train_steps(
-            state: TrainState, seed: jax.Array, arrays: PyTree, batches: PyTree
+            state: TrainState,
+            seed: jax.Array,
+            numbers: Numbers,
+            arrays: PyTree,
+            batches: PyTree,
         ) -> tuple[TrainState, Metrics]:
+            task = task_with(numbers)
+
             def one_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
                 return step.train_step(task, state, seed, Batch(*select(arrays, batch)))
 
@@ -172,8 +189,14 @@ class Compiler:
         mesh = self.execution.mesh
         everywhere, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
         return jax.jit(
-            self._over_seeds(train_steps, (0, 0, None, 0)),
-            in_shardings=(state_shardings, by_replicate, everywhere, meshes.split_batches(mesh)),
+            self._over_seeds(train_steps, (0, 0, None, None, 0)),
+            in_shardings=(
+                state_shardings,
+                by_replicate,
+                everywhere,
+                everywhere,
+                meshes.split_batches(mesh),
+            ),
             out_shardings=(state_shardings, by_replicate),
             donate_argnums=0,
             compiler_options=dict(self.execution.compiler_options),

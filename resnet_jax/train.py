@@ -163,7 +163,9 @@ def _loop(launch: _Launch, state: TrainState) -> TrainState:
     for span, batch in batches:
         done = span.stop
         profiler.before(span, state)
-        state, metrics = programs.train_steps(state, seeds_R, data.train.arrays, batch)
+        state, metrics = programs.train_steps(
+            state, seeds_R, programs.numbers, data.train.arrays, batch
+        )
         del batch  # frees its memory before the next one is made
         execution.settle(metrics)
         profiler.after(span, metrics)

@@ -29,7 +29,7 @@ RATES = [0.1, 0.1, 0.01]
 
 def run(**overrides):
     """Takes three steps; returns the parameters as one flat numpy vector (kernel, bias, scale)."""
-    optimizer = make_optimizer(tiny.config(**overrides).optimizer)
+    optimizer = make_optimizer(tiny.config(**overrides))
     params, state = PARAMS, optimizer.init(PARAMS)
     for gradient, rate in zip(GRADIENTS, RATES, strict=True):
         params, state = descend(optimizer, jnp.float32(rate), gradient, state, params)
@@ -110,9 +110,7 @@ def test_three_steps_match_the_formula(name, step, decay_on):
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
 def test_stacked_blocks_are_updated_like_separate_ones(name):
     optimizer = make_optimizer(
-        tiny.config(
-            optimizer__name=name, optimizer__weight_decay=0.1, optimizer__trust=0.5
-        ).optimizer
+        tiny.config(optimizer__name=name, optimizer__weight_decay=0.1, optimizer__trust=0.5)
     )
 
     def drawn(seed):
@@ -144,7 +142,7 @@ def test_stacked_blocks_are_updated_like_separate_ones(name):
 
 def test_sgd_equals_optax_sgd_until_the_rate_changes():
     # With the rate inside the velocity, a rate cut does not shrink the velocity so far.
-    optimizer = make_optimizer(tiny.config(optimizer__weight_decay=0.0).optimizer)
+    optimizer = make_optimizer(tiny.config(optimizer__weight_decay=0.0))
     theirs = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0, momentum=0.9)
     paths = []
     for tx in (optimizer, theirs):
@@ -165,7 +163,7 @@ def test_clipping_cuts_the_global_norm():
         run(optimizer__clip_norm=100.0, optimizer__weight_decay=0.0), without
     )
     optimizer = make_optimizer(
-        tiny.config(optimizer__clip_norm=norm / 2, optimizer__weight_decay=0.0).optimizer
+        tiny.config(optimizer__clip_norm=norm / 2, optimizer__weight_decay=0.0)
     )
     params, _ = descend(optimizer, jnp.float32(1.0), GRADIENTS[0], optimizer.init(PARAMS), PARAMS)
     np.testing.assert_allclose(flat(params), flat(PARAMS) - flat(GRADIENTS[0]) / 2, rtol=1e-6)
@@ -175,7 +173,7 @@ def test_clipping_cuts_the_global_norm():
 
 
 def rates(steps=100, at=range(100), **overrides):
-    schedule = Schedule(tiny.config(**overrides).schedule, steps)
+    schedule = Schedule(tiny.config(steps=steps, **overrides))
     state = schedule.init()
     return np.array([float(schedule.rate(state, jnp.int32(step))) for step in at])
 
@@ -223,8 +221,8 @@ def test_the_papers_warmup_ends_when_the_training_error_falls_below_the_bound():
             schedule__rate=0.1,
             schedule__warmup="until_error",
             schedule__warmup_window=2,
-        ).schedule,
-        100,
+            steps=100,
+        )
     )
     state = schedule.init()
     seen = []
@@ -244,8 +242,8 @@ def test_plateau_drops_the_rate_after_patience_evaluations_without_a_better_erro
             schedule__rate=1.0,
             schedule__patience=2,
             schedule__tolerance=0.5,
-        ).schedule,
-        100,
+            steps=100,
+        )
     )
     state = schedule.init()
     seen = []
@@ -257,7 +255,7 @@ def test_plateau_drops_the_rate_after_patience_evaluations_without_a_better_erro
 
 
 def test_other_schedules_ignore_validation():
-    schedule = Schedule(tiny.config(schedule__name="step", schedule__patience=1).schedule, 100)
+    schedule = Schedule(tiny.config(steps=100, schedule__name="step", schedule__patience=1))
     state = schedule.init()
     for _ in range(5):
         state = schedule.after_validation(state, jnp.float32(50.0))

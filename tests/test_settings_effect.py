@@ -152,7 +152,7 @@ def test_nothing_that_is_shipped_has_a_setting_without_effect(file, no_data):
 
 def rates(config: ConfigDict) -> list[float]:
     """Returns the rate of each step of a run whose errors fall and then stall."""
-    schedule = optim.Schedule(config.schedule, config.steps)
+    schedule = optim.Schedule(config)
 
     @jax.jit
     def advance(state, step):
@@ -170,7 +170,7 @@ def rates(config: ConfigDict) -> list[float]:
 def updates(config: ConfigDict) -> np.ndarray:
     """Returns the parameters after each of three steps of the optimiser."""
     params: Any = {"conv": {"kernel": jnp.asarray([[1.0, 2.0]]), "bias": jnp.asarray([3.0])}}
-    optimizer = optim.make_optimizer(config.optimizer)
+    optimizer = optim.make_optimizer(config)
     state, leaves = optimizer.init(params), []
     for step in (1, 2, 3):
         gradients = jax.tree.map(lambda p, step=step: p**step, params)

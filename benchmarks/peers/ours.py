@@ -110,7 +110,7 @@ class Training:
         for _ in range(dispatches):
             _, batch = next(self._iterator)
             self.state, metrics = self._programs.train_steps(
-                self.state, self._seeds_R, self._arrays, batch
+                self.state, self._seeds_R, self._programs.numbers, self._arrays, batch
             )
         jax.block_until_ready(self.state)
         return metrics
@@ -189,7 +189,7 @@ def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[PyTr
     )
     seeds = array((config.replicates,), jnp.int32, meshes.by_replicate(mesh))
     programs = build(config, execution, Normalization(mean, std), split.select)
-    return programs, (seeds, split.arrays, batches)
+    return programs, (seeds, programs.numbers, split.arrays, batches)
 
 
 def make(work: Work) -> Program:

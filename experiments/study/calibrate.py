@@ -68,7 +68,8 @@ def on_noise(config: ConfigDict, execution: Execution) -> tuple[Programs, tuple[
     split = ResidentSplit.place(images, np.zeros(config.batch_size, np.int32), execution.mesh)
     steps = [range(execution.steps_per_dispatch)]
     _, batches = next(split.batches(seeds, steps, config.batch_size, config.accumulate, TRAIN))
-    return build(config, execution, normalization, split.select), (seeds, split.arrays, batches)
+    programs = build(config, execution, normalization, split.select)
+    return programs, (seeds, programs.numbers, split.arrays, batches)
 
 
 def _answer(**values: float | str) -> None:

@@ -24,11 +24,11 @@ def products(precision, dtype="float32"):
     """Returns the operand precisions of every convolution and product in a run's programs."""
     setup = Setup(1, 1, 1, model__precision=precision, model__dtype=dtype, model__shortcut="B")
     state = setup.programs.start(SEEDS)
-    seeds, arrays, batch = setup.arguments(0)
+    seeds, numbers, arrays, batch = setup.arguments(0)
     images = np.zeros((8, 1, 8, 8, 1), np.uint8)
     evaluated = ((images,), np.zeros(8, np.int32), np.ones(8, bool))
     lowered = [
-        setup.programs.train_steps.lower(state, seeds, arrays, batch),
+        setup.programs.train_steps.lower(state, seeds, numbers, arrays, batch),
         setup.programs.moments_step.lower(state.evaluated, seeds, 0, arrays, batch),
         setup.programs.eval_steps[False].lower(state.evaluated, *evaluated),
     ]

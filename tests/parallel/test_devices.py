@@ -48,7 +48,9 @@ def train(devices, steps, seeds=(0,), groups=1, fsdp=1, at_once=1, resumed=None,
     history = []
     steps_by_span = spans(range(start, start + steps), at_once)
     for _, batch in data.train.batches(seeds, steps_by_span, c.batch_size, c.accumulate, TRAIN):
-        state, metrics = programs.train_steps(state, seeds, data.train.arrays, batch)
+        state, metrics = programs.train_steps(
+            state, seeds, programs.numbers, data.train.arrays, batch
+        )
         assert len(state.params["logits"]["kernel"].sharding.device_set) == devices
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
@@ -138,7 +140,9 @@ def test_no_layer_sees_more_than_a_part(parts, rows):
     data, programs = parts_of(c, 1)
     seeds = np.zeros(1, np.int32)
     _, batch = next(data.train.batches(seeds, spans(range(1)), c.batch_size, c.accumulate, TRAIN))
-    lowered = programs.train_steps.lower(programs.start(seeds), seeds, data.train.arrays, batch)
+    lowered = programs.train_steps.lower(
+        programs.start(seeds), seeds, programs.numbers, data.train.arrays, batch
+    )
     moments = programs.moments_step.lower(
         programs.start(seeds).evaluated, seeds, 0, data.train.arrays, batch
     )
@@ -246,7 +250,7 @@ def test_a_loss_that_is_not_finite_counts_as_diverged_while_the_weights_still_ar
             bias[0, ::2], bias[0, 1::2] = 3e38, -3e38  # their difference overflows float32
         logits = state.params["logits"] | {"bias": jnp.asarray(bias)}
         state = state.replace(params=state.params | {"logits": logits})
-        state, row = programs.train_steps(state, seeds, data.train.arrays, batch)
+        state, row = programs.train_steps(state, seeds, programs.numbers, data.train.arrays, batch)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
         assert bool(np.isfinite(row["train/loss"][0])) == (number not in (1, 2))
         diverged_at += row["diverged_at"].tolist()

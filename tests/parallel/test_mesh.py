@@ -43,7 +43,7 @@ class Setup:
         train, steps = self.data.train, spans(range(number, number + 1))
         parts = self.config.accumulate
         ((_, batch),) = train.batches(SEEDS, steps, self.config.batch_size, parts, TRAIN)
-        return SEEDS, train.arrays, batch
+        return SEEDS, self.programs.numbers, train.arrays, batch
 
     def train(self, steps):
         state = self.programs.start(SEEDS)

@@ -102,7 +102,9 @@ def alone(steps):
         state = setup.programs.start(seeds)
         batches = train.batches(seeds, spans(range(steps)), setup.config.batch_size, 1, TRAIN)
         for _, batch in batches:
-            state, metrics = setup.programs.train_steps(state, seeds, train.arrays, batch)
+            state, metrics = setup.programs.train_steps(
+                state, seeds, setup.programs.numbers, train.arrays, batch
+            )
         states.append(jax.device_get((state, metrics)))
     return states
 

@@ -99,10 +99,10 @@ def test_every_program_with_a_convolution_gets_the_compiler_options(monkeypatch)
     monkeypatch.setattr(test_mesh, "decide", with_unknown_option)
     setup = Setup(1, 1, 1)
     state = setup.programs.start(SEEDS)
-    seeds, arrays, batch = setup.arguments(0)
+    seeds, numbers, arrays, batch = setup.arguments(0)
     evaluated = ((np.zeros((8, 1, 8, 8, 1), np.uint8),), np.zeros(8, np.int32), np.ones(8, bool))
     for program, arguments in (
-        (setup.programs.train_steps, (state, seeds, arrays, batch)),
+        (setup.programs.train_steps, (state, seeds, numbers, arrays, batch)),
         (setup.programs.moments_step, (state.evaluated, seeds, 0, arrays, batch)),
         (setup.programs.eval_steps[False], (state.evaluated, *evaluated)),
         (setup.programs.eval_steps[True], (state.evaluated, *evaluated)),

@@ -77,7 +77,7 @@ def folder_of(path, config, status="completed", step=None, rows=()):
 
 
 def rate_sequence(config, steps):
-    schedule = Schedule(resolve(config).schedule, config.steps)
+    schedule = Schedule(resolve(config))
     return [float(schedule.rate(schedule.init(), jnp.int32(step))) for step in range(steps)]
 
 
