@@ -14,6 +14,7 @@ job per cell to SkyPilot; both return at once and skip cells that are already su
 then shows the scheduler's state of each cell, and --cancel cancels the jobs.
 """
 
+import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
 
@@ -24,10 +25,20 @@ from experiments.cli import command_line, config_flag, tables
 from experiments.launchers import choice, local
 from experiments.launchers.interface import Job, Queue
 from experiments.launchers.local import Machine
-from experiments.study import cell_folders, estimate, grid, ledger, packing, plan, scheduling
+from experiments.study import (
+    cell_folders,
+    estimate,
+    grid,
+    ledger,
+    packing,
+    plan,
+    scheduling,
+    tuning,
+)
 from experiments.study.estimate import Size
 from experiments.study.grid import Cell
 from experiments.study.overview import Overview
+from experiments.study.tuning import Tuning
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError, listing, nearest
 from resnet_jax.runs import reader, storage
@@ -49,18 +60,46 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     workdir = storage.locate(command_line.required(_WORKDIR), "--workdir")
-    queue, jobs_at_once = choice.chosen_queue(workdir), choice.JOBS.value
+    choice.chosen_queue(workdir)  # refuses flags of another launcher
     _check_rate()
     # This process only traces shapes and must not occupy the devices that its cells need.
     jax.config.update("jax_platforms", "cpu")
     if _CANCEL.value:
-        return _cancel(queue)
+        return _cancel(workdir)
     if _STATUS.value:
-        tables.print_parts(_status(workdir, queue))
+        tables.print_parts(_status(workdir))
         return 0
 
-    all_cells = grid.cells(command_line.required(_CONFIG))
+    study = command_line.required(_CONFIG)
+    tune, all_cells = tuning.of_study(study), grid.cells(study)
     cells = _matching(all_cells)
+    if tune is None:
+        return _stage(workdir, cells, all_cells)
+    return _tune_and_run(tune, workdir, cells, all_cells)
+
+
+def _tune_and_run(
+    tune: Tuning, workdir: storage.Path, cells: Sequence[Cell], all_cells: Sequence[Cell]
+) -> int:
+    """Runs the pilots of `cells`, then each cell at its best candidate; returns the exit code."""
+    pilots = [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
+    if _DRY_RUN.value:
+        shown = [dataclasses.replace(p, name=f"{tuning.FOLDER}/{p.name}") for p in pilots]
+        chosen = [tuning.chosen(tune, cell, workdir) or cell for cell in cells]
+        return _stage(workdir, [*shown, *chosen], [*shown, *all_cells])
+    code = _stage(workdir / tuning.FOLDER, pilots, pilots)
+    if code == command_line.PREEMPTED:
+        return code
+    ready = list(filter(None, (tuning.chosen(tune, cell, workdir) for cell in cells)))
+    if len(ready) < len(cells):
+        logging.info("Cells whose pilots have not all ended wait: %d. When they have, the same "
+                     "command goes on.", len(cells) - len(ready))  # fmt: skip
+    return max(code, _stage(workdir, ready, all_cells)) if ready else code
+
+
+def _stage(workdir: storage.Path, cells: list[Cell], all_cells: Sequence[Cell]) -> int:
+    """Plans, submits or runs `cells`, whose folders are in `workdir`; returns the exit code."""
+    queue = choice.chosen_queue(workdir)
     cell_folders.refuse_others(workdir, cells)
     missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
     require_data = queue.require_data if queue else sources.require
@@ -72,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     for unsorted in (cells, missing):
         unsorted.sort(key=lambda cell: -sizes[cell.name].work)
     machine = Machine(queue.name) if queue else local.machine()
-    at_once = jobs_at_once
+    at_once = choice.JOBS.value
     if not at_once:
         # With a given rate nothing is timed.
         timed = [] if _RATE.value else missing
@@ -171,29 +210,54 @@ def _submit(
     return 0
 
 
-def _cancel(queue: Queue | None) -> int:
-    if queue is None:
-        raise UserError(
-            "--cancel needs --launcher=slurm or --launcher=skypilot; stop a local sweep with "
-            "Ctrl-C."
-        )
-    chosen = [name for name in queue.active() if fnmatch.fnmatchcase(name, _ONLY.value)]
-    if chosen:
-        queue.cancel(chosen)
-    logging.info("Cancelled: %s.", ", ".join(chosen) if chosen else "no cell was queued or running")
+def _cancel(workdir: storage.Path) -> int:
+    cancelled = []
+    for folder in _stages(workdir):
+        queue = choice.chosen_queue(folder)
+        if queue is None:
+            raise UserError(
+                "--cancel needs --launcher=slurm or --launcher=skypilot; stop a local sweep with "
+                "Ctrl-C."
+            )
+        names = [name for name in queue.active() if fnmatch.fnmatchcase(name, _ONLY.value)]
+        if names:
+            queue.cancel(names)
+        cancelled += names
+    shown = ", ".join(cancelled) if cancelled else "no cell was queued or running"
+    logging.info("Cancelled: %s.", shown)
     return 0
 
 
-def _status(workdir: storage.Path, queue: Queue | None) -> tables.Parts:
-    expected = []
-    if _CONFIG.value is not None:
-        expected = [cell.name for cell in _matching(grid.cells(_CONFIG.value))]
-    runs = reader.find([workdir]) if not expected or storage.is_dir(workdir) else []
-    return ledger.status_table(
-        [run for run in runs if fnmatch.fnmatchcase(run.name, _ONLY.value)],
-        expected,
-        queue.states() if queue else None,
-    )
+def _stages(workdir: storage.Path) -> list[storage.Path]:
+    """Returns the folders of a study that hold runs: that of the pilots, if any, and its own."""
+    pilots = workdir / tuning.FOLDER
+    return [pilots, workdir] if storage.is_dir(pilots) else [workdir]
+
+
+def _status(workdir: storage.Path) -> tables.Parts:
+    names: dict[storage.Path, list[str]] = {}  # the runs that the study wants in each folder
+    if study := _CONFIG.value:
+        cells, tune = _matching(grid.cells(study)), tuning.of_study(study)
+        if tune:
+            pilots = [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
+            names[workdir / tuning.FOLDER] = [pilot.name for pilot in pilots]
+        names[workdir] = [cell.name for cell in cells]
+    parts: list[tables.RenderableType] = []
+    for folder in names or _stages(workdir):
+        queue, expected = choice.chosen_queue(folder), names.get(folder, [])
+        is_begun = any(storage.is_dir(folder / name) for name in expected)
+        found = reader.find([folder]) if is_begun or not expected else []
+        parts += ["", f"{folder}:"] if len(names or _stages(workdir)) > 1 else []
+        parts += ledger.status_table(
+            [
+                run
+                for run in found
+                if run.name in expected or fnmatch.fnmatchcase(run.name, _ONLY.value)
+            ],
+            expected,
+            queue.states() if queue else None,
+        )
+    return parts
 
 
 if __name__ == "__main__":

@@ -65,7 +65,14 @@ class Replicate:
 
         If the last row covers more than an epoch, its mean is the result.
         """
-        points = self.series("train/error")
+        return self._last_epoch("train/error")
+
+    def train_loss(self) -> float | None:
+        """Returns the mean minibatch training loss (nats) over the last trained epoch."""
+        return self._last_epoch("train/loss")
+
+    def _last_epoch(self, key: str) -> float | None:
+        points = self.series(key)
         if not points:
             return None
         last = points[-1][0]

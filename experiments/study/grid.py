@@ -3,6 +3,7 @@
     study.base        a complete config of a run; --config.base.KEY=VALUE changes every cell
     study.grid        the axes: settings of the base, each with a tuple of values
     study.exceptions  NAME: {"when": settings that a cell must have, "set": settings it then gets}
+    study.tune        optional: settings whose best value is found for each cell first: tuning.py
 
 A tuple in "when" means any of its values. An exception overrides the base, never an axis.
 """
@@ -20,6 +21,7 @@ from resnet_jax.errors import UserError, nearest, nearest_key
 from resnet_jax.resolve import resolve
 
 KEYS = ("base", "grid", "exceptions")
+_OPTIONAL = ("tune",)
 _NAMED = ("model.depth", "model.shortcut")  # the first part of a cell's name
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")  # characters not used in folder names
 
@@ -32,11 +34,24 @@ class Cell:
       name: its folder's name: ``plain-56``, ``resnet-56-A``, ``plain-20-rate=0.1``.
       config: resolved.
       exceptions: names of the exceptions that apply to it.
+      point: its value on each axis, by dotted key.
+      unresolved: its config before it was resolved.
     """
 
     name: str
     config: ConfigDict
     exceptions: tuple[str, ...]
+    point: settings.Flat
+    unresolved: ConfigDict
+
+    def changed(self, changes: settings.Flat, where: str, name: str) -> "Cell":
+        """Returns a cell named `name` with other values of some settings, by dotted key.
+
+        Raises:
+          UserError: a value is not allowed; `where` is its place in the study.
+        """
+        config = _changed(self.unresolved, changes, where)
+        return _cell(name, config, self.exceptions, self.point)
 
 
 def cells(study: ConfigDict) -> list[Cell]:
@@ -47,7 +62,7 @@ def cells(study: ConfigDict) -> list[Cell]:
         have the same name, or a cell's settings contradict each other.
     """
     check_parts(study)
-    axes = _axes(study)
+    axes = axes_of(study, "grid")
     exceptions = _exceptions(study, axes)
     grid_cells: list[Cell] = []
     for values in itertools.product(*axes.values()):
@@ -61,11 +76,15 @@ def cells(study: ConfigDict) -> list[Cell]:
             raise UserError(
                 f"Two cells of the grid are named {name}; list each value of an axis only once."
             )
-        try:
-            grid_cells.append(Cell(name, resolve(config), tuple(matched)))
-        except UserError as e:
-            raise UserError(f"Cell {name}: {e}") from e
+        grid_cells.append(_cell(name, config, tuple(matched), point))
     return grid_cells
+
+
+def _cell(name: str, config: ConfigDict, exceptions: tuple[str, ...], point: settings.Flat) -> Cell:
+    try:
+        return Cell(name, resolve(config), exceptions, point, config)
+    except UserError as e:
+        raise UserError(f"Cell {name}: {e}") from e
 
 
 def cell_name(config: settings.Config, axes: settings.Flat) -> str:
@@ -83,13 +102,14 @@ def cell_name(config: settings.Config, axes: settings.Flat) -> str:
         last = key.split(".")[-1]
         # Both optimizer.name and schedule.name end in "name": then the full key is used.
         label = last if last_parts.count(last) == 1 else key
-        name += f"-{label}={_UNSAFE.sub('_', _spelled(value))}"
+        name += f"-{label}={_UNSAFE.sub('_', spelled(value))}"
     return name
 
 
-def _spelled(value: object) -> str:
+def spelled(value: object) -> str:
+    """Returns a setting's value as a cell's name has it, such as ``0.1`` or ``1+2.5``."""
     if isinstance(value, (tuple, list)):
-        return "+".join(map(_spelled, value))
+        return "+".join(map(spelled, value))
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
@@ -103,24 +123,32 @@ def check_parts(study: ConfigDict) -> None:
         )
     if missing:
         raise UserError(f"The study has no {', '.join(missing)}; it may be an empty ConfigDict().")
+    parts = (*KEYS, *_OPTIONAL)
     for key in study:
-        if key not in KEYS:
+        if key not in parts:
             raise UserError(
                 f"{key} is not a part of a study; allowed are "
-                f"{', '.join(KEYS)}{nearest(key, KEYS)}."
+                f"{', '.join(parts)}{nearest(key, parts)}."
             )
         if not isinstance(study[key], ConfigDict):
             raise UserError(f"The study's {key} is {study[key]!r}; it must be a ConfigDict.")
 
 
-def _axes(study: ConfigDict) -> settings.Flat:
-    axes = settings.flatten(study.grid.to_dict())
+def axes_of(study: ConfigDict, part: str) -> settings.Flat:
+    """Returns the values of each setting in a part of a study, by dotted key.
+
+    Raises:
+      UserError: a key is not a setting, or its values are not a tuple of at least one.
+    """
+    axes = settings.flatten(settings.get(study, part).to_dict())
     for key, values in axes.items():
-        _check_key(study.base, key, "grid")
+        _check_key(study.base, key, part)
         if not isinstance(values, list):
-            raise UserError(f"grid.{key}={values!r} is not a tuple of values, as in ({values!r},).")
+            raise UserError(
+                f"{part}.{key}={values!r} is not a tuple of values, as in ({values!r},)."
+            )
         if not values:
-            raise UserError(f"grid.{key} lists no values, so the study has no cells.")
+            raise UserError(f"{part}.{key} lists no values, so the study has no cells.")
     return axes
 
 

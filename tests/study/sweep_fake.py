@@ -4,6 +4,7 @@
     python -m tests.study.sweep_fake cell FOLDER     the sweep starts this, not experiments.train
 
 FAKE_CELLS={"plain-20": "fail", ...} sets how cells end; all others complete.
+FAKE_LOSSES={"plain-20": 0.5, ...} sets cells' training losses; all others are 1.
 FAKE_GPUS=2 lets the sweep find 2 GPUs.
 """
 
@@ -49,7 +50,9 @@ def train(path: pathlib.Path) -> int:
 
     status("running", 4)
     folder.rewind(0)
-    folder.append({"step": 4, "train/error": [50.0] * config["replicates"]})
+    loss = json.loads(os.environ.get("FAKE_LOSSES", "{}")).get(path.name, 1.0)
+    seeds = config["replicates"]
+    folder.append({"step": 4, "train/error": [50.0] * seeds, "train/loss": [loss] * seeds})
     while behaviour == "deaf" or (behaviour in ("wait", "linger") and not stopped):
         time.sleep(0.05)
     time.sleep(SECONDS * (4 if behaviour == "linger" else 1))

@@ -16,21 +16,22 @@ from resnet_jax.runs import reader
 from tests import tiny
 from tests.study import sweep_fake
 
-STUDY = "--config=configs/degradation_digits.py"
+STUDY = "configs/degradation_digits.py"
 CELLS = ("plain-56", "resnet-56-A", "plain-20", "resnet-20-A")  # the longest first
 
 
-def sweep(workdir, *flags, cells=None):
+def sweep(workdir, *flags, study=STUDY, cells=None, losses=None):
     """Starts a sweep of fake cells."""
     environment = tiny.environment() | {
         "JAX_PLATFORMS": "cpu",
         "FAKE_CELLS": json.dumps(cells or {}),
+        "FAKE_LOSSES": json.dumps(losses or {}),
     }
     command = [
         sys.executable,
         "-m",
         "tests.study.sweep_fake",
-        STUDY,
+        f"--config={study}",
         f"--workdir={workdir}",
         *flags,
     ]

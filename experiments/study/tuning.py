@@ -1,0 +1,208 @@
+"""Finds each cell's best values of some settings before the cell is trained.
+
+    study.tune.over        settings with candidate values, each a tuple
+    study.tune.by          what is lowest at the best candidate, one of MEASURES
+    study.tune.seeds       seeds per candidate
+    study.tune.first_seed  the first of them
+
+Pilot runs of every candidate come first, in the folder `pilots` of the study. Then each cell is
+trained at its best candidate, with its own seeds: none of them took part in the choice, which
+would favour lucky seeds (a network's error at its best rate would be too low).
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from experiments.report import replicates
+from experiments.report.replicates import DIVERGED_ERROR, Replicate
+from experiments.study import cell_folders, grid
+from experiments.study.grid import Cell
+from resnet_jax import settings
+from resnet_jax.allowed import INT32_MAX, Range, check_choice
+from resnet_jax.errors import UserError, listing
+from resnet_jax.runs import identity, reader, storage
+
+FOLDER = "pilots"
+# Each measure, and its value for a diverged seed.
+MEASURES: Mapping[str, tuple[Callable[[Replicate], float | None], float]] = {
+    "training_loss": (Replicate.train_loss, math.inf),
+    "training_error": (Replicate.train_error, DIVERGED_ERROR),
+    "validation_error": (Replicate.validation_error, DIVERGED_ERROR),
+}
+_KEYS = ("over", "by", "seeds", "first_seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """A study's part `tune`.
+
+    Attributes:
+      over: candidate values by dotted key.
+      by: one of MEASURES.
+      seeds: seeds per candidate.
+      first_seed: the first of them.
+    """
+
+    over: settings.Flat
+    by: str
+    seeds: int
+    first_seed: int
+
+    def candidates(self) -> list[settings.Flat]:
+        """Returns every combination of values."""
+        return [
+            dict(zip(self.over, values, strict=True))
+            for values in itertools.product(*self.over.values())
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A candidate of one cell, as its pilot run ended.
+
+    Attributes:
+      values: of the tuned settings, by dotted key.
+      score: the mean of the measure over seeds; the lowest is the best.
+      diverged: the number of seeds that diverged.
+    """
+
+    values: settings.Flat
+    score: float
+    diverged: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The best candidate of a cell, among all."""
+
+    best: Candidate
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def at_the_edge(self) -> list[str]:
+        """The settings of which the best value is the lowest or highest candidate of several."""
+        keys = []
+        for key, value in self.best.values.items():
+            values = {c.values[key] for c in self.candidates if _is_number(c.values[key])}
+            if len(values) > 1 and value in (min(values), max(values)):
+                keys.append(key)
+        return keys
+
+
+def of_study(study: ConfigDict) -> Tuning | None:
+    """Returns a study's tuning, or None if it has none.
+
+    Raises:
+      UserError: a key or value is not allowed, or a pilot seed is a cell's own seed.
+    """
+    part = study.get("tune", ConfigDict())
+    if not len(part):
+        return None
+    for key in _KEYS:
+        if key not in part:
+            raise UserError(f"The study's tune has no {key}; it needs {listing(_KEYS, 'and')}.")
+    for key in part:
+        check_choice("The key in tune", key, _KEYS)
+    over = grid.axes_of(study, "tune.over")
+    for key in over:
+        if key in settings.flatten(study.grid.to_dict()):
+            raise UserError(f"tune.over.{key} is an axis of the grid; tune any other setting.")
+        if settings.SETTINGS[key].varied or not settings.SETTINGS[key].changes_results:
+            raise UserError(f"tune.over.{key} cannot be tuned; tune.over is for a recipe's values.")
+        for name, exception in study.exceptions.items():
+            for half in ("when", "set"):
+                if key in settings.flatten(exception[half].to_dict()):
+                    raise UserError(
+                        f"exceptions.{name}.{half}.{key} is tuned (tune.over); leave it out."
+                    )
+    check_choice("tune.by", part.by, MEASURES)
+    if part.by == "validation_error" and not study.base.data.validation:
+        raise UserError("tune.by='validation_error' needs validation examples: data.validation=0.")
+    Range(1, 1024, whole=True).check("tune.seeds", part.seeds)
+    Range(0, INT32_MAX - 1024, whole=True).check("tune.first_seed", part.first_seed)
+    own = range(study.base.seed, study.base.seed + study.base.replicates)
+    pilot = range(part.first_seed, part.first_seed + part.seeds)
+    if own.start < pilot.stop and pilot.start < own.stop:
+        raise UserError(
+            f"tune.first_seed={part.first_seed} makes the pilots use seeds of the cells "
+            f"({own.start} to {own.stop - 1}), so that lucky seeds would choose their own values; "
+            f"allowed is {own.stop} or more."
+        )
+    return Tuning(over, part.by, part.seeds, part.first_seed)
+
+
+def pilots(tuning: Tuning, cell: Cell) -> list[Cell]:
+    """Returns the pilot runs of a cell, one per candidate, named ``plain-56-rate=0.1``."""
+    seeds = {"seed": tuning.first_seed, "replicates": tuning.seeds}
+    return [
+        cell.changed(
+            candidate | seeds, "tune.over", grid.cell_name(cell.config, {**cell.point, **candidate})
+        )
+        for candidate in tuning.candidates()
+    ]
+
+
+def choose(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Choice | None:
+    """Chooses a cell's best candidate, or returns None if not all of its pilots have ended.
+
+    A diverged seed counts with an error of 100 % and an infinite loss. If several candidates are
+    equally good, as several at 0 %, the one with the lowest training loss is chosen.
+
+    Args:
+      tuning: of the study.
+      cell: the cell.
+      workdir: the study's folder.
+
+    Raises:
+      UserError: a pilot's folder is another run's, or its files are malformed.
+    """
+    ranked: list[tuple[float, float, int, Candidate]] = []
+    for values, pilot in zip(tuning.candidates(), pilots(tuning, cell), strict=True):
+        folder = workdir / FOLDER / pilot.name
+        identity.refuse_other(folder, pilot.config.to_dict())
+        if not cell_folders.has_ended(folder, pilot):
+            return None
+        seeds = replicates.of_run(reader.read(folder))
+        diverged = sum(seed.diverged_at is not None for seed in seeds)
+        candidate = Candidate(values, _score(seeds, tuning.by), diverged)
+        ranked.append((candidate.score, _score(seeds, "training_loss"), len(ranked), candidate))
+    return Choice(min(ranked)[-1], tuple(candidate for *_, candidate in ranked))
+
+
+def chosen(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Cell | None:
+    """Returns a cell at its best candidate, or None if not all of its pilots have ended."""
+    choice = choose(tuning, cell, workdir)
+    if choice is None:
+        return None
+    best, count = choice.best, len(choice.candidates)
+    logging.info(
+        "%s: %s is the best of %d candidates (%s %.4g).",
+        cell.name, show_values(best.values), count, tuning.by.replace("_", " "), best.score,
+    )  # fmt: skip
+    for key in choice.at_the_edge:
+        logging.warning(
+            "%s: %s=%s is at the edge of its candidates, and a better value may lie beyond; add "
+            "values to tune.over.%s.", cell.name, key, grid.spelled(best.values[key]), key,
+        )  # fmt: skip
+    return cell.changed(best.values, "tune.over", cell.name)
+
+
+def show_values(values: settings.Flat) -> str:
+    """Returns ``rate=0.1`` or ``rate=0.1, weight_decay=0.001``."""
+    return ", ".join(f"{key.split('.')[-1]}={grid.spelled(value)}" for key, value in values.items())
+
+
+def _score(seeds: Sequence[Replicate], by: str) -> float:
+    measure, worst = MEASURES[by]
+    values = [None if seed.diverged_at is not None else measure(seed) for seed in seeds]
+    return float(np.mean([worst if value is None else value for value in values]))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
