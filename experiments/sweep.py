@@ -84,10 +84,10 @@ def _tune_and_run(
     """Runs the pilots of `cells`, then each cell at its best candidate; returns the exit code."""
     pilots = [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
     if _DRY_RUN.value:
-        shown = [dataclasses.replace(p, name=f"{tuning.FOLDER}/{p.name}") for p in pilots]
+        shown = [dataclasses.replace(p, name=f"{reader.PILOTS}/{p.name}") for p in pilots]
         chosen = [tuning.chosen(tune, cell, workdir) or cell for cell in cells]
         return _stage(workdir, [*shown, *chosen], [*shown, *all_cells])
-    code = _stage(workdir / tuning.FOLDER, pilots, pilots)
+    code = _stage(workdir / reader.PILOTS, pilots, pilots)
     if code == command_line.PREEMPTED:
         return code
     ready = list(filter(None, (tuning.chosen(tune, cell, workdir) for cell in cells)))
@@ -230,7 +230,7 @@ def _cancel(workdir: storage.Path) -> int:
 
 def _stages(workdir: storage.Path) -> list[storage.Path]:
     """Returns the folders of a study that hold runs: that of the pilots, if any, and its own."""
-    pilots = workdir / tuning.FOLDER
+    pilots = workdir / reader.PILOTS
     return [pilots, workdir] if storage.is_dir(pilots) else [workdir]
 
 
@@ -240,7 +240,7 @@ def _status(workdir: storage.Path) -> tables.Parts:
         cells, tune = _matching(grid.cells(study)), tuning.of_study(study)
         if tune:
             pilots = [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
-            names[workdir / tuning.FOLDER] = [pilot.name for pilot in pilots]
+            names[workdir / reader.PILOTS] = [pilot.name for pilot in pilots]
         names[workdir] = [cell.name for cell in cells]
     parts: list[tables.RenderableType] = []
     for folder in names or _stages(workdir):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from experiments.report import replicates
 from experiments.report.replicates import Observation, Replicate
 from experiments.report.statistics import Sample, Stat
+from resnet_jax import settings
 from resnet_jax.allowed import check_choice
 from resnet_jax.networks.architectures import SHORTCUTS
 from resnet_jax.runs import reader, storage
@@ -81,6 +82,11 @@ class CellResult:
     def device_seconds(self) -> float:
         """The device time of all runs, over all their launches."""
         return sum(run.status.get("device_seconds") or 0.0 for run in self.runs)
+
+    def values_of(self, keys: Iterable[str]) -> settings.Flat:
+        """Returns the cell's values of some settings, by dotted key."""
+        flat = settings.flatten(self.config)
+        return {key: flat.get(key) for key in keys}
 
     def values(self, measure: Measure) -> list[float]:
         """Returns the measure of each healthy replicate that has it."""

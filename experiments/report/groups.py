@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from experiments.report import cells, paper, replicates
 from experiments.report.cells import CellResult
+from experiments.report.tuned import NOTHING_TUNED, Tuned
 from resnet_jax import settings
 from resnet_jax.runs import reader, storage
 from resnet_jax.settings import Flat
@@ -16,12 +17,13 @@ NAMED_SETTINGS = 3  # a label names this many differing settings and counts the 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Cells that differ only in depth, shortcut and seed."""
+    """Cells that differ only in depth, shortcut and seed, and in settings tuned for each."""
 
     label: str
     settings: Flat  # those that differ from other groups on the same data
     note: str  # a warning about the data, shown beside its numbers
     cells: tuple[CellResult, ...]
+    tuned: tuple[str, ...] = ()  # the tuned settings, by dotted key
 
     @property
     def data(self) -> str:
@@ -51,8 +53,13 @@ class Group:
         return next((facts for facts in recorded if facts), {})
 
 
-def comparable(runs: Iterable[reader.Run]) -> list[Group]:
+def comparable(runs: Iterable[reader.Run], tuned: Tuned = NOTHING_TUNED) -> list[Group]:
     """Sorts runs into groups and pools runs that differ only in their seeds.
+
+    Args:
+      runs: of any studies.
+      tuned: the settings that pilots tuned. Networks of one study are compared although they
+        differ in these: each is at its best value.
 
     Raises:
       UserError: a config lacks a setting that the report needs.
@@ -61,25 +68,30 @@ def comparable(runs: Iterable[reader.Run]) -> list[Group]:
     members = list({run.path.resolve(): run for run in runs}.values())
     for run in members:
         replicates.of_run(run)
-    by_recipe = _partition(members, [_recipe(run) for run in members])
+    by_recipe = _partition(members, [_recipe(run, tuned) for run in members])
     parts: list[list[reader.Run]] = []
     for part in by_recipe:
         for same_data in _partition(part, _notes(part)):
             parts += _by_warm_up(same_data)
-    recipes = [_recipe(p[0]) | _warm_up(p) | {"data.note": _note(p) or ""} for p in parts]
+    recipes = [_recipe(p[0], tuned) | _warm_up(p) | {"data.note": _note(p) or ""} for p in parts]
     return [
         Group(
             label=label,
             settings=differing,
             note=_note(part) or "",
-            cells=tuple(sorted(map(cells.pool, _by_network(part)), key=cells.order)),
+            cells=tuple(sorted(map(cells.pool, _by_network(part, tuned)), key=cells.order)),
+            tuned=tuple(sorted(_tuned_keys(part[0], tuned))),
         )
         for part, (label, differing) in zip(parts, _labels(recipes), strict=True)
     ]
 
 
-def _recipe(run: reader.Run) -> Flat:
-    recipe = settings.recipe(run.config)
+def _tuned_keys(run: reader.Run, tuned: Tuned) -> frozenset[str]:
+    return tuned.get(str(run.path.parent), frozenset())
+
+
+def _recipe(run: reader.Run, tuned: Tuned) -> Flat:
+    recipe = settings.recipe(run.config) | dict.fromkeys(_tuned_keys(run, tuned), "tuned")
     return recipe | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else recipe
 
 
@@ -107,8 +119,13 @@ def _network(run: reader.Run) -> Flat:
     return {"depth": model["depth"], "shortcut": model["shortcut"]}
 
 
-def _by_network(part: Sequence[reader.Run]) -> list[list[reader.Run]]:
-    return _partition(part, [_network(run) for run in part])
+def _by_network(part: Sequence[reader.Run], tuned: Tuned) -> list[list[reader.Run]]:
+    # Two studies may have tuned the same network to different values.
+    values = [
+        {key: settings.flatten(run.config).get(key) for key in _tuned_keys(run, tuned)}
+        for run in part
+    ]
+    return _partition(part, [_network(r) | v for r, v in zip(part, values, strict=True)])
 
 
 def _by_warm_up(part: list[reader.Run]) -> list[list[reader.Run]]:

@@ -12,6 +12,7 @@ import plotly.offline
 from experiments.report import interactive, table
 from experiments.report.claims import COMPARED, NOT_TESTED, Claim
 from experiments.report.groups import Group
+from experiments.report.tuned import Tuning
 from resnet_jax.runs import reader
 from resnet_jax.runs.storage import Json
 
@@ -48,13 +49,19 @@ PLAIN_WORDS = {
 
 
 def render(
-    groups: Sequence[Group], claims: Sequence[Claim], margin: float, window: int, command: str
+    groups: Sequence[Group],
+    claims: Sequence[Claim],
+    tunings: Sequence[Tuning],
+    margin: float,
+    window: int,
+    command: str,
 ) -> str:
     """Returns the page as text.
 
     Args:
       groups: the cells, in groups of comparable ones.
       claims: the verdicts.
+      tunings: what the pilots of each tuned study found.
       margin: claim 2's margin, in percentage points.
       window: steps of a trailing mean over drawn training errors; 0 draws them as logged.
       command: the command that made this report.
@@ -63,6 +70,7 @@ def render(
     return TEMPLATES.get_template("page.html").render(
         groups=[_group(group, window) for group in groups],
         claims=claims,
+        tunings=tunings,
         margin=margin,
         window=window,
         command=command,

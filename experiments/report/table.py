@@ -13,9 +13,15 @@ from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
 from experiments.report.statistics import DASH
+from experiments.report.tuned import Trial, Tuning, show_values
 from resnet_jax.runs import reader
 from resnet_jax.runs.progress import show_time
 
+CHOSEN = "chosen"
+TUNED = (
+    "Each network was trained at the best of these candidates with seeds of its own; no pilot's "
+    "seed is in another number of this report."
+)
 COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
 
 
@@ -71,14 +77,16 @@ COLUMNS = (
     Column("device_seconds", "device time", lambda c: show_time(c.device_seconds)),
 )
 CSV_COLUMNS = (
-    "group", "name", "depth", "shortcut", "parameters", "mult_adds", "n", "diverged",
+    "group", "name", "depth", "shortcut", "tuned", "parameters", "mult_adds", "n", "diverged",
     "train_error_mean", "train_error_std", "validation_error_mean", "validation_error_std",
     "test_error_mean", "test_error_std", "paper_error", "paper_source", "status", "step", "steps",
     "device_seconds", "data_note", "notes",
 )  # fmt: skip
 
 
-def as_json(groups: Sequence[Group], claims: Sequence[Claim], margin: float) -> str:
+def as_json(
+    groups: Sequence[Group], claims: Sequence[Claim], margin: float, tunings: Sequence[Tuning]
+) -> str:
     """Returns summary.json: every number of a report; null stands for unknown, NaN never occurs."""
     content = {
         "groups": [
@@ -88,6 +96,10 @@ def as_json(groups: Sequence[Group], claims: Sequence[Claim], margin: float) -> 
         "cells": [_cell(cell, group) for group in groups for cell in group.cells],
         "margin": margin,
         "claims": [dataclasses.asdict(c) | {"statement": c.statement} for c in claims],
+        "tuning": [
+            {"study": tuning.study, "tuned": tuning.keys, "trials": [*map(_trial, tuning.trials)]}
+            for tuning in tunings
+        ],
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
@@ -107,8 +119,8 @@ def as_csv(groups: Sequence[Group]) -> str:
     return out.getvalue()
 
 
-def as_markdown(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
-    """Returns a table per group with its notes, then the claims."""
+def as_markdown(groups: Sequence[Group], claims: Sequence[Claim], tunings: Sequence[Tuning]) -> str:
+    """Returns a table per group with its notes, then the claims and what the pilots found."""
     lines = []
     for group in groups:
         lines += [f"## {group.label}", ""]
@@ -126,10 +138,17 @@ def as_markdown(groups: Sequence[Group], claims: Sequence[Claim]) -> str:
     for claim in claims:
         for comparison in claim.comparisons:
             lines.append(_row([claim.group, f"({claim.id})", *comparison_row(comparison)]))
-    return "\n".join([*lines, "", NOT_TESTED, ""])
+    lines += ["", NOT_TESTED, ""]
+    for tuning in tunings:
+        headings, *rows = trial_rows(tuning)
+        lines += [f"## Tuning: {tuning.study}", "", _row(headings), _row(["---"] * len(headings))]
+        lines += [*map(_row, rows), "", TUNED, ""]
+    return "\n".join(lines)
 
 
-def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> tables.Parts:
+def as_text(
+    groups: Sequence[Group], claims: Sequence[Claim], tunings: Sequence[Tuning]
+) -> tables.Parts:
     """Returns the report for a terminal: a short table per group, and the verdicts."""
     metrics = ("name", "train_error", "validation_error", "test_error", "n", "status")
     columns = [column for column in COLUMNS if column.metric in metrics]
@@ -149,12 +168,28 @@ def as_text(groups: Sequence[Group], claims: Sequence[Claim]) -> tables.Parts:
                     rows = [comparison_row(comparison) for comparison in claim.comparisons]
                     parts.append(tables.aligned([COMPARISON_HEADINGS, *rows], indent=6))
         parts.append("")
+    for tuning in tunings:
+        parts += [f"tuning of {tuning.study}", tables.aligned(trial_rows(tuning), indent=2), ""]
     return parts
+
+
+def trial_rows(tuning: Tuning) -> list[list[str]]:
+    """Returns a table of a study's pilots, with headings; CHOSEN marks the chosen candidates."""
+    rows = [["network", "candidate", "training loss", "training error, %", "n", ""]]
+    for trial in tuning.trials:
+        loss, error = (trial.cell.stat(m) for m in (Replicate.train_loss, Replicate.train_error))
+        shown = DASH if loss.mean is None else f"{loss.mean:.4g}"
+        row = [trial.cell.name, show_values(trial.values), shown, str(error), show_n(trial.cell)]
+        rows.append([*row, CHOSEN if trial.is_chosen else ""])
+    return rows
 
 
 def footnotes(group: Group) -> list[str]:
     """Returns the notes below a group's numbers, without full stops."""
     notes = [group.note.rstrip(".")] if group.note else []
+    if group.tuned:
+        best = [f"{cell.name} {show_values(cell.values_of(group.tuned))}" for cell in group.cells]
+        notes.append(f"each network is at its best candidate: {'; '.join(best)}")
     if group.warmed_up:
         names, were = ", ".join(group.warmed_up), "was" if len(group.warmed_up) == 1 else "were"
         notes.append(
@@ -220,6 +255,18 @@ def comparison_row(comparison: Comparison) -> list[str]:
     ]
 
 
+def _trial(trial: Trial) -> dict[str, object]:
+    return {
+        "network": trial.cell.name,
+        "values": trial.values,
+        "is_chosen": trial.is_chosen,
+        "n": len(trial.cell.healthy),
+        "diverged": len(trial.cell.diverged),
+        "train_loss": dataclasses.asdict(trial.cell.stat(Replicate.train_loss)),
+        "train_error": dataclasses.asdict(trial.cell.stat(Replicate.train_error)),
+    }
+
+
 def _cell(cell: CellResult, group: Group) -> dict[str, object]:
     number = published(cell.config)
     return {
@@ -227,6 +274,7 @@ def _cell(cell: CellResult, group: Group) -> dict[str, object]:
         "group": group.label,
         "depth": cell.depth,
         "shortcut": cell.shortcut,
+        "tuned": show_values(cell.values_of(group.tuned)),
         "n": len(cell.healthy),
         "diverged": len(cell.diverged),
         "status": cell.status,

@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from experiments.report import replicates
+from experiments.report import replicates, tuned
 from experiments.report.replicates import DIVERGED_ERROR, Replicate
 from experiments.study import cell_folders, grid
 from experiments.study.grid import Cell
@@ -28,7 +28,6 @@ from resnet_jax.allowed import INT32_MAX, Range, check_choice
 from resnet_jax.errors import UserError, listing
 from resnet_jax.runs import identity, reader, storage
 
-FOLDER = "pilots"
 # Each measure, and its value for a diverged seed.
 MEASURES: Mapping[str, tuple[Callable[[Replicate], float | None], float]] = {
     "training_loss": (Replicate.train_loss, math.inf),
@@ -164,7 +163,7 @@ def choose(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Choice | None:
     """
     ranked: list[tuple[float, float, int, Candidate]] = []
     for values, pilot in zip(tuning.candidates(), pilots(tuning, cell), strict=True):
-        folder = workdir / FOLDER / pilot.name
+        folder = workdir / reader.PILOTS / pilot.name
         identity.refuse_other(folder, pilot.config.to_dict())
         if not cell_folders.has_ended(folder, pilot):
             return None
@@ -183,7 +182,7 @@ def chosen(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Cell | None:
     best, count = choice.best, len(choice.candidates)
     logging.info(
         "%s: %s is the best of %d candidates (%s %.4g).",
-        cell.name, show_values(best.values), count, tuning.by.replace("_", " "), best.score,
+        cell.name, tuned.show_values(best.values), count, tuning.by.replace("_", " "), best.score,
     )  # fmt: skip
     for key in choice.at_the_edge:
         logging.warning(
@@ -191,11 +190,6 @@ def chosen(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Cell | None:
             "values to tune.over.%s.", cell.name, key, grid.spelled(best.values[key]), key,
         )  # fmt: skip
     return cell.changed(best.values, "tune.over", cell.name)
-
-
-def show_values(values: settings.Flat) -> str:
-    """Returns ``rate=0.1`` or ``rate=0.1, weight_decay=0.001``."""
-    return ", ".join(f"{key.split('.')[-1]}={grid.spelled(value)}" for key, value in values.items())
 
 
 def _score(seeds: Sequence[Replicate], by: str) -> float:
