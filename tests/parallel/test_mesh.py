@@ -145,7 +145,7 @@ def compiled(setup):
             state, jax.device_put(np.zeros(4, np.float32), meshes.by_replicate(setup.mesh))
         ),
         "moments_step": setup.programs.moments_step.lower(
-            state.evaluated, SEEDS, 0, *setup.arguments(0)[1:]
+            state.evaluated, SEEDS, 0, *setup.arguments(0)[2:]
         ),
     }
 

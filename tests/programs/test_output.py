@@ -87,7 +87,13 @@ def sweep_on_a_terminal(workdir, first, cells):
     """
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 160))
-    program = [sys.executable, "-m", "tests.study.sweep_fake", STUDY, f"--workdir={workdir}"]
+    program = [
+        sys.executable,
+        "-m",
+        "tests.study.sweep_fake",
+        f"--config={STUDY}",
+        f"--workdir={workdir}",
+    ]
     # The first terminal that a session leader opens becomes its own and sends it hang-ups.
     shell = f'{first}; exec "$@" <{os.ttyname(slave)} >{os.ttyname(slave)} 2>&1'
     sweep = subprocess.Popen(

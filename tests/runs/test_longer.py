@@ -167,7 +167,7 @@ def test_a_diverged_run_stays_diverged(tmp_path, caplog):
 def test_cells_of_a_lengthened_study_are_queued(tmp_path):
     def cell(steps):
         config = resolve(tiny.config(steps=steps, **CONSTANT))
-        return grid.Cell("plain-8", config, ())
+        return grid.Cell("plain-8", config, (), {}, config)
 
     folder = tmp_path / "plain-8"
     folder_of(folder, cell(7).config.to_dict())
