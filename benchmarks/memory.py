@@ -166,7 +166,7 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[results.
         | training_batch
         | _memory(programs.train_steps, programs.state, *arguments)
     )
-    seeds, arrays, batches = arguments
+    seeds, _, arrays, batches = arguments
     number = jax.ShapeDtypeStruct((), np.int32)
     yield (
         {"program": "population statistics"}
