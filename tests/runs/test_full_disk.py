@@ -40,21 +40,18 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         # Room for one checkpoint: the second is refused before a byte of it is written.
-        pytest.param(
-            "size=500k",
-            "a checkpoint could not be written to {}/checkpoints: it needs about",
-            marks=pytest.mark.slow,
-        ),
+        ("size=500k", "a checkpoint could not be written to {}/checkpoints: it needs about"),
         # Room for a checkpoint's arrays, but not for Orbax's metadata.
         ("size=300k", "a checkpoint could not be written to {}/checkpoints: "),
         # Room for one checkpoint's files, so that the second, or another file, fails half way.
-        pytest.param("size=64m,nr_inodes=62", "written", marks=pytest.mark.slow),
-        pytest.param("size=64m,nr_inodes=75", "written", marks=pytest.mark.slow),
-        pytest.param("size=64m,nr_inodes=85", "written", marks=pytest.mark.slow),
+        ("size=64m,nr_inodes=62", "written"),
+        ("size=64m,nr_inodes=75", "written"),
+        ("size=64m,nr_inodes=85", "written"),
     ],
 )
 def test_it_is_one_sentence_and_the_run_resumes(small_disk, undisturbed, options, sentence):

@@ -244,6 +244,7 @@ def test_a_sweep_tunes_each_cell_and_trains_fresh_seeds_at_its_best_rate(tuned_s
     assert "plain-56" not in out
 
 
+@pytest.mark.slow
 def test_a_cell_whose_pilot_failed_waits_and_the_others_are_trained(tuned_sweep, tmp_path):
     code, _, said = tuned_sweep(**{"plain-56-rate=1": "fail"})
     assert code == 1
