@@ -66,7 +66,9 @@ def render(
       window: steps of a trailing mean over drawn training errors; 0 draws them as logged.
       command: the command that made this report.
     """
-    runs = [run for group in groups for cell in group.cells for run in cell.runs]
+    trained = [cell for group in groups for cell in group.cells]
+    trained += [trial.cell for tuning in tunings for trial in tuning.trials]
+    runs = [run for cell in trained for run in cell.runs]
     return TEMPLATES.get_template("page.html").render(
         groups=[_group(group, window) for group in groups],
         claims=claims,

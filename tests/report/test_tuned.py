@@ -87,6 +87,7 @@ def test_every_candidate_is_in_every_form_of_the_report(out, capsys):
         mark = "chosen" if is_chosen else ""
         assert f"| {network} | rate={rate:g} | 1 | {error:.2f} ± 0.71 | 2 | {mark} |" in markdown
         assert f">{error:.2f} ± 0.71</td>" in page
+        assert f"/pilots/{network}-rate={rate}</th>" in page  # among the run folders
     note = "each network is at its best candidate: plain-20 rate=0.1; plain-56 rate=0.01"
     assert note in markdown
     assert note in page
