@@ -16,7 +16,7 @@ then shows the scheduler's state of each cell, and --cancel cancels the jobs.
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 from absl import flags, logging
@@ -85,9 +85,12 @@ def _tune_and_run(
     pilots = [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
     if _DRY_RUN.value:
         shown = [dataclasses.replace(p, name=f"{reader.PILOTS}/{p.name}") for p in pilots]
-        chosen = [tuning.chosen(tune, cell, workdir) or cell for cell in cells]
-        return _stage(workdir, [*shown, *chosen], [*shown, *all_cells])
+        chosen = {cell.name: tuning.chosen(tune, cell, workdir) for cell in cells}
+        planned = [*shown, *(chosen[cell.name] or cell for cell in cells)]
+        waiting = [name for name, cell in chosen.items() if cell is None]
+        return _stage(workdir, planned, [*shown, *all_cells], waiting)
     code = _stage(workdir / reader.PILOTS, pilots, pilots)
+    tune.write(workdir)
     if code == command_line.PREEMPTED:
         return code
     ready = list(filter(None, (tuning.chosen(tune, cell, workdir) for cell in cells)))
@@ -97,8 +100,23 @@ def _tune_and_run(
     return max(code, _stage(workdir, ready, all_cells)) if ready else code
 
 
-def _stage(workdir: storage.Path, cells: list[Cell], all_cells: Sequence[Cell]) -> int:
-    """Plans, submits or runs `cells`, whose folders are in `workdir`; returns the exit code."""
+def _stage(
+    workdir: storage.Path,
+    cells: list[Cell],
+    all_cells: Sequence[Cell],
+    waiting: Collection[str] = (),
+) -> int:
+    """Plans, submits or runs `cells`, whose folders are in `workdir`.
+
+    Args:
+      workdir: the study's folder, or that of its pilots.
+      cells: those to plan or run.
+      all_cells: of the study, which decide how many run at a time.
+      waiting: names of cells that are planned but cannot be submitted before their pilots end.
+
+    Returns:
+      The exit code.
+    """
     queue = choice.chosen_queue(workdir)
     cell_folders.refuse_others(workdir, cells)
     missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
@@ -118,7 +136,9 @@ def _stage(workdir: storage.Path, cells: list[Cell], all_cells: Sequence[Cell]) 
         at_once = len(all_cells) if queue else packing.default_jobs(machine, all_cells, timed)
     at_once = min(at_once, len(all_cells))
     jobs = [
-        cell_folders.job(workdir / cell.name, with_cluster=queue is not None) for cell in missing
+        cell_folders.job(workdir / cell.name, with_cluster=queue is not None)
+        for cell in missing
+        if cell.name not in waiting
     ]
     if _DRY_RUN.value:
         rate = estimate.given_rate(_RATE.value, _DEVICES.value or 1) if _RATE.value else None
@@ -243,11 +263,12 @@ def _status(workdir: storage.Path) -> tables.Parts:
             names[workdir / reader.PILOTS] = [pilot.name for pilot in pilots]
         names[workdir] = [cell.name for cell in cells]
     parts: list[tables.RenderableType] = []
-    for folder in names or _stages(workdir):
+    folders = [*names] or _stages(workdir)
+    for folder in folders:
         queue, expected = choice.chosen_queue(folder), names.get(folder, [])
         is_begun = any(storage.is_dir(folder / name) for name in expected)
         found = reader.find([folder]) if is_begun or not expected else []
-        parts += ["", f"{folder}:"] if len(names or _stages(workdir)) > 1 else []
+        parts += ["", f"{folder}:"] if len(folders) > 1 else []
         parts += ledger.status_table(
             [
                 run

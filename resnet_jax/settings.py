@@ -254,6 +254,13 @@ def flatten(config: Config, prefix: str = "") -> Flat:
     return flat
 
 
+def show(value: object) -> str:
+    """Returns a setting's value as names and tables have it, such as ``0.1`` or ``1+2.5``."""
+    if isinstance(value, (tuple, list)):
+        return "+".join(map(show, value))
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
 def deciding(config: Config) -> Flat:
     """Returns the settings that can change a result, flat, including unknown ones."""
     return {

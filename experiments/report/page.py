@@ -12,7 +12,7 @@ import plotly.offline
 from experiments.report import interactive, table
 from experiments.report.claims import COMPARED, NOT_TESTED, Claim
 from experiments.report.groups import Group
-from experiments.report.tuned import Tuning
+from experiments.report.tuned import TunedStudy
 from resnet_jax.runs import reader
 from resnet_jax.runs.storage import Json
 
@@ -51,7 +51,7 @@ PLAIN_WORDS = {
 def render(
     groups: Sequence[Group],
     claims: Sequence[Claim],
-    tunings: Sequence[Tuning],
+    tunings: Sequence[TunedStudy],
     margin: float,
     window: int,
     command: str,

@@ -13,14 +13,14 @@ from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
 from experiments.report.statistics import DASH
-from experiments.report.tuned import Trial, Tuning, show_values
+from experiments.report.tuned import Trial, TunedStudy, show_values
 from resnet_jax.runs import reader
 from resnet_jax.runs.progress import show_time
 
 CHOSEN = "chosen"
 TUNED = (
-    "Each network was trained at the best of these candidates with seeds of its own; no pilot's "
-    "seed is in another number of this report."
+    "Pilot runs. The seeds of a network itself were trained at the chosen candidate; the seeds of "
+    "the pilots are in no other number of the study."
 )
 COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
 
@@ -85,7 +85,7 @@ CSV_COLUMNS = (
 
 
 def as_json(
-    groups: Sequence[Group], claims: Sequence[Claim], margin: float, tunings: Sequence[Tuning]
+    groups: Sequence[Group], claims: Sequence[Claim], margin: float, tunings: Sequence[TunedStudy]
 ) -> str:
     """Returns summary.json: every number of a report; null stands for unknown, NaN never occurs."""
     content = {
@@ -119,7 +119,9 @@ def as_csv(groups: Sequence[Group]) -> str:
     return out.getvalue()
 
 
-def as_markdown(groups: Sequence[Group], claims: Sequence[Claim], tunings: Sequence[Tuning]) -> str:
+def as_markdown(
+    groups: Sequence[Group], claims: Sequence[Claim], tunings: Sequence[TunedStudy]
+) -> str:
     """Returns a table per group with its notes, then the claims and what the pilots found."""
     lines = []
     for group in groups:
@@ -147,7 +149,7 @@ def as_markdown(groups: Sequence[Group], claims: Sequence[Claim], tunings: Seque
 
 
 def as_text(
-    groups: Sequence[Group], claims: Sequence[Claim], tunings: Sequence[Tuning]
+    groups: Sequence[Group], claims: Sequence[Claim], tunings: Sequence[TunedStudy]
 ) -> tables.Parts:
     """Returns the report for a terminal: a short table per group, and the verdicts."""
     metrics = ("name", "train_error", "validation_error", "test_error", "n", "status")
@@ -173,7 +175,7 @@ def as_text(
     return parts
 
 
-def trial_rows(tuning: Tuning) -> list[list[str]]:
+def trial_rows(tuning: TunedStudy) -> list[list[str]]:
     """Returns a table of a study's pilots, with headings; CHOSEN marks the chosen candidates."""
     rows = [["network", "candidate", "training loss", "training error, %", "n", ""]]
     for trial in tuning.trials:

@@ -1,6 +1,7 @@
 """What the pilot runs of tuned studies found; experiments/study/tuning.py chose by them."""
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.report import cells
@@ -28,7 +29,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning:
+class TunedStudy:
     """The pilots of one study.
 
     Attributes:
@@ -50,7 +51,7 @@ class Tuning:
         return networks
 
 
-def find(runs: Iterable[reader.Run]) -> list[Tuning]:
+def find(runs: Iterable[reader.Run]) -> list[TunedStudy]:
     """Reads the pilots of every tuned study that `runs` belong to.
 
     Raises:
@@ -66,49 +67,43 @@ def find(runs: Iterable[reader.Run]) -> list[Tuning]:
     ]
 
 
-def by_study(tunings: Iterable[Tuning]) -> Tuned:
+def by_study(tunings: Iterable[TunedStudy]) -> Tuned:
     """Returns the tuned settings of each study."""
     return {tuning.study: frozenset(tuning.keys) for tuning in tunings}
 
 
 def show_values(values: settings.Flat) -> str:
     """Returns ``rate=0.1`` or ``rate=0.1, weight_decay=0.001``."""
-    shown = ((key.split(".")[-1], value) for key, value in values.items())
-    return ", ".join(f"{k}={v:.12g}" if isinstance(v, float) else f"{k}={v}" for k, v in shown)
+    return ", ".join(f"{key.split('.')[-1]}={settings.show(v)}" for key, v in values.items())
 
 
 def _of_study(
     study: storage.Path, own: Sequence[reader.Run], pilots: Sequence[reader.Run]
-) -> Tuning:
-    by_network: dict[tuple[object, ...], list[settings.Flat]] = {}
-    flats = [settings.flatten(pilot.config) for pilot in pilots]
-    for flat in flats:
-        by_network.setdefault(_network(flat), []).append(flat)
-    keys = sorted(
-        key
-        for key, setting in settings.SETTINGS.items()
-        if setting.changes_results and not setting.varied
-        if any(len({str(f.get(key)) for f in same}) > 1 for same in by_network.values())
-    )
-    finals = [settings.flatten(run.config) for run in own]
+) -> TunedStudy:
+    keys = sorted(storage.read_json(study / reader.PILOTS / reader.TUNING).get("over", {}))
+    own_values = {_cell(run, keys): _values(run, keys) for run in own}
     trials = [
         Trial(
-            {key: flat.get(key) for key in keys},
+            values := _values(pilot, keys),
             cells.pool([pilot]),
-            any(
-                _network(final) == _network(flat)
-                and all(final.get(key) == flat.get(key) for key in keys)
-                for final in finals
-            ),
+            is_chosen=own_values.get(_cell(pilot, keys)) == values,
         )
-        for pilot, flat in zip(pilots, flats, strict=True)
+        for pilot in pilots
     ]
     trials.sort(key=lambda trial: (cells.order(trial.cell), *map(_sortable, trial.values.values())))
-    return Tuning(str(study), tuple(keys), tuple(trials))
+    return TunedStudy(str(study), tuple(keys), tuple(trials))
 
 
-def _network(flat: settings.Flat) -> tuple[object, ...]:
-    return flat.get("model.depth"), flat.get("model.shortcut")
+def _values(run: reader.Run, keys: Sequence[str]) -> settings.Flat:
+    flat = settings.flatten(run.config)
+    return {key: flat.get(key) for key in keys}
+
+
+def _cell(run: reader.Run, keys: Sequence[str]) -> str:
+    """Returns what a cell and its pilots have in common: all but the tuned values and seeds."""
+    model = run.config["model"]
+    recipe = settings.recipe(run.config) | dict.fromkeys(keys)
+    return json.dumps([model["depth"], model["shortcut"], recipe], sort_keys=True)
 
 
 def _sortable(value: object) -> tuple[int, float, str]:

@@ -102,15 +102,8 @@ def cell_name(config: settings.Config, axes: settings.Flat) -> str:
         last = key.split(".")[-1]
         # Both optimizer.name and schedule.name end in "name": then the full key is used.
         label = last if last_parts.count(last) == 1 else key
-        name += f"-{label}={_UNSAFE.sub('_', spelled(value))}"
+        name += f"-{label}={_UNSAFE.sub('_', settings.show(value))}"
     return name
-
-
-def spelled(value: object) -> str:
-    """Returns a setting's value as a cell's name has it, such as ``0.1`` or ``1+2.5``."""
-    if isinstance(value, (tuple, list)):
-        return "+".join(map(spelled, value))
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def check_parts(study: ConfigDict) -> None:

@@ -53,6 +53,16 @@ class Tuning:
     seeds: int
     first_seed: int
 
+    def write(self, workdir: storage.Path) -> None:
+        """Writes the tuning beside the pilots, so that a report knows the tuned settings."""
+        folder = workdir / reader.PILOTS
+        try:
+            if not storage.is_bucket(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            storage.write_json(folder / reader.TUNING, dataclasses.asdict(self))
+        except OSError as e:
+            raise UserError(f"{folder} cannot be written: {storage.reason(e)}.") from e
+
     def candidates(self) -> list[settings.Flat]:
         """Returns every combination of values."""
         return [
@@ -68,12 +78,10 @@ class Candidate:
     Attributes:
       values: of the tuned settings, by dotted key.
       score: the mean of the measure over seeds; the lowest is the best.
-      diverged: the number of seeds that diverged.
     """
 
     values: settings.Flat
     score: float
-    diverged: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +176,7 @@ def choose(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Choice | None:
         if not cell_folders.has_ended(folder, pilot):
             return None
         seeds = replicates.of_run(reader.read(folder))
-        diverged = sum(seed.diverged_at is not None for seed in seeds)
-        candidate = Candidate(values, _score(seeds, tuning.by), diverged)
+        candidate = Candidate(values, _score(seeds, tuning.by))
         ranked.append((candidate.score, _score(seeds, "training_loss"), len(ranked), candidate))
     return Choice(min(ranked)[-1], tuple(candidate for *_, candidate in ranked))
 
@@ -187,7 +194,7 @@ def chosen(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Cell | None:
     for key in choice.at_the_edge:
         logging.warning(
             "%s: %s=%s is at the edge of its candidates, and a better value may lie beyond; add "
-            "values to tune.over.%s.", cell.name, key, grid.spelled(best.values[key]), key,
+            "values to tune.over.%s.", cell.name, key, settings.show(best.values[key]), key,
         )  # fmt: skip
     return cell.changed(best.values, "tune.over", cell.name)
 

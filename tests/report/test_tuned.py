@@ -31,6 +31,7 @@ def write_study(folder, best=BEST):
             fixture.flat([error, error + 1, error + 2], [30.0] * 3, [31.0] * 3),
             replicates=3, schedule__rate=rate, **shape,
         )  # fmt: skip
+    (folder / "pilots" / "tuning.json").write_text('{"over": {"schedule.rate": [0.01, 0.1]}}')
     return folder
 
 
@@ -105,3 +106,26 @@ def test_pilots_of_a_network_that_was_not_trained_yet_are_shown(tmp_path):
     )  # fmt: skip
     (tuning,) = tuned.find(reader.find([folder]))
     assert [trial.is_chosen for trial in tuning.networks["plain-56"]] == [False]
+
+
+def test_an_axis_of_the_grid_is_not_taken_for_a_tuned_setting(tmp_path):
+    for momentum, best in ((0.5, 0.1), (0.9, 0.01)):
+        shape = {"model__depth": 20, "model__shortcut": "none", "optimizer__momentum": momentum}
+        for rate in (0.01, 0.1):
+            fixture.write(
+                tmp_path / "s" / "pilots" / f"plain-20-momentum={momentum}-rate={rate}",
+                fixture.flat(5.0), seed=100, schedule__rate=rate, **shape,
+            )  # fmt: skip
+        own = tmp_path / "s" / f"plain-20-momentum={momentum}"
+        fixture.write(own, fixture.flat(5.0), schedule__rate=best, **shape)
+    (tmp_path / "s" / "pilots" / "tuning.json").write_text('{"over": {"schedule.rate": []}}')
+    runs = reader.find([tmp_path / "s"])
+    (study,) = tuned.find(runs)
+    assert study.keys == ("schedule.rate",)
+    chosen = [
+        (t.cell.config["optimizer"]["momentum"], t.values["schedule.rate"])
+        for t in study.trials
+        if t.is_chosen
+    ]
+    assert sorted(chosen) == [(0.5, 0.1), (0.9, 0.01)]
+    assert len(groups.comparable(runs, tuned.by_study([study]))) == 2  # one per momentum

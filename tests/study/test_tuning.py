@@ -161,7 +161,6 @@ def test_a_diverged_seed_counts_as_the_worst(tmp_path):
     choice = chosen(tmp_path, pilots)
     assert choice.best.values == {"schedule.rate": 0.1}
     assert choice.candidates[0].score == math.inf
-    assert choice.candidates[0].diverged == 1
     by_error = chosen(
         tmp_path / "error",
         [
@@ -224,6 +223,8 @@ def test_a_sweep_tunes_each_cell_and_trains_fresh_seeds_at_its_best_rate(tuned_s
         f"plain-{depth}-rate={rate}" for depth in (20, 56) for rate in ("0.01", "0.1", "1")
     }
     assert statuses(runs) == {"plain-20": "completed", "plain-56": "completed"}
+    recorded = json.loads((runs / "pilots" / "tuning.json").read_text())
+    assert recorded["over"] == {"schedule.rate": [0.01, 0.1, 1.0]}
     configs = {n: json.loads((runs / n / "config.json").read_text()) for n in statuses(runs)}
     assert {n: c["schedule"]["rate"] for n, c in configs.items()} == {
         "plain-20": 0.1, "plain-56": 0.01,
