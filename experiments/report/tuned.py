@@ -81,13 +81,9 @@ def _of_study(
     study: storage.Path, own: Sequence[reader.Run], pilots: Sequence[reader.Run]
 ) -> TunedStudy:
     keys = sorted(storage.read_json(study / reader.PILOTS / reader.TUNING).get("over", {}))
-    own_values = {_cell(run, keys): _values(run, keys) for run in own}
+    trained = {_all_but_seeds(run) for run in own}
     trials = [
-        Trial(
-            values := _values(pilot, keys),
-            cells.pool([pilot]),
-            is_chosen=own_values.get(_cell(pilot, keys)) == values,
-        )
+        Trial(_values(pilot, keys), cells.pool([pilot]), _all_but_seeds(pilot) in trained)
         for pilot in pilots
     ]
     trials.sort(key=lambda trial: (cells.order(trial.cell), *map(_sortable, trial.values.values())))
@@ -99,10 +95,9 @@ def _values(run: reader.Run, keys: Sequence[str]) -> settings.Flat:
     return {key: flat.get(key) for key in keys}
 
 
-def _cell(run: reader.Run, keys: Sequence[str]) -> str:
-    """Returns what a cell and its pilots have in common: all but the tuned values and seeds."""
-    model = run.config["model"]
-    recipe = settings.recipe(run.config) | dict.fromkeys(keys)
+def _all_but_seeds(run: reader.Run) -> str:
+    """Returns what a cell has in common with the pilot that it was chosen by."""
+    model, recipe = run.config["model"], settings.recipe(run.config)
     return json.dumps([model["depth"], model["shortcut"], recipe], sort_keys=True)
 
 

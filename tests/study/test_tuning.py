@@ -176,9 +176,9 @@ def test_a_diverged_seed_counts_as_the_worst(tmp_path):
 
 def test_among_equal_errors_the_lowest_loss_is_chosen(tmp_path):
     zero = {"errors": [0.0, 0.0]}
-    pilots = [{"losses": [0.2, 0.2]} | zero, {"losses": [0.3, 0.3]} | zero, {"losses": [0.1, 0.1]}]
+    pilots = [{"losses": [0.3, 0.3]} | zero, {"losses": [0.2, 0.2]} | zero, {"losses": [0.1, 0.1]}]
     choice = chosen(tmp_path, pilots, by="training_error")
-    assert choice.best.values == {"schedule.rate": 0.01}
+    assert choice.best.values == {"schedule.rate": 0.1}
 
 
 def test_the_lowest_and_the_highest_candidate_are_the_edge(tmp_path):
