@@ -145,8 +145,11 @@ def _stage(
         tables.print_parts(
             plan.dry_run(cells, sizes, workdir, at_once, machine, require_data, rate)
         )
-        if queue and jobs:
-            print(f"\n{queue.script(jobs)}", end="")
+        for folder in dict.fromkeys(job.log.parent.parent for job in jobs):
+            # Pilots and cells are submitted by themselves.
+            if queue := choice.chosen_queue(folder):
+                own = [job for job in jobs if job.log.parent.parent == folder]
+                print(f"\n{queue.script(own)}", end="")
         return 0
     for sentence in plan.ineffective_settings(cells):
         logging.info("%s.", sentence)
