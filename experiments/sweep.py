@@ -16,14 +16,14 @@ then shows the scheduler's state of each cell, and --cancel cancels the jobs.
 
 import dataclasses
 import fnmatch
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import jax
 from absl import flags, logging
 
 from experiments.cli import command_line, config_flag, tables
 from experiments.launchers import choice, local
-from experiments.launchers.interface import Job, Queue
+from experiments.launchers.interface import Job
 from experiments.launchers.local import Machine
 from experiments.study import (
     cell_folders,
@@ -33,12 +33,13 @@ from experiments.study import (
     packing,
     plan,
     scheduling,
+    submission,
     tuning,
 )
+from experiments.study.candidates import Tuning
 from experiments.study.estimate import Size
 from experiments.study.grid import Cell
 from experiments.study.overview import Overview
-from experiments.study.tuning import Tuning
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError, listing, nearest
 from resnet_jax.runs import reader, storage
@@ -48,6 +49,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder, with one ru
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; start nothing.")
 _STATUS = flags.DEFINE_bool("status", False, "Print the progress of each cell; start nothing.")
 _ONLY = flags.DEFINE_string("only", "*", "Only cells whose names match, for example 'plain-*'.")
+_EXTEND = flags.DEFINE_bool(
+    "extend", False, "If a cell's best candidate is the lowest or highest, try further ones "
+    "(docs/tuning.md)."
+)  # fmt: skip
 _CANCEL = flags.DEFINE_bool("cancel", False, "Cancel the cells' jobs in the scheduler's queue.")
 _RATE = flags.DEFINE_float(
     "rate", None, "For --dry_run: images per second at which one device trains ResNet-50 at 224 "
@@ -65,7 +70,8 @@ def main(argv: Sequence[str]) -> int:
     # This process only traces shapes and must not occupy the devices that its cells need.
     jax.config.update("jax_platforms", "cpu")
     if _CANCEL.value:
-        return _cancel(workdir)
+        submission.cancel(_stages(workdir), _ONLY.value)
+        return 0
     if _STATUS.value:
         tables.print_parts(_status(workdir))
         return 0
@@ -74,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
     tune, all_cells = tuning.of_study(study), grid.cells(study)
     cells = _matching(all_cells)
     if tune is None:
+        if _EXTEND.value:
+            raise UserError("--extend has an effect only if the study has a part tune.")
         return _stage(workdir, cells, all_cells)
     return _tune_and_run(tune, workdir, cells, all_cells)
 
@@ -82,15 +90,19 @@ def _tune_and_run(
     tune: Tuning, workdir: storage.Path, cells: Sequence[Cell], all_cells: Sequence[Cell]
 ) -> int:
     """Runs the pilots of `cells`, then each cell at its best candidate; returns the exit code."""
-    pilots = [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
+    tune = tune.recorded(workdir)
     if _DRY_RUN.value:
-        shown = [dataclasses.replace(p, name=f"{reader.PILOTS}/{p.name}") for p in pilots]
+        if _EXTEND.value:
+            tune = tuning.extended(tune, cells, workdir)
+        shown = [
+            dataclasses.replace(pilot, name=f"{reader.PILOTS}/{pilot.name}")
+            for pilot in _pilots(tune, cells)
+        ]
         chosen = {cell.name: tuning.chosen(tune, cell, workdir) for cell in cells}
         planned = [*shown, *(chosen[cell.name] or cell for cell in cells)]
         waiting = [name for name, cell in chosen.items() if cell is None]
         return _stage(workdir, planned, [*shown, *all_cells], waiting)
-    code = _stage(workdir / reader.PILOTS, pilots, pilots)
-    tune.write(workdir)
+    tune, code = _run_pilots(tune, workdir, cells)
     if code == command_line.PREEMPTED:
         return code
     ready = list(filter(None, (tuning.chosen(tune, cell, workdir) for cell in cells)))
@@ -98,6 +110,32 @@ def _tune_and_run(
         logging.info("Cells whose pilots have not all ended wait: %d. When they have, the same "
                      "command goes on.", len(cells) - len(ready))  # fmt: skip
     return max(code, _stage(workdir, ready, all_cells)) if ready else code
+
+
+def _run_pilots(tune: Tuning, workdir: storage.Path, cells: Sequence[Cell]) -> tuple[Tuning, int]:
+    """Runs the pilots of `cells`, with --extend until each best candidate is inside its axes.
+
+    Returns:
+      The tuning with all candidates, and the exit code.
+    """
+    pilots = _pilots(tune, cells)
+    code = _stage(workdir / reader.PILOTS, list(pilots), pilots)
+    tune.write(workdir)
+    while _EXTEND.value and code != command_line.PREEMPTED:
+        longer = tuning.extended(tune, cells, workdir)
+        if longer == tune:
+            break
+        # Recorded before they are trained: any later command has to know them.
+        longer.write(workdir)
+        known = {pilot.name for pilot in _pilots(tune, cells)}
+        new = [pilot for pilot in _pilots(longer, cells) if pilot.name not in known]
+        code = max(code, _stage(workdir / reader.PILOTS, new, pilots))
+        tune = longer
+    return tune, code
+
+
+def _pilots(tune: Tuning, cells: Iterable[Cell]) -> list[Cell]:
+    return [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
 
 
 def _stage(
@@ -118,7 +156,8 @@ def _stage(
       The exit code.
     """
     queue = choice.chosen_queue(workdir)
-    cell_folders.refuse_others(workdir, cells)
+    # The values of a cell that waits are not chosen yet.
+    cell_folders.refuse_others(workdir, [cell for cell in cells if cell.name not in waiting])
     missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
     require_data = queue.require_data if queue else sources.require
     if not _DRY_RUN.value:
@@ -154,7 +193,7 @@ def _stage(
     for sentence in plan.ineffective_settings(cells):
         logging.info("%s.", sentence)
     if queue:
-        return _submit(queue, workdir, missing, jobs)
+        return submission.submit(queue, workdir, missing, jobs)
 
     signals = _run(missing, jobs, sizes, workdir, at_once, machine)
     runs = [reader.read(workdir / cell.name) for cell in cells]
@@ -214,43 +253,6 @@ def _matching(cells: list[Cell]) -> list[Cell]:
     return chosen
 
 
-def _submit(
-    queue: Queue, workdir: storage.Path, missing: Sequence[Cell], jobs: Sequence[Job]
-) -> int:
-    active = set(queue.active()) & {cell.name for cell in missing}
-    for cell in missing:
-        if cell.name not in active:
-            cell_folders.queue(workdir / cell.name, cell)
-    if active:
-        logging.info("Already submitted to %s: %s.", queue.name, ", ".join(sorted(active)))
-    new = [job for job in jobs if job.name not in active]
-    if not new:
-        logging.info("There is nothing to submit.")
-        return 0
-    logging.info("%s", queue.submit(new))
-    logging.info("Cells submitted: %d. Add --status or --cancel to the same command to follow or "
-                 "cancel them.", len(new))  # fmt: skip
-    return 0
-
-
-def _cancel(workdir: storage.Path) -> int:
-    cancelled = []
-    for folder in _stages(workdir):
-        queue = choice.chosen_queue(folder)
-        if queue is None:
-            raise UserError(
-                "--cancel needs --launcher=slurm or --launcher=skypilot; stop a local sweep with "
-                "Ctrl-C."
-            )
-        names = [name for name in queue.active() if fnmatch.fnmatchcase(name, _ONLY.value)]
-        if names:
-            queue.cancel(names)
-        cancelled += names
-    shown = ", ".join(cancelled) if cancelled else "no cell was queued or running"
-    logging.info("Cancelled: %s.", shown)
-    return 0
-
-
 def _stages(workdir: storage.Path) -> list[storage.Path]:
     """Returns the folders of a study that hold runs: that of the pilots, if any, and its own."""
     pilots = workdir / reader.PILOTS
@@ -262,7 +264,7 @@ def _status(workdir: storage.Path) -> tables.Parts:
     if study := _CONFIG.value:
         cells, tune = _matching(grid.cells(study)), tuning.of_study(study)
         if tune:
-            pilots = [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
+            pilots = _pilots(tune.recorded(workdir), cells)
             names[workdir / reader.PILOTS] = [pilot.name for pilot in pilots]
         names[workdir] = [cell.name for cell in cells]
     parts: list[tables.RenderableType] = []

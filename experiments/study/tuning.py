@@ -11,9 +11,8 @@ would favour lucky seeds (a network's error at its best rate would be too low).
 """
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 from experiments.report import replicates, tuned
 from experiments.report.replicates import DIVERGED_ERROR, Replicate
 from experiments.study import cell_folders, grid
+from experiments.study.candidates import Tuning
 from experiments.study.grid import Cell
 from resnet_jax import settings
 from resnet_jax.allowed import INT32_MAX, Range, check_choice
@@ -35,40 +35,6 @@ MEASURES: Mapping[str, tuple[Callable[[Replicate], float | None], float]] = {
     "validation_error": (Replicate.validation_error, DIVERGED_ERROR),
 }
 _KEYS = ("over", "by", "seeds", "first_seed")
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-    """A study's part `tune`.
-
-    Attributes:
-      over: candidate values by dotted key.
-      by: one of MEASURES.
-      seeds: seeds per candidate.
-      first_seed: the first of them.
-    """
-
-    over: settings.Flat
-    by: str
-    seeds: int
-    first_seed: int
-
-    def write(self, workdir: storage.Path) -> None:
-        """Writes the tuning beside the pilots, so that a report knows the tuned settings."""
-        folder = workdir / reader.PILOTS
-        try:
-            if not storage.is_bucket(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            storage.write_json(folder / reader.TUNING, dataclasses.asdict(self))
-        except OSError as e:
-            raise UserError(f"{folder} cannot be written: {storage.reason(e)}.") from e
-
-    def candidates(self) -> list[settings.Flat]:
-        """Returns every combination of values."""
-        return [
-            dict(zip(self.over, values, strict=True))
-            for values in itertools.product(*self.over.values())
-        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,20 +52,18 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The best candidate of a cell, among all."""
+    """The best candidate of a cell, among all.
+
+    Attributes:
+      best: the best one.
+      candidates: all.
+      at_the_edge: the settings of which the best value is the lowest or highest candidate, each
+        with the next candidate beyond, or None; see Tuning.further.
+    """
 
     best: Candidate
     candidates: tuple[Candidate, ...]
-
-    @property
-    def at_the_edge(self) -> list[str]:
-        """The settings of which the best value is the lowest or highest candidate of several."""
-        keys = []
-        for key, value in self.best.values.items():
-            values = {c.values[key] for c in self.candidates if _is_number(c.values[key])}
-            if len(values) > 1 and value in (min(values), max(values)):
-                keys.append(key)
-        return keys
+    at_the_edge: Mapping[str, float | None]
 
 
 def of_study(study: ConfigDict) -> Tuning | None:
@@ -151,7 +115,7 @@ def pilots(tuning: Tuning, cell: Cell) -> list[Cell]:
         cell.changed(
             candidate | seeds, "tune.over", grid.cell_name(cell.config, {**cell.point, **candidate})
         )
-        for candidate in tuning.candidates()
+        for candidate in tuning.candidates(cell.name)
     ]
 
 
@@ -170,7 +134,8 @@ def choose(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Choice | None:
       UserError: a pilot's folder is another run's, or its files are malformed.
     """
     ranked: list[tuple[float, float, int, Candidate]] = []
-    for values, pilot in zip(tuning.candidates(), pilots(tuning, cell), strict=True):
+    candidates = tuning.candidates(cell.name)
+    for values, pilot in zip(candidates, pilots(tuning, cell), strict=True):
         folder = workdir / reader.PILOTS / pilot.name
         identity.refuse_other(folder, pilot.config.to_dict())
         if not cell_folders.has_ended(folder, pilot):
@@ -178,7 +143,13 @@ def choose(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Choice | None:
         seeds = replicates.of_run(reader.read(folder))
         candidate = Candidate(values, _score(seeds, tuning.by))
         ranked.append((candidate.score, _score(seeds, "training_loss"), len(ranked), candidate))
-    return Choice(min(ranked)[-1], tuple(candidate for *_, candidate in ranked))
+    best = min(ranked)[-1]
+    edges = {
+        key: tuning.further(cell.name, key, value)
+        for key, value in best.values.items()
+        if tuning.is_at_the_edge(cell.name, key, value)
+    }
+    return Choice(best, tuple(candidate for *_, candidate in ranked), edges)
 
 
 def chosen(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Cell | None:
@@ -191,19 +162,48 @@ def chosen(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Cell | None:
         "%s: %s is the best of %d candidates (%s %.4g).",
         cell.name, tuned.show_values(best.values), count, tuning.by.replace("_", " "), best.score,
     )  # fmt: skip
-    for key in choice.at_the_edge:
+    for key, further in choice.at_the_edge.items():
         logging.warning(
-            "%s: %s=%s is at the edge of its candidates, and a better value may lie beyond; add "
-            "values to tune.over.%s.", cell.name, key, settings.show(best.values[key]), key,
+            "%s: %s=%s is at the edge of its candidates, and a better value may lie beyond; %s.",
+            cell.name, key, settings.show(best.values[key]),
+            f"add values to tune.over.{key}" if further is None
+            else f"--extend tries {settings.show(further)}",
         )  # fmt: skip
     return cell.changed(best.values, "tune.over", cell.name)
+
+
+def extended(tuning: Tuning, cells: Iterable[Cell], workdir: storage.Path) -> Tuning:
+    """Returns the tuning with the next candidates of each cell whose best value is at an edge.
+
+    Nothing is added for a cell with pilots that have not ended.
+
+    Args:
+      tuning: of the study.
+      cells: those to consider.
+      workdir: the study's folder.
+
+    Raises:
+      UserError: as in choose().
+    """
+    for cell in cells:
+        choice = choose(tuning, cell, workdir)
+        edges = choice.at_the_edge if choice else {}
+        further = {key: value for key, value in edges.items() if value is not None}
+        if not further:
+            continue
+        longer = tuning.with_values(cell.name, further)
+        try:
+            pilots(longer, cell)
+        except UserError as e:  # allowed by itself, but not together with the cell's other settings
+            logging.warning("%s is not extended: %s", cell.name, e)
+        else:
+            logging.info("%s: the best candidate is at the edge; the next is %s.",
+                         cell.name, tuned.show_values(further))  # fmt: skip
+            tuning = longer
+    return tuning
 
 
 def _score(seeds: Sequence[Replicate], by: str) -> float:
     measure, worst = MEASURES[by]
     values = [None if seed.diverged_at is not None else measure(seed) for seed in seeds]
     return float(np.mean([worst if value is None else value for value in values]))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

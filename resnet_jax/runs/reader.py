@@ -29,7 +29,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.runs import lock, storage
 
 PILOTS = "pilots"  # the folder in a study with the runs that chose each cell's best values
-TUNING = "tuning.json"  # in PILOTS: the study's part `tune`
+TUNING = "tuning.json"  # in PILOTS: the study's part `tune`, and further candidates of cells
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
 ENDED = ("completed", "diverged")  # statuses of a run that has nothing left to do
 # The names of the validation error with BatchNorm's population statistics, taken once after

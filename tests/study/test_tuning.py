@@ -153,7 +153,7 @@ def test_the_lowest_mean_over_seeds_is_chosen(tmp_path):
     choice = chosen(tmp_path, pilots)
     assert choice.best.values == {"schedule.rate": 0.1}
     assert [c.score for c in choice.candidates] == pytest.approx([0.55, 0.4, 0.55])
-    assert choice.at_the_edge == []
+    assert choice.at_the_edge == {}
 
 
 def test_a_diverged_seed_counts_as_the_worst(tmp_path):
@@ -186,7 +186,8 @@ def test_the_lowest_and_the_highest_candidate_are_the_edge(tmp_path):
     high = chosen(tmp_path / "high", [{"losses": each} for each in losses])
     low = chosen(tmp_path / "low", [{"losses": each} for each in reversed(losses)])
     assert (high.best.values["schedule.rate"], low.best.values["schedule.rate"]) == (1.0, 0.01)
-    assert high.at_the_edge == low.at_the_edge == ["schedule.rate"]
+    assert high.at_the_edge == {"schedule.rate": 10.0}  # the next candidates beyond
+    assert low.at_the_edge == {"schedule.rate": 0.001}
 
 
 def test_nothing_is_chosen_before_every_pilot_has_ended(tmp_path):
@@ -211,7 +212,7 @@ def tuned_sweep(tmp_path):
 
 def test_a_sweep_tunes_each_cell_and_trains_fresh_seeds_at_its_best_rate(tuned_sweep, tmp_path):
     runs = tmp_path / "runs"
-    code, out, said = tuned_sweep("--dry_run")
+    code, out, said = tuned_sweep("--dry_run", "--rate=100")
     assert code == 0, said
     assert "pilots/plain-56-rate=0.01" in out
     assert "8 cells, 8 of them left to run" in out
@@ -232,6 +233,7 @@ def test_a_sweep_tunes_each_cell_and_trains_fresh_seeds_at_its_best_rate(tuned_s
     assert all((c["seed"], c["replicates"]) == (0, 2) for c in configs.values())
     assert "plain-20: rate=0.1 is the best of 3 candidates (training loss 0.5)." in said
     assert "plain-56: schedule.rate=0.01 is at the edge of its candidates" in said
+    assert "--extend tries 0.001." in said
     assert "plain-20: schedule.rate" not in said
 
     launches = (runs / "launches").read_text(), (runs / "pilots" / "launches").read_text()
