@@ -29,4 +29,5 @@ def get_config() -> ConfigDict:
             }
         }
     )
+    study.claims = ("1", "2", "4")
     return study

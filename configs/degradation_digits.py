@@ -26,4 +26,5 @@ def get_config() -> ConfigDict:
     study.base.log.every = 5
     study.grid = ConfigDict({"model": {"depth": (20, 56), "shortcut": ("none", "A")}})
     study.exceptions = ConfigDict()
+    study.claims = ("1", "2", "4")
     return study

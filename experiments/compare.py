@@ -44,27 +44,19 @@ def compare(
       UserError: a folder holds no run, a run's file is malformed, or `out` cannot be written.
     """
     # Imported here, so that a missing extra is one sentence.
-    from experiments.report import claims, figures, groups, page, table, tuned
+    from experiments.report import contents, figures, outputs, page
 
-    runs = reader.find(folders)
-    tunings = tuned.find(runs)
-    compared = groups.comparable(runs, tuned.by_study(tunings))
-    verdicts = [claim for group in compared for claim in claims.judge(group, margin)]
-    numbers = table.as_json(compared, verdicts, margin, tunings)
+    report = contents.of_runs(reader.find(folders), margin, window)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "summary.json").write_text(numbers, encoding="utf-8")
-        (out / "table.csv").write_text(table.as_csv(compared), encoding="utf-8")
-        (out / "table.md").write_text(
-            table.as_markdown(compared, verdicts, tunings), encoding="utf-8"
-        )
-        figures.write(compared, window, out)
-        (out / "index.html").write_text(
-            page.render(compared, verdicts, tunings, margin, window, command), encoding="utf-8"
-        )
+        (out / "summary.json").write_text(outputs.as_json(report), encoding="utf-8")
+        (out / "table.csv").write_text(outputs.as_csv(report), encoding="utf-8")
+        (out / "table.md").write_text(outputs.as_markdown(report), encoding="utf-8")
+        figures.write(report.groups, window, out)
+        (out / "index.html").write_text(page.render(report, command), encoding="utf-8")
     except OSError as e:
         raise UserError(f"The report cannot be written to {out}: {e.strerror}.") from e
-    return table.as_text(compared, verdicts, tunings)
+    return outputs.as_text(report)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -30,6 +30,7 @@ from experiments.study import (
     estimate,
     grid,
     ledger,
+    named_claims,
     packing,
     plan,
     scheduling,
@@ -78,7 +79,10 @@ def main(argv: Sequence[str]) -> int:
 
     study = command_line.required(_CONFIG)
     tune, all_cells = tuning.of_study(study), grid.cells(study)
+    claims = named_claims.of_study(study)
     cells = _matching(all_cells)
+    if not _DRY_RUN.value:
+        named_claims.record(workdir, claims)
     if tune is None:
         if _EXTEND.value:
             raise UserError("--extend has an effect only if the study has a part tune.")

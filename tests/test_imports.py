@@ -22,8 +22,9 @@ MAY_IMPORT = {
     TOP: [f"resnet_jax.{room}" for room in ("data", "kernels", "networks", "parallel", "runs")],
     "configs": [TOP, "resnet_jax.runs"],
     # A report reads run folders; it may use the names of networks, but nothing that trains.
-    "experiments.report": ["configs", "experiments.cli", TOP, "resnet_jax.networks",
-                           "resnet_jax.runs"],
+    "experiments.report": ["configs", "experiments.cli", "experiments.report.claims", TOP,
+                           "resnet_jax.networks", "resnet_jax.runs"],
+    "experiments.report.claims": ["experiments.report", "resnet_jax.networks", "resnet_jax.runs"],
     "experiments.launchers": ["experiments.cli", "resnet_jax.data", "resnet_jax.parallel",
                               "resnet_jax.runs"],
     "experiments.cli": ["configs", "experiments.study", TOP, "resnet_jax.runs"],

@@ -7,12 +7,14 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 import jinja2
+import markupsafe
 import plotly.offline
 
 from experiments.report import interactive, table
-from experiments.report.claims import COMPARED, NOT_TESTED, Claim
+from experiments.report.claims import all_claims
+from experiments.report.claims.comparisons import COMPARED
+from experiments.report.contents import Contents
 from experiments.report.groups import Group
-from experiments.report.tuned import TunedStudy
 from resnet_jax.runs import reader
 from resnet_jax.runs.storage import Json
 
@@ -24,67 +26,44 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-PLAIN_WORDS = {
-    1: {
-        "confirmed": "Deeper plain nets train worse.",
-        "rejected": "Deeper plain nets train better, not worse.",
-        "saturated": "Shallow and deep plain nets both reach 0 %: this task cannot tell them "
-        "apart.",
-        "undecided": "Whether deeper plain nets train worse is undecided.",
-    },
-    2: {
-        "confirmed": "Deeper residual nets do not train worse.",
-        "rejected": "Deeper residual nets also train worse.",
-        "saturated": "Shallow and deep residual nets both reach 0 %: this task cannot tell them "
-        "apart.",
-        "undecided": "Whether deeper residual nets train worse is undecided.",
-    },
-    4: {
-        "confirmed": "Residual nets converge faster early on.",
-        "rejected": "Residual nets converge slower early on.",
-        "saturated": "Both kinds of net are at 0 % early on: this task cannot tell them apart.",
-        "undecided": "Whether residual nets converge faster early on is undecided.",
-    },
-}
 
 
-def render(
-    groups: Sequence[Group],
-    claims: Sequence[Claim],
-    tunings: Sequence[TunedStudy],
-    margin: float,
-    window: int,
-    command: str,
-) -> str:
+def render(contents: Contents, command: str) -> str:
     """Returns the page as text.
 
     Args:
-      groups: the cells, in groups of comparable ones.
-      claims: the verdicts.
-      tunings: what the pilots of each tuned study found.
-      margin: claim 2's margin, in percentage points.
-      window: steps of a trailing mean over drawn training errors; 0 draws them as logged.
-      command: the command that made this report.
+      contents: of the report.
+      command: the command that made it.
     """
-    trained = [cell for group in groups for cell in group.cells]
-    trained += [trial.cell for tuning in tunings for trial in tuning.trials]
+    trained = [cell for group in contents.groups for cell in group.cells]
+    trained += [trial.cell for tuning in contents.tunings for trial in tuning.trials]
     runs = [run for cell in trained for run in cell.runs]
     return TEMPLATES.get_template("page.html").render(
-        groups=[_group(group, window) for group in groups],
-        claims=claims,
-        tunings=tunings,
-        margin=margin,
-        window=window,
+        groups=[_group(group, contents.window) for group in contents.groups],
+        claims=contents.judgements,
+        tunings=contents.tunings,
+        window=contents.window,
         command=command,
-        plain_words=PLAIN_WORDS,
         compared=COMPARED,
-        not_tested=NOT_TESTED,
+        rules=_rules(contents.margin),
         provenance=_provenance(runs),
         runs=[_run(run) for run in runs],
         unknown=UNKNOWN,
         table=table,
         plotly=plotly.offline.get_plotlyjs(),
     )
+
+
+def _rules(margin: float) -> list[markupsafe.Markup]:
+    """Returns when each claim is confirmed, in HTML, of those that can be judged."""
+    shown = markupsafe.Markup("<b>{}</b>").format(margin)
+    return [
+        markupsafe.Markup(
+            f"Claim {markupsafe.escape(claim.id)} {markupsafe.escape(claim.rule)}"
+        ).format(margin=shown)
+        for claim in all_claims()
+        if claim.rule
+    ]
 
 
 def _group(group: Group, window: int) -> dict[str, object]:

@@ -1,19 +1,16 @@
-"""The numbers of a report: JSON and CSV for programs, Markdown and text for people."""
+"""The rows of a report's tables, as Markdown, the page and the terminal show them."""
 
-import csv
 import dataclasses
-import io
-import json
 from collections.abc import Callable, Sequence
 
-from experiments.cli import tables
 from experiments.report.cells import CellResult, Measure
-from experiments.report.claims import COMPARED, NOT_TESTED, Claim, Comparison
+from experiments.report.claims import Judgement
+from experiments.report.claims.comparisons import Comparison
 from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
 from experiments.report.statistics import DASH
-from experiments.report.tuned import Trial, TunedStudy, show_values
+from experiments.report.tuned import TunedStudy, show_values
 from resnet_jax.runs import reader
 from resnet_jax.runs.progress import show_time
 
@@ -21,6 +18,11 @@ CHOSEN = "chosen"
 TUNED = (
     "Pilot runs. The seeds of a network itself were trained at the chosen candidate; the seeds of "
     "the pilots are in no other number of the study."
+)
+NAMED = "The study's config named these claims before it had any run."
+OBSERVED = (
+    "The study's config did not name these claims before its runs. A claim chosen after its result "
+    "was seen is confirmed more often than its intervals say"
 )
 COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
 
@@ -76,103 +78,6 @@ COLUMNS = (
     Column("status", "status", show_status),
     Column("device_seconds", "device time", lambda c: show_time(c.device_seconds)),
 )
-CSV_COLUMNS = (
-    "group", "name", "depth", "shortcut", "tuned", "parameters", "mult_adds", "n", "diverged",
-    "train_error_mean", "train_error_std", "validation_error_mean", "validation_error_std",
-    "test_error_mean", "test_error_std", "paper_error", "paper_source", "status", "step", "steps",
-    "device_seconds", "data_note", "notes",
-)  # fmt: skip
-
-
-def as_json(
-    groups: Sequence[Group], claims: Sequence[Claim], margin: float, tunings: Sequence[TunedStudy]
-) -> str:
-    """Returns summary.json: every number of a report; null stands for unknown, NaN never occurs."""
-    content = {
-        "groups": [
-            {"label": g.label, "data": g.data, "note": g.note, "settings": g.settings}
-            for g in groups
-        ],
-        "cells": [_cell(cell, group) for group in groups for cell in group.cells],
-        "margin": margin,
-        "claims": [dataclasses.asdict(c) | {"statement": c.statement} for c in claims],
-        "tuning": [
-            {"study": tuning.study, "tuned": tuning.keys, "trials": [*map(_trial, tuning.trials)]}
-            for tuning in tunings
-        ],
-    }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
-
-
-def as_csv(groups: Sequence[Group]) -> str:
-    """Returns one row per cell with plain numbers; missing ones are empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for group in groups:
-        for cell in group.cells:
-            row = _cell(cell, group) | {"data_note": group.note, "notes": "; ".join(cell.notes)}
-            for error in ("train_error", "validation_error", "test_error"):
-                stat = cell.stat(getattr(Replicate, error))
-                row |= {f"{error}_mean": stat.mean, f"{error}_std": stat.std}
-            writer.writerow(row)
-    return out.getvalue()
-
-
-def as_markdown(
-    groups: Sequence[Group], claims: Sequence[Claim], tunings: Sequence[TunedStudy]
-) -> str:
-    """Returns a table per group with its notes, then the claims and what the pilots found."""
-    lines = []
-    for group in groups:
-        lines += [f"## {group.label}", ""]
-        lines += [_row([column.heading for column in COLUMNS]), _row(["---"] * len(COLUMNS))]
-        lines += [_row([column.show(cell) for column in COLUMNS]) for cell in group.cells]
-        lines += ["", *(f"{note}.\n" for note in footnotes(group))]
-    lines += ["## Claims", "", "| group | claim | verdict | difference, points | detail |"]
-    lines.append("| --- | --- | --- | --- | --- |")
-    for claim in claims:
-        shown = [claim.group, f"({claim.id}) {claim.statement}", claim.verdict]
-        shown += [show_difference(claim), claim.detail]
-        lines.append(_row(shown))
-    lines += ["", COMPARED, "", _row(["group", "claim", *COMPARISON_HEADINGS])]
-    lines += [_row(["---"] * (2 + len(COMPARISON_HEADINGS)))]
-    for claim in claims:
-        for comparison in claim.comparisons:
-            lines.append(_row([claim.group, f"({claim.id})", *comparison_row(comparison)]))
-    lines += ["", NOT_TESTED, ""]
-    for tuning in tunings:
-        headings, *rows = trial_rows(tuning)
-        lines += [f"## Tuning: {tuning.study}", "", _row(headings), _row(["---"] * len(headings))]
-        lines += [*map(_row, rows), "", TUNED, ""]
-    return "\n".join(lines)
-
-
-def as_text(
-    groups: Sequence[Group], claims: Sequence[Claim], tunings: Sequence[TunedStudy]
-) -> tables.Parts:
-    """Returns the report for a terminal: a short table per group, and the verdicts."""
-    metrics = ("name", "train_error", "validation_error", "test_error", "n", "status")
-    columns = [column for column in COLUMNS if column.metric in metrics]
-    parts: list[tables.RenderableType] = []
-    for group in groups:
-        rows = [[c.heading for c in columns]]
-        rows += [[column.show(cell) for column in columns] for cell in group.cells]
-        parts += [group.label, tables.aligned(rows, indent=2)]
-        parts += [f"  {note}." for note in footnotes(group)]
-        for claim in claims:
-            if claim.group == group.label:
-                text = f"  ({claim.id}) {claim.statement}: {claim.verdict}"
-                if claim.difference is not None:
-                    text += f", {show_difference(claim, ' points')}"
-                parts.append(f"{text}; {claim.detail}")
-                if len(claim.comparisons) > 1:
-                    rows = [comparison_row(comparison) for comparison in claim.comparisons]
-                    parts.append(tables.aligned([COMPARISON_HEADINGS, *rows], indent=6))
-        parts.append("")
-    for tuning in tunings:
-        parts += [f"tuning of {tuning.study}", tables.aligned(trial_rows(tuning), indent=2), ""]
-    return parts
 
 
 def trial_rows(tuning: TunedStudy) -> list[list[str]]:
@@ -234,7 +139,29 @@ def footnotes(group: Group) -> list[str]:
     return notes
 
 
-def show_difference(compared: Claim | Comparison, unit: str = "") -> str:
+@dataclasses.dataclass(frozen=True)
+class ClaimSection:
+    """Judgements of claims that were named at the same stage of their study."""
+
+    heading: str
+    note: str
+    judgements: tuple[Judgement, ...]
+
+
+def claim_sections(judgements: Sequence[Judgement]) -> list[ClaimSection]:
+    """Separates the claims named before the runs from later observations; no section is empty."""
+    named = tuple(one for one in judgements if one.naming.before_runs)
+    later = tuple(one for one in judgements if not one.naming.before_runs)
+    added = {f"claim {one.id} {one.naming}" for one in later if one.naming.at}
+    after = f" ({', '.join(sorted(added))})" if added else ""
+    sections = (
+        ClaimSection("Claims named before the runs", NAMED, named),
+        ClaimSection("Later observations", f"{OBSERVED}{after}.", later),
+    )
+    return [section for section in sections if section.judgements]
+
+
+def show_difference(compared: Judgement | Comparison, unit: str = "") -> str:
     """Returns ``+1.25 [+0.90, +1.60]``: the difference with its 95 % interval."""
     if compared.difference is None:
         return DASH
@@ -255,46 +182,3 @@ def comparison_row(comparison: Comparison) -> list[str]:
         DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
         seeds,
     ]
-
-
-def _trial(trial: Trial) -> dict[str, object]:
-    return {
-        "network": trial.cell.name,
-        "values": trial.values,
-        "is_chosen": trial.is_chosen,
-        "n": len(trial.cell.healthy),
-        "diverged": len(trial.cell.diverged),
-        "train_loss": dataclasses.asdict(trial.cell.stat(Replicate.train_loss)),
-        "train_error": dataclasses.asdict(trial.cell.stat(Replicate.train_error)),
-    }
-
-
-def _cell(cell: CellResult, group: Group) -> dict[str, object]:
-    number = published(cell.config)
-    return {
-        "name": cell.name,
-        "group": group.label,
-        "depth": cell.depth,
-        "shortcut": cell.shortcut,
-        "tuned": show_values(cell.values_of(group.tuned)),
-        "n": len(cell.healthy),
-        "diverged": len(cell.diverged),
-        "status": cell.status,
-        "step": cell.step,
-        "steps": cell.steps,
-        "parameters": cell.parameters,
-        "mult_adds": cell.mult_adds,
-        "train_error": dataclasses.asdict(cell.stat(Replicate.train_error)),
-        "validation_error": dataclasses.asdict(cell.stat(Replicate.validation_error)),
-        "test_error": dataclasses.asdict(cell.stat(Replicate.test_error)),
-        "paper_error": number.error if number else None,
-        "paper_split": number.split if number else None,
-        "paper_source": number.source if number else None,
-        "paper_left_out": withheld(cell.config),  # the reason, empty if it is not left out
-        "device_seconds": cell.device_seconds,
-        "notes": list(cell.notes),
-    }
-
-
-def _row(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |"

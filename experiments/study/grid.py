@@ -4,6 +4,7 @@
     study.grid        the axes: settings of the base, each with a tuple of values
     study.exceptions  NAME: {"when": settings that a cell must have, "set": settings it then gets}
     study.tune        optional: settings whose best value is found for each cell first: tuning.py
+    study.claims      optional: ids of the claims that it will judge: named_claims.py
 
 A tuple in "when" means any of its values. An exception overrides the base, never an axis.
 """
@@ -21,7 +22,8 @@ from resnet_jax.errors import UserError, nearest, nearest_key
 from resnet_jax.resolve import resolve
 
 KEYS = ("base", "grid", "exceptions")
-_OPTIONAL = ("tune",)
+CLAIMS = "claims"
+_OPTIONAL = ("tune", CLAIMS)
 _NAMED = ("model.depth", "model.shortcut")  # the first part of a cell's name
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")  # characters not used in folder names
 
@@ -123,7 +125,7 @@ def check_parts(study: ConfigDict) -> None:
                 f"{key} is not a part of a study; allowed are "
                 f"{', '.join(parts)}{nearest(key, parts)}."
             )
-        if not isinstance(study[key], ConfigDict):
+        if key != CLAIMS and not isinstance(study[key], ConfigDict):
             raise UserError(f"The study's {key} is {study[key]!r}; it must be a ConfigDict.")
 
 

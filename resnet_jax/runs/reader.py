@@ -125,11 +125,11 @@ def find(paths: Iterable[str | os.PathLike[str] | storage.Path]) -> list[Run]:
     for path in map(storage.locate, paths):
         if not storage.is_dir(path):
             raise UserError(f"{path} is not a folder; give a run folder or a folder of runs.")
-        configs = _configs(path)
-        if "config.json" in configs:
+        names = configs(path)
+        if "config.json" in names:
             runs.append(read(path))
             continue
-        folders = [path / config.split("/")[0] for config in configs]
+        folders = [path / name.split("/")[0] for name in names]
         if not folders:
             raise UserError(
                 f"{path} holds no run: neither it nor a folder in it has a config.json."
@@ -138,7 +138,7 @@ def find(paths: Iterable[str | os.PathLike[str] | storage.Path]) -> list[Run]:
     return runs
 
 
-def _configs(path: storage.Path) -> list[str]:
+def configs(path: storage.Path) -> list[str]:
     """Returns the names of each config.json in a folder and in its subfolders, sorted."""
     try:
         if storage.is_bucket(path):

@@ -55,7 +55,9 @@ def test_a_study_becomes_a_report(tmp_path):
         )
         assert cell["test_error"]["std"] is not None
     assert cells["plain-14"]["parameters"] == cells["resnet-14-A"]["parameters"]
-    assert {claim["id"] for claim in summary["claims"]} == {1, 2, 4}
+    assert {c["id"]: c["named_before_runs"] for c in summary["claims"]} == {
+        "1": True, "2": True, "3": False, "4": True,
+    }  # fmt: skip
     for name in ("curves.png", "curves.svg", "depth.png", "depth.svg", "table.csv", "table.md"):
         assert (report / name).stat().st_size > 0
 
@@ -110,4 +112,4 @@ def test_make_ablation_answers_the_question(tmp_path):
     assert {cell["name"] for cell in summary["cells"]} == names
     verdicts = {claim["id"]: claim["verdict"] for claim in summary["claims"]}
     # Residual nets have no training error left on digits, at any depth.
-    assert (verdicts[1], verdicts[2]) == ("confirmed", "saturated")
+    assert (verdicts["1"], verdicts["2"]) == ("confirmed", "saturated")

@@ -286,7 +286,7 @@ def test_plain_20_with_warm_up_is_not_compared_with_plain_56_without(tmp_path):
     write_plain_net(tmp_path, 20, schedule__warmup="until_error")
     write_plain_net(tmp_path, 56, schedule__warmup="none")
     verdicts = [claims.judge(group, margin=0.5)[0].verdict for group in made(tmp_path)]
-    assert verdicts == ["undecided", "undecided"]
+    assert verdicts == ["not tested", "not tested"]
 
 
 def test_evaluations_that_affect_results_make_a_group(tmp_path):

@@ -83,12 +83,13 @@ def test_summary_is_strict_json_of_the_agreed_shape(out):
         check_number(cell["paper_error"], allow_none=True)
         check_number(cell["parameters"])
         check_number(cell["device_seconds"])
-    assert [claim["id"] for claim in summary["claims"]] == [1, 2, 4, 1, 2, 4]
-    for claim in summary["claims"]:
+    assert [claim["id"] for claim in summary["claims"]] == ["1", "2", "3", "4"] * 2
+    tested = [claim for claim in summary["claims"] if claim["id"] != "3"]
+    for claim in tested:
         assert claim["verdict"] in ("confirmed", "rejected", "undecided", "saturated")
         check_number(claim["difference"])
         assert claim["ci95"][0] <= claim["difference"] <= claim["ci95"][1]
-    depths = [len(claim["comparisons"]) for claim in summary["claims"]]
+    depths = [len(claim["comparisons"]) for claim in tested]
     assert depths == [3, 3, 1, 1, 1, 1]  # each deeper net against the shallowest
     for one in (one for claim in summary["claims"] for one in claim["comparisons"]):
         check_number(one["p"])
@@ -137,6 +138,16 @@ def test_csv_and_markdown_hold_every_cell(out):
     assert rows["digits", "resnet-20-A"]["paper_error"] == ""
     assert rows["cifar10", "plain-110"]["test_error_mean"] == ""
     assert "failed at step 19,200 of 64,000" in (out / "table.md").read_text()
+
+
+def test_a_claim_that_is_not_tested_is_in_every_form_with_its_reason(out):
+    (first, _) = [c for c in strict(out / "summary.json")["claims"] if c["id"] == "3"]
+    assert (first["verdict"], first["difference"]) == ("not tested", None)
+    assert first["detail"].startswith("needs the norms of every layer's gradients")
+    page = html.unescape((out / "index.html").read_text())
+    markdown = (out / "table.md").read_text()
+    assert f"| not tested | {table.DASH} | {first['detail']} |" in markdown
+    assert f"do not explain why deeper plain nets train worse): it {first['detail']}." in page
 
 
 def test_every_comparison_is_in_every_form_of_the_report(out):
@@ -417,7 +428,7 @@ def test_the_page_shows_the_numbers_provenance(out):
         "jax 0.10.2, flax 0.12.8",
         "3.11.4",
         "node-1",
-        "Claim 3",
+        "Claim 3 is not tested (Vanishing gradients do not explain",
         "0.5</b> points",
     ):
         assert fact in page

@@ -48,7 +48,7 @@ def test_networks_at_their_own_best_rates_are_compared(out):
     assert [(c["name"], c["n"]) for c in summary["cells"]] == [("plain-20", 3), ("plain-56", 3)]
     assert len(summary["groups"]) == 1
     claim = summary["claims"][0]
-    assert (claim["id"], claim["verdict"]) == (1, "confirmed")
+    assert (claim["id"], claim["verdict"]) == ("1", "confirmed")
     assert claim["difference"] == pytest.approx(8.0)  # no pilot's seed takes part in it
 
 
