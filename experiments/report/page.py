@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 import jinja2
-import markupsafe
 import plotly.offline
 
 from experiments.report import interactive, table
@@ -45,25 +44,14 @@ def render(contents: Contents, command: str) -> str:
         window=contents.window,
         command=command,
         compared=COMPARED,
-        rules=_rules(contents.margin),
+        margin=contents.margin,
+        rules={claim.id: claim.rule for claim in all_claims() if claim.rule},
         provenance=_provenance(runs),
         runs=[_run(run) for run in runs],
         unknown=UNKNOWN,
         table=table,
         plotly=plotly.offline.get_plotlyjs(),
     )
-
-
-def _rules(margin: float) -> list[markupsafe.Markup]:
-    """Returns when each claim is confirmed, in HTML, of those that can be judged."""
-    shown = markupsafe.Markup("<b>{}</b>").format(margin)
-    return [
-        markupsafe.Markup(
-            f"Claim {markupsafe.escape(claim.id)} {markupsafe.escape(claim.rule)}"
-        ).format(margin=shown)
-        for claim in all_claims()
-        if claim.rule
-    ]
 
 
 def _group(group: Group, window: int) -> dict[str, object]:
