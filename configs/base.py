@@ -36,6 +36,14 @@ def get_config() -> ConfigDict:
     # none: the plain net | A: identity, zero-padded | B: projections where the shape changes |
     # C: projections everywhere
     m.shortcut = "A"
+    # A block outputs shortcut_scale * shortcut + branch_scale * branch. 0 and 1 make a residual net
+    # the plain net, bit for bit. Each number is taken as it is or multiplied, with L the number of
+    # residual blocks in the network:
+    # constant | 1/sqrt(L) | 1/L | learned: a parameter per block that starts at the number
+    m.shortcut_scale = 1.0
+    m.shortcut_scale_by = "constant"
+    m.branch_scale = 1.0
+    m.branch_scale_by = "constant"
     m.bottleneck_stride = "v1"  # v1: on the first 1x1 (the paper) | v1.5: on the 3x3
     m.activation = "post"  # post: after the addition (2015) | pre: before each convolution (2016)
     m.stem = "cifar"  # cifar: 3x3 | imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2

@@ -43,7 +43,8 @@ def from_dict(content: settings.Config, origin: str) -> ConfigDict:
       UserError: a key is unknown or missing, or a value has the wrong type.
     """
     config = base.get_config()
-    given, known = settings.flatten(content), settings.flatten(config.to_dict())
+    given = settings.flatten(settings.complete(content))
+    known = settings.flatten(config.to_dict())
     for key in given:
         if key not in known:
             raise UserError(f"{origin} has {key}, which is not a setting{nearest(key, known)}.")

@@ -28,13 +28,20 @@ class Numbers(NamedTuple):
     rate: ArrayLike
     warmup_rate: ArrayLike
     weight_decay: ArrayLike
+    shortcut_scale: ArrayLike
+    branch_scale: ArrayLike
 
 
 def numbers_of(config: ConfigDict) -> Numbers:
     """Returns the numbers of a resolved config."""
-    schedule, optimizer = config.schedule, config.optimizer
-    numbers = (schedule.rate, schedule.warmup_rate, optimizer.weight_decay)
-    return Numbers(*map(np.float32, numbers))
+    schedule, optimizer, model = config.schedule, config.optimizer, config.model
+    return Numbers(
+        rate=np.float32(schedule.rate),
+        warmup_rate=np.float32(schedule.warmup_rate),
+        weight_decay=np.float32(optimizer.weight_decay),
+        shortcut_scale=np.float32(model.shortcut_scale),
+        branch_scale=np.float32(model.branch_scale),
+    )
 
 
 # ----------------------------------------------------------------------------- optimisers

@@ -19,6 +19,7 @@ from resnet_jax.data import sets
 from resnet_jax.data.augment import Augmentation, Normalization
 from resnet_jax.execution import Execution
 from resnet_jax.networks import layout, resnet
+from resnet_jax.networks.blocks import Scales
 from resnet_jax.optim import Numbers, Schedule, make_optimizer, numbers_of
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel import seeds
@@ -109,6 +110,7 @@ def build(
     def task_with(numbers: Numbers) -> Task:
         return Task(
             model=model,
+            scales=Scales(numbers.shortcut_scale, numbers.branch_scale),
             optimizer=make_optimizer(config, numbers),
             schedule=Schedule(config, numbers),
             normalization=normalization,

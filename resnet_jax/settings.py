@@ -5,6 +5,7 @@ their error messages, of a run's identity, of the settings that reports compare,
 about settings without effect. This file does not import JAX, so that reports start fast.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -26,7 +27,7 @@ from resnet_jax.allowed import (
 )
 from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.errors import UserError
-from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, FAMILIES, SHORTCUTS
+from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, FAMILIES, SCALED_BY, SHORTCUTS
 
 Config = Mapping[str, Any]  # nested, as in config.json
 Flat = dict[str, Any]  # {"model.depth": 56, ...}
@@ -57,6 +58,9 @@ class Setting:
       varied: whether studies vary it: a report compares runs that differ in it.
       decides_if: for a setting that changes results in few runs: the condition under which it does.
         If it does not hold, a report compares runs that differ in the setting.
+      implied: the value of a run that an earlier version saved without the setting; None for a
+        setting that every version has. A run with this value is the same run as one without the
+        setting: it can be resumed, repeated, loaded and compared.
     """
 
     allowed: Allowed
@@ -64,6 +68,7 @@ class Setting:
     changes_results: bool = True
     varied: bool = False
     decides_if: Condition | None = None
+    implied: Any = None
 
 
 def get(config: ConfigDict, key: str) -> Any:
@@ -85,11 +90,13 @@ def _above_0(key: str) -> Condition:
 _COUNT = Range(1, whole=True)
 _COUNT_OR_0 = Range(0, whole=True)
 _UP_TO_1 = Range(0, 1, below=True)  # at 1 an average would never change
+_SCALE_OF_BLOCKS = Range(0, 1e3)
 _SWITCH, _TEXT = Switch(), Text()
 LENGTHS = ("steps", "epochs", "examples")
 
 _STREAMED = Condition(("data.name",), lambda c: not DATA_SETS[c.data.name].resident)
 _VALIDATED = _above_0("data.validation")
+_RESIDUAL = _among("model.shortcut", "A", "B", "C")
 _SGD = _among("optimizer.name", "sgd", "lars")
 _ADAM = _among("optimizer.name", "adam", "adamw")
 _PLATEAU = _among("schedule.name", "plateau")
@@ -133,6 +140,10 @@ SETTINGS: dict[str, Setting] = {
     "model.family": Setting(Choice(tuple(FAMILIES))),
     "model.depth": Setting(_COUNT, varied=True),  # networks/architectures.py checks the depth
     "model.shortcut": Setting(Choice(SHORTCUTS), varied=True),
+    "model.shortcut_scale": Setting(_SCALE_OF_BLOCKS, (_RESIDUAL,), implied=1.0),
+    "model.shortcut_scale_by": Setting(Choice(SCALED_BY), (_RESIDUAL,), implied="constant"),
+    "model.branch_scale": Setting(_SCALE_OF_BLOCKS, implied=1.0),
+    "model.branch_scale_by": Setting(Choice(SCALED_BY), implied="constant"),
     # ImageNet presets set it for all depths, although only 50 and more have bottlenecks.
     "model.bottleneck_stride": Setting(
         Choice(BOTTLENECK_STRIDES), (_among("model.family", "imagenet"),)
@@ -215,6 +226,10 @@ SETTINGS: dict[str, Setting] = {
     "profile": Setting(Span(), changes_results=False),
 }
 
+_IMPLIED = {
+    key: setting.implied for key, setting in SETTINGS.items() if setting.implied is not None
+}
+
 
 def assign(config: ConfigDict, key: str, value: object, where: str) -> None:
     """Sets the value of an existing dotted key.
@@ -261,18 +276,35 @@ def show(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
+def complete(config: Config) -> dict[str, Any]:
+    """Returns a saved config with the values that older versions implied, where it lacks them."""
+    completed = copy.deepcopy(dict(config))
+    for key, value in _IMPLIED.items():
+        *groups, last = key.split(".")
+        group: Any = completed
+        for name in groups:
+            group = group.get(name, {}) if isinstance(group, dict) else {}
+        if isinstance(group, dict):
+            group.setdefault(last, value)
+    return completed
+
+
 def deciding(config: Config) -> Flat:
     """Returns the settings that can change a result, flat, including unknown ones."""
     return {
         key: value
-        for key, value in flatten(config).items()
+        for key, value in flatten(complete(config)).items()
         if key not in SETTINGS or SETTINGS[key].changes_results
     }
 
 
 def identity(config: Config) -> str:
-    """Returns the run's identity: a hash, in 12 hex digits, of all settings that change results."""
-    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:12]
+    """Returns the run's identity: a hash, in 12 hex digits, of all settings that change results.
+
+    A setting at its implied value does not count, so that older runs keep their identity.
+    """
+    given = {k: v for k, v in deciding(config).items() if k not in _IMPLIED or v != _IMPLIED[k]}
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def recipe(config: Config) -> Flat:

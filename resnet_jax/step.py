@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax.data.augment import Augmentation, Draws, Normalization
+from resnet_jax.networks.blocks import Scales
 from resnet_jax.networks.normalization import MOMENTS, pool_moments
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.optim import Schedule, descend
@@ -40,6 +41,7 @@ class Task:
     """The part of a run's setup that its steps share.
 
     Attributes:
+      scales: of shortcuts and branches, see ResNet.
       optimizer: see optim.make_optimizer.
       schedule: the learning rate.
       normalization: applied to pixels.
@@ -52,6 +54,7 @@ class Task:
     """
 
     model: ResNet
+    scales: Scales
     optimizer: optax.GradientTransformation
     schedule: Schedule
     normalization: Normalization
@@ -133,7 +136,7 @@ def _gradients(
     def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
         variables = {"params": gather_shares(params, task.mesh), "batch_stats": state.batch_stats}
         logits_BK, updated = task.model.apply(
-            variables, images_BHWC, train=True, mutable=["batch_stats"]
+            variables, images_BHWC, train=True, scales=task.scales, mutable=["batch_stats"]
         )
         losses_B = cross_entropy(logits_BK, labels_B, task.label_smoothing)
         return losses_B.mean(), (logits_BK, updated["batch_stats"])
@@ -185,7 +188,9 @@ def eval_step(
         batch, views, *image = images_BVHWC.shape
         views_BHWC = task.normalization(images_BVHWC.reshape(batch * views, *image))
         for images_BHWC in (views_BHWC, views_BHWC[:, :, ::-1])[: 1 + mirrored]:
-            logits_BK: Any = task.model.apply(gathered, images_BHWC, train=False)
+            logits_BK: Any = task.model.apply(
+                gathered, images_BHWC, train=False, scales=task.scales
+            )
             predicted.append(jax.nn.log_softmax(logits_BK).reshape(batch, views, -1))
     logs_BVK = jnp.concatenate(predicted, axis=1)
     # The log of the mean probability, up to a constant that cancels in the losses.
@@ -212,7 +217,9 @@ def moments_step(
         (images_BHWC, _), draws = part
         images_BHWC = task.augmentation(draws, task.normalization(images_BHWC))
         gathered = gather_shares(variables, task.mesh)
-        _, updated = task.model.apply(gathered, images_BHWC, train=True, mutable=[MOMENTS])
+        _, updated = task.model.apply(
+            gathered, images_BHWC, train=True, scales=task.scales, mutable=[MOMENTS]
+        )
         return updated[MOMENTS]
 
     draws = _draws_of_parts(task, population_key(seed, number), batch)

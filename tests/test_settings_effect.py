@@ -28,6 +28,7 @@ ALWAYS = {
     "deterministic",  # on a GPU
     "train.steps_per_dispatch", "label_smoothing", "ema_decay",
     "model.family", "model.depth", "model.shortcut", "model.activation", "model.stem",
+    "model.branch_scale", "model.branch_scale_by",
     "model.space_to_depth",  # refused with another stem
     "model.width", "model.zero_init_residual", "model.dtype", "model.precision",
     "model.scan", "model.remat",
@@ -45,7 +46,8 @@ ALWAYS = {
 
 # A value other than the default for each setting with a condition.
 OTHER = {
-    "replicates_by": "loop", "model.bottleneck_stride": "v1.5", "model.bn_momentum": 0.5,
+    "replicates_by": "loop", "model.bottleneck_stride": "v1.5", "model.shortcut_scale": 0.5,
+    "model.shortcut_scale_by": "learned", "model.bn_momentum": 0.5,
     "data.split_seed": 3, "data.crop": "random_resized", "data.scales": (300, 400),
     "data.area": (0.5, 1.0), "data.aspect": (1.0, 1.5), "data.resample": "area",
     "data.workers": 2, "optimizer.momentum": 0.8, "optimizer.nesterov": True,
@@ -104,6 +106,8 @@ def test_the_other_values_differ_from_the_defaults():
         ({"schedule.warmup": "until_error", "schedule.warmup_window": 240},
          "schedule.rate=0.02 has no effect with schedule.warmup_window=240 and steps=240"),
         ({"replicates_by": "loop"}, "replicates_by='loop' has no effect with replicates=1"),
+        ({"model.shortcut": "none", "model.shortcut_scale": 0.5},
+         "model.shortcut_scale=0.5 has no effect with model.shortcut='none'"),
         ({"model.bottleneck_stride": "v1.5"},
          "model.bottleneck_stride='v1.5' has no effect with model.family='cifar'"),
     ],

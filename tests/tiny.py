@@ -25,6 +25,7 @@ from experiments.cli import command_line
 from resnet_jax import settings, train
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.execution import Execution
+from resnet_jax.networks.blocks import UNSCALED
 from resnet_jax.parallel.signals import StopRequest
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
@@ -153,7 +154,8 @@ def task(model: Any, normalization: Any, mesh: Mesh) -> Task:
     """Returns a task for evaluation and BatchNorm moments only."""
     nothing: Any = None
     return Task(
-        model=model, optimizer=nothing, schedule=nothing, normalization=normalization,
+        model=model, scales=UNSCALED, optimizer=nothing, schedule=nothing,
+        normalization=normalization,
         augmentation=Augmentation(0, flip=False), label_smoothing=0.0, ema_decay=0.0, log_every=1,
         unroll=True, mesh=mesh,
     )  # fmt: skip

@@ -10,6 +10,8 @@ from resnet_jax.allowed import Range, check_choice
 from resnet_jax.errors import UserError
 
 SHORTCUTS = ("none", "A", "B", "C")  # section 3.3; "none" is the plain net
+# How a scale of a block's shortcut or branch follows from its number, see blocks.Scale.
+SCALED_BY = ("constant", "1/sqrt(L)", "1/L", "learned")
 BOTTLENECK_STRIDES = ("v1", "v1.5")  # on the first 1x1 (the paper) | on the 3x3
 EXPANSION = {"basic": 1, "bottleneck": 4}  # a block's output channels / filters of its 3x3
 
@@ -28,6 +30,11 @@ class Architecture:
     block: str
     stage_sizes: tuple[int, ...]
     filters: tuple[int, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Residual blocks in all stages."""
+        return sum(self.stage_sizes)
 
     def __post_init__(self) -> None:
         """Raises UserError if the block is unknown or the lengths differ."""

@@ -1,20 +1,38 @@
 """The residual block and its shortcut: topology only; `conv` and `norm` arrive as partials."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import Initializer
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import ArrayLike
 
 from resnet_jax.allowed import Range, check_choice
-from resnet_jax.kernels.rectifier import relu_of_sum
+from resnet_jax.kernels.rectifier import relu, relu_of_sum
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, EXPANSION, SHORTCUTS
 
 CONVOLVED = "convolved"  # jax.ad_checkpoint's name for the output of a block's convolution
 
 MakeLayer = Callable[..., Callable[[jax.Array], jax.Array]]
+
+
+class Scales(NamedTuple):
+    """Numbers that multiply a block's shortcut and branch, float32; None for 1.
+
+    He et al. 2016, section 3.1, study constant scales of both. SkipInit (De & Smith 2020, arXiv
+    2002.10444) and ReZero (Bachlechner et al. 2020, arXiv 2003.04887) learn the branch's from 0.
+    Branches of 1/sqrt(L) keep the variance bounded in L blocks (Hayou et al. 2021, arXiv
+    2010.12859; Marion et al. 2022, arXiv 2206.06929).
+    """
+
+    shortcut: ArrayLike | None = None
+    branch: ArrayLike | None = None
+
+
+UNSCALED = Scales()
 
 
 def projects(kind: str, shape_changes: bool) -> bool:
@@ -60,7 +78,8 @@ class Block(nn.Module):
 
     Post-activation: conv-BN-ReLU ... conv-BN, add, ReLU (He et al. 2015, Figs. 2 and 5).
     Pre-activation: BN-ReLU-conv ..., add (He et al. 2016, Fig. 4e). A projection takes the output
-    of the first BN-ReLU; an identity shortcut takes the block's input.
+    of the first BN-ReLU; an identity shortcut takes the block's input. Scales multiply the two
+    terms of the sum.
 
     Attributes:
       kind: "basic" or "bottleneck".
@@ -74,6 +93,7 @@ class Block(nn.Module):
       zero_init_residual: the branch initially outputs 0, so the block starts as its shortcut (Goyal
         et al. 2017, section 5.1). Post-activation zeroes the last BatchNorm's scale.
         Pre-activation zeroes the last kernel: the ReLU after a zero scale never passes a gradient.
+      learned: initial values of the scales that are parameters of this block.
     """
 
     kind: str
@@ -85,6 +105,7 @@ class Block(nn.Module):
     conv: MakeLayer
     norm: MakeLayer
     zero_init_residual: bool
+    learned: Scales = UNSCALED
 
     def __post_init__(self) -> None:
         """Raises UserError if a name is unknown or a number is out of range."""
@@ -107,11 +128,16 @@ class Block(nn.Module):
         ]
 
     @nn.compact
-    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H / stride, W / stride, filters * EXPANSION[kind])."""
+    def __call__(self, x_BHWC: jax.Array, scales: Scales = UNSCALED) -> jax.Array:
+        """Maps (B, H, W, C) to (B, H / stride, W / stride, filters * EXPANSION[kind]).
+
+        `scales` multiply the shortcut and the branch, beside those that are learned.
+        """
         convolutions = self._convolutions()
         channels = convolutions[-1][0]
         shortcut_output = None if self.preactivation else self._shortcut(x_BHWC, channels)
+        branch_scale = self._scale("branch", scales.branch, self.learned.branch)
+        ends_rectified = shortcut_output is None and branch_scale is None
         y = x_BHWC
         for i, (filters, size, stride) in enumerate(convolutions, start=1):
             is_last = i == len(convolutions)
@@ -127,11 +153,21 @@ class Block(nn.Module):
             )
             y = checkpoint_name(conv(y), CONVOLVED)
             if not self.preactivation:
-                rectify = not is_last or shortcut_output is None
+                rectify = not is_last or ends_rectified
                 y = self.norm(name=f"norm{i}", rectify=rectify, **zero_scale)(y)
+        y = _times(y, branch_scale)
         if shortcut_output is None:
-            return y
+            return y if self.preactivation or ends_rectified else relu(y)
+        shortcut_scale = self._scale("shortcut", scales.shortcut, self.learned.shortcut)
+        shortcut_output = _times(shortcut_output, shortcut_scale)
         return y + shortcut_output if self.preactivation else relu_of_sum(y, shortcut_output)
+
+    def _scale(self, name: str, given: ArrayLike | None, start: ArrayLike | None) -> Any:
+        """Returns the product of a given and a learned scale, None for 1."""
+        if start is None:
+            return given
+        learned = self.param(f"{name}_scale", nn.initializers.constant(start), (), jnp.float32)
+        return learned if given is None else given * learned
 
     def _zero_initializers(
         self, is_last: bool
@@ -146,3 +182,7 @@ class Block(nn.Module):
         # He et al. 2016 add projections without a BatchNorm, to keep the shortcut path clean.
         norm = None if self.preactivation else self.norm
         return shortcut(x_BHWC, self.shortcut_kind, channels, self.stride, self.conv, norm)
+
+
+def _times(x: jax.Array, scale: jax.Array | None) -> jax.Array:
+    return x if scale is None else (x * scale).astype(x.dtype)

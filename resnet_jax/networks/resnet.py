@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.errors import UserError, nearest
@@ -17,11 +17,12 @@ from resnet_jax.kernels.pooling import max_pool
 from resnet_jax.networks import layout
 from resnet_jax.networks.architectures import (
     BOTTLENECK_STRIDES,
+    SCALED_BY,
     SHORTCUTS,
     Architecture,
     architecture,
 )
-from resnet_jax.networks.blocks import CONVOLVED, Block, MakeLayer
+from resnet_jax.networks.blocks import CONVOLVED, UNSCALED, Block, MakeLayer, Scales
 from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS, BatchNorm
 
 # He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
@@ -47,6 +48,9 @@ class ResNet(nn.Module):
       stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 max pool) | "cifar" (3x3, BN, ReLU).
       width: multiplies all numbers of filters.
       zero_init_residual: each block starts as its shortcut, see Block.
+      shortcut_scale, branch_scale: numbers that multiply each block's shortcut and branch.
+      shortcut_scale_by, branch_scale_by: "constant" | "1/sqrt(L)" | "1/L" (times this; L is the
+        network's number of blocks) | "learned" (a parameter per block that starts at the number).
       dtype: of activations; parameters, statistics and logits are float32.
       precision: of float32 products in convolutions and the classifier, one of PRECISIONS.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
@@ -67,6 +71,10 @@ class ResNet(nn.Module):
     stem: str = "cifar"
     width: float = 1.0
     zero_init_residual: bool = False
+    shortcut_scale: float = 1.0
+    shortcut_scale_by: str = "constant"
+    branch_scale: float = 1.0
+    branch_scale_by: str = "constant"
     dtype: DTypeLike = jnp.float32
     precision: str = "highest"
     bn_group: int = 0
@@ -86,6 +94,8 @@ class ResNet(nn.Module):
                 'ResNet(architecture("imagenet", 50), num_classes=1000).'
             )
         check_choice("shortcut", self.shortcut, SHORTCUTS)
+        check_choice("shortcut_scale_by", self.shortcut_scale_by, SCALED_BY)
+        check_choice("branch_scale_by", self.branch_scale_by, SCALED_BY)
         check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
         check_choice("stem", self.stem, STEMS)
         check_choice("precision", self.precision, PRECISIONS)
@@ -96,11 +106,14 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, images_BHWC: jax.Array, *, train: bool, scales: Scales = UNSCALED
+    ) -> jax.Array:
         """Maps float images (B, H, W, C), already normalised, to float32 logits (B, num_classes).
 
         With `train`, BatchNorm uses its group's statistics and `batch_stats` must be mutable for
-        the moving averages to be updated.
+        the moving averages to be updated. `scales` replace shortcut_scale and branch_scale, so that
+        one program serves all numbers but 1.
         """
         conv = functools.partial(
             _convolution,
@@ -118,8 +131,9 @@ class ResNet(nn.Module):
         )
         x = self._stem(images_BHWC.astype(self.dtype), conv, norm)
         self._keep("stem", x)
+        scales_of_blocks = self._scales(scales)
         for stage in range(1, len(self.arch.stage_sizes) + 1):
-            x = self._stage(x, stage, conv, norm)
+            x = self._stage(x, stage, conv, norm, scales_of_blocks)
             self._keep(f"stage{stage}", x)
         if self.preactivation:
             x = norm(name="head_norm", rectify=True)(x)
@@ -154,7 +168,25 @@ class ResNet(nn.Module):
             x = norm(name="stem_norm", rectify=True)(x)
         return max_pool(x) if self.stem == "imagenet" else x
 
-    def _stage(self, x: jax.Array, stage: int, conv: MakeLayer, norm: MakeLayer) -> jax.Array:
+    def _scales(self, given: Scales) -> Scales:
+        """Returns the scales that are not learned, for each of the L blocks."""
+
+        def one(number: ArrayLike | None, default: float, by: str) -> jax.Array | None:
+            if by == "learned" or (by == "constant" and default == 1):
+                return None
+            factor = {"constant": 1.0, "1/sqrt(L)": blocks**-0.5, "1/L": 1 / blocks}[by]
+            number = jnp.asarray(default if number is None else number, jnp.float32)
+            return jnp.full((blocks,), number * factor)
+
+        blocks = self.arch.blocks
+        return Scales(
+            one(given.shortcut, self.shortcut_scale, self.shortcut_scale_by),
+            one(given.branch, self.branch_scale, self.branch_scale_by),
+        )
+
+    def _stage(
+        self, x: jax.Array, stage: int, conv: MakeLayer, norm: MakeLayer, scales_of_blocks: Scales
+    ) -> jax.Array:
         block = functools.partial(
             self._block,
             stage=stage,
@@ -166,15 +198,25 @@ class ResNet(nn.Module):
             conv=conv,
             norm=norm,
             zero_init_residual=self.zero_init_residual,
+            learned=Scales(
+                self.shortcut_scale if self.shortcut_scale_by == "learned" else None,
+                self.branch_scale if self.branch_scale_by == "learned" else None,
+            ),
         )
+        first = sum(self.arch.stage_sizes[: stage - 1])
         blocks = self.arch.stage_sizes[stage - 1]
-        x = block(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x)
+        scales = jax.tree.map(lambda a: a[first : first + blocks], scales_of_blocks)
+
+        def of_block(number: int) -> Scales:
+            return jax.tree.map(lambda a: a[number - 1], scales)
+
+        x = block(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x, of_block(1))
         if self.scan and blocks > 1:
             rest = block(stride=1, name=layout.rest(stage), looped=True)
-            x, _ = _loop(blocks - 1)(rest, x, None)
+            x, _ = _loop(blocks - 1)(rest, x, jax.tree.map(lambda a: a[1:], scales))
             return x
         for number in range(2, blocks + 1):
-            x = block(stride=1, name=layout.block(stage, number))(x)
+            x = block(stride=1, name=layout.block(stage, number))(x, of_block(number))
         return x
 
     def _keep(self, name: str, x: jax.Array) -> None:
@@ -193,10 +235,10 @@ class ResNet(nn.Module):
         return Block(**attributes)
 
 
-def _loop(blocks: int) -> Callable[[Block, jax.Array, None], tuple[jax.Array, None]]:
-    """Returns f(block, x, None) -> (x, None), which applies `blocks` stacked blocks in turn."""
+def _loop(blocks: int) -> Callable[[Block, jax.Array, Scales], tuple[jax.Array, None]]:
+    """Returns f(block, x, scales) -> (x, None), which applies `blocks` stacked blocks in turn."""
     return nn.scan(
-        lambda block, x, _: (block(x), None),
+        lambda block, x, scales: (block(x, scales), None),
         variable_axes={True: 0},  # every collection is stacked
         split_rngs={"params": True},  # otherwise all blocks start with equal weights
         length=blocks,
@@ -243,6 +285,10 @@ def from_config(model: Mapping[str, Any], scan: bool = True) -> ResNet:
         stem=model["stem"],
         width=model["width"],
         zero_init_residual=model["zero_init_residual"],
+        shortcut_scale=model["shortcut_scale"],
+        shortcut_scale_by=model["shortcut_scale_by"],
+        branch_scale=model["branch_scale"],
+        branch_scale_by=model["branch_scale_by"],
         dtype=DTYPES[model["dtype"]],
         precision=model["precision"],
         bn_group=model["bn_group"],

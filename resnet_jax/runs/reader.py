@@ -25,6 +25,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
+from resnet_jax import settings
 from resnet_jax.errors import UserError
 from resnet_jax.runs import lock, storage
 
@@ -108,7 +109,7 @@ def read(path: str | os.PathLike[str] | storage.Path) -> Run:
         raise UserError(f"{path} is not a run folder: it has no config.json.")
     return Run(
         path=path,
-        config=config,
+        config=settings.complete(config),
         environment=storage.read_json(path / "environment.json"),
         metrics=read_metrics(path / "metrics.jsonl"),
         status=storage.read_json(path / "status.json"),

@@ -76,7 +76,7 @@ class RunFolder:
             self._lengthen(saved, config["steps"])
         elif self.status().get("status") in reader.ENDED:
             return
-        if not saved or settings.flatten(saved) != settings.flatten(config):
+        if not saved or settings.flatten(settings.complete(saved)) != settings.flatten(config):
             storage.write_json(self.path / "config.json", config)
 
     def status(self) -> reader.Status:

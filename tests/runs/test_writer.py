@@ -49,7 +49,7 @@ def test_a_run_folder_reads_back_as_written(tmp_path, open_folder):
     folder.set_status("running", step=2, steps=9, device_seconds=1.5, diverged={"0": 2})
     run = reader.read(tmp_path / "plain-20")
     assert run.name == "plain-20"
-    assert run.config["model"] == {"depth": 20, "widths": [1, 2]}
+    assert run.config == settings.complete(json.loads(json.dumps(CONFIG)))
     assert run.environment == {"command": "first", "resumed": [{"command": "second"}]}
     assert run.metrics == [
         {"step": 1, "train/loss": 0.5},

@@ -1,17 +1,20 @@
 """The study's config: names, grid, exceptions, mistakes, and the identity of a queued cell."""
 
+import contextlib
+import copy
 import json
 import pathlib
 
 import pytest
 from ml_collections import ConfigDict
 
-from configs import degradation_cifar10, degradation_digits, digits, saved, shortcuts_cifar10
+from configs import base, degradation_cifar10, degradation_digits, digits, saved, shortcuts_cifar10
 from experiments.study import grid
 from resnet_jax import settings
 from resnet_jax.errors import UserError
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import storage
+from resnet_jax.runs import reader, storage
+from resnet_jax.runs.writer import RunFolder
 
 
 def make(grid=None, exceptions=None, **base):
@@ -224,3 +227,33 @@ def test_a_saved_config_may_lack_newer_settings_that_change_no_result(tmp_path):
     assert config.train.steps_per_dispatch == "auto"
     assert config.mesh.fsdp == 1
     assert settings.identity(config.to_dict()) == settings.identity(older)
+
+
+def test_settings_that_older_versions_imply_leave_the_identity():
+    # As computed by the last version without any of them.
+    assert settings.identity(base.get_config().to_dict()) == "41c52d2e184f"
+
+
+def test_a_run_of_an_older_version_is_the_run_with_the_implied_values(tmp_path):
+    content = resolve(digits.get_config()).to_dict()
+    implied = {k: s.implied for k, s in settings.SETTINGS.items() if s.implied is not None}
+    older = copy.deepcopy(content)
+    for key in implied:
+        group, name = key.split(".")
+        del older[group][name]
+    assert len(implied) > 3
+    assert settings.flatten(settings.complete(older)) == settings.flatten(content)
+    assert settings.identity(older) == settings.identity(content)
+    assert settings.recipe(older) == settings.recipe(content)
+    with contextlib.closing(RunFolder(tmp_path, older)):  # resumed by this version, then by that
+        pass
+    saved_text = (tmp_path / "config.json").read_text()
+    with contextlib.closing(RunFolder(tmp_path, content)):
+        pass
+    assert (tmp_path / "config.json").read_text() == saved_text
+    assert reader.read(tmp_path).config == json.loads(json.dumps(content))
+    assert saved.get_config(str(tmp_path)).to_dict() == content
+    content["model"]["branch_scale"] = 0.5
+    assert settings.identity(older) != settings.identity(content)
+    with pytest.raises(UserError, match=r"model\.branch_scale \(1\.0 there, 0\.5 here\)"):
+        RunFolder(tmp_path, content)
