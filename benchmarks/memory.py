@@ -37,6 +37,7 @@ from resnet_jax.execution import decide
 from resnet_jax.networks.architectures import architecture
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.pytree import PyTree
+from resnet_jax.state import POPULATION
 
 DEPTHS = {"cifar": ["1202"], "imagenet": ["152"]}
 
@@ -171,7 +172,7 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[results.
     yield (
         {"program": "population statistics"}
         | training_batch
-        | _memory(programs.moments_step, variables, seeds, number, arrays, batches)
+        | _memory(programs.observe_step, variables, seeds, POPULATION, number, arrays, batches)
     )
     execution = decide(config, [device])
     split = meshes.split_batch(execution.mesh)

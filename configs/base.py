@@ -170,6 +170,9 @@ def get_config() -> ConfigDict:
     c.log = ConfigDict()
     c.log.every = 100  # steps between logged rows; each row is a mean over the steps since the last
     c.log.tensorboard = True
+    # Steps between rows of signals inside the network, see resnet_jax/networks/signals.py; 0: none
+    c.log.signals = ConfigDict()
+    c.log.signals.every = 0
 
     # First and last step to trace, such as (101, 120). The trace, and how busy the device was, go
     # to the run folder's profile/. Leave out the first steps of a launch: they include compiling.

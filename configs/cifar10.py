@@ -24,4 +24,5 @@ def get_config() -> ConfigDict:
     c.eval.every = 1000
     c.checkpoint.every = 1000
     c.log.every = 100
+    c.log.signals.every = 1000
     return c

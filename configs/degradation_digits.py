@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     study.base.eval.every = 20
     study.base.checkpoint.every = 40
     study.base.log.every = 5
+    study.base.log.signals.every = 20
     study.grid = ConfigDict({"model": {"depth": (20, 56), "shortcut": ("none", "A")}})
     study.exceptions = ConfigDict()
     study.claims = ("1", "2", "4")

@@ -22,4 +22,5 @@ def get_config() -> ConfigDict:
     c.eval.batch_size = 180  # divides both validation and test, so no padding is computed
     c.checkpoint.every = 80
     c.log.every = 10
+    c.log.signals.every = 40
     return c

@@ -37,6 +37,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     c.eval.every = 5000
     c.eval.batch_size = 1000
     c.checkpoint.every = 1000
+    c.log.signals.every = 1000
     return _modern(c) if preset == "modern" else _paper(c)
 
 
@@ -67,5 +68,6 @@ def _modern(c: ConfigDict) -> ConfigDict:
     c.schedule.warmup_length = 5.0
     c.label_smoothing = 0.1
     c.eval.every = 1250
+    c.log.signals.every = 1250
     c.eval.statistics = "moving_average"
     return c

@@ -1,4 +1,4 @@
-"""Evaluation of every example exactly once, and BatchNorm's exact population statistics."""
+"""Evaluation of every example exactly once, population statistics and signals of a step."""
 
 import contextlib
 from collections.abc import Mapping
@@ -16,8 +16,9 @@ from resnet_jax.execution import Execution
 from resnet_jax.networks.normalization import add_moments
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import put
+from resnet_jax.programs import Programs
 from resnet_jax.pytree import PyTree
-from resnet_jax.state import Variables
+from resnet_jax.state import POPULATION, TRAINING, TrainState, Variables
 from resnet_jax.step import Metrics
 
 
@@ -41,8 +42,32 @@ def evaluate(
     return jax.tree.map(lambda total: total / len(split), totals)
 
 
+def observe(
+    programs: Programs,
+    state: TrainState,
+    seeds_R: jax.Array,
+    step: int,
+    arrays: PyTree,
+    batches_R: PyTree,
+) -> Metrics:
+    """Returns the signals of the forward pass of the next step, see networks/signals.py.
+
+    Args:
+      programs: of the run.
+      state: after `step` steps.
+      seeds_R: int32 (R,), on the devices.
+      step: the number of steps taken.
+      arrays: see data.splits.Split.arrays.
+      batches_R: of the next steps, beginning with the next one.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    _, signals = programs.observe_step(variables, seeds_R, TRAINING, step, arrays, batches_R)
+    programs.execution.settle(signals)
+    return signals
+
+
 def population_statistics(
-    moments_step: Wrapped,
+    observe_step: Wrapped,
     variables: Variables,
     train: Split,
     seeds: np.ndarray,
@@ -57,7 +82,7 @@ def population_statistics(
     mean of all activations (Chan et al. 1979); it is not the mean of the batches' variances.
 
     Args:
-      moments_step: see programs.Programs.
+      observe_step: see programs.Programs.
       variables: {"params", "batch_stats"} with a leading replicate axis.
       train: the training split.
       seeds: int32 (R,).
@@ -73,7 +98,7 @@ def population_statistics(
     with contextlib.closing(batches):
         for span, batch in batches:
             number = span.start
-            moments = moments_step(variables, seeds_R, number, train.arrays, batch)
+            moments, _ = observe_step(variables, seeds_R, POPULATION, number, train.arrays, batch)
             execution.settle(moments)
             total = moments if total is None else add_moments(total, moments, number)
     return {"params": variables["params"], "batch_stats": total}

@@ -15,10 +15,13 @@ from ml_collections import ConfigDict
 from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.pytree import PyTree
+from resnet_jax.settings import get
 
 # Enough steps per dispatch to make its overhead negligible, but few enough that a run stops soon
 # after a signal.
 _MOST_STEPS = 32
+# Programs end at these numbers of steps.
+DISPATCH_KEYS = ("log.every", "log.signals.every", "eval.every", "checkpoint.every")
 _SMALL_IMAGE = 64  # side in pixels
 _MUCH_WORK = 64_000  # steps times pixels per example: 1,000 steps on digits
 
@@ -107,8 +110,8 @@ def on_mesh(config: ConfigDict, mesh: Mesh) -> Execution:
 
 
 def allowed_steps_per_dispatch(config: ConfigDict) -> list[int]:
-    """Returns the common divisors of log.every, eval.every and checkpoint.every."""
-    common = math.gcd(config.log.every, config.eval.every, config.checkpoint.every)
+    """Returns the common divisors of the numbers of steps between rows, signals and so on."""
+    common = math.gcd(*(get(config, key) for key in DISPATCH_KEYS))  # gcd(n, 0) = n
     small = [number for number in range(1, math.isqrt(common) + 1) if common % number == 0]
     return sorted({*small, *(common // number for number in small)})
 

@@ -20,12 +20,13 @@ from resnet_jax.data.augment import Augmentation, Normalization
 from resnet_jax.execution import Execution
 from resnet_jax.networks import layout, resnet
 from resnet_jax.networks.blocks import Scales
+from resnet_jax.networks.signals import SIGNALS
 from resnet_jax.optim import Numbers, Schedule, make_optimizer, numbers_of
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel import seeds
 from resnet_jax.parallel.processes import put
 from resnet_jax.pytree import PyTree, Tree
-from resnet_jax.state import Initializer, TrainState
+from resnet_jax.state import Initializer, TrainState, augment_key
 from resnet_jax.step import Batch, Metrics, Task
 
 Select = Callable[[PyTree, PyTree], tuple[jax.Array, jax.Array]]  # see data.splits.Split.select
@@ -42,7 +43,9 @@ class Programs:
       numbers: the argument of train_steps.
       train_steps: (state, seeds_R, numbers, arrays, batches_R) -> (state, metrics_R); donates the
         state.
-      moments_step: (variables_R, seeds_R, number, arrays, batch_R) -> moments_R.
+      observe_step: (variables_R, seeds_R, purpose, number, arrays, batches_R) -> (moments_R,
+        signals_R), of the batch of the first step; purpose and number are those of the
+        augmentation, see state.augment_key.
       eval_steps: {mirrored: (variables_R, groups, labels_B, mask_B) -> sums_R}.
       after_validation: (state, error_R) -> state; donates the state.
     """
@@ -54,7 +57,7 @@ class Programs:
     saved_state: TrainState
     numbers: Numbers
     train_steps: Wrapped
-    moments_step: Wrapped
+    observe_step: Wrapped
     eval_steps: dict[bool, Wrapped]
     after_validation: Wrapped
 
@@ -118,6 +121,7 @@ def build(
             label_smoothing=config.label_smoothing,
             ema_decay=config.ema_decay,
             log_every=config.log.every,
+            signals=config.log.signals.every > 0,
             unroll=execution.unroll,
             mesh=execution.mesh,
         )
@@ -137,7 +141,7 @@ def build(
         saved_state=meshes.place(saved_state, execution.mesh),
         numbers=numbers,
         train_steps=compiler.train_steps(task_with, select, shardings),
-        moments_step=compiler.moments_step(task, select),
+        observe_step=compiler.observe_step(task, select),
         eval_steps={mirrored: compiler.eval_step(task, mirrored) for mirrored in (False, True)},
         after_validation=compiler.after_validation(task, shardings),
     )
@@ -186,7 +190,10 @@ class Compiler:
             state, metrics = jax.lax.scan(
                 one_step, state, batches, unroll=count if task.unroll else 1
             )
-            return state, jax.tree.map(lambda each_step: each_step[-1], metrics)
+            # Signals are those of the step whose forward pass observe_step sees.
+            observed = jax.tree.map(lambda each_step: each_step[0], metrics.pop(SIGNALS))
+            last = jax.tree.map(lambda each_step: each_step[-1], metrics)
+            return state, last | {SIGNALS: observed}
 
         mesh = self.execution.mesh
         everywhere, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
@@ -204,20 +211,33 @@ class Compiler:
             compiler_options=dict(self.execution.compiler_options),
         )
 
-    def moments_step(self, task: Task, select: Select) -> Wrapped:
-        """Returns Programs.moments_step; `batch_R` holds the batch of one step."""
+    def observe_step(self, task: Task, select: Select) -> Wrapped:
+        """Returns Programs.observe_step."""
 
-        def moments_step(
-            variables: PyTree, seed: jax.Array, number: jax.Array, arrays: PyTree, batches: PyTree
-        ) -> PyTree:
+        def observe_step(
+            variables: PyTree,
+            seed: jax.Array,
+            purpose: jax.Array,
+            number: jax.Array,
+            arrays: PyTree,
+            batches: PyTree,
+        ) -> tuple[PyTree, Metrics]:
             batch = Batch(*select(arrays, _first(batches)))
-            return step.moments_step(task, variables, seed, number, batch)
+            key = augment_key(seed, purpose, number)
+            return step.observe_step(task, variables, key, batch)
 
         mesh = self.execution.mesh
         everywhere, by_replicate = meshes.everywhere(mesh), meshes.by_replicate(mesh)
         return jax.jit(
-            self._over_seeds(moments_step, (0, 0, None, None, 0)),
-            in_shardings=(None, by_replicate, everywhere, everywhere, meshes.split_batches(mesh)),
+            self._over_seeds(observe_step, (0, 0, None, None, None, 0)),
+            in_shardings=(
+                None,
+                by_replicate,
+                everywhere,
+                everywhere,
+                everywhere,
+                meshes.split_batches(mesh),
+            ),
             out_shardings=by_replicate,
             compiler_options=dict(self.execution.compiler_options),
         )

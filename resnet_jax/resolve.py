@@ -11,7 +11,7 @@ from resnet_jax.allowed import INT32_MAX, Span
 from resnet_jax.data import sources
 from resnet_jax.data.sets import Facts
 from resnet_jax.errors import UserError, listing, nearest
-from resnet_jax.execution import allowed_steps_per_dispatch
+from resnet_jax.execution import DISPATCH_KEYS, allowed_steps_per_dispatch
 from resnet_jax.networks.architectures import architecture
 from resnet_jax.settings import LENGTHS, SETTINGS, get
 
@@ -86,8 +86,8 @@ def _check_dispatch(config: ConfigDict) -> None:
         if value.isdecimal():
             hint = f" (nearest: {min(numbers, key=lambda number: abs(number - int(value)))})"
         raise UserError(
-            f"train.steps_per_dispatch={value!r} does not divide log.every={config.log.every}, "
-            f"eval.every={config.eval.every} and checkpoint.every={config.checkpoint.every}; "
+            f"train.steps_per_dispatch={value!r} does not divide "
+            f"{listing([f'{key}={get(config, key)}' for key in DISPATCH_KEYS], 'and')}; "
             f"allowed are {', '.join(allowed)}{hint}."
         )
 

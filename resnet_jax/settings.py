@@ -222,6 +222,7 @@ SETTINGS: dict[str, Setting] = {
     "checkpoint.every": Setting(_COUNT, changes_results=False),
     "checkpoint.keep": Setting(_COUNT, changes_results=False),
     "log.every": Setting(_COUNT, changes_results=False),
+    "log.signals.every": Setting(_COUNT_OR_0, changes_results=False),
     "log.tensorboard": Setting(_SWITCH, changes_results=False),
     "profile": Setting(Span(), changes_results=False),
 }

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.optim import Schedule, ScheduleState
@@ -150,7 +151,8 @@ def _draw(
 
 
 # Every key is fold_in(fold_in(key(seed), purpose), step): none is carried over or used twice.
-_INIT, _AUGMENT, _POPULATION = range(3)
+# The augmentation of training batches and of batches for population statistics differs.
+_INIT, TRAINING, POPULATION = range(3)
 
 
 def init_key(seed: jax.Array) -> jax.Array:
@@ -158,11 +160,6 @@ def init_key(seed: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), _INIT)
 
 
-def augment_key(seed: jax.Array, step: jax.Array) -> jax.Array:
-    """The key for the augmentation of a training batch."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _AUGMENT), step)
-
-
-def population_key(seed: jax.Array, step: jax.Array) -> jax.Array:
-    """The key for the augmentation of a batch for population statistics."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _POPULATION), step)
+def augment_key(seed: jax.Array, purpose: ArrayLike, step: ArrayLike) -> jax.Array:
+    """The key for the augmentation of a step's batch; `purpose` is TRAINING or POPULATION."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)

@@ -1,4 +1,4 @@
-"""The steps as pure functions for one seed: training, validation, evaluation, BatchNorm moments.
+"""The steps as pure functions for one seed: training, validation, evaluation, observation.
 
 programs.py combines steps and seeds, spreads them over the devices and compiles them. Below, P is
 the number of parts of a batch and B the number of examples in a part.
@@ -18,20 +18,21 @@ from resnet_jax.data.augment import Augmentation, Draws, Normalization
 from resnet_jax.networks.blocks import Scales
 from resnet_jax.networks.normalization import MOMENTS, pool_moments
 from resnet_jax.networks.resnet import ResNet
+from resnet_jax.networks.signals import SIGNALS, of_forward_pass, of_update, pool_parts
 from resnet_jax.optim import Schedule, descend
 from resnet_jax.parallel.mesh import gather_shares
 from resnet_jax.pytree import PyTree, Tree
 from resnet_jax.state import (
     NEVER,
+    TRAINING,
     Best,
     TrainState,
     Variables,
     augment_key,
     empty_window,
-    population_key,
 )
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]  # by name: an array, or a dict of arrays under SIGNALS
 Stacked = TypeVar("Stacked")  # a pytree of arrays with a leading axis of parts
 MANY_CLASSES = 100  # with at least this many, top-5 error is reported as well
 
@@ -49,6 +50,7 @@ class Task:
       label_smoothing: probability mass spread evenly over all classes.
       ema_decay: of the averaged weights; 0: no average.
       log_every: steps between rows of metrics.
+      signals: whether steps return signals inside the network.
       unroll: whether the loop over the parts of a batch is unrolled.
       mesh: the devices, over which the parameters may be sharded.
     """
@@ -62,6 +64,7 @@ class Task:
     label_smoothing: float
     ema_decay: float
     log_every: int
+    signals: bool
     unroll: bool
     mesh: Mesh
 
@@ -85,9 +88,10 @@ def train_step(
 
     Returns:
       The next state, and the metrics: loss (nats) and top-1 error (percent) as means over the steps
-      since the last row, the learning rate of this step, and `diverged_at` (see TrainState).
+      since the last row, the learning rate of this step, `diverged_at` (see TrainState), and under
+      SIGNALS the signals of this step's gradients and update (see networks/signals.py).
     """
-    draws = _draws_of_parts(task, augment_key(seed, state.step), batch)
+    draws = _draws_of_parts(task, augment_key(seed, TRAINING, state.step), batch)
     loss, error, batch_stats, gradients = _mean_over_parts(
         functools.partial(_gradients, task, state), (batch, draws), task.unroll
     )
@@ -107,6 +111,7 @@ def train_step(
     # log.every neither drops nor repeats steps. The extra row of a last step does not empty it: if
     # the run is made longer, that row is dropped and its steps count towards the next one.
     is_logged = (state.step + 1) % task.log_every == 0
+    observed = of_update(state.params, gradients, params) if task.signals else {}
     state = state.replace(
         step=state.step + 1,
         params=params,
@@ -122,6 +127,7 @@ def train_step(
         "train/error": window.error / window.steps,
         "train/learning_rate": rate,
         "diverged_at": state.diverged_at,
+        SIGNALS: observed,
     }
     return state, metrics
 
@@ -205,28 +211,37 @@ def eval_step(
     return {name: jnp.where(mask_B, each, 0.0).sum() for name, each in sums.items()}
 
 
-def moments_step(
-    task: Task, variables: Variables, seed: jax.Array, number: jax.Array, batch: Batch
-) -> PyTree:
-    """Returns the exact mean and variance of each BatchNorm's input over a batch.
+def observe_step(
+    task: Task, variables: Variables, key: jax.Array, batch: Batch
+) -> tuple[PyTree, Metrics]:
+    """Runs the network as in training on a batch, without changing it.
 
-    The network runs as in training. `number` counts batches, so that each is augmented differently.
+    Args:
+      task: of the run.
+      variables: {"params", "batch_stats"}.
+      key: for the augmentation, see state.augment_key.
+      batch: any training examples.
+
+    Returns:
+      The exact mean and variance of each BatchNorm's input, and the signals of the forward pass
+      (see networks/signals.py).
     """
+    collections = [MOMENTS, SIGNALS] if task.signals else [MOMENTS]
 
-    def part_moments(part: tuple[Batch, Draws]) -> PyTree:
+    def observe(part: tuple[Batch, Draws]) -> PyTree:
         (images_BHWC, _), draws = part
         images_BHWC = task.augmentation(draws, task.normalization(images_BHWC))
         gathered = gather_shares(variables, task.mesh)
-        _, updated = task.model.apply(
-            gathered, images_BHWC, train=True, scales=task.scales, mutable=[MOMENTS]
-        )
-        return updated[MOMENTS]
+        return task.model.apply(
+            gathered, images_BHWC, train=True, scales=task.scales, mutable=collections
+        )[1]
 
-    draws = _draws_of_parts(task, population_key(seed, number), batch)
-    _, moments = jax.lax.scan(
-        lambda _, part: (None, part_moments(part)), None, (batch, draws), unroll=task.unroll or 1
+    draws = _draws_of_parts(task, key, batch)
+    _, observed = jax.lax.scan(
+        lambda _, part: (None, observe(part)), None, (batch, draws), unroll=task.unroll or 1
     )
-    return pool_moments(moments)
+    signals = of_forward_pass(pool_parts(observed.get(SIGNALS, {})))
+    return pool_moments(observed[MOMENTS]), signals
 
 
 # --------------------------------------------------------------------- the loss and the errors

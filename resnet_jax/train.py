@@ -16,12 +16,13 @@ from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
 from resnet_jax.errors import RunError, sentence
-from resnet_jax.evaluate import evaluate, population_statistics
+from resnet_jax.evaluate import evaluate, observe, population_statistics
 from resnet_jax.execution import Execution, decide
+from resnet_jax.networks.signals import SIGNALS
 from resnet_jax.networks.summary import summarize
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import fetch, from_primary, put
-from resnet_jax.parallel.signals import StopRequest
+from resnet_jax.parallel.stopping import StopRequest
 from resnet_jax.programs import Programs, build
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import environment, flags, identity, reader
@@ -162,13 +163,21 @@ def _loop(launch: _Launch, state: TrainState) -> TrainState:
     pending: dict[str, Any] = {}  # the next row of metrics, still on the device
     for span, batch in batches:
         done = span.stop
+        every = config.log.signals.every
+        signals = None
+        if every and span.start % every == 0:
+            signals = observe(programs, state, seeds_R, span.start, data.train.arrays, batch)
         profiler.before(span, state)
         state, metrics = programs.train_steps(
             state, seeds_R, programs.numbers, data.train.arrays, batch
         )
         del batch  # frees its memory before the next one is made
+        of_update = metrics.pop(SIGNALS)
         execution.settle(metrics)
         profiler.after(span, metrics)
+        if signals is not None:
+            head = {"step": span.start, "diverged_at": metrics["diverged_at"]}
+            pending |= head | signals | of_update
         # The previous span's row is fetched only now, while the device is busy with this span.
         log.write(pending)
         pending = {}
@@ -261,7 +270,7 @@ def _test(launch: _Launch, state: TrainState) -> tuple[Variables, Metrics] | Non
     variables = state.best.variables if config.eval.weights == "best" else state.evaluated
     if config.eval.statistics == "population":
         variables = population_statistics(
-            programs.moments_step, variables, data.train, launch.seeds, config, programs.execution
+            programs.observe_step, variables, data.train, launch.seeds, config, programs.execution
         )
         if len(data.validation):
             result = launch.evaluate(variables, data.validation)

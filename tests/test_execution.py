@@ -11,6 +11,7 @@ from resnet_jax import train as trainer
 from resnet_jax.data.order import spans
 from resnet_jax.errors import UserError
 from resnet_jax.execution import on_mesh
+from resnet_jax.networks.signals import SIGNALS
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader
 from tests import tiny
@@ -97,8 +98,8 @@ def test_a_number_that_does_not_divide_is_refused(value, nearest):
         resolve(tiny.config(**TWO | {"train__steps_per_dispatch": value}))
     text = str(refused.value)
     assert text.startswith(
-        f"train.steps_per_dispatch={value!r} does not divide log.every=4, eval.every=8 and "
-        "checkpoint.every=4; allowed are auto, 1, 2, 4"
+        f"train.steps_per_dispatch={value!r} does not divide log.every=4, log.signals.every=0, "
+        "eval.every=8 and checkpoint.every=4; allowed are auto, 1, 2, 4"
     )
     if nearest:
         assert text.endswith(f" (nearest: {nearest}).")
@@ -118,7 +119,7 @@ def test_a_number_that_does_not_divide_is_refused(value, nearest):
     ids=str,
 )
 def test_two_steps_per_dispatch_equal_single_steps(on):
-    on = on | {"model__bn_group": 4, "data__pad": 1, "ema_decay": 0.9}
+    on = on | {"model__bn_group": 4, "data__pad": 1, "ema_decay": 0.9, "log__signals__every": 2}
     before, _ = train(steps=0, **on)
     single, single_metrics = train(steps=3, **on)
     double, double_metrics = train(steps=3, at_once=2, **on)
@@ -129,9 +130,15 @@ def test_two_steps_per_dispatch_equal_single_steps(on):
     )
     assert relative_difference(single_change, double_change) < 1e-3
     assert set(single.step.tolist()) == set(double.step.tolist()) == {3}
-    for ours, theirs in zip(double_metrics, single_metrics[1:], strict=True):
-        for name, value in theirs.items():
-            np.testing.assert_allclose(ours[name], value, rtol=1e-3, err_msg=name)
+    # Rows are those of a dispatch's last step, signals those of its first.
+    for ours, last, first in zip(
+        double_metrics, single_metrics[1:], single_metrics[::2], strict=True
+    ):
+        flat = {**ours, **ours[SIGNALS]}
+        assert len(ours[SIGNALS]) == 3 * 8  # of each kernel of an 8-layer network
+        for name, value in {**last, **first[SIGNALS]}.items():
+            if name != SIGNALS:
+                np.testing.assert_allclose(flat[name], value, rtol=1e-3, err_msg=name)
 
 
 @pytest.fixture

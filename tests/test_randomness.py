@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
-from resnet_jax.state import augment_key, init_key, population_key
+from resnet_jax.state import POPULATION, TRAINING, augment_key, init_key
 from tests import tiny
 
 
@@ -17,8 +17,8 @@ def test_all_keys_differ():
     keys = {bits(init_key(jnp.int32(seed))) for seed in range(3)}
     for seed in range(3):
         for step in range(4):
-            keys.add(bits(augment_key(jnp.int32(seed), jnp.int32(step))))
-            keys.add(bits(population_key(jnp.int32(seed), jnp.int32(step))))
+            for purpose in (TRAINING, POPULATION):
+                keys.add(bits(augment_key(jnp.int32(seed), purpose, jnp.int32(step))))
     assert len(keys) == 3 + 3 * 4 * 2
 
 

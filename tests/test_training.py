@@ -218,7 +218,7 @@ def test_nothing_is_compiled_twice(tmp_path, caplog):
     with jax.log_compiles(True), caplog.at_level(logging.WARNING):
         run(tmp_path / "run", steps=20)
     compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text)
-    programs = ("train_steps", "eval_step", "moments_step", "after_validation")
+    programs = ("train_steps", "eval_step", "observe_step", "after_validation")
     assert {name: compiled.count(name) for name in programs} == dict.fromkeys(programs, 1)
 
 

@@ -26,7 +26,7 @@ from resnet_jax import settings, train
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.execution import Execution
 from resnet_jax.networks.blocks import UNSCALED
-from resnet_jax.parallel.signals import StopRequest
+from resnet_jax.parallel.stopping import StopRequest
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader
@@ -49,6 +49,7 @@ def config(**overrides: Any) -> ConfigDict:
     c.checkpoint.every = 4
     c.log.every = 3
     c.log.tensorboard = False
+    c.log.signals.every = 0
     with c.unlocked():
         override(c, overrides)
     return c
@@ -157,7 +158,7 @@ def task(model: Any, normalization: Any, mesh: Mesh) -> Task:
         model=model, scales=UNSCALED, optimizer=nothing, schedule=nothing,
         normalization=normalization,
         augmentation=Augmentation(0, flip=False), label_smoothing=0.0, ema_decay=0.0, log_every=1,
-        unroll=True, mesh=mesh,
+        signals=False, unroll=True, mesh=mesh,
     )  # fmt: skip
 
 

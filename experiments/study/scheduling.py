@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from experiments.launchers.interface import Job, Launcher
-from resnet_jax.parallel.signals import Requests
+from resnet_jax.parallel.stopping import Requests
 
 _POLL_SECONDS = 0.2
 

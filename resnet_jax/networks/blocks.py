@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.kernels.rectifier import relu, relu_of_sum
+from resnet_jax.networks import signals
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, EXPANSION, SHORTCUTS
 
 CONVOLVED = "convolved"  # jax.ad_checkpoint's name for the output of a block's convolution
@@ -157,10 +158,18 @@ class Block(nn.Module):
                 y = self.norm(name=f"norm{i}", rectify=rectify, **zero_scale)(y)
         y = _times(y, branch_scale)
         if shortcut_output is None:
-            return y if self.preactivation or ends_rectified else relu(y)
+            if self.preactivation or ends_rectified:
+                return y
+            signals.record_units(self, y)
+            return relu(y)
         shortcut_scale = self._scale("shortcut", scales.shortcut, self.learned.shortcut)
         shortcut_output = _times(shortcut_output, shortcut_scale)
-        return y + shortcut_output if self.preactivation else relu_of_sum(y, shortcut_output)
+        signals.record_spread(self, "branch", y)
+        signals.record_spread(self, "shortcut", shortcut_output)
+        if self.preactivation:
+            return y + shortcut_output
+        signals.record_units(self, y + shortcut_output)
+        return relu_of_sum(y, shortcut_output)
 
     def _scale(self, name: str, given: ArrayLike | None, start: ArrayLike | None) -> Any:
         """Returns the product of a given and a learned scale, None for 1."""

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.allowed import Range
 from resnet_jax.kernels.rectifier import relu
+from resnet_jax.networks import signals
 from resnet_jax.pytree import Tree
 
 # The collection of one batch's exact moments, filled if it is mutable: see step.moments_step.
@@ -86,8 +87,13 @@ class BatchNorm(nn.Module):
             group = batch
         if batch % group:
             raise ValueError(f"a BatchNorm group of {group} does not divide a batch of {batch}")
-        options = _Options(group, self.epsilon, self.dtype, self.rectify)
+        fused = self.rectify and not signals.observed(self)
+        options = _Options(group, self.epsilon, self.dtype, fused)
         y_BHWC, moments_G2C = _normalize(x_BHWC, scale, bias, options)
+        signals.record_spread(self, "response", y_BHWC)
+        if self.rectify and not fused:
+            signals.record_units(self, y_BHWC)
+            y_BHWC = relu(y_BHWC)
         means_GC, vars_GC = jnp.moveaxis(jax.lax.stop_gradient(moments_G2C), 1, 0)
         batch_mean = means_GC.mean(axis=0)
         within_var = vars_GC.mean(axis=0)

@@ -151,11 +151,13 @@ class Progress:
         self._bars.draw()
 
     def report(self, row: reader.Row, diverged: Collection[int] = ()) -> float | None:
-        """Shows a row of metrics; returns the images per second since the previous row.
+        """Shows a row of errors; returns the images per second since the previous one.
 
-        Returns None if no step was taken since, as for the test. Replicates in `diverged` are left
-        out of the means.
+        Returns None if no step was taken since, as for the test, or if the row has no errors.
+        Replicates in `diverged` are left out of the means.
         """
+        if not brief(row):  # signals alone
+            return None
         step, now = row["step"], time.monotonic()
         since_step, since = self._since
         self._since = (step, now)

@@ -321,10 +321,10 @@ def test_population_statistics_are_numpys(monkeypatch, parts):
     config = ConfigDict({"batch_size": 8, "accumulate": parts, "eval": {"population_examples": 0}})
     execution = tiny.execution(mesh)
     task = tiny.task(model, normalization, mesh)
-    moments = Compiler(execution, replicates=1).moments_step(task, train.select)
+    observe_step = Compiler(execution, replicates=1).observe_step(task, train.select)
     # Sixteen of the twenty examples count: the third batch would not be full.
     population = evaluate.population_statistics(
-        moments, variables, train, np.array([11]), config, execution
+        observe_step, variables, train, np.array([11]), config, execution
     )
 
     used = [batch_indices(11, n, 8, 20) for n in (0, 1)]

@@ -15,6 +15,7 @@ from resnet_jax.data.augment import Augmentation
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.resolve import resolve
+from resnet_jax.state import POPULATION
 from tests import tiny
 from tests.parallel.test_mesh import SEEDS, Setup
 
@@ -29,7 +30,7 @@ def products(precision, dtype="float32"):
     evaluated = ((images,), np.zeros(8, np.int32), np.ones(8, bool))
     lowered = [
         setup.programs.train_steps.lower(state, seeds, numbers, arrays, batch),
-        setup.programs.moments_step.lower(state.evaluated, seeds, 0, arrays, batch),
+        setup.programs.observe_step.lower(state.evaluated, seeds, POPULATION, 0, arrays, batch),
         setup.programs.eval_steps[False].lower(state.evaluated, *evaluated),
     ]
     lines = [

@@ -14,6 +14,7 @@ from resnet_jax.execution import decide
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import build
 from resnet_jax.resolve import resolve
+from resnet_jax.state import POPULATION
 from tests import tiny
 
 
@@ -143,8 +144,8 @@ def test_no_layer_sees_more_than_a_part(parts, rows):
     lowered = programs.train_steps.lower(
         programs.start(seeds), seeds, programs.numbers, data.train.arrays, batch
     )
-    moments = programs.moments_step.lower(
-        programs.start(seeds).evaluated, seeds, 0, data.train.arrays, batch
+    moments = programs.observe_step.lower(
+        programs.start(seeds).evaluated, seeds, POPULATION, 0, data.train.arrays, batch
     )
     for program in (lowered, moments):
         # The forward convolutions: [batch, height, width, in] times [3, 3, in, out].

@@ -18,6 +18,7 @@ from resnet_jax.programs import build
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import identity, reader
 from resnet_jax.runs.checkpoints import Checkpoints
+from resnet_jax.state import POPULATION
 from tests import tiny
 from tests.parallel.test_devices import relative_difference
 
@@ -54,7 +55,7 @@ class Setup:
     def evaluate(self, state):
         """Returns population statistics and the validation result that uses them."""
         variables = population_statistics(
-            self.programs.moments_step,
+            self.programs.observe_step,
             state.evaluated,
             self.data.train,
             SEEDS,
@@ -144,8 +145,8 @@ def compiled(setup):
         "after_validation": setup.programs.after_validation.lower(
             state, jax.device_put(np.zeros(4, np.float32), meshes.by_replicate(setup.mesh))
         ),
-        "moments_step": setup.programs.moments_step.lower(
-            state.evaluated, SEEDS, 0, *setup.arguments(0)[2:]
+        "observe_step": setup.programs.observe_step.lower(
+            state.evaluated, SEEDS, POPULATION, 0, *setup.arguments(0)[2:]
         ),
     }
 

@@ -17,7 +17,7 @@ from tests import tiny
 from tests.runs.test_resume import wait_for_step
 
 LONG = {"steps": 40, "replicates": 2, "ema_decay": 0.9, "checkpoint__every": 3, "log__every": 1}
-PROGRAMS = ("jit_train_steps", "jit_eval_step", "jit_moments_step")
+PROGRAMS = ("jit_train_steps", "jit_eval_step", "jit_observe_step")
 
 
 def start(workdir, cache, stderr=subprocess.PIPE, **variables):

@@ -15,6 +15,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.execution import decide, on_mesh
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import flags
+from resnet_jax.state import POPULATION
 from tests import tiny
 from tests.parallel import test_mesh
 from tests.parallel.test_mesh import SEEDS, Setup
@@ -103,7 +104,7 @@ def test_every_program_with_a_convolution_gets_the_compiler_options(monkeypatch)
     evaluated = ((np.zeros((8, 1, 8, 8, 1), np.uint8),), np.zeros(8, np.int32), np.ones(8, bool))
     for program, arguments in (
         (setup.programs.train_steps, (state, seeds, numbers, arrays, batch)),
-        (setup.programs.moments_step, (state.evaluated, seeds, 0, arrays, batch)),
+        (setup.programs.observe_step, (state.evaluated, seeds, POPULATION, 0, arrays, batch)),
         (setup.programs.eval_steps[False], (state.evaluated, *evaluated)),
         (setup.programs.eval_steps[True], (state.evaluated, *evaluated)),
     ):

@@ -31,6 +31,7 @@ EVERYTHING = {
     "steps": 60,
     "checkpoint__every": 3,
     "log__every": 4,  # so that checkpoints fall inside windows of metrics
+    "log__signals__every": 6,
 }
 
 
@@ -76,6 +77,8 @@ def test_the_undisturbed_run_uses_every_part_of_the_state(undisturbed):
     rows = [row for row in tiny.lines(undisturbed) if "train/loss" in row]
     rates = {row["train/learning_rate"][0] for row in rows}
     assert len(rates) >= 3  # warm-up, full rate and plateau
+    observed = [r["step"] for r in tiny.lines(undisturbed) if "signals/dead_units/stem_norm" in r]
+    assert observed == list(range(0, 60, 6))
     assert (state.best.step < 60).any()
 
 

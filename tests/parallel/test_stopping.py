@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from resnet_jax.parallel import signals
-from resnet_jax.parallel.signals import StopRequest
+from resnet_jax.parallel.stopping import StopRequest
 
 
 class KilledError(Exception):
