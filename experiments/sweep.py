@@ -111,8 +111,11 @@ def _tune_and_run(
         return code
     ready = list(filter(None, (tuning.chosen(tune, cell, workdir) for cell in cells)))
     if len(ready) < len(cells):
-        logging.info("Cells whose pilots have not all ended wait: %d. When they have, the same "
-                     "command goes on.", len(cells) - len(ready))  # fmt: skip
+        queue = choice.chosen_queue(workdir / reader.PILOTS)
+        names = [pilot.name for pilot in _pilots(tune, cells)]
+        then = submission.submit_sweep_after(queue, names) if queue else ""
+        logging.info("Cells that wait for their pilots to end: %d. %s.", len(cells) - len(ready),
+                     then or "The same command goes on then")  # fmt: skip
     return max(code, _stage(workdir, ready, all_cells)) if ready else code
 
 
@@ -275,6 +278,7 @@ def _status(workdir: storage.Path) -> tables.Parts:
     folders = [*names] or _stages(workdir)
     for folder in folders:
         queue, expected = choice.chosen_queue(folder), names.get(folder, [])
+        states = queue.states() if queue else None
         is_begun = any(storage.is_dir(folder / name) for name in expected)
         found = reader.find([folder]) if is_begun or not expected else []
         parts += ["", f"{folder}:"] if len(folders) > 1 else []
@@ -285,8 +289,9 @@ def _status(workdir: storage.Path) -> tables.Parts:
                 if run.name in expected or fnmatch.fnmatchcase(run.name, _ONLY.value)
             ],
             expected,
-            queue.states() if queue else None,
+            states,
         )
+        parts += submission.follow_up_note(states or {})
     return parts
 
 

@@ -4,6 +4,7 @@ from absl import flags
 
 from experiments.launchers import skypilot, slurm
 from experiments.launchers.interface import Queue
+from experiments.launchers.slurm_scripts import SlurmOptions
 from resnet_jax.allowed import check_choice
 from resnet_jax.errors import UserError, listing
 from resnet_jax.runs import storage
@@ -16,6 +17,12 @@ JOBS = flags.DEFINE_integer(
     0,
     "Cells at a time; 0: one per core, on GPUs the fastest number, on TPU one.",
     lower_bound=0,
+)
+ONLY_NEW = flags.DEFINE_bool(
+    "only_new",
+    False,
+    "Slurm, SkyPilot: submit only what was never submitted before; otherwise, what failed or was "
+    "cancelled is submitted again.",
 )
 _NODES = flags.DEFINE_integer("nodes", 1, "Slurm, SkyPilot: nodes per cell.", lower_bound=1)
 
@@ -46,6 +53,7 @@ _RESOURCE = flags.DEFINE_multi_string(
 
 _LAUNCHERS_OF_FLAGS = {
     "jobs": (JOBS, ("local", "slurm")),
+    "only_new": (ONLY_NEW, ("slurm", "skypilot")),
     "nodes": (_NODES, ("slurm", "skypilot")),
     **{
         flag.name: (flag, ("slurm",))
@@ -71,7 +79,7 @@ def chosen_queue(workdir: storage.Path) -> Queue | None:
             others = listing(f"--launcher={other}" for other in launchers)
             raise UserError(f"--{name} is for {others}; this is --launcher={launcher}.")
     if launcher == "slurm":
-        options = slurm.SlurmOptions(
+        options = SlurmOptions(
             _PARTITION.value, _ACCOUNT.value, _TIME.value, _GRES.value, _NODES.value,
             _TASKS.value, _CPUS.value, JOBS.value, tuple(_SBATCH.value),
         )  # fmt: skip

@@ -2,11 +2,13 @@
 
 import dataclasses
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
+
+FOLLOW_UP = "sweep-"  # the first part of the name of a job that runs the sweep again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,19 @@ class Queue(Protocol):
 
     def submit(self, jobs: Sequence[Job]) -> str:
         """Submits jobs and returns a message for the user; raises RunError if it fails."""
+
+    def submit_after(self, cells: Collection[str], command: Sequence[str]) -> str:
+        """Submits a job that runs `command` when the jobs of `cells` have ended.
+
+        The job's name begins with FOLLOW_UP. No second one is submitted for the same jobs.
+
+        Returns:
+          The job's number; empty if no job of `cells` runs or will run, or if the scheduler's jobs
+          cannot wait for others.
+
+        Raises:
+          RunError: it cannot be submitted.
+        """
 
     def states(self) -> dict[str, str]:
         """Returns the scheduler's state of each cell ever submitted: its job, state and place."""

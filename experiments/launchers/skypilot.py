@@ -17,7 +17,7 @@ import pathlib
 import re
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import yaml
 
@@ -137,6 +137,10 @@ class SkyPilot:
                 path.write_text(self._text(job), encoding="utf-8")
                 _sky(*launch_command(self._job_name(job.name), path))
         return f"SkyPilot's jobs are named {self._prefix}*; sky jobs logs --name NAME follows one."
+
+    def submit_after(self, cells: Collection[str], command: Sequence[str]) -> str:
+        """Submits nothing, since managed jobs cannot wait for others; returns an empty text."""
+        return ""
 
     def states(self) -> dict[str, str]:
         """Returns the newest job of each cell, as in ``12 RECOVERING in gcp (us-east5)``."""

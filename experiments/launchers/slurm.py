@@ -4,61 +4,31 @@ Each task runs one `srun` that starts the cell's processes; JAX joins them. Two 
 time limit, and when another job preempts the task, every process gets SIGTERM, saves and exits with
 42, and the task requeues itself. A cancelled task does not, since Slurm ends its script first.
 Slurm itself requeues tasks of lost nodes.
+
+A tuned study has two stages. A job that waits for the jobs of the first one runs the command of the
+sweep again, which then submits the second.
 """
 
-import dataclasses
 import datetime
 import getpass
 import json
 import os
-import shlex
+import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from experiments.cli import command_line
-from experiments.launchers.interface import Job, printed
+from experiments.launchers import slurm_scripts
+from experiments.launchers.interface import FOLLOW_UP, Job, printed
+from experiments.launchers.slurm_scripts import SlurmOptions
 from resnet_jax.data import sources
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
-_NOTICE_SECONDS = 120  # before the time limit; Slurm may be half a minute late
 # squeue's states of tasks that have not ended.
 ACTIVE_TASKS = (
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED",
     "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT",
 )  # fmt: skip
-
-_SCRIPT = """\
-#!/bin/bash
-{directives}
-CELLS=({cells})
-FOLDER={workdir}/${{CELLS[$SLURM_ARRAY_TASK_ID]}}
-
-cd {root} || exit 1
-srun --kill-on-bad-exit=1 --output="$FOLDER/{log}" --open-mode=append \\
-    {command}
-code=$?
-# Preempted with everything saved: requeue to resume.
-if [ $code -eq {preempted} ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
-exit $code
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class SlurmOptions:
-    """The options of sbatch for each cell; empty or 0 means the cluster's default."""
-
-    partition: str = ""
-    account: str = ""
-    time: str = ""
-    gres: str = ""
-    nodes: int = 1
-    tasks_per_node: int = 1
-    cpus_per_task: int = 0
-    at_once: int = 0
-    sbatch: tuple[str, ...] = ()
 
 
 class Slurm:
@@ -89,50 +59,61 @@ class Slurm:
 
     def script(self, jobs: Sequence[Job]) -> str:
         """Returns the script for sbatch: an array of `jobs`, which differ only in their folders."""
-        options = self._options
-        last = len(jobs) - 1
-        at_once = f"%{options.at_once}" if options.at_once else ""
-        settings = {
-            "job-name": self._workdir.name,
-            "array": f"0-{last}{at_once}",
-            "nodes": options.nodes,
-            "ntasks-per-node": options.tasks_per_node,
-            "cpus-per-task": options.cpus_per_task,
-            "partition": options.partition,
-            "account": options.account,
-            "time": options.time,
-            "gres": options.gres,
-            "signal": f"SIGTERM@{_NOTICE_SECONDS}",
-            "output": f"{self._workdir}/slurm/%A_%a.txt",
-            "open-mode": "append",
-        }
-        lines = [
-            f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in settings.items() if value
-        ]
-        lines += ["#SBATCH --requeue", *(f"#SBATCH {extra}" for extra in options.sbatch)]
-        (log,) = {job.log.name for job in jobs}
-        return _SCRIPT.format(
-            directives="\n".join(lines),
-            cells=" ".join(shlex.quote(job.name) for job in jobs),
-            workdir=shlex.quote(str(self._workdir)),
-            root=shlex.quote(str(command_line.ROOT)),
-            log=log,
-            command=_in_folder(jobs),
-            preempted=command_line.PREEMPTED,
-        )
+        return slurm_scripts.array(self._workdir, self._options, jobs)
 
     def submit(self, jobs: Sequence[Job]) -> str:
         """Submits the array and returns a message for the user; raises RunError if it fails."""
+        number, path = self._sbatch(_now(), self.script(jobs), [job.name for job in jobs])
+        return f"Slurm's job is {number}; its script is {path}."
+
+    def submit_after(self, cells: Collection[str], command: Sequence[str]) -> str:
+        """Submits a job that runs `command` when the jobs of `cells` have ended.
+
+        It waits for earlier ones of its kind as well: if two ran at the same time, both would
+        submit the same cells.
+
+        Returns:
+          The job's number; empty if no job of `cells` runs or will run.
+
+        Raises:
+          RunError: sbatch failed.
+        """
+        states = {name: state.split()[:2] for name, state in self.states().items()}
+        jobs = {name: task.split("_")[0] for name, (task, state) in states.items()
+                if state in ACTIVE_TASKS}  # fmt: skip
+        awaited = {jobs[cell] for cell in cells if cell in jobs}
+        for line in self._submissions():
+            (first, *_) = line["cells"]
+            is_pending = first in jobs and states[first][1] == "PENDING"
+            if is_pending and awaited <= set(line.get("after", ())):
+                return line["job"]
+        if not awaited:
+            return ""
+        after = sorted({jobs[name] for name in jobs if name.startswith(FOLLOW_UP)} | awaited)
+        now = _now()
+        script = slurm_scripts.follow_up(self._workdir, self._options, after, command)
+        return self._sbatch(now, script, [f"{FOLLOW_UP}{now}"], after=after)[0]
+
+    def _sbatch(
+        self, now: str, script: str, cells: Sequence[str], **facts: object
+    ) -> tuple[str, pathlib.Path]:
+        """Submits a script and records its cells; returns the job's number and the script's path.
+
+        Args:
+          now: names the script's file.
+          script: its content.
+          cells: the names of its tasks.
+          **facts: also recorded.
+        """
         folder = self._workdir / "slurm"
         folder.mkdir(parents=True, exist_ok=True)
-        now = datetime.datetime.now(datetime.UTC)
-        path = folder / f"{now:%Y%m%dT%H%M%S%f}.sh"
-        path.write_text(self.script(jobs), encoding="utf-8")
+        path = folder / f"{now}.sh"
+        path.write_text(script, encoding="utf-8")
         number = _slurm("sbatch", "--parsable", str(path)).strip().split(";")[0]
-        line = {"job": number, "cells": [job.name for job in jobs], "submitted": now.isoformat()}
+        line = {"job": number, "cells": list(cells), "submitted": now, **facts}
         with open(folder / "jobs.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
-        return f"Slurm's job is {number}; its script is {path}."
+        return number, path
 
     def states(self) -> dict[str, str]:
         """Returns the newest task of each cell and its state, as in ``12_3 RUNNING on node7``."""
@@ -150,32 +131,26 @@ class Slurm:
     def cancel(self, cells: Sequence[str]) -> None:
         """Cancels cells' tasks; running ones get SIGTERM first and save."""
         tasks = self._tasks()
-        _slurm("scancel", *(tasks[cell] for cell in cells))
+        # Otherwise a follow-up might start when the jobs that it waits for are cancelled.
+        follow_ups_first = sorted(cells, key=lambda cell: not cell.startswith(FOLLOW_UP))
+        _slurm("scancel", *(tasks[cell] for cell in follow_ups_first))
 
     def _tasks(self) -> dict[str, str]:
         """Returns {cell: JOB_INDEX} of each cell's newest submission."""
-        path = self._workdir / "slurm" / "jobs.jsonl"
         tasks: dict[str, str] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            job = json.loads(line)
-            tasks |= {cell: f"{job['job']}_{i}" for i, cell in enumerate(job["cells"])}
+        for line in self._submissions():
+            tasks |= {cell: f"{line['job']}_{i}" for i, cell in enumerate(line["cells"])}
         return tasks
 
+    def _submissions(self) -> list[storage.Json]:
+        """Returns the records of all submitted jobs, the oldest first."""
+        path = self._workdir / "slurm" / "jobs.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines]
 
-def _in_folder(jobs: Sequence[Job]) -> str:
-    """Returns the jobs' common shell command, with $FOLDER in place of their folders."""
-    commands = set()
-    for job in jobs:
-        folder = str(job.log.parent)
-        quoted = (shlex.quote(word) for word in job.command)
-        commands.add(
-            " ".join(
-                f'"{word.replace(folder, "$FOLDER")}"' if folder in word else safe
-                for word, safe in zip(job.command, quoted, strict=True)
-            )
-        )
-    (command,) = commands
-    return command
+
+def _now() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S%f}"
 
 
 def _from_squeue(tasks: set[str]) -> dict[str, str]:

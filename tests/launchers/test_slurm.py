@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from experiments.cli import tables
-from experiments.launchers import slurm
+from experiments.launchers import slurm, slurm_scripts
 from experiments.launchers.interface import Job
 from experiments.study import cell_folders, ledger
 from resnet_jax.errors import RunError, UserError
@@ -22,7 +22,7 @@ def jobs(workdir, cells=CELLS):
 
 
 def launcher(workdir, **options):
-    return slurm.Slurm(workdir, slurm.SlurmOptions(**options))
+    return slurm.Slurm(workdir, slurm_scripts.SlurmOptions(**options))
 
 
 @pytest.fixture
@@ -146,6 +146,60 @@ def test_states_join_the_queue_and_the_accounts(tmp_path, commands):
     assert queue.states()["c3"] == "7_3 UNKNOWN"
     queue.cancel(["c0", "c2"])
     assert commands.called()[-1] == "scancel 7_0 7_2"
+
+
+def test_a_command_follows_jobs_that_have_not_ended(tmp_path, commands, monkeypatch):
+    queue = launcher(
+        tmp_path, partition="gpu", account="me", time="1:00:00", gres="gpu:8", nodes=2,
+        cpus_per_task=4, at_once=3, sbatch=("--qos=low",),
+    )  # fmt: skip
+    command = ("python", "-m", "program", "--flag=(1, 2)")
+    for number, submitted in (("5", ["a", "b"]), ("6", ["c"]), ("7", ["d"])):
+        commands("sbatch", f"{number}\n")
+        queue.submit(jobs(tmp_path, submitted))
+    ended = "5_0|COMPLETED|None|node1\n7_0|RUNNING|None|node1\n"
+    commands("squeue", f"{ended}5_1|PENDING|None|\n6_0|REQUEUED|None|\n")
+    commands("sbatch", "8\n")
+    assert queue.submit_after(["a"], command) == ""
+    monkeypatch.chdir(tmp_path)
+    assert queue.submit_after(["a", "b", "c"], command) == "8"
+    name, path = list(queue.states())[-1], sorted((tmp_path / "slurm").glob("*.sh"))[-1]
+    assert name.startswith("sweep-2")
+    assert (
+        path.read_text()
+        == f"""\
+#!/bin/bash
+#SBATCH --job-name=sweep-{tmp_path.name}
+#SBATCH --array=0
+#SBATCH --dependency=afterany:5:6
+#SBATCH --partition=gpu
+#SBATCH --account=me
+#SBATCH --time=1:00:00
+#SBATCH --output={tmp_path}/slurm/%A_%a.txt
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --qos=low
+
+cd {tmp_path} || exit 1
+exec python -m program '--flag=(1, 2)'
+"""
+    )
+
+    # The pending one is enough for its own jobs; another job has another one, which waits for it.
+    commands("sbatch", "9\n")
+    commands("squeue", f"{ended}5_1|RUNNING|None|\n6_0|RUNNING|None|\n8_0|PENDING|Dependency|\n")
+    assert queue.submit_after(["b"], command) == "8"
+    assert queue.submit_after(["b", "d"], command) == "9"
+    last = sorted((tmp_path / "slurm").glob("*.sh"))[-1].read_text()
+    assert "#SBATCH --dependency=afterany:5:7:8\n" in last
+    # One that runs may have looked at the pilots already.
+    commands("squeue", f"{ended}5_1|RUNNING|None|\n8_0|RUNNING|None|\n")
+    commands("sbatch", "10\n")
+    assert queue.submit_after(["b"], command) == "10"
+
+    commands("squeue", f"{ended}5_1|RUNNING|None|\n8_0|PENDING|Dependency|\n")
+    queue.cancel(queue.active())
+    assert commands.called()[-1] == "scancel 8_0 5_1 7_0"
 
 
 def test_slurms_errors_are_passed_on(tmp_path, commands):

@@ -1,6 +1,7 @@
 """The launcher on a real Slurm: two nodes, preemption, a lost node, a cancelled job."""
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from resnet_jax import settings
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.launchers.try_slurm import NEEDED, NODES, Cluster
+from tests.study.test_tuning import STUDY
 
 absent = [name for name in NEEDED if shutil.which(name) is None]
 pytestmark = [
@@ -182,6 +184,45 @@ def test_a_cell_over_two_nodes_is_preempted_and_resumes(cluster, tmp_path):
     (_, logged), (start, _) = launches(folder, cell[0])
     assert max(logged) <= start < max(logged) + 10
     assert tiny.lines(folder / cell[0]) == tiny.lines(tmp_path / "whole" / cell[0])
+
+
+def test_one_command_runs_both_stages_of_a_tuned_study(cluster, tmp_path):
+    file, folder = tmp_path / "study.py", tmp_path / "a study"
+    file.write_text(STUDY)
+    cells = {"plain-56-rate=0.1": "fail", "plain-20-rate=1": "preempted once"}
+    losses = {"plain-20-rate=0.01": 0.4, "plain-20-rate=0.001": 0.3, "plain-20-rate=0.0001": 0.35}
+    environment = cluster.environment | {
+        "JAX_PLATFORMS": "cpu", "FAKE_CELLS": json.dumps(cells), "FAKE_LOSSES": json.dumps(losses),
+    }  # fmt: skip
+
+    def fake_sweep(*flags):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.study.sweep_fake", f"--config={file}",
+             f"--workdir={folder}", "--launcher=slurm", "--extend", *flags],
+            cwd=tiny.ROOT, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert re.search(
+        r"wait for their pilots to end: 2\. Slurm's job \d+ submits them", fake_sweep()
+    )
+    assert re.search(r"next stage is started by job \d+_0 [A-Z]+", fake_sweep("--status"))
+    until(lambda: all_completed(folder, ["plain-20"]), "the cell at its best rate is done")
+    until(lambda: not cluster.run("squeue", "--noheader"), "the queue is empty")
+    # The rate was extended twice; a cell with a failed pilot was not trained, nor was this pilot.
+    assert reader.read(folder / "plain-20").config["schedule"]["rate"] == 0.001
+    assert not (folder / "plain-56").exists()
+    lines = (folder / "pilots" / "slurm" / "jobs.jsonl").read_text().splitlines()
+    jobs = [json.loads(line) for line in lines]
+    submitted = [job["cells"] for job in jobs if "after" not in job]
+    assert len(submitted[0]) == 6
+    assert submitted[1:] == [["plain-20-rate=0.001"], ["plain-20-rate=0.0001"]]
+    assert len(jobs) == 6  # each of them has its follow-up
+    # Without --only_new, the failed pilot is submitted again; cancelling includes its follow-up.
+    environment["FAKE_CELLS"] = json.dumps({"plain-56-rate=0.1": "wait"})
+    assert "Cells submitted: 1." in fake_sweep()
+    assert re.search(r"Cancelled: (?=.*sweep-\d)(?=.*plain-56-rate=0.1)", fake_sweep("--cancel"))
 
 
 def test_an_impossible_job_is_refused_in_one_sentence(cluster, tmp_path):

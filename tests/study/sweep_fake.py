@@ -33,6 +33,8 @@ def train(path: pathlib.Path) -> int:
     start = time.time()
     config = json.loads((path / "config.json").read_text())
     folder = writer.RunFolder(path, config)
+    if behaviour == "preempted once":
+        behaviour = "complete" if folder.status()["status"] == "preempted" else "preempted"
     stopped: list[int] = []
     if behaviour in ("wait", "linger", "deaf"):
         signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))

@@ -252,7 +252,7 @@ def test_a_cell_whose_pilot_failed_waits_and_the_others_are_trained(tuned_sweep,
     code, _, said = tuned_sweep(**{"plain-56-rate=1": "fail"})
     assert code == 1
     assert statuses(tmp_path / "runs") == {"plain-20": "completed"}
-    assert "Cells whose pilots have not all ended wait: 1." in said
+    assert "Cells that wait for their pilots to end: 1. The same command goes on then." in said
     code, out, _ = tuned_sweep("--status")
     assert "plain-56 " in out
     assert "not started" in out
