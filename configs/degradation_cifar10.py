@@ -29,5 +29,5 @@ def get_config() -> ConfigDict:
             }
         }
     )
-    study.claims = ("1", "2", "4")
+    study.claims = ("1", "2", "3", "3b", "4", "7a", "7b")
     return study

@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     base.log.signals.every = 100
     study.grid = ConfigDict({"model": {"depth": (20, 56), "shortcut": ("none", "A")}})
     study.exceptions = ConfigDict()
+    study.claims = ("1", "2", "3", "3b", "4", "7a", "7b")
     study.tune = ConfigDict(
         {
             "over": {"schedule": {"rate": (0.01, 0.03, 0.1)}},

@@ -27,5 +27,5 @@ def get_config() -> ConfigDict:
     study.base.log.signals.every = 20
     study.grid = ConfigDict({"model": {"depth": (20, 56), "shortcut": ("none", "A")}})
     study.exceptions = ConfigDict()
-    study.claims = ("1", "2", "4")
+    study.claims = ("1", "2", "3", "3b", "4", "7a", "7b")
     return study

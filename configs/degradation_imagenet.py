@@ -30,5 +30,5 @@ def get_config(preset: str = "paper") -> ConfigDict:
                 "set": {"model": {"zero_init_residual": False}},
             }
         )
-    study.claims = ("1", "2", "4")
+    study.claims = ("1", "2", "3", "3b", "4", "7a", "7b")
     return study

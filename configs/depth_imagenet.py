@@ -21,5 +21,5 @@ def get_config(preset: str = "paper") -> ConfigDict:
     study.base.model.shortcut = "B"
     study.grid = ConfigDict({"model": {"depth": (18, 34, 50, 101, 152)}})
     study.exceptions = ConfigDict()
-    study.claims = ("2",)
+    study.claims = ("2", "7b")
     return study

@@ -22,5 +22,5 @@ def get_config() -> ConfigDict:
     # the plain net degrades, so differences come from optimisation; unlike 110 it needs no warm-up.
     study.grid = ConfigDict({"model": {"depth": (20, 56), "shortcut": ("none", "A", "B", "C")}})
     study.exceptions = ConfigDict()
-    study.claims = ("1", "2", "4")
+    study.claims = ("1", "2", "3", "3b", "4", "7a", "7b")
     return study

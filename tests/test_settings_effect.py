@@ -41,7 +41,7 @@ ALWAYS = {
     "schedule.rate_for_batch", "schedule.unit",  # settled when a config is resolved
     "eval.batch_size", "eval.statistics", "eval.weights", "eval.views",
     "mesh.replicates", "mesh.fsdp", "checkpoint.every", "checkpoint.keep", "log.every",
-    "log.tensorboard",
+    "log.signals.every", "log.tensorboard",
 }  # fmt: skip
 
 # A value other than the default for each setting with a condition.

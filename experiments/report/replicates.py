@@ -53,12 +53,16 @@ class Replicate:
         Raises:
           UserError: a row does not hold one value per replicate.
         """
-        points = []
-        for row in self.run.metrics:
-            if key in row:
-                value = _pick(self.run, row[key], self.index)
-                points.append((row["step"], math.nan if value is None else float(value)))
-        return points
+        return [(row["step"], self.value(row, key)) for row in self.run.metrics if key in row]
+
+    def value(self, row: reader.Row, key: str) -> float:
+        """Returns a row's value of this replicate; NaN stands for null.
+
+        Raises:
+          UserError: the row does not hold one value per replicate.
+        """
+        value = _pick(self.run, row[key], self.index)
+        return math.nan if value is None else float(value)
 
     def train_error(self) -> float | None:
         """Returns the mean minibatch training error over the last trained epoch.

@@ -47,7 +47,10 @@ class Stat:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One error per seed, in percent, and the number of examples it was counted over."""
+    """One error per seed, in percent, and the number of examples it was counted over.
+
+    A measure that is not counted, such as a logarithm, has an infinite number of examples.
+    """
 
     errors: Mapping[int, float]
     examples: float  # over all seeds
@@ -170,8 +173,11 @@ def proportion_interval(share: float, count: float, alpha: float) -> tuple[float
     """Returns Clopper and Pearson's exact interval for a share of `count` observations.
 
     Each tail has alpha / 2, even at shares of 0 and 1. The number of errors, share * count, need
-    not be whole, since a mean over a window may weight its first row.
+    not be whole, since a mean over a window may weight its first row. An infinite count, of a
+    measure that is no proportion, adds no uncertainty.
     """
+    if math.isinf(count):
+        return share, share
     errors = min(share * count, count)
     low = scipy.stats.beta.ppf(alpha / 2, errors, count - errors + 1) if errors > 0 else 0.0
     high = scipy.stats.beta.ppf(1 - alpha / 2, errors + 1, count - errors) if errors < count else 1

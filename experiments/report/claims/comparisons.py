@@ -44,34 +44,59 @@ class Comparison:
         return f"{self.result} {self.threshold:g}" if self.result in (ABOVE, BELOW) else self.result
 
 
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a comparison.
+
+    Attributes:
+      name: of the network, or of its part.
+      sample: one value per seed.
+      shown: its name and values in words.
+    """
+
+    name: str
+    sample: Sample
+    shown: str
+
+
 def family(
     pairs: Sequence[tuple[CellResult, CellResult]], observe: Observe, threshold: float
 ) -> list[Comparison]:
+    """Compares the errors of each pair, corrected for the number of pairs."""
+
+    def side(cell: CellResult) -> Side:
+        sample = cell.sample(observe)
+        return Side(cell.name, sample, _show_error(cell, sample))
+
+    return compare([(side(one), side(other)) for one, other in pairs], threshold)
+
+
+def compare(pairs: Sequence[tuple[Side, Side]], threshold: float) -> list[Comparison]:
     """Compares each pair, corrected for the number of pairs."""
-    samples = [(one.sample(observe), other.sample(observe)) for one, other in pairs]
     tested = {
-        i: Difference.of(*sides)
-        for i, sides in enumerate(samples)
-        if min(len(side.errors) for side in sides) > 1
+        i: Difference.of(one.sample, other.sample)
+        for i, (one, other) in enumerate(pairs)
+        if min(len(side.sample.errors) for side in (one, other)) > 1
     }
     p_values, alphas = correct(list(tested.values()), threshold)
     corrected = dict(zip(tested, zip(p_values, alphas, strict=True), strict=True))
     comparisons = []
-    for i, ((one, other), (a, b)) in enumerate(zip(pairs, samples, strict=True)):
-        errors = f"{_show_error(one, a)} against {_show_error(other, b)}"
+    for i, (one, other) in enumerate(pairs):
+        a, b = one.sample, other.sample
+        values = f"{one.shown} against {other.shown}"
         comparison = Comparison(
             network=one.name,
             baseline=other.name,
             threshold=threshold,
             seeds=(len(a.errors), len(b.errors)),
             diverged=(len(a.diverged), len(b.diverged)),
-            detail=f"{errors}: an interval needs two replicates on each side",
+            detail=f"{values}: an interval needs two replicates on each side",
             difference=a.mean - b.mean if a.errors and b.errors else None,
         )
         if i in tested:
             at_zero = not any([*a.values, *b.values])
             decided = _decide(comparison, tested[i], *corrected[i], at_zero)
-            comparison = dataclasses.replace(decided, detail=errors + _remark(decided))
+            comparison = dataclasses.replace(decided, detail=values + _remark(decided))
         comparisons.append(comparison)
     return comparisons
 

@@ -1,0 +1,236 @@
+"""Claim 3 and those of Figure 7, which are judged from signals inside the networks.
+
+docs/signals.md says what the signals are, docs/statistics.md how the claims are judged.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.report import signals
+from experiments.report.cells import CellResult
+from experiments.report.claims.comparisons import ABOVE, BELOW, UNDECIDED, Comparison, Side, compare
+from experiments.report.claims.registry import CONFIRMED, REJECTED, Claim, Finding, judges
+from experiments.report.groups import Group
+from experiments.report.replicates import Replicate
+from experiments.report.signals import GRADIENTS, RESPONSES, Profile
+from experiments.report.statistics import Sample, Stat
+from resnet_jax.runs import reader
+
+ORDERS = 2.0  # powers of ten between first and last layer that count as vanishing or exploding
+Extreme = Callable[..., Any]  # min or max
+
+
+class Ends(NamedTuple):
+    """The gradient norms of the first and the last convolution at a step."""
+
+    first: float
+    last: float
+    step: int
+
+
+def _ended(group: Group, plain: bool) -> list[CellResult]:
+    return [c for c in group.cells if c.plain == plain and c.status in reader.ENDED]
+
+
+def _lacks_gradients(group: Group) -> str:
+    nets = [cell for cell in group.cells if cell.plain]
+    if not nets:
+        return "needs plain nets, and there is none"
+    if not any(signals.profiles(r, GRADIENTS) for cell in nets for r in cell.replicates):
+        return "needs the norms of every layer's gradients (log.signals.every)"
+    return ""
+
+
+def _lacks_responses(group: Group) -> str:
+    if group.cells[0].config["model"]["activation"] != "post":
+        return "needs nets whose BatchNorm follows the convolution (model.activation='post')"
+    if not any(signals.common_steps([cell], RESPONSES) for cell in group.cells):
+        return "needs the responses of every layer (log.signals.every)"
+    return ""
+
+
+def _lacks_twins(group: Group) -> str:
+    depths = [{c.depth for c in group.cells if c.plain == plain} for plain in (True, False)]
+    pair = "" if depths[0] & depths[1] else "needs a plain and a residual net of one depth"
+    return pair or _lacks_responses(group)
+
+
+def _lacks_residual_depths(group: Group) -> str:
+    depths = {cell.depth for cell in group.cells if not cell.plain}
+    lack = "" if len(depths) > 1 else "needs two depths of residual nets"
+    return lack or _lacks_responses(group)
+
+
+_GRADIENT_WORDS = (
+    "compares, in each plain net, the gradient norms of the first and of the last convolution, as "
+    "the power of ten of their ratio, at the logged step where it is {extreme}. It is confirmed if "
+    f"all intervals lie {{side}} {{sign}}{ORDERS:g} and rejected if one does not reach there."
+)
+
+
+@judges(
+    Claim(
+        id="3",
+        statement="Vanishing gradients do not explain why deeper plain nets train worse",
+        source="He et al. 2015, section 4.1",
+        needs=_lacks_gradients,
+        rule=_GRADIENT_WORDS.format(extreme="lowest", side="above", sign="-"),
+        words={
+            CONFIRMED: "Gradients do not vanish in plain nets.",
+            REJECTED: "Gradients vanish in plain nets.",
+            UNDECIDED: "Whether gradients vanish in plain nets is undecided.",
+        },
+        unit="powers of ten",
+    )
+)
+def gradients_do_not_vanish(group: Group, margin: float) -> Finding:
+    """Judges the lowest ratio of first to last gradient norm, over the logged steps."""
+    return _gradients(group, min, -ORDERS, {ABOVE: CONFIRMED, BELOW: REJECTED})
+
+
+@judges(
+    Claim(
+        id="3b",
+        statement="Gradients do not explode in plain nets either: their norms are healthy",
+        source="He et al. 2015, section 4.1",
+        needs=_lacks_gradients,
+        rule=_GRADIENT_WORDS.format(extreme="highest", side="below", sign="+"),
+        words={
+            CONFIRMED: "Gradients do not explode in plain nets.",
+            REJECTED: "Gradients explode in plain nets.",
+            UNDECIDED: "Whether gradients explode in plain nets is undecided.",
+        },
+        unit="powers of ten",
+    )
+)
+def gradients_do_not_explode(group: Group, margin: float) -> Finding:
+    """Judges the highest ratio of first to last gradient norm, over the logged steps."""
+    return _gradients(group, max, ORDERS, {BELOW: CONFIRMED, ABOVE: REJECTED})
+
+
+@judges(
+    Claim(
+        id="7a",
+        statement="Residual nets have smaller responses than plain nets",
+        source="He et al. 2015, section 4.2, Figure 7",
+        needs=_lacks_twins,
+        rule="compares the mean over layers of the responses' standard deviations, at the last "
+        "logged step, residual minus plain at each depth. It is confirmed if all intervals lie "
+        "below 0 and rejected if one lies above.",
+        words={
+            CONFIRMED: "Residual nets have smaller responses than plain nets.",
+            REJECTED: "Residual nets have larger responses than plain nets.",
+            UNDECIDED: "Whether residual nets have smaller responses is undecided.",
+        },
+        unit="in the mean response",
+    )
+)
+def residual_responses_are_smaller(group: Group, margin: float) -> Finding:
+    """Judges the mean response, residual minus plain, at every depth that has both."""
+    plain, residual = ({c.depth: c for c in reversed(_ended(group, p))} for p in (True, False))
+    pairs = [(residual[depth], plain[depth]) for depth in sorted(plain.keys() & residual.keys())]
+    return _responses(pairs, "a plain and a residual net of one depth")
+
+
+@judges(
+    Claim(
+        id="7b",
+        statement="Deeper residual nets have smaller responses",
+        source="He et al. 2015, section 4.2, Figure 7",
+        needs=_lacks_residual_depths,
+        rule="compares the same measure of each deeper residual net with that of the shallowest. "
+        "It is confirmed if all intervals lie below 0 and rejected if one lies above.",
+        words={
+            CONFIRMED: "The deeper a residual net, the smaller its responses.",
+            REJECTED: "Deeper residual nets have larger responses.",
+            UNDECIDED: "Whether deeper residual nets have smaller responses is undecided.",
+        },
+        unit="in the mean response",
+    )
+)
+def deeper_responses_are_smaller(group: Group, margin: float) -> Finding:
+    """Judges the mean response of each deeper residual net minus the shallowest's."""
+    nets = sorted(_ended(group, plain=False), key=lambda c: c.depth)
+    first = [cell for cell in nets if cell.shortcut == nets[0].shortcut]
+    return _responses([(deep, first[0]) for deep in first[1:]], "two depths of residual nets")
+
+
+def _gradients(
+    group: Group, extreme: Extreme, threshold: float, verdicts: dict[str, str]
+) -> Finding:
+    """Compares first and last layer, each seed at the logged step with its extreme ratio."""
+    pairs = []
+    for cell in sorted(_ended(group, plain=True), key=lambda c: c.depth):
+        found = {r.seed: ends for r in cell.replicates if (ends := _ends(r, extreme))}
+        if found:
+            steps = sorted({ends.step for ends in found.values()})
+            at = " to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1])))
+            first = _layer(f"{cell.name}, first layer", {s: e.first for s, e in found.items()})
+            last = _layer(f"last layer, at step {at}", {s: e.last for s, e in found.items()})
+            pairs.append((first, last))
+    if not pairs:
+        return Finding(UNDECIDED, "needs a plain net that has ended")
+    return _finding(compare(pairs, threshold), verdicts, [])
+
+
+def _layer(name: str, norms: dict[int, float]) -> Side:
+    logarithms = {seed: math.log10(norm) for seed, norm in norms.items()}
+    mean = 10 ** float(np.mean(list(logarithms.values())))
+    return Side(name, Sample(logarithms, math.inf), f"{name}: {mean:.3g}")
+
+
+def _ends(replicate: Replicate, extreme: Extreme) -> Ends | None:
+    """Returns the gradient norms at the step with the extreme ratio of first to last."""
+    found = [
+        Ends(*ends, step)
+        for step, profile in signals.profiles(replicate, GRADIENTS).items()
+        if (ends := signals.first_and_last(profile))
+    ]
+    return extreme(found, key=lambda ends: ends.first / ends.last) if found else None
+
+
+def _responses(pairs: Sequence[tuple[CellResult, CellResult]], needed: str) -> Finding:
+    """Compares the mean responses of each pair at the last step that both have logged."""
+    sides, steps = [], []
+    for pair in pairs:
+        if logged := signals.common_steps(pair, RESPONSES):
+            steps.append(logged[-1])
+            one, other = (_mean_response(cell, logged[-1]) for cell in pair)
+            sides.append((one, other))
+    if not sides:
+        return Finding(UNDECIDED, f"needs {needed}, ended and with responses at a common step")
+    at = ", ".join(f"{step:,}" for step in sorted(set(steps)))
+    verdicts = {BELOW: CONFIRMED, ABOVE: REJECTED}
+    return _finding(compare(sides, 0.0), verdicts, [f"at step {at}"])
+
+
+def _mean_response(cell: CellResult, step: int) -> Side:
+    def mean(profile: Profile) -> float:
+        return float(np.mean(list(signals.main_path(profile).values())))
+
+    values = {r.seed: mean(signals.profiles(r, RESPONSES)[step]) for r in cell.healthy}
+    shown = f"{cell.name} {Stat.of(list(values.values()))}"
+    return Side(cell.name, Sample(values, math.inf), shown)
+
+
+def _finding(
+    comparisons: Sequence[Comparison], verdicts: dict[str, str], remarks: Sequence[str]
+) -> Finding:
+    """Returns the verdict: one rejecting comparison rejects, and only all confirm."""
+    results = {comparison.result for comparison in comparisons}
+    rejecting = [result for result in results if verdicts.get(result) == REJECTED]
+    decisive = (rejecting or [UNDECIDED if len(results) > 1 else results.pop()])[0]
+    named = [c for c in comparisons if c.result == decisive]
+    # The clearest rejection, else the comparison that came closest to one.
+    choose: Extreme = max if rejecting else min
+    shown = choose(named, key=lambda c: abs((c.difference or 0.0) - c.threshold))
+    return Finding(
+        verdicts.get(decisive, UNDECIDED),
+        "; ".join([shown.detail, *remarks]),
+        shown.difference,
+        shown.ci95,
+        tuple(comparisons),
+    )

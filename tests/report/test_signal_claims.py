@@ -1,0 +1,135 @@
+"""Claims about signals inside networks, from runs whose signals are known."""
+
+import math
+
+import pytest
+import scipy.stats
+
+from experiments.report import claims, groups, signals
+from experiments.report.cells import CellResult
+from resnet_jax.runs import reader
+from tests.report import fixture
+
+LAYERS = ["stem_conv", "stage1_block1/conv1", "stage1_block2/conv1", "stage1_block10/conv1"]
+STEPS = (0, 50)
+
+
+def write(folder, shortcut, depth, gradients, responses=(1.0, 1.0), **changes):
+    """Writes a run; `gradients` are the first layer's norms of each seed, by step."""
+    seeds = len(responses)
+    rows = {
+        row["step"]: row for row in fixture.flat([20.0] * seeds, [20.0] * seeds, [20.0] * seeds)
+    }
+    for step in STEPS:
+        row = rows.setdefault(step, {"step": step})
+        # As jit returns them, names are sorted: block 10 comes before block 2.
+        for layer in sorted(LAYERS):
+            norm = gradients[step] if layer == "stem_conv" else [7.0] * seeds
+            row[f"signals/gradient_norm/{layer}"] = [0.1 * n if "10" in layer else n for n in norm]
+            response = responses if step == STEPS[-1] else [5.0] * seeds
+            row[f"signals/response_std/{layer.replace('conv', 'norm')}"] = list(response)
+        row["signals/gradient_norm/logits"] = [1e9] * seeds
+        row["signals/gradient_norm/stage1_block1/shortcut_conv"] = [1e9] * seeds
+        row["signals/response_std/stage1_block1/shortcut_norm"] = [1e9] * seeds
+    fixture.write(
+        folder / f"{shortcut}-{depth}", [rows[step] for step in sorted(rows)],
+        model__shortcut=shortcut, model__depth=depth, replicates=seeds, **changes,
+    )  # fmt: skip
+
+
+def judged(folder):
+    (group,) = groups.comparable(reader.find([folder]))
+    return {judgement.id: judgement for judgement in claims.judge(group, 0.5)}
+
+
+def t_interval(values):
+    own = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return pytest.approx((own.low, own.high))
+
+
+def test_a_profile_is_in_the_order_of_the_forward_pass(tmp_path):
+    write(tmp_path, "none", 20, {0: [1.0, 2.0], 50: [3.0, math.inf]})
+    (group,) = groups.comparable(reader.find([tmp_path]))
+    cell: CellResult = group.cells[0]
+    own = signals.profiles(cell.replicates[1], "gradient_norm")
+    assert list(own) == [0, 50]
+    assert list(own[0]) == ["stem_conv", "stage1_block1/shortcut_conv", "stage1_block1/conv1",
+                            "stage1_block2/conv1", "stage1_block10/conv1", "logits"]  # fmt: skip
+    assert "stem_conv" not in own[50]  # not finite
+    assert list(signals.main_path(own[0])) == LAYERS
+    assert signals.first_and_last(own[0]) == pytest.approx((2.0, 0.7))
+    assert signals.mean_profile(cell, "gradient_norm", 0)["stem_conv"] == pytest.approx(2**0.5)
+    assert "stem_conv" not in signals.mean_profile(cell, "gradient_norm", 50)
+
+
+@pytest.mark.parametrize(
+    ("shallow", "deep", "vanish", "explode"),
+    [
+        # First-layer norms of two seeds at step 50; the last layer's is 0.7.
+        ((1.0, 1.1), (1.0, 1.1), "confirmed", "confirmed"),
+        ((1.0, 1.1), (1e-4, 1.1e-4), "rejected", "confirmed"),
+        ((1.0, 1.1), (3e5, 3.1e5), "confirmed", "rejected"),
+        ((1.0, 1.1), (0.004, 0.02), "undecided", "confirmed"),
+    ],
+)
+def test_gradients_are_healthy_if_every_plain_net_has_healthy_ones(
+    tmp_path, shallow, deep, vanish, explode
+):
+    write(tmp_path, "none", 20, {0: [1.0, 1.0], 50: list(shallow)})
+    write(tmp_path, "none", 56, {0: [1.0, 1.0], 50: list(deep)})
+    write(tmp_path, "A", 56, {0: [1e-9, 1e-9], 50: [1e9, 1e9]})  # residual nets do not count
+    found = judged(tmp_path)
+    assert (found["3"].verdict, found["3b"].verdict) == (vanish, explode)
+    own = found["3"].comparisons[1] if vanish != "confirmed" else found["3b"].comparisons[1]
+    logarithms = [math.log10(norm / 0.7) for norm in deep]
+    if own.difference == pytest.approx(sum(logarithms) / 2):  # the extreme is at step 50
+        assert own.level is not None
+        if own.level == pytest.approx(0.95):
+            assert own.ci95 == t_interval(logarithms)
+    if vanish == "rejected":
+        assert found["3"].detail.startswith(
+            "plain-56, first layer: 0.000105 against last layer, at "
+        )
+        assert "step 50: 0.7" in found["3"].detail
+
+
+def test_the_extreme_step_of_each_seed_counts(tmp_path):
+    write(tmp_path, "none", 20, {0: [700.0, 1.0], 50: [1.0, 1400.0]})
+    (own,) = judged(tmp_path)["3b"].comparisons
+    assert own.difference == pytest.approx((3 + math.log10(2000)) / 2)
+    assert "at step 0 to 50" in own.baseline
+
+
+@pytest.mark.parametrize(
+    ("plain", "shallow", "deep", "verdicts"),
+    [
+        ((1.0, 1.1), (0.5, 0.61), (0.3, 0.42), ("confirmed", "confirmed")),
+        ((1.0, 1.1), (1.5, 1.61), (0.3, 0.42), ("rejected", "confirmed")),
+        ((1.0, 1.1), (0.5, 0.61), (0.8, 0.92), ("confirmed", "rejected")),
+        ((1.0, 1.1), (0.5, 0.61), (0.2, 1.4), ("undecided", "undecided")),
+    ],
+)
+def test_responses_at_the_last_logged_step(tmp_path, plain, shallow, deep, verdicts):
+    healthy = {0: [1.0, 1.0], 50: [1.0, 1.0]}
+    for depth in (20, 56):
+        write(tmp_path, "none", depth, healthy, plain)
+    write(tmp_path, "A", 20, healthy, shallow)
+    write(tmp_path, "A", 56, healthy, deep)
+    found = judged(tmp_path)
+    assert (found["7a"].verdict, found["7b"].verdict) == verdicts
+    first, second = found["7a"].comparisons
+    assert (first.network, first.baseline) == ("resnet-20-A", "plain-20")
+    assert second.difference == pytest.approx((sum(deep) - sum(plain)) / 2)
+    (own,) = found["7b"].comparisons
+    assert own.difference == pytest.approx((sum(deep) - sum(shallow)) / 2)
+    assert own.ci95 == t_interval([a - b for a, b in zip(deep, shallow, strict=True)])
+    assert "at step 50" in found["7a"].detail
+
+
+def test_the_figure_is_about_responses_after_the_convolution(tmp_path):
+    healthy = {0: [1.0, 1.0], 50: [1.0, 1.0]}
+    for shortcut in ("none", "A"):
+        write(tmp_path, shortcut, 20, healthy, model__activation="pre")
+    found = judged(tmp_path)
+    assert found["7a"].verdict == "not tested"
+    assert "model.activation='post'" in found["7a"].detail
