@@ -79,10 +79,8 @@ def main(argv: Sequence[str]) -> int:
 
     study = command_line.required(_CONFIG)
     tune, all_cells = tuning.of_study(study), grid.cells(study)
-    claims = named_claims.of_study(study)
+    named_claims.of_study(study)  # refuses unknown ones
     cells = _matching(all_cells)
-    if not _DRY_RUN.value:
-        named_claims.record(workdir, claims)
     if tune is None:
         if _EXTEND.value:
             raise UserError("--extend has an effect only if the study has a part tune.")
@@ -199,6 +197,8 @@ def _stage(
         return 0
     for sentence in plan.ineffective_settings(cells):
         logging.info("%s.", sentence)
+    folder = workdir.parent if workdir.name == reader.PILOTS else workdir
+    named_claims.record(folder, named_claims.of_study(_CONFIG.value))
     if queue:
         return submission.submit(queue, workdir, missing, jobs)
 

@@ -45,7 +45,8 @@ def test_every_form_of_the_report_separates_them(tmp_path, capsys):
     assert page.count('<span class="naming">a later observation</span>') == 2
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {c["id"]: (c["named_before_runs"], c["named_at"]) for c in summary["claims"]} == {
-        "1": (True, BEFORE["at"]), "2": (False, AFTER["at"]), **dict.fromkeys(("3", "3b", "4", "7a", "7b"), (False, None)),
+        "1": (True, BEFORE["at"]), "2": (False, AFTER["at"]),
+        **dict.fromkeys(("3", "3b", "4", "7a", "7b"), (False, None)),
     }  # fmt: skip
 
 

@@ -112,9 +112,9 @@ def test_the_identity_covers_all_settings_that_change_results():
 
     assert {key for key in settings.flatten(config) if not changed(key)} == {
         "accumulate", "checkpoint.every", "checkpoint.keep", "data.dir", "data.workers",
-        "deterministic", "eval.batch_size", "log.every", "log.signals.every", "log.tensorboard", "mesh.fsdp",
-        "mesh.replicates", "model.remat", "model.scan", "model.space_to_depth", "profile",
-        "replicates_by", "train.steps_per_dispatch",
+        "deterministic", "eval.batch_size", "log.every", "log.signals.every", "log.tensorboard",
+        "mesh.fsdp", "mesh.replicates", "model.remat", "model.scan", "model.space_to_depth",
+        "profile", "replicates_by", "train.steps_per_dispatch",
     }  # fmt: skip
 
 

@@ -11,11 +11,12 @@ from experiments.study import grid, named_claims
 from resnet_jax.errors import UserError
 from tests.report import fixture
 
+ALL = ("1", "2", "3", "3b", "4", "7a", "7b")
+
 
 def test_the_studies_of_this_repository_name_their_claims():
     for module, ids in (
-        (degradation_digits, ("1", "2", "4")), (shortcuts_cifar10, ("1", "2", "4")),
-        (depth_imagenet, ("2",)),
+        (degradation_digits, ALL), (shortcuts_cifar10, ALL), (depth_imagenet, ("2", "7b")),
     ):  # fmt: skip
         assert named_claims.of_study(module.get_config()) == ids
 
@@ -23,7 +24,11 @@ def test_the_studies_of_this_repository_name_their_claims():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (("1", "22"), "The id in claims='22' is not known; allowed are 1, 2, 3 or 4 (nearest: 2)."),
+        (
+            ("1", "22"),
+            "The id in claims='22' is not known; allowed are 1, 2, 3, 3b, 4, 7a or 7b "
+            "(nearest: 2).",
+        ),
         ("1", "claims='1' is not a tuple of claims' ids, as in ('1', '2')."),
     ],
 )

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from configs import degradation_digits
 from experiments.launchers import local
 from experiments.report.claims import naming
 from resnet_jax.parallel.cores import usable_cores
@@ -72,7 +73,9 @@ def test_cells_run_two_at_a_time_longest_first_each_on_its_cores(tmp_path):
     code, out, said = outcome(sweep(tmp_path, "--jobs=2"))
     assert code == 0, said
     named = naming.read(tmp_path)
-    assert {id: one.before_runs for id, one in named.items()} == dict.fromkeys("124", True)
+    assert {id: one.before_runs for id, one in named.items()} == dict.fromkeys(
+        degradation_digits.get_config().claims, True
+    )
     launches = sweep_fake.started(tmp_path)
     assert {line["cell"] for line in launches} == set(CELLS)
     assert {line["cell"] for line in sorted(launches, key=lambda line: line["start"])[:2]} == set(
