@@ -62,8 +62,13 @@ def write(groups: Sequence[Group], window: int, out: pathlib.Path) -> None:
             ("curves", _curves_figure(groups, window)),
             ("depth", _depth_figure(groups)),
         ):
-            figure.savefig(out / f"{name}.png", dpi=150)
-            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+            save(figure, name, out)
+
+
+def save(figure: Figure, name: str, out: pathlib.Path) -> None:
+    """Writes a figure as PNG and SVG."""
+    figure.savefig(out / f"{name}.png", dpi=150)
+    figure.savefig(out / f"{name}.svg", metadata={"Date": None})
 
 
 def panels(group: Group) -> list[str]:
@@ -151,7 +156,7 @@ def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
         drawn = [curve for cell in group.cells for curve in curves.of_cell(cell, window)]
         palette = curves.colours(group.depths)
         axes = row.subplots(1, 2, sharey=True)
-        _add_title(row, group, CURVES_WIDTH)
+        add_title(row, group, CURVES_WIDTH)
         for ax, side in zip(axes, curves.SIDES, strict=True):
             for curve in drawn:
                 if curves.side(curve.cell) == side:
@@ -211,7 +216,7 @@ def _depth_figure(groups: Sequence[Group]) -> Figure:
     rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for row, group in zip(rows, groups, strict=True):
         axes = row.subplots(1, len(panels(group)), sharey=True, squeeze=False)[0]
-        _add_title(row, group, width)
+        add_title(row, group, width)
         for ax, name in zip(axes, panels(group), strict=True):
             _draw_depths(ax, group, name)
         axes[0].set_ylabel("final error (%)")
@@ -275,7 +280,8 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
         _add_text(ax, "no completed run")
 
 
-def _add_title(row: SubFigure, group: Group, width: float) -> None:
+def add_title(row: SubFigure, group: Group, width: float) -> None:
+    """Writes a group's title above its panels, wrapped to `width` inches."""
     lines = textwrap.wrap(title(group), int(10 * width))  # ten bold letters per inch
     row.suptitle("\n".join(lines), fontsize=11, fontweight="bold", x=0.01, ha="left")
 

@@ -53,7 +53,7 @@ def curve_panels(group: Group, window: int) -> list[Panel]:
     for side in curves.SIDES:
         own = [curve for curve in drawn if curves.side(curve.cell) == side]
         colours = [palette[curve.cell.depth] for curve in own]
-        figure = go.Figure(layout=_layout("iterations", "error (%)", top, side))
+        figure = go.Figure(layout=layout("iterations", "error (%)", top, side))
         figure.update_xaxes(range=[0, 1.01 * end], tickformat=",")
         # Bands come first, so that none covers a line.
         figure.add_traces([_band(c, k) for c, k in zip(own, colours, strict=True)])
@@ -80,7 +80,7 @@ def depth_panels(group: Group) -> list[Panel]:
     panels = []
     top = figures.depth_top(group)
     for name in figures.panels(group):
-        figure = go.Figure(layout=_layout("depth (layers)", "final error (%)", top, name))
+        figure = go.Figure(layout=layout("depth (layers)", "final error (%)", top, name))
         depths = group.depths
         figure.update_xaxes(tickvals=depths, type="log" if figures.log_depths(group) else "linear")
         entries = []
@@ -187,7 +187,8 @@ def _diverged_trace(points: Sequence[tuple[CellResult, float, str]]) -> go.Scatt
     )
 
 
-def _layout(x: str, y: str, top: float, name: str) -> go.Layout:
+def layout(x: str, y: str, top: float, name: str) -> go.Layout:
+    """Returns the layout of a plot with these axis labels, whose y-axis goes up to `top`."""
     axis: dict[str, object] = {"gridcolor": "#ececec", "linecolor": "#b5b5b5", "zeroline": False}
     return go.Layout(
         template="none",

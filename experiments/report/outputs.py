@@ -79,11 +79,11 @@ def as_markdown(contents: Contents) -> str:
         lines += ["", *(f"{note}.\n" for note in footnotes(group))]
     for section in claim_sections(contents.judgements):
         rows = [
-            [j.group, f"({j.id}) {j.statement}", j.verdict, show_difference(j), j.detail]
+            [j.group, f"({j.id}) {j.statement}", j.verdict, _with_unit(j), j.detail]
             for j in section.judgements
         ]
         lines += [f"## {section.heading}", "", section.note, ""]
-        lines += [*_table(["group", "claim", "verdict", "difference, points", "detail"], rows), ""]
+        lines += [*_table(["group", "claim", "verdict", "difference", "detail"], rows), ""]
     rows = [
         [judgement.group, f"({judgement.id})", *comparison_row(comparison)]
         for judgement in contents.judgements
@@ -94,6 +94,10 @@ def as_markdown(contents: Contents) -> str:
         headings, *rows = trial_rows(tuning)
         lines += [f"## Tuning: {tuning.study}", "", *_table(headings, rows), "", TUNED, ""]
     return "\n".join(lines)
+
+
+def _with_unit(judgement: Judgement) -> str:
+    return show_difference(judgement, f" {judgement.claim.unit}")
 
 
 def as_text(contents: Contents) -> tables.Parts:
@@ -120,7 +124,7 @@ def as_text(contents: Contents) -> tables.Parts:
 def _verdict(judgement: Judgement) -> tables.Parts:
     text = f"  ({judgement.id}) {judgement.statement}: {judgement.verdict}"
     if judgement.difference is not None:
-        text += f", {show_difference(judgement, ' points')}"
+        text += f", {_with_unit(judgement)}"
     parts: list[tables.RenderableType] = [f"{text}; {judgement.detail}"]
     if len(judgement.comparisons) > 1:
         rows = [comparison_row(comparison) for comparison in judgement.comparisons]

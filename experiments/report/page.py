@@ -14,6 +14,7 @@ from experiments.report.claims import all_claims
 from experiments.report.claims.comparisons import COMPARED
 from experiments.report.contents import Contents
 from experiments.report.groups import Group
+from experiments.report.signals import drawing
 from resnet_jax.runs import reader
 from resnet_jax.runs.storage import Json
 
@@ -76,6 +77,8 @@ def _group(group: Group, window: int) -> dict[str, object]:
         "depth_panels": depth_panels,
         # The panels against depth share one legend.
         "depth_entries": {e.curve: e for panel in depth_panels for e in panel.entries}.values(),
+        "signal_panels": (signal_panels := drawing.interactive_panels(group)),
+        "signal_entries": {e.curve: e for panel in signal_panels for e in panel.entries}.values(),
     }
 
 

@@ -24,7 +24,7 @@ OBSERVED = (
     "The study's config did not name these claims before its runs. A claim chosen after its result "
     "was seen is confirmed more often than its intervals say"
 )
-COMPARISON_HEADINGS = ("network", "minus", "difference, points", "result", "p", "seeds")
+COMPARISON_HEADINGS = ("network", "minus", "difference", "result", "p", "seeds")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,15 +131,19 @@ def study(
     every: int = 10,
     replicates: int = 5,
     note: str = "",
+    signals: bool = False,
     **changes: Any,
 ) -> pathlib.Path:
     """Writes a study of noisy curves: plain nets degrade with depth, residual nets do not."""
     for shortcut in shortcuts:
         for depth in depths:
             name = f"plain-{depth}" if shortcut == "none" else f"resnet-{depth}-{shortcut}"
+            rows = curve(depth, shortcut, steps, every, replicates)
+            if signals:
+                add_signals(rows, depth, shortcut, replicates)
             write(
                 folder / name,
-                curve(depth, shortcut, steps, every, replicates),
+                rows,
                 note=note,
                 parameters=10_000 * depth,
                 model__depth=depth,
@@ -149,6 +153,24 @@ def study(
                 **changes,
             )
     return folder
+
+
+def add_signals(rows: list[dict[str, Any]], depth: int, shortcut: str, replicates: int) -> None:
+    """Adds signals to the first and the second-to-last row, in alphabetical order."""
+    growth = 1.2 if shortcut == "none" else 1.0
+    blocks = [f"stage{stage}_block{k}" for stage in (1, 2, 3) for k in range(1, depth // 6 + 1)]
+    convolutions = [f"{block}/conv{i}" for block in blocks for i in (1, 2)]
+    for row in (rows[0], rows[-2]):
+        signals = {}
+        for number, layer in enumerate(["stem_conv", *convolutions]):
+            values = [growth ** (depth - number) + 0.01 * seed for seed in range(replicates)]
+            signals[f"gradient_norm/{layer}"] = values
+            signals[f"update_to_weight/{layer}"] = [0.01 * value for value in values]
+            signals[f"response_std/{layer.replace('conv', 'norm')}"] = [1 / v for v in values]
+            signals[f"dead_units/{layer.replace('conv', 'norm')}"] = [0.0] * replicates
+        for block in blocks if shortcut != "none" else []:
+            signals[f"branch_to_shortcut/{block}"] = [0.5] * replicates
+        row |= {f"signals/{name}": signals[name] for name in sorted(signals)}
 
 
 def curve(

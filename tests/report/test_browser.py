@@ -34,7 +34,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    fixture.study(folder / "digits", shortcuts=("none", "A", "B"), depths=(8, 14, 20))
+    nets = {"shortcuts": ("none", "A", "B"), "depths": (8, 14, 20)}
+    fixture.study(folder / "digits", **nets, signals=True)
     note = "JPEG-coded copies of the images: errors run above those on the original pixels"
     cifar = {"depths": (20, 56), "data__name": "cifar10", "note": note}
     fixture.study(folder / "cifar", **cifar)
@@ -161,6 +162,22 @@ def test_kinds_of_curves_are_switched_together(page):
     assert lines_in(page, "curves-1-0") == 4  # another figure
     page.find_element(By.CSS_SELECTOR, '.toolbar button[data-show="training validation"]').click()
     WebDriverWait(page, 5).until(lambda b: lines_in(b, "curves-0-0") == 6)
+
+
+def test_signals_are_drawn_and_switched_with_one_legend(page):
+    plots = page.find_elements(By.CSS_SELECTOR, ".signals .plot")
+    assert [plot.get_attribute("id") for plot in plots] == [f"signals-0-{i}" for i in range(7)]
+    # Six of the nine networks have a branch and a shortcut.
+    assert [lines_in(page, f"signals-0-{i}") for i in range(7)] == [9, 9, 9, 6, 9, 9, 9]
+    ranges = "return [1, 2].map(i => document.getElementById('signals-0-' + i)._fullLayout.yaxis)"
+    before, after = page.execute_script(f"{ranges}.map(axis => [axis.type, ...axis.range])")
+    assert before == after
+    assert before[0] == "log"
+    page.find_element(By.CSS_SELECTOR, '.signals button[data-curve="resnet-8-B"]').click()
+    for i in (0, 3, 6):
+        WebDriverWait(page, 5).until(
+            lambda b, i=i: lines_in(b, f"signals-0-{i}") == 8 - 3 * (i == 3)
+        )
 
 
 def test_panels_zoom_together(page):

@@ -5,9 +5,17 @@ import math
 import pytest
 import scipy.stats
 
-from experiments.report import claims, groups, signals
+from experiments.report import claims, groups
 from experiments.report.cells import CellResult
+from experiments.report.signals import panels
+from experiments.report.signals.profiles import (
+    first_and_last,
+    main_path,
+    mean_profile,
+    profiles,
+)
 from resnet_jax.runs import reader
+from tests import tiny
 from tests.report import fixture
 
 LAYERS = ["stem_conv", "stage1_block1/conv1", "stage1_block2/conv1", "stage1_block10/conv1"]
@@ -51,15 +59,15 @@ def test_a_profile_is_in_the_order_of_the_forward_pass(tmp_path):
     write(tmp_path, "none", 20, {0: [1.0, 2.0], 50: [3.0, math.inf]})
     (group,) = groups.comparable(reader.find([tmp_path]))
     cell: CellResult = group.cells[0]
-    own = signals.profiles(cell.replicates[1], "gradient_norm")
+    own = profiles(cell.replicates[1], "gradient_norm")
     assert list(own) == [0, 50]
     assert list(own[0]) == ["stem_conv", "stage1_block1/shortcut_conv", "stage1_block1/conv1",
                             "stage1_block2/conv1", "stage1_block10/conv1", "logits"]  # fmt: skip
     assert "stem_conv" not in own[50]  # not finite
-    assert list(signals.main_path(own[0])) == LAYERS
-    assert signals.first_and_last(own[0]) == pytest.approx((2.0, 0.7))
-    assert signals.mean_profile(cell, "gradient_norm", 0)["stem_conv"] == pytest.approx(2**0.5)
-    assert "stem_conv" not in signals.mean_profile(cell, "gradient_norm", 50)
+    assert list(main_path(own[0])) == LAYERS
+    assert first_and_last(own[0]) == pytest.approx((2.0, 0.7))
+    assert mean_profile(cell, "gradient_norm", 0)["stem_conv"] == pytest.approx(2**0.5)
+    assert "stem_conv" not in mean_profile(cell, "gradient_norm", 50)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +141,27 @@ def test_the_figure_is_about_responses_after_the_convolution(tmp_path):
     found = judged(tmp_path)
     assert found["7a"].verdict == "not tested"
     assert "model.activation='post'" in found["7a"].detail
+
+
+def test_a_report_draws_signals_if_there_are_any(tmp_path):
+    fixture.study(tmp_path / "with", depths=(8, 14), signals=True)
+    fixture.study(tmp_path / "without", depths=(8, 14))
+    for name in ("with", "without"):
+        assert tiny.compare(tmp_path / name, f"--out={tmp_path / name / 'report'}") == 0
+        assert (tmp_path / name / "report" / "signals.svg").exists() == (name == "with")
+    (group,) = groups.comparable(reader.find([tmp_path / "with"]))
+    by_title = {panel.title: panel for panel in panels.of_group(group)}
+    assert len(by_title) == 7
+    first = by_title["Gradients at step 10"]
+    assert [line.cell.name for line in first.lines] == ["plain-8", "plain-14", "resnet-8-A",
+                                                        "resnet-14-A"]  # fmt: skip
+    assert first.lines[1].labels[:2] == ["stem_conv", "stage1_block1/conv1"]
+    assert first.lines[1].labels[-1] == "stage3_block2/conv2"
+    assert first.lines[1].x == list(range(1, 14))
+    assert first.y_range(list(by_title.values())) == by_title["Gradients at step 990"].y_range(
+        list(by_title.values())
+    )
+    ratio = by_title["First over last gradient"].lines[1]
+    assert ratio.x == [10, 990]
+    assert ratio.y[0] == pytest.approx(1.2**12, rel=0.02)
+    assert by_title["Dead units"].lines[0].y == [0.0, 0.0]

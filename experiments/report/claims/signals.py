@@ -9,13 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.report import signals
 from experiments.report.cells import CellResult
 from experiments.report.claims.comparisons import ABOVE, BELOW, UNDECIDED, Comparison, Side, compare
 from experiments.report.claims.registry import CONFIRMED, REJECTED, Claim, Finding, judges
 from experiments.report.groups import Group
 from experiments.report.replicates import Replicate
-from experiments.report.signals import GRADIENTS, RESPONSES, Profile
+from experiments.report.signals.profiles import (
+    GRADIENTS,
+    RESPONSES,
+    Profile,
+    common_steps,
+    first_and_last,
+    main_path,
+    profiles,
+)
 from experiments.report.statistics import Sample, Stat
 from resnet_jax.runs import reader
 
@@ -39,7 +46,7 @@ def _lacks_gradients(group: Group) -> str:
     nets = [cell for cell in group.cells if cell.plain]
     if not nets:
         return "needs plain nets, and there is none"
-    if not any(signals.profiles(r, GRADIENTS) for cell in nets for r in cell.replicates):
+    if not any(profiles(r, GRADIENTS) for cell in nets for r in cell.replicates):
         return "needs the norms of every layer's gradients (log.signals.every)"
     return ""
 
@@ -47,7 +54,7 @@ def _lacks_gradients(group: Group) -> str:
 def _lacks_responses(group: Group) -> str:
     if group.cells[0].config["model"]["activation"] != "post":
         return "needs nets whose BatchNorm follows the convolution (model.activation='post')"
-    if not any(signals.common_steps([cell], RESPONSES) for cell in group.cells):
+    if not any(common_steps([cell], RESPONSES) for cell in group.cells):
         return "needs the responses of every layer (log.signals.every)"
     return ""
 
@@ -186,8 +193,8 @@ def _ends(replicate: Replicate, extreme: Extreme) -> Ends | None:
     """Returns the gradient norms at the step with the extreme ratio of first to last."""
     found = [
         Ends(*ends, step)
-        for step, profile in signals.profiles(replicate, GRADIENTS).items()
-        if (ends := signals.first_and_last(profile))
+        for step, profile in profiles(replicate, GRADIENTS).items()
+        if (ends := first_and_last(profile))
     ]
     return extreme(found, key=lambda ends: ends.first / ends.last) if found else None
 
@@ -196,7 +203,7 @@ def _responses(pairs: Sequence[tuple[CellResult, CellResult]], needed: str) -> F
     """Compares the mean responses of each pair at the last step that both have logged."""
     sides, steps = [], []
     for pair in pairs:
-        if logged := signals.common_steps(pair, RESPONSES):
+        if logged := common_steps(pair, RESPONSES):
             steps.append(logged[-1])
             one, other = (_mean_response(cell, logged[-1]) for cell in pair)
             sides.append((one, other))
@@ -209,9 +216,9 @@ def _responses(pairs: Sequence[tuple[CellResult, CellResult]], needed: str) -> F
 
 def _mean_response(cell: CellResult, step: int) -> Side:
     def mean(profile: Profile) -> float:
-        return float(np.mean(list(signals.main_path(profile).values())))
+        return float(np.mean(list(main_path(profile).values())))
 
-    values = {r.seed: mean(signals.profiles(r, RESPONSES)[step]) for r in cell.healthy}
+    values = {r.seed: mean(profiles(r, RESPONSES)[step]) for r in cell.healthy}
     shown = f"{cell.name} {Stat.of(list(values.values()))}"
     return Side(cell.name, Sample(values, math.inf), shown)
 

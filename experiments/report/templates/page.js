@@ -29,7 +29,7 @@ function same(plot, changes) {
 }
 
 function link(plot) {
-  const axes = plot.closest(".figure").dataset.link.split(" ");
+  const axes = plot.closest(".figure").dataset.link.split(" ").filter(Boolean);
   plot.on("plotly_relayout", (event) => {
     const changes = axisChanges(event, axes);
     if (Object.keys(changes).length === 0) return;

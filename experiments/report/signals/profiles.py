@@ -2,12 +2,15 @@
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 
 from experiments.report.cells import CellResult
 from experiments.report.replicates import Replicate
 
-RESPONSES, GRADIENTS = "response_std", "gradient_norm"
+RESPONSES, GRADIENTS, DEAD = "response_std", "gradient_norm", "dead_units"
+RATIO, UPDATES = "branch_to_shortcut", "update_to_weight"
+ADDITIVE = (RESPONSES, DEAD)  # the others vary by factors
 Profile = dict[str, float]  # layer -> value, in the order of the forward pass
 _LATER = ("logits", "head")  # layers after the last block
 
@@ -54,10 +57,14 @@ def common_steps(cells: Sequence[CellResult], kind: str) -> list[int]:
 
 
 def mean_profile(cell: CellResult, kind: str, step: int) -> Profile:
-    """Returns each layer's geometric mean over the healthy seeds at a step."""
+    """Returns each layer's mean over the healthy seeds at a step; geometric, but for ADDITIVE."""
     own = [profiles(replicate, kind).get(step, {}) for replicate in cell.healthy]
+    layers = [layer for layer in (own[0] if own else {}) if all(layer in each for each in own)]
+    by_layer = {layer: [each[layer] for each in own] for layer in layers}
+    if kind in ADDITIVE:
+        return {layer: statistics.mean(values) for layer, values in by_layer.items()}
     return {
-        layer: math.exp(sum(math.log(values[layer]) for values in own) / len(own))
-        for layer in (own[0] if own else {})
-        if all(values.get(layer, 0.0) > 0 for values in own)
+        layer: statistics.geometric_mean(values)
+        for layer, values in by_layer.items()
+        if min(values) > 0
     }
