@@ -45,6 +45,7 @@ def compare(
     """
     # Imported here, so that a missing extra is one sentence.
     from experiments.report import contents, figures, outputs, page
+    from experiments.report.axes import figure
     from experiments.report.signals import drawing
 
     report = contents.of_runs(reader.find(folders), margin, window)
@@ -55,6 +56,7 @@ def compare(
         (out / "table.md").write_text(outputs.as_markdown(report), encoding="utf-8")
         figures.write(report.groups, window, out)
         drawing.write(report.groups, out)
+        figure.write(report.sections, out)
         (out / "index.html").write_text(page.render(report, command), encoding="utf-8")
     except OSError as e:
         raise UserError(f"The report cannot be written to {out}: {e.strerror}.") from e

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from experiments.report import claims, groups, tuned
+from experiments.report.axes import model, rows
+from experiments.report.axes.rows import Section
 from experiments.report.claims import Judgement
 from experiments.report.groups import Group
 from experiments.report.tuned import TunedStudy
@@ -18,6 +20,7 @@ class Contents:
       groups: the cells, in groups of comparable ones.
       judgements: of every claim in every group.
       tunings: what the pilots of each tuned study found.
+      sections: what each study says along each of its axes.
       margin: claim 2's margin, in percentage points.
       window: steps of a trailing mean over drawn training errors; 0 draws them as logged.
     """
@@ -25,6 +28,7 @@ class Contents:
     groups: Sequence[Group]
     judgements: Sequence[Judgement]
     tunings: Sequence[TunedStudy]
+    sections: Sequence[Section]
     margin: float
     window: int = 0
 
@@ -39,4 +43,5 @@ def of_runs(runs: Iterable[reader.Run], margin: float, window: int = 0) -> Conte
     tunings = tuned.find(runs)
     compared = groups.comparable(runs, tuned.by_study(tunings))
     judgements = [one for group in compared for one in claims.judge(group, margin)]
-    return Contents(compared, judgements, tunings, margin, window)
+    sections = [rows.section(across, margin) for across in model.find(runs, tunings)]
+    return Contents(compared, judgements, tunings, sections, margin, window)

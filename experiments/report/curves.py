@@ -104,14 +104,21 @@ def colours(depths: Sequence[int]) -> dict[int, str]:
 
 def legend_name(cell: CellResult, group: Group) -> str:
     """Returns the name of a cell in its panel's legend."""
-    letters = {c.shortcut for c in group.cells if not c.plain}
-    letter = "" if cell.plain or len(letters) < 2 else f", shortcut {cell.shortcut}"
+    letter = "" if cell.plain or len(group.letters) < 2 else f", shortcut {cell.shortcut}"
     unfinished = "" if cell.status == "completed" else f" ({cell.status})"
     return f"depth {cell.depth}{letter}{unfinished}"
 
 
+def tops(groups: Sequence[Group], window: int) -> dict[str, float]:
+    """Returns, by data set, the top of the y-axis of all groups' panels."""
+    drawn: dict[str, list[Curve]] = {}
+    for group in groups:
+        drawn.setdefault(group.data, []).extend(c for x in group.cells for c in of_cell(x, window))
+    return {data: y_top(own) for data, own in drawn.items()}
+
+
 def y_top(drawn: Sequence[Curve]) -> float:
-    """Returns the top of the y-axis shared by a group's panels, in percent."""
+    """Returns the top of the y-axis shared by panels with these curves, in percent."""
     late = [
         mean
         for curve in drawn

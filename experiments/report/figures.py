@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodF
 from experiments.report import curves, paper
 from experiments.report.cells import CellResult, Measure
 from experiments.report.curves import LINE_STYLES
-from experiments.report.groups import Group
+from experiments.report.groups import Group, kind_name
 from experiments.report.replicates import Replicate
 
 WIDTHS = {"training": 0.9, "validation": 2.2}
@@ -107,13 +107,12 @@ def published_points(group: Group, split: str) -> list[tuple[CellResult, paper.P
     return [(cell, number) for cell, number in numbers if number and number.split == split]
 
 
-def diverged_points(group: Group) -> list[tuple[CellResult, float, str]]:
+def diverged_points(group: Group, top: float) -> list[tuple[CellResult, float, str]]:
     """Returns (cell, height of its cross, label) for each cell with diverged seeds.
 
     The cross is near the top of the axis: at 100 % it would compress everything else.
     """
     cells = [cell for cell in group.cells if cell.diverged]
-    top = depth_top(group)
     points = []
     for i, cell in enumerate(cells):
         rank = sum(other.depth == cell.depth for other in cells[:i])
@@ -122,16 +121,15 @@ def diverged_points(group: Group) -> list[tuple[CellResult, float, str]]:
     return points
 
 
-def kind_name(shortcut: str, group: Group) -> str:
-    """Returns a legend's name for a kind of net."""
-    if shortcut == "none":
-        return "plain"
-    letters = {c.shortcut for c in group.cells if not c.plain}
-    return f"residual, shortcut {shortcut}" if len(letters) > 1 else "residual"
+def depth_tops(groups: Sequence[Group]) -> dict[str, float]:
+    """Returns, by data set, the top of the error axis of all groups' panels against depth."""
+    tops: dict[str, float] = {}
+    for group in groups:
+        tops[group.data] = max(tops.get(group.data, 0.0), _depth_top(group))
+    return tops
 
 
-def depth_top(group: Group) -> float:
-    """Returns the top of the error axis shared by a group's panels against depth."""
+def _depth_top(group: Group) -> float:
     tops = [number.error for split in MEASURES for _, number in published_points(group, split)]
     for measure in MEASURES.values():
         for line in depth_lines(group, measure):
@@ -152,6 +150,7 @@ def title(group: Group) -> str:
 def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
     figure = Figure(figsize=(CURVES_WIDTH, 4.0 * len(groups)), layout="constrained")
     rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    tops = curves.tops(groups, window)
     for row, group in zip(rows, groups, strict=True):
         drawn = [curve for cell in group.cells for curve in curves.of_cell(cell, window)]
         palette = curves.colours(group.depths)
@@ -166,7 +165,7 @@ def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             if not any(curves.side(curve.cell) == side for curve in drawn):
                 _add_text(ax, curves.emptiness(group, side))
-        axes[0].set(ylabel="error (%)", ylim=(0, curves.y_top(drawn)))
+        axes[0].set(ylabel="error (%)", ylim=(0, tops[group.data]))
         axes[1].tick_params(labelleft=True)
         handles = _curve_handles(group, palette, window)
         row.legend(handles=handles, loc="outside right center", handlelength=2.2)
@@ -214,13 +213,14 @@ def _depth_figure(groups: Sequence[Group]) -> Figure:
     width = 3.4 * columns + 1.8
     figure = Figure(figsize=(width, 3.5 * len(groups)), layout="constrained")
     rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    tops = depth_tops(groups)
     for row, group in zip(rows, groups, strict=True):
         axes = row.subplots(1, len(panels(group)), sharey=True, squeeze=False)[0]
         add_title(row, group, width)
         for ax, name in zip(axes, panels(group), strict=True):
-            _draw_depths(ax, group, name)
+            _draw_depths(ax, group, name, tops[group.data])
         axes[0].set_ylabel("final error (%)")
-        axes[0].set_ylim(0, depth_top(group))
+        axes[0].set_ylim(0, tops[group.data])
         by_label = {
             label: handle
             for ax in axes
@@ -231,7 +231,7 @@ def _depth_figure(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _draw_depths(ax: Axes, group: Group, name: str) -> None:
+def _draw_depths(ax: Axes, group: Group, name: str, top: float) -> None:
     lines = depth_lines(group, MEASURES[name])
     for line in lines:
         style = LINE_STYLES[line.shortcut]
@@ -244,7 +244,7 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
             ls=style.dash,
             capsize=3,
             clip_on=False,  # a marker at 0 % is not cut off
-            label=f"{kind_name(line.shortcut, group)}, mean ± std",
+            label=f"{kind_name(line.shortcut, group.letters)}, mean ± std",
         )
     points = published_points(group, name)
     for shortcut in LINE_STYLES:
@@ -257,9 +257,9 @@ def _draw_depths(ax: Axes, group: Group, name: str) -> None:
                 marker="D",
                 mfc="white",
                 mec=LINE_STYLES[shortcut].colour,
-                label=f"paper, {kind_name(shortcut, group)}",
+                label=f"paper, {kind_name(shortcut, group.letters)}",
             )
-    for cell, height, label in diverged_points(group):
+    for cell, height, label in diverged_points(group, top):
         ax.plot(
             cell.depth,
             height,

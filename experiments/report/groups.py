@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from experiments.report import cells, paper, replicates
 from experiments.report.cells import CellResult
@@ -41,6 +41,11 @@ class Group:
         return sorted({cell.depth for cell in self.cells})
 
     @property
+    def letters(self) -> set[str]:
+        """The shortcuts of the residual nets."""
+        return {cell.shortcut for cell in self.cells if not cell.plain}
+
+    @property
     def warmed_up(self) -> list[str]:
         """The names of cells that were warmed up as in the paper, if other cells were not."""
         names = [cell.name for cell in self.cells if _has_papers_warm_up(cell.runs[0])]
@@ -68,12 +73,12 @@ def comparable(runs: Iterable[reader.Run], tuned: Tuned = NOTHING_TUNED) -> list
     members = list({run.path.resolve(): run for run in runs}.values())
     for run in members:
         replicates.of_run(run)
-    by_recipe = _partition(members, [_recipe(run, tuned) for run in members])
+    by_recipe = _partition(members, [recipe(run, tuned) for run in members])
     parts: list[list[reader.Run]] = []
     for part in by_recipe:
         for same_data in _partition(part, _notes(part)):
             parts += _by_warm_up(same_data)
-    recipes = [_recipe(p[0], tuned) | _warm_up(p) | {"data.note": _note(p) or ""} for p in parts]
+    recipes = [recipe(p[0], tuned) | _warm_up(p) | {"data.note": _note(p) or ""} for p in parts]
     return [
         Group(
             label=label,
@@ -86,13 +91,26 @@ def comparable(runs: Iterable[reader.Run], tuned: Tuned = NOTHING_TUNED) -> list
     ]
 
 
+def kind_name(shortcut: str, letters: Collection[str]) -> str:
+    """Returns a legend's name for a kind of net, with its shortcut if there are several letters."""
+    if shortcut == "none":
+        return "plain"
+    return f"residual, shortcut {shortcut}" if len(letters) > 1 else "residual"
+
+
 def _tuned_keys(run: reader.Run, tuned: Tuned) -> frozenset[str]:
     return tuned.get(str(run.path.parent), frozenset())
 
 
-def _recipe(run: reader.Run, tuned: Tuned) -> Flat:
-    recipe = settings.recipe(run.config) | dict.fromkeys(_tuned_keys(run, tuned), "tuned")
-    return recipe | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else recipe
+def recipe(run: reader.Run, tuned: Tuned = NOTHING_TUNED) -> Flat:
+    """Returns the settings that comparable runs share, without tuned ones and the paper's warm-up.
+
+    Args:
+      run: the run.
+      tuned: the tuned settings by study.
+    """
+    shared = settings.recipe(run.config) | dict.fromkeys(_tuned_keys(run, tuned), "tuned")
+    return shared | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else shared
 
 
 def _has_papers_warm_up(run: reader.Run) -> bool:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from experiments.report import curves, figures
 from experiments.report.cells import CellResult
 from experiments.report.curves import LINE_STYLES
-from experiments.report.groups import Group
+from experiments.report.groups import Group, kind_name
 
 DECIMALS = 3  # of percentages in the plots; a pixel is far coarser
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -43,11 +43,10 @@ class Panel:
         return self.figure.to_json().replace("<", "\\u003c")
 
 
-def curve_panels(group: Group, window: int) -> list[Panel]:
-    """Returns the plain and the residual panel, with the same axes."""
+def curve_panels(group: Group, window: int, top: float) -> list[Panel]:
+    """Returns the plain and the residual panel, with the same axes; errors go up to `top`."""
     palette = curves.colours(group.depths)
     drawn = [curve for cell in group.cells for curve in curves.of_cell(cell, window)]
-    top = curves.y_top(drawn)
     end = max(cell.steps for cell in group.cells)
     panels = []
     for side in curves.SIDES:
@@ -75,17 +74,16 @@ def curve_panels(group: Group, window: int) -> list[Panel]:
     return panels
 
 
-def depth_panels(group: Group) -> list[Panel]:
-    """Returns one panel per final error: training, validation, test."""
+def depth_panels(group: Group, top: float) -> list[Panel]:
+    """Returns one panel per final error (training, validation, test), which go up to `top`."""
     panels = []
-    top = figures.depth_top(group)
     for name in figures.panels(group):
         figure = go.Figure(layout=layout("depth (layers)", "final error (%)", top, name))
         depths = group.depths
         figure.update_xaxes(tickvals=depths, type="log" if figures.log_depths(group) else "linear")
         entries = []
         for line in figures.depth_lines(group, figures.MEASURES[name]):
-            label = figures.kind_name(line.shortcut, group)
+            label = kind_name(line.shortcut, group.letters)
             figure.add_trace(_depth_trace(line, name))
             style = LINE_STYLES[line.shortcut]
             entries.append(Entry(line.shortcut, "", label, "", style.colour, 2.2, style.svg_dash))
@@ -107,7 +105,7 @@ def depth_panels(group: Group) -> list[Panel]:
                 )
             )
             entries.append(Entry("paper", "", "paper (hollow diamonds)", "", "#606060", 0.0, ""))
-        if diverged := figures.diverged_points(group):
+        if diverged := figures.diverged_points(group, top):
             figure.add_trace(_diverged_trace(diverged))
         empty = "" if entries else "no completed run"
         panels.append(Panel(f"{name.capitalize()} error", figure, entries, empty))
@@ -123,7 +121,7 @@ def _line(curve: curves.Curve, colour: str) -> go.Scatter:
     name = html.escape(f"{curve.cell.name}, {curve.kind} error")
     return go.Scatter(
         x=curve.steps,
-        y=_rounded(curve.mean),
+        y=rounded(curve.mean),
         customdata=list(zip(spread, curve.n, strict=True)),
         mode="lines",
         line={
@@ -143,7 +141,7 @@ def _band(curve: curves.Curve, colour: str) -> go.Scatter:
     steps, low, high = curve.band()
     return go.Scatter(
         x=steps + steps[::-1],
-        y=_rounded(high + low[::-1]),
+        y=rounded(high + low[::-1]),
         mode="lines",
         line={"width": 0},
         fill="toself",
@@ -158,8 +156,8 @@ def _depth_trace(line: figures.DepthLine, name: str) -> go.Scatter:
     spread = [f" ± {s:.2f}" if n > 1 else "" for s, n in zip(line.std, line.n, strict=True)]
     return go.Scatter(
         x=line.depths,
-        y=_rounded(line.mean),
-        error_y={"type": "data", "array": _rounded(line.std), "thickness": 1.4, "width": 4},
+        y=rounded(line.mean),
+        error_y={"type": "data", "array": rounded(line.std), "thickness": 1.4, "width": 4},
         customdata=list(zip(line.name, spread, line.n, strict=True)),
         mode="lines+markers",
         line={"color": style.colour, "width": 2.2, "dash": style.plotly_dash},
@@ -204,7 +202,8 @@ def layout(x: str, y: str, top: float, name: str) -> go.Layout:
     )
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
+def rounded(values: Sequence[float]) -> list[float]:
+    """Returns percentages with as many decimals as a plot can show."""
     return [round(value, DECIMALS) for value in values]
 
 

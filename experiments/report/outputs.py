@@ -7,9 +7,13 @@ import json
 from collections.abc import Sequence
 
 from experiments.cli import tables
+from experiments.report import headlines
+from experiments.report.axes import numbers
+from experiments.report.axes.rows import Field
 from experiments.report.cells import CellResult
 from experiments.report.claims import Judgement
 from experiments.report.claims.comparisons import COMPARED
+from experiments.report.claims.registry import NOT_TESTED
 from experiments.report.contents import Contents
 from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
@@ -44,6 +48,7 @@ def as_json(contents: Contents) -> str:
         "cells": [_cell(cell, group) for group in contents.groups for cell in group.cells],
         "margin": contents.margin,
         "claims": [*map(_judgement, contents.judgements)],
+        "axes": [*map(numbers.as_json, contents.sections)],
         "tuning": [
             {"study": tuning.study, "tuned": tuning.keys, "trials": [*map(_trial, tuning.trials)]}
             for tuning in contents.tunings
@@ -53,17 +58,26 @@ def as_json(contents: Contents) -> str:
 
 
 def as_csv(contents: Contents) -> str:
-    """Returns one row per cell with plain numbers; missing ones are empty."""
+    """Returns one row per cell with plain numbers, and a column per axis; missing ones are empty.
+
+    Pilots come last; their group is ``pilots of STUDY``.
+    """
+    keys = list(dict.fromkeys(k for section in contents.sections for k in section.across.axis.keys))
     out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    columns = [*CSV_COLUMNS, *keys]
+    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for group in contents.groups:
-        for cell in group.cells:
-            row = _cell(cell, group) | {"data_note": group.note, "notes": "; ".join(cell.notes)}
-            for error in ("train_error", "validation_error", "test_error"):
-                stat = cell.stat(getattr(Replicate, error))
-                row |= {f"{error}_mean": stat.mean, f"{error}_std": stat.std}
-            writer.writerow(row)
+    rows = [(cell, group) for group in contents.groups for cell in group.cells]
+    for tuning in contents.tunings:
+        pilots = Group(f"pilots of {tuning.study}", {}, "", tuple(t.cell for t in tuning.trials))
+        rows += [(cell, pilots) for cell in pilots.cells]
+    for cell, group in rows:
+        row = _cell(cell, group) | cell.values_of(keys)
+        row |= {"data_note": group.note, "notes": "; ".join(cell.notes)}
+        for error in ("train_error", "validation_error", "test_error"):
+            stat = cell.stat(getattr(Replicate, error))
+            row |= {f"{error}_mean": stat.mean, f"{error}_std": stat.std}
+        writer.writerow(row)
     return out.getvalue()
 
 
@@ -77,12 +91,12 @@ def as_markdown(contents: Contents) -> str:
             [column.heading for column in COLUMNS], rows, [column.is_number for column in COLUMNS]
         )
         lines += ["", *(f"{note}.\n" for note in footnotes(group))]
-    for section in claim_sections(contents.judgements):
+    for stage in claim_sections(contents.judgements):
         rows = [
             [j.group, f"({j.id}) {j.statement}", j.verdict, _with_unit(j), j.detail]
-            for j in section.judgements
+            for j in stage.judgements
         ]
-        lines += [f"## {section.heading}", "", section.note, ""]
+        lines += [f"## {stage.heading}", "", stage.note, ""]
         lines += [*_table(["group", "claim", "verdict", "difference", "detail"], rows), ""]
     rows = [
         [judgement.group, f"({judgement.id})", *comparison_row(comparison)]
@@ -90,6 +104,12 @@ def as_markdown(contents: Contents) -> str:
         for comparison in judgement.comparisons
     ]
     lines += [COMPARED, "", *_table(["group", "claim", *COMPARISON_HEADINGS], rows), ""]
+    for section in contents.sections:
+        lines += [f"## {section.title} ({section.across.study})", "", section.origin, ""]
+        for table in section.tables:
+            rows = [[_field(field) for field in row] for row in table.rows]
+            lines += [f"### {table.title}", "", *_table(table.headings, rows, table.is_number), ""]
+            lines += [table.note, ""]
     for tuning in contents.tunings:
         headings, *rows = trial_rows(tuning)
         lines += [f"## Tuning: {tuning.study}", "", *_table(headings, rows), "", TUNED, ""]
@@ -114,11 +134,23 @@ def as_text(contents: Contents) -> tables.Parts:
         for section in claim_sections(own):
             parts.append(f"  {section.heading}")
             for judgement in section.judgements:
-                parts += _verdict(judgement)
+                parts += _verdict(judgement) if judgement.verdict != NOT_TESTED else []
+        parts.append("")
+    parts += [*headlines.not_tested(contents.judgements), ""]
+    for across in contents.sections:
+        parts += [f"{across.title} ({across.across.study})", across.origin]
+        for table in across.tables:
+            fields = [[_field(field, bold="*") for field in row] for row in table.rows]
+            parts += [f"  {table.title}", tables.aligned([table.headings, *fields], indent=4)]
         parts.append("")
     for tuning in contents.tunings:
         parts += [f"tuning of {tuning.study}", tables.aligned(trial_rows(tuning), indent=2), ""]
     return parts
+
+
+def _field(field: Field, bold: str = "**") -> str:
+    shown = f"{bold}{field.text}{bold}" if field.is_best else field.text
+    return f"{shown} ({field.note})" if field.note else shown
 
 
 def _verdict(judgement: Judgement) -> tables.Parts:

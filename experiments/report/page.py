@@ -4,12 +4,14 @@ This module has the text and data; templates/ has the HTML.
 """
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jinja2
 import plotly.offline
 
-from experiments.report import interactive, table
+from experiments.report import curves, figures, headlines, interactive, table
+from experiments.report.axes import panels
+from experiments.report.axes.rows import Section
 from experiments.report.claims import all_claims
 from experiments.report.claims.comparisons import COMPARED
 from experiments.report.contents import Contents
@@ -38,10 +40,14 @@ def render(contents: Contents, command: str) -> str:
     trained = [cell for group in contents.groups for cell in group.cells]
     trained += [trial.cell for tuning in contents.tunings for trial in tuning.trials]
     runs = [run for cell in trained for run in cell.runs]
+    tops = curves.tops(contents.groups, contents.window), figures.depth_tops(contents.groups)
     return TEMPLATES.get_template("page.html").render(
-        groups=[_group(group, contents.window) for group in contents.groups],
+        groups=[_group(group, contents.window, tops) for group in contents.groups],
+        headlines=headlines.of(contents),
+        not_tested=headlines.not_tested(contents.judgements),
         claims=contents.judgements,
         tunings=contents.tunings,
+        sections=_sections(contents.sections),
         window=contents.window,
         command=command,
         compared=COMPARED,
@@ -55,8 +61,24 @@ def render(contents: Contents, command: str) -> str:
     )
 
 
-def _group(group: Group, window: int) -> dict[str, object]:
-    depth_panels = interactive.depth_panels(group)
+def _sections(sections: Sequence[Section]) -> list[dict[str, object]]:
+    y = panels.ranges(sections)
+    return [
+        {
+            "section": section,
+            "panels": panels.panels(section, y),
+            "entries": panels.entries(section),
+            "best_panel": panels.best_panel(section),
+        }
+        for section in sections
+    ]
+
+
+def _group(
+    group: Group, window: int, tops: tuple[Mapping[str, float], Mapping[str, float]]
+) -> dict[str, object]:
+    """Returns a group's section; `tops` are those of the curves and of errors against depth."""
+    depth_panels = interactive.depth_panels(group, tops[1][group.data])
     counts, facts = _counts(group.facts), group.facts
     data = [counts] if counts else []
     data += [f"{facts['classes']} classes"] if "classes" in facts else []
@@ -73,7 +95,7 @@ def _group(group: Group, window: int) -> dict[str, object]:
         "replicates": sum(len(cell.replicates) for cell in group.cells),
         "has_diverged": any(cell.diverged for cell in group.cells),
         "footnotes": table.footnotes(group),
-        "curve_panels": interactive.curve_panels(group, window),
+        "curve_panels": interactive.curve_panels(group, window, tops[0][group.data]),
         "depth_panels": depth_panels,
         # The panels against depth share one legend.
         "depth_entries": {e.curve: e for panel in depth_panels for e in panel.entries}.values(),

@@ -69,42 +69,70 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """mean(a) - mean(b) of two samples, and the statistics that its interval depends on."""
+    """A difference of means, or a difference of differences, with all that its interval needs.
 
-    means: tuple[float, float]
-    variances: tuple[float, ...]  # over seeds: of each side, or of the differences within pairs
-    seeds: tuple[int, int]
-    observations: tuple[float, float]  # binary observations per side: examples, or seeds
+    Attributes:
+      coefficients: of the means, such as (1, -1).
+      means: of each sample, in percent.
+      seeds: of each sample.
+      observations: binary observations of each sample: examples, or seeds.
+      variances: over seeds, of each block: samples with the same seeds form one block, since their
+        differences seed by seed have less variance.
+      block_seeds: of each block.
+    """
+
+    coefficients: tuple[float, ...]
+    means: tuple[float, ...]
+    seeds: tuple[int, ...]
+    observations: tuple[float, ...]
+    variances: tuple[float, ...]
+    block_seeds: tuple[int, ...]
 
     @classmethod
     def of(cls, a: Sample, b: Sample) -> "Difference":
-        """Compares two samples, paired if both have the same seeds.
+        """Returns mean(a) - mean(b), paired if both have the same seeds.
 
         Raises:
           ValueError: a side has fewer than two seeds, so its variance is unknown.
         """
-        seeds = (len(a.errors), len(b.errors))
-        if min(seeds) < 2:
+        return cls.combined([(1.0, a), (-1.0, b)])
+
+    @classmethod
+    def combined(cls, terms: Sequence[tuple[float, Sample]]) -> "Difference":
+        """Returns the sum of coefficient * mean over the samples of different cells.
+
+        Raises:
+          ValueError: a sample has fewer than two seeds, so its variance is unknown.
+        """
+        if any(len(sample.errors) < 2 for _, sample in terms):
             raise ValueError("an interval needs two seeds on each side")
         # A diverged seed is a single event, whatever its number of examples. Since it could have
-        # happened on either side, both sides then count seeds instead of examples.
-        observations = seeds if a.diverged or b.diverged else (a.examples, b.examples)
-        if a.errors.keys() == b.errors.keys():
-            samples = [np.subtract(a.values, b.values)]
-        else:
-            samples = [np.array(a.values), np.array(b.values)]
-        variances = tuple(float(np.var(values, ddof=1)) for values in samples)
-        return cls((a.mean, b.mean), variances, seeds, observations)
+        # happened in any sample, all samples then count seeds instead of examples.
+        is_by_seed = any(sample.diverged for _, sample in terms)
+        blocks: dict[tuple[int, ...], np.ndarray] = {}
+        for coefficient, sample in terms:
+            key = tuple(sorted(sample.errors))
+            blocks[key] = blocks.get(key, 0.0) + coefficient * np.array(sample.values)
+        return cls(
+            coefficients=tuple(coefficient for coefficient, _ in terms),
+            means=tuple(sample.mean for _, sample in terms),
+            seeds=tuple(len(sample.errors) for _, sample in terms),
+            observations=tuple(
+                len(sample.errors) if is_by_seed else sample.examples for _, sample in terms
+            ),
+            variances=tuple(float(np.var(values, ddof=1)) for values in blocks.values()),
+            block_seeds=tuple(map(len, blocks)),
+        )
 
     @property
     def paired(self) -> bool:
-        """Whether the samples were paired by seed."""
+        """Whether all samples were paired by seed."""
         return len(self.variances) == 1
 
     @property
     def value(self) -> float:
         """The difference of the means."""
-        return self.means[0] - self.means[1]
+        return sum(c * mean for c, mean in zip(self.coefficients, self.means, strict=True))
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Returns the interval at level 1 - alpha.
@@ -113,14 +141,14 @@ class Difference:
         Welch's), and of the interval from counting errors, which is the measure's resolution.
         """
         spread = self._spread(alpha)
-        (p_low, p_high), (q_low, q_high) = (
-            proportion_interval(mean / 100, count, alpha)
-            for mean, count in zip(self.means, self.observations, strict=True)
-        )
-        p, q = (mean / 100 for mean in self.means)
-        down = 100 * math.hypot(p - p_low, q_high - q)
-        up = 100 * math.hypot(p_high - p, q - q_low)
-        return self.value - max(spread, down), self.value + max(spread, up)
+        down, up = [], []
+        for c, mean, count in zip(self.coefficients, self.means, self.observations, strict=True):
+            low, high = proportion_interval(mean / 100, count, alpha)
+            ends = [c * (100 * low - mean), c * (100 * high - mean)]
+            down.append(min(ends))
+            up.append(max(ends))
+        value = self.value
+        return value - max(spread, math.hypot(*down)), value + max(spread, math.hypot(*up))
 
     def p_value(self, null: float) -> float:
         """Returns the smallest alpha whose interval excludes `null`, at least LEAST_P."""
@@ -156,7 +184,7 @@ class Difference:
 
     def _spread(self, alpha: float) -> float:
         """Returns half the width of the t interval over seeds."""
-        sizes = self.seeds[: len(self.variances)]
+        sizes = self.block_seeds
         parts = [variance / n for variance, n in zip(self.variances, sizes, strict=True)]
         if sum(parts) == 0:
             return 0.0
@@ -166,7 +194,12 @@ class Difference:
 
     def _with_seeds(self, seeds: int) -> "Difference":
         scaled = [count * seeds / n for count, n in zip(self.observations, self.seeds, strict=True)]
-        return dataclasses.replace(self, seeds=(seeds, seeds), observations=(scaled[0], scaled[1]))
+        return dataclasses.replace(
+            self,
+            seeds=(seeds,) * len(self.seeds),
+            observations=tuple(scaled),
+            block_seeds=(seeds,) * len(self.block_seeds),
+        )
 
 
 def proportion_interval(share: float, count: float, alpha: float) -> tuple[float, float]:
@@ -212,3 +245,48 @@ def correct(differences: Sequence[Difference], null: float) -> tuple[list[float]
     if all(difference.interval(ALPHA)[1] <= null for difference in differences):
         return p_values, [ALPHA] * len(differences)
     return holm(p_values)
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """y = factor * x**exponent, fitted to logarithms by least squares.
+
+    Attributes:
+      exponent: the slope of log y against log x.
+      interval: of the exponent, at 95 %.
+      factor: y at x = 1.
+    """
+
+    exponent: float
+    interval: tuple[float, float]
+    factor: float
+
+
+LEAST_POINTS = 3  # a line through two points leaves nothing to estimate its error from
+
+
+def power_law(x: Sequence[float], y: Sequence[float], step: float) -> PowerLaw | None:
+    """Fits a power law to values of y that were chosen from a grid.
+
+    Each end of the interval is the wider of two ends: of the t interval of the slope (n - 2 degrees
+    of freedom), and of the slopes that are possible if every y lies within half a step of the grid.
+
+    Args:
+      x: positive.
+      y: positive.
+      step: the ratio of neighbouring values of the grid, above 1.
+
+    Returns:
+      The fit; None for fewer than LEAST_POINTS different x.
+    """
+    if len(set(x)) < LEAST_POINTS:
+        return None
+    log_x, log_y = np.log(x), np.log(y)
+    fit = scipy.stats.linregress(log_x, log_y)
+    # scipy gives NaN for equal values of y, which the line fits exactly.
+    spread = float(scipy.stats.t.ppf(1 - ALPHA / 2, len(x) - 2) * np.nan_to_num(fit.stderr))
+    centred = log_x - log_x.mean()
+    resolution = float(math.log(step) / 2 * np.abs(centred).sum() / (centred**2).sum())
+    half = max(spread, resolution)
+    exponent = float(fit.slope)
+    return PowerLaw(exponent, (exponent - half, exponent + half), float(np.exp(fit.intercept)))

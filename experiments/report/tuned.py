@@ -35,11 +35,13 @@ class TunedStudy:
     Attributes:
       study: its folder.
       keys: the tuned settings.
+      by: the measure that is lowest at the chosen candidate, as study.tune.by has it.
       trials: by network, then by value.
     """
 
     study: str
     keys: tuple[str, ...]
+    by: str
     trials: tuple[Trial, ...]
 
     @property
@@ -80,14 +82,16 @@ def show_values(values: settings.Flat) -> str:
 def _of_study(
     study: storage.Path, own: Sequence[reader.Run], pilots: Sequence[reader.Run]
 ) -> TunedStudy:
-    keys = sorted(storage.read_json(study / reader.PILOTS / reader.TUNING).get("over", {}))
+    tuning = storage.read_json(study / reader.PILOTS / reader.TUNING)
+    keys = sorted(tuning.get("over", {}))
     trained = {_all_but_seeds(run) for run in own}
     trials = [
         Trial(_values(pilot, keys), cells.pool([pilot]), _all_but_seeds(pilot) in trained)
         for pilot in pilots
     ]
     trials.sort(key=lambda trial: (cells.order(trial.cell), *map(_sortable, trial.values.values())))
-    return TunedStudy(str(study), tuple(keys), tuple(trials))
+    by = tuning.get("by", "training_loss")
+    return TunedStudy(str(study), tuple(keys), by, tuple(trials))
 
 
 def _values(run: reader.Run, keys: Sequence[str]) -> settings.Flat:

@@ -1,6 +1,7 @@
 """Writes run folders with known numbers, in the trainer's format."""
 
 import copy
+import itertools
 import json
 import math
 import pathlib
@@ -204,3 +205,55 @@ def curve(
     rows[-1]["test/error"] = each(lambda base: 1.2 * base + 3.5)
     rows[-1]["test/loss"] = each(lambda base: base / 8)
     return rows
+
+
+def along(
+    folder: pathlib.Path,
+    key: str,
+    values: Sequence[Any],
+    of: Callable[[int, str, Any], float],
+    *,
+    depths: Sequence[int] = (8, 20, 56),
+    shortcuts: Sequence[str] = ("none", "A"),
+    seeds: int = 3,
+    best: Callable[[int, str], Any] | None = None,
+    **changes: Any,
+) -> pathlib.Path:
+    """Writes a study with an axis; seed i adds i / 10 points to the training error.
+
+    Args:
+      folder: of the study.
+      key: the axis, such as ``schedule.rate``.
+      values: on it.
+      of: the training error of (depth, shortcut, value).
+      depths: of the networks.
+      shortcuts: of the networks.
+      seeds: per run.
+      best: the value for (depth, shortcut) that the networks themselves are trained at; the other
+        runs are then pilots with other seeds.
+      changes: as for config().
+    """
+    runs = folder / "pilots" if best else folder
+    for shortcut, depth in itertools.product(shortcuts, depths):
+        name = f"plain-{depth}" if shortcut == "none" else f"resnet-{depth}-{shortcut}"
+        shape = {"model__depth": depth, "model__shortcut": shortcut, "replicates": seeds}
+        for value in values:
+            _point(runs / f"{name}-{settings.show(value)}", of(depth, shortcut, value), seeds,
+                   seed=100 if best else 0, **{key.replace(".", "__"): value}, **shape,
+                   **changes)  # fmt: skip
+        if best:
+            value = best(depth, shortcut)
+            _point(folder / name, of(depth, shortcut, value) + 0.5, seeds,
+                   **{key.replace(".", "__"): value}, **shape, **changes)  # fmt: skip
+    if best:
+        tuning = {"over": {key: list(values)}, "by": "training_error"}
+        (runs / "tuning.json").write_text(json.dumps(tuning))
+    return folder
+
+
+def _point(path: pathlib.Path, error: float, seeds: int, **changes: Any) -> None:
+    errors = [min(100.0, round(error + i / 10, 4)) for i in range(seeds)]
+    rows = flat(errors, errors, errors)
+    for row in rows:
+        row["train/loss"] = [one / 40 for one in errors]
+    write(path, rows, **changes)

@@ -41,7 +41,12 @@ def out(tmp_path_factory):
     fixture.study(folder / "cifar", **cifar)
     # Labels of groups on the same data name settings, so the page has long words.
     fixture.study(folder / "adam", **cifar, optimizer__name="adam", batch_size=64, steps=400)
-    studies = [str(folder / name) for name in ("digits", "cifar", "adam")]
+    fixture.along(
+        folder / "tuned", "schedule.rate", (0.001, 0.01, 0.1),
+        lambda depth, shortcut, rate: depth * 0.1 / rate**0.5, depths=(8, 20),
+        best=lambda depth, shortcut: 0.1, data__pad=3,
+    )  # fmt: skip
+    studies = [str(folder / name) for name in ("digits", "cifar", "adam", "tuned")]
     arguments = [*studies, f"--out={folder / 'out'}"]
     assert tiny.compare(*arguments) == 0
     return folder / "out"
@@ -196,6 +201,37 @@ def test_panels_zoom_together(page):
     assert zoomed[1] - zoomed[0] < plain[1] - plain[0]
     assert zoomed[3] - zoomed[2] < plain[3] - plain[2]
     assert untouched == other
+
+
+def test_a_network_is_switched_in_every_panel_along_an_axis(page):
+    shown = """return ['axis-0-0-0', 'axis-0-0-1', 'axis-0-1-0'].map(id =>
+        document.getElementById(id).data.filter(t => t.visible !== false).map(t => t.meta))"""
+    both = ["plain-8", "plain-20"]
+    plain, residual, loss = page.execute_script(shown)
+    assert set(plain) == set(loss) == set(both)
+    button = page.find_element(By.CSS_SELECTOR, '.along button[data-curve="plain-8"]')
+    button.click()
+    WebDriverWait(page, 5).until(lambda b: "plain-8" not in b.execute_script(shown)[0])
+    assert set(page.execute_script(shown)[2]) == {"plain-20"}
+    assert page.execute_script(shown)[1] == residual
+    button.click()
+    WebDriverWait(page, 5).until(lambda b: "plain-8" in b.execute_script(shown)[0])
+
+
+def test_the_table_along_an_axis_aligns_numbers_to_the_right(page, out):
+    (axis,) = json.loads((out / "summary.json").read_text())["axes"]
+    table = page.find_element(By.CSS_SELECTOR, ".axis table.fields")
+    numbers = table.find_elements(By.CSS_SELECTOR, "tbody td")
+    assert {cell.value_of_css_property("text-align") for cell in numbers} == {"right"}
+    best = [cell.text for cell in table.find_elements(By.CSS_SELECTOR, "b.best")]
+    want = [
+        point["train_error"] for line in axis["networks"] for point in line["points"]
+        if point["value"] == line["best"]
+    ]  # fmt: skip
+    assert best == [f"{error['mean']:.2f} ± {error['std']:.2f}" for error in want]
+    trials = page.find_elements(By.CSS_SELECTOR, ".trials tbody tr:first-child td")
+    alignments = [cell.value_of_css_property("text-align") for cell in trials]
+    assert alignments == ["left", "right", "right", "right", "left"]
 
 
 @pytest.mark.parametrize("width", [340, 400, 1021, 1400])

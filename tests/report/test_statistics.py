@@ -13,6 +13,7 @@ from experiments.report.statistics import (
     Sample,
     correct,
     holm,
+    power_law,
     proportion_interval,
 )
 
@@ -163,3 +164,57 @@ def test_no_number_of_seeds_separates_equal_means():
     assert equal.seeds_to_exclude(0, ALPHA) is None
     # With a margin, non-inferiority can be shown.
     assert equal.seeds_to_exclude(0.5, ALPHA) == pytest.approx(126, abs=3)
+
+
+# ---------------------------------------------------------------- differences of differences
+
+
+def test_a_difference_of_differences_is_paired_if_all_samples_have_the_same_seeds():
+    a, b, c, d = [5.1, 4.7, 6.0], [4.0, 3.7, 4.8], [2.0, 2.2, 1.7], [1.0, 1.9, 1.1]
+    terms = [(1, sample(a)), (-1, sample(b)), (-1, sample(c)), (1, sample(d))]
+    difference = Difference.combined(terms)
+    each = np.subtract(np.subtract(a, b), np.subtract(c, d))
+    want = scipy.stats.ttest_1samp(each, 0)
+    assert difference.paired
+    assert difference.value == pytest.approx(each.mean())
+    assert difference.interval(ALPHA) == pytest.approx(want.confidence_interval(0.95), abs=1e-4)
+
+
+def test_samples_with_the_same_seeds_are_paired_among_themselves():
+    a, b, c, d = [5.1, 4.7, 6.0], [4.0, 3.7, 4.8], [2.0, 2.2, 1.7, 2.9], [1.0, 1.9, 1.1, 1.0]
+    terms = [(1, sample(a)), (-1, sample(b)), (-1, sample(c, first=9)), (1, sample(d, first=9))]
+    difference = Difference.combined(terms)
+    first, second = np.subtract(a, b), np.subtract(c, d)
+    want = scipy.stats.ttest_ind(first, second, equal_var=False)
+    assert (difference.paired, difference.block_seeds) == (False, (3, 4))
+    assert difference.interval(ALPHA) == pytest.approx(want.confidence_interval(0.95), abs=1e-4)
+
+
+def test_the_counting_errors_of_four_samples_add_in_quadrature():
+    none = sample([0.0, 0.0], examples=1257)
+    upper = 100 * (1 - 0.025 ** (1 / 2514))
+    found = Difference.combined([(1, none), (-1, none), (-1, none), (1, none)]).interval(ALPHA)
+    assert found == pytest.approx((-upper * math.sqrt(2), upper * math.sqrt(2)))
+
+
+# --------------------------------------------------------------------------------- power laws
+
+
+def test_a_power_law_has_the_slope_and_the_interval_of_a_regression():
+    x, y = [8, 20, 32, 56, 110], [0.3, 0.1, 0.12, 0.03, 0.02]
+    fit = scipy.stats.linregress(np.log(x), np.log(y))
+    half = scipy.stats.t.ppf(0.975, 3) * fit.stderr
+    law = power_law(x, y, step=1.001)
+    assert law.exponent == pytest.approx(fit.slope)
+    assert law.interval == pytest.approx((fit.slope - half, fit.slope + half))
+    assert law.factor * 20**law.exponent == pytest.approx(math.exp(fit.intercept) * 20**fit.slope)
+
+
+def test_equal_best_values_leave_the_exponent_as_uncertain_as_their_spacing():
+    x = [8.0, 16.0, 32.0]
+    law = power_law(x, [0.1] * 3, step=4.0)
+    # The steepest line within half a step of each: from 2 x 0.1 down to 0.1 / 2 over a factor of 4.
+    assert law.exponent == pytest.approx(0.0, abs=1e-12)
+    assert law.interval == pytest.approx((-1.0, 1.0))
+    assert power_law(x[:2], [0.1] * 2, step=4.0) is None
+    assert power_law([8.0, 8.0, 32.0], [0.1] * 3, step=4.0) is None

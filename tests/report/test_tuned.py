@@ -22,7 +22,7 @@ def write_study(folder, best=BEST):
             error = ERRORS[depth, candidate]
             fixture.write(
                 folder / "pilots" / f"plain-{depth}-rate={candidate}",
-                fixture.flat([error, error + 1]),
+                fixture.flat([error, error + 1], [30.0] * 2, [31.0] * 2),
                 seed=100, replicates=2, schedule__rate=candidate, **shape,
             )  # fmt: skip
         error = ERRORS[depth, rate] + 0.5
@@ -93,7 +93,7 @@ def test_every_candidate_is_in_every_form_of_the_report(out, capsys):
     assert note in markdown
     assert note in page
     rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
-    assert [row["tuned"] for row in rows] == ["rate=0.1", "rate=0.01"]
+    assert [row["tuned"] for row in rows] == ["rate=0.1", "rate=0.01", *[""] * 4]
 
 
 def test_pilots_of_a_network_that_was_not_trained_yet_are_shown(tmp_path):

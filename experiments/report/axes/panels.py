@@ -1,0 +1,210 @@
+"""Training error and loss along an axis as Plotly specifications, with one legend."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from experiments.report.axes import series
+from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
+from experiments.report.axes.rows import Section
+from experiments.report.axes.series import QUANTITIES, Point, Quantity, Range
+from experiments.report.curves import LINE_STYLES
+from experiments.report.interactive import Entry, Panel, layout
+
+DIGITS = 4  # significant digits of the numbers in the plots
+
+
+def ranges(sections: Sequence[Section]) -> dict[str, Range]:
+    """Returns the y-range of each quantity, common to all panels of a page."""
+    every = [section.across for section in sections]
+    return {quantity.name: series.y_range(every, quantity) for quantity in QUANTITIES}
+
+
+def panels(section: Section, y: Mapping[str, Range]) -> list[list[Panel]]:
+    """Returns a row of panels for the error and one for the loss, with a panel per kind of net."""
+    across = section.across
+    palette = series.palette(across)
+    return [
+        [_panel(across, kind, quantity, y[quantity.name], palette) for kind in across.kinds]
+        for quantity in QUANTITIES
+    ]
+
+
+def entries(section: Section) -> list[Entry]:
+    """Returns the legend: one entry per network, which all panels share."""
+    across = section.across
+    palette = series.palette(across)
+    return [
+        Entry(line.name, line.kind, line.name, line.kind, palette[line.depth], 2.2,
+              LINE_STYLES[line.shortcut].svg_dash)
+        for line in across.lines
+    ]  # fmt: skip
+
+
+def best_panel(section: Section) -> Panel | None:
+    """Returns the best values against depth with their fits; None if the axis has no such fit."""
+    axis = section.across.axis
+    if not section.fits:
+        return None
+    figure = go.Figure(layout=layout("depth (layers)", f"best {axis.name}", 1.0, "best"))
+    legend = []
+    depths: set[int] = set()
+    for fit in section.fits:
+        style = LINE_STYLES[fit.lines[0].shortcut]
+        own = [line.depth for line in fit.lines]
+        depths |= set(own)
+        figure.add_trace(
+            go.Scatter(
+                x=own,
+                y=[line.best.number for line in fit.lines if line.best],
+                text=[html.escape(line.name) for line in fit.lines],
+                mode="markers",
+                marker={"symbol": style.plotly_marker, "size": 9, "color": style.colour},
+                hovertemplate="<b>%{text}</b><br>%{y}<extra></extra>",
+                meta=fit.kind,
+            )
+        )
+        if fit.law:
+            figure.add_trace(
+                go.Scatter(
+                    x=own,
+                    y=[_rounded(fit.law.factor * d**fit.law.exponent) for d in own],
+                    mode="lines",
+                    line={"color": style.colour, "width": 1.6, "dash": "dash"},
+                    hoverinfo="skip",
+                    meta=fit.kind,
+                )
+            )
+        legend.append(Entry(fit.kind, "", fit.kind, "", style.colour, 2.2, style.svg_dash))
+    figure.update_xaxes(type="log", tickvals=sorted(depths), ticktext=[*map(str, sorted(depths))])
+    low, high = map(math.log10, series.limits(axis))
+    figure.update_yaxes(
+        type="log",
+        range=[low, high],
+        tickvals=[value.number for value in axis.values],
+        ticktext=[value.label for value in axis.values],
+    )
+    return Panel(f"Best {axis.name} against depth", figure, legend)
+
+
+def _panel(
+    across: Across, kind: str, quantity: Quantity, y: Range, palette: Mapping[int, str]
+) -> Panel:
+    lines = [line for line in across.lines if line.kind == kind]
+    title = f"{kind} nets: {quantity.name}".capitalize()
+    figure = go.Figure(layout=layout(across.axis.name, quantity.label, y.high, title))
+    _set_axes(figure, across.axis, y)
+    drawn = []
+    for line in lines:
+        points = series.points(across, line, quantity)
+        drawn += points
+        colour = palette[line.depth]
+        if points:
+            figure.add_trace(_trace(across.axis, line, points, quantity, colour))
+        if fresh := series.fresh_point(across, line, quantity):
+            figure.add_trace(_fresh(line, fresh, quantity, colour))
+        if crosses := series.diverged(across, line):
+            figure.add_trace(_crosses(line, crosses, y, colour))
+    return Panel(title, figure, [], "" if drawn else "no run has ended")
+
+
+def _set_axes(figure: go.Figure, axis: Axis, y: Range) -> None:
+    places = series.places(axis)
+    low, high = series.limits(axis)
+    is_log = axis.scale == LOG
+    figure.update_xaxes(
+        type="log" if is_log else "linear",
+        range=[math.log10(low), math.log10(high)] if is_log else [low, high],
+        tickvals=list(places.values()),
+        ticktext=[html.escape(value.label) for value in places],
+        automargin=True,
+    )
+    if y.is_log:
+        figure.update_yaxes(
+            type="log", range=[math.log10(y.low), math.log10(y.high)], tickvals=_ticks(y)
+        )
+
+
+def _ticks(y: Range) -> list[float]:
+    """Returns 1, 2 and 5 times each power of ten in a range."""
+    decades = range(math.floor(math.log10(y.low)), math.ceil(math.log10(y.high)))
+    return [_rounded(digit * 10.0**decade) for decade in decades for digit in (1, 2, 5)]
+
+
+def _trace(
+    axis: Axis, line: Line, points: Sequence[Point], quantity: Quantity, colour: str
+) -> go.Scatter:
+    """Returns a network's points, larger and ringed at its best value."""
+    style = LINE_STYLES[line.shortcut]
+    return go.Scatter(
+        x=[p.x for p in points],
+        y=[_rounded(p.mean) for p in points],
+        error_y=_bars(points),
+        customdata=[_words(p, axis, "best value" if p.is_best else "") for p in points],
+        mode="markers" if axis.scale == NAMES else "lines+markers",
+        line={"color": colour, "width": 2.0, "dash": style.plotly_dash},
+        marker={
+            "symbol": style.plotly_marker,
+            "size": [13 if p.is_best else 7 for p in points],
+            "color": ["#ffffff" if p.is_best else colour for p in points],
+            "line": {"color": colour, "width": [2.5 if p.is_best else 0 for p in points]},
+        },
+        hovertemplate=_hover(line, quantity),
+        cliponaxis=False,
+        meta=line.name,
+    )
+
+
+def _fresh(line: Line, point: Point, quantity: Quantity, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=[point.x],
+        y=[_rounded(point.mean)],
+        error_y=_bars([point]),
+        customdata=[[point.label, _spread(point), point.n, "fresh seeds at the best value"]],
+        mode="markers",
+        marker={"symbol": "diamond", "size": 9, "color": colour},
+        hovertemplate=_hover(line, quantity),
+        cliponaxis=False,
+        meta=line.name,
+    )
+
+
+def _crosses(line: Line, crosses: Sequence[tuple[float, str]], y: Range, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=[x for x, _ in crosses],
+        y=[series.CROSS * y.high] * len(crosses),
+        text=[f"<b>{html.escape(line.name)}</b><br>{words}" for _, words in crosses],
+        mode="markers",
+        marker={"symbol": "x-thin", "size": 9, "line": {"width": 2.5, "color": colour}},
+        hovertemplate="%{text}<extra></extra>",
+        cliponaxis=False,
+        meta=line.name,
+    )
+
+
+def _bars(points: Sequence[Point]) -> dict[str, object]:
+    return {"type": "data", "array": [_rounded(p.std) for p in points], "thickness": 1.2,
+            "width": 3}  # fmt: skip
+
+
+def _words(point: Point, axis: Axis, remark: str) -> list[object]:
+    return [f"{axis.name} {html.escape(point.label)}", _spread(point), point.n, remark]
+
+
+def _spread(point: Point) -> str:
+    return f" ± {point.std:.{DIGITS}g}" if point.n > 1 else ""
+
+
+def _hover(line: Line, quantity: Quantity) -> str:
+    unit = html.escape(quantity.unit)
+    return (
+        f"<b>{html.escape(line.name)}, {quantity.name}</b><br>%{{customdata[0]}}<br>"
+        f"%{{y:.{DIGITS}g}}%{{customdata[1]}} {unit} (n = %{{customdata[2]}})"
+        "<br>%{customdata[3]}<extra></extra>"
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,237 @@
+"""The tables along an axis, as Markdown, the page and the terminal show them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from experiments.report.axes import answers
+from experiments.report.axes.answers import BestByDepth, Estimate, Gap, Rank, Verdicts
+from experiments.report.axes.model import NAMES, Across, Line
+from experiments.report.cells import CellResult
+from experiments.report.claims import Judgement
+from experiments.report.replicates import Replicate
+from experiments.report.statistics import DASH
+from experiments.report.table import show_difference, show_n
+from resnet_jax.runs import reader
+
+FRESH = (
+    "The points along the axis are pilots, whose seeds are in no other number. Each network's own "
+    "seeds were trained at its best value: what is said of the best values is measured on these "
+    "fresh seeds."
+)
+SAME_SEEDS = (
+    "The best value of each network was chosen by the same seeds that are shown at it. This "
+    "favours lucky seeds: errors at the best values are too low, and the verdicts there are less "
+    "certain than their intervals say. A tuned study (docs/tuning.md) uses fresh seeds."
+)
+GAPS = (
+    "The interaction is the gap at a common value minus the gap at the best values: the part of "
+    "the gap that is due to the common value. Each interval is at 95 %, without a correction for "
+    "their number."
+)
+EDGE = "at the edge"  # a better value may lie beyond
+EXPONENT = (
+    "The best value is fitted by factor x depth^exponent, with least squares on logarithms. The "
+    "95 % interval is never narrower than the spacing of the values allows (docs/statistics.md)."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A cell of a table."""
+
+    text: str
+    is_best: bool = False
+    note: str = ""  # small, below the text
+    is_verdict: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with its title; `is_number` is per column."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Field, ...], ...]
+    is_number: tuple[bool, ...]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A study along one axis, with all that is said about it."""
+
+    across: Across
+    gaps: list[Gap]
+    fits: list[BestByDepth]
+    verdicts: list[Verdicts]
+    rankings: dict[str, list[Rank]]  # by line; only for an axis of names
+
+    @property
+    def title(self) -> str:
+        """The axis with its ends, as in ``Along schedule.rate, from 0.005 to 0.1``."""
+        axis = self.across.axis
+        keys = ", ".join(axis.keys)
+        if axis.scale == NAMES:
+            return f"Along {keys}: {len(axis.values)} values"
+        return f"Along {keys}, from {axis.values[0].label} to {axis.values[-1].label}"
+
+    @property
+    def origin(self) -> str:
+        """How the best values were chosen, and what that means for the numbers there."""
+        return FRESH if self.across.is_tuned else SAME_SEEDS
+
+    @property
+    def tables(self) -> list[Table]:
+        """Every table that has a row."""
+        across = self.across
+        tables = [*map(self._ranking, self.rankings)]
+        if len(across.lines) > 1 or not tables:
+            tables.insert(0, errors(across))
+        tables.append(_verdict_table(across, self.verdicts))
+        by_kind = [[gap for gap in self.gaps if gap.kind == kind] for kind in across.kinds]
+        gap_tables = [_gap_table(across, own) for own in by_kind if own]
+        tables += gap_tables[:-1]
+        tables += [dataclasses.replace(table, note=GAPS) for table in gap_tables[-1:]]
+        tables.append(_fit_table(across, self.fits))
+        return [table for table in tables if table.rows]
+
+    def _ranking(self, line: str) -> Table:
+        rows = [
+            (
+                Field(rank.value.label, is_best=rank.behind is None),
+                Field(str(rank.cell.stat(Replicate.train_error))),
+                Field(show_n(rank.cell)),
+                Field(_estimate(rank.behind)),
+                Field(DASH if rank.p is None else show_p(rank.p)),
+            )
+            for rank in self.rankings[line]
+        ]
+        headings = (self.across.axis.name, "training error, %", "n", "minus the best, points", "p")
+        note = "Intervals hold together, and p-values are corrected likewise (Holm)."
+        return Table(
+            f"{line}: ranked", headings, tuple(rows), (False, True, True, True, True), note
+        )
+
+
+def section(across: Across, margin: float) -> Section:
+    """Returns all that a report says along one axis of a study.
+
+    Args:
+      across: the study along the axis.
+      margin: claim 2's margin, in percentage points.
+    """
+    is_ranked = across.axis.scale == NAMES
+    return Section(
+        across,
+        answers.gaps(across),
+        answers.best_by_depth(across),
+        answers.verdicts(across, margin),
+        {line.name: answers.ranking(line) for line in across.lines} if is_ranked else {},
+    )
+
+
+def errors(across: Across) -> Table:
+    """Returns the training error of each network with each value, with the best one marked."""
+    name, is_tuned = across.axis.name, across.is_tuned
+    headings = ["network", *(value.label for value in across.axis.values), f"best {name}"]
+    headings += ["at the best, fresh seeds"] if is_tuned else []
+    rows = []
+    for line in across.lines:
+        fields = [Field(line.name)]
+        for value in across.axis.values:
+            cell = line.cells.get(value)
+            fields.append(_error(cell, is_best=value == line.best))
+        edge = EDGE if line.is_at_the_edge else ""
+        fields.append(Field(line.best.label if line.best else DASH, note=edge))
+        rows.append((*fields, _error(line.at_best)) if is_tuned else tuple(fields))
+    chosen = across.by.replace("_", " ")
+    note = f"Training error in %. Bold: the best {name} of each network, by {chosen}."
+    return Table(
+        f"Training error by network and {name}",
+        tuple(headings),
+        tuple(rows),
+        (False, *[True] * (len(headings) - 1)),
+        note,
+    )
+
+
+def _error(cell: CellResult | None, is_best: bool = False) -> Field:
+    if cell is None:
+        return Field(DASH)
+    if cell.status not in reader.ENDED:
+        return Field(DASH, note=cell.status)
+    note = f"{len(cell.diverged)} of {len(cell.replicates)} diverged" if cell.diverged else ""
+    return Field(str(cell.stat(Replicate.train_error)), is_best, note)
+
+
+def _gap_table(across: Across, gaps: Sequence[Gap]) -> Table:
+    """Returns the gaps of one kind of net."""
+    headings = ("networks", "gap, points", "interaction, points", "seeds")
+    rows = [
+        (
+            Field(answers.condition(across, gap.at), is_best=gap.at is None),
+            Field(_estimate(gap.gap)),
+            Field(_estimate(gap.interaction)),
+            Field("{} and {}".format(*gap.seeds)),
+        )
+        for gap in gaps
+    ]
+    title = f"Gap: {gaps[0].deep} minus {gaps[0].shallow}"
+    return Table(title, headings, tuple(rows), (False, True, True, True))
+
+
+def _fit_table(across: Across, fits: Sequence[BestByDepth]) -> Table:
+    headings = ("nets", "best value by depth", "exponent", "95 % interval")
+    rows = []
+    for fit in fits:
+        best = ", ".join(f"{line.depth}: {_best(line)}" for line in fit.lines)
+        if fit.law:
+            shown = [f"{fit.law.exponent:+.2f}", "{:+.2f} to {:+.2f}".format(*fit.law.interval)]
+            rows.append((Field(fit.kind), Field(best), *map(Field, shown)))
+        else:
+            lack = answers.lacks_depths(fit)
+            rows.append((Field(fit.kind), Field(best, note=lack), Field(DASH), Field(DASH)))
+    number = (False, False, True, True)
+    return Table(f"Best {across.axis.name} against depth", headings, tuple(rows), number, EXPONENT)
+
+
+def _best(line: Line) -> str:
+    label = line.best.label if line.best else DASH
+    return f"{label} ({EDGE})" if line.is_at_the_edge else label
+
+
+def _verdict_table(across: Across, rows: Sequence[Verdicts]) -> Table:
+    tested = {one.id: one for row in rows for one in row.judgements}
+    headings = [f"({id}) {tested[id].statement}" for id in sorted(tested)]
+    fields = []
+    for row in rows:
+        by_id = {one.id: one for one in row.judgements}
+        shown = [_verdict(by_id.get(id)) for id in sorted(tested)]
+        name = answers.condition(across, row.at, row.others)
+        fields.append((Field(name, is_best=row.at is None), *shown))
+    return Table(
+        "Verdicts: each network at its best value, and all at one value",
+        ("networks", *headings),
+        tuple(fields),
+        (False,) * (1 + len(headings)),
+        "Differences in points of training error, with 95 % intervals.",
+    )
+
+
+def _verdict(judgement: Judgement | None) -> Field:
+    if judgement is None:
+        return Field(DASH)
+    return Field(judgement.verdict, note=show_difference(judgement), is_verdict=True)
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return DASH
+    if estimate.ci95 is None:
+        return f"{estimate.value:+.2f}"
+    return f"{estimate.value:+.2f} [{estimate.ci95[0]:+.2f}, {estimate.ci95[1]:+.2f}]"
+
+
+def show_p(p: float) -> str:
+    """Returns a p-value with three decimals."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

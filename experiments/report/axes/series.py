@@ -1,0 +1,134 @@
+"""The numbers that both kinds of figure draw along an axis."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from experiments.report import curves
+from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line, Value
+from experiments.report.cells import CellResult, Measure
+from experiments.report.replicates import Replicate
+
+CROSS = 0.97  # the height of the crosses of diverged seeds, as a fraction of the axis
+LOG_LOSSES = 10.0  # a ratio of losses from which their axis is logarithmic
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """What a row of panels shows."""
+
+    name: str
+    unit: str
+    measure: Measure
+
+    @property
+    def label(self) -> str:
+        """The label of the y-axis."""
+        return f"{self.name} ({self.unit})"
+
+
+ERROR = Quantity("training error", "%", Replicate.train_error)
+LOSS = Quantity("training loss", "nats", Replicate.train_loss)
+QUANTITIES = (ERROR, LOSS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A network with one value.
+
+    Attributes:
+      x: the place on the axis: the number, or the index of a name.
+      label: the value.
+      mean: over the seeds that did not diverge.
+      std: 0 for a single seed.
+      n: the seeds in the mean.
+      is_best: whether it is the network's best value.
+    """
+
+    x: float
+    label: str
+    mean: float
+    std: float
+    n: int
+    is_best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A y-axis, common to all panels of a quantity."""
+
+    low: float
+    high: float
+    is_log: bool
+
+
+def palette(across: Across) -> dict[int, str]:
+    """Returns one colour per depth."""
+    return curves.colours(sorted({line.depth for line in across.lines}))
+
+
+def places(axis: Axis) -> dict[Value, float]:
+    """Returns each value's place on the x-axis."""
+    if axis.scale == NAMES:
+        return {value: float(i) for i, value in enumerate(axis.values)}
+    return {value: value.number or 0.0 for value in axis.values}
+
+
+def points(across: Across, line: Line, quantity: Quantity) -> list[Point]:
+    """Returns the points of a network whose runs have ended, in the order of the axis."""
+    x = places(across.axis)
+    ended = [(value, cell) for value in line.cells if (cell := line.ended(value))]
+    made = [_point(x[v], v, cell, quantity, v == line.best) for v, cell in ended]
+    return [point for point in made if point]
+
+
+def fresh_point(across: Across, line: Line, quantity: Quantity) -> Point | None:
+    """Returns the network's own seeds at its best value, if the study was tuned."""
+    if not across.is_tuned or not line.at_best or not line.best or line.best not in line.cells:
+        return None
+    x = places(across.axis)[line.best]
+    return _point(x, line.best, line.at_best, quantity, is_best=True)
+
+
+def diverged(across: Across, line: Line) -> list[tuple[float, str]]:
+    """Returns the place and the words for each value at which seeds diverged."""
+    x = places(across.axis)
+    return [
+        (x[value], f"{len(cell.diverged)} of {len(cell.replicates)} seeds diverged")
+        for value, cell in line.cells.items()
+        if cell.diverged
+    ]
+
+
+def y_range(every: Sequence[Across], quantity: Quantity) -> Range:
+    """Returns the range of a quantity over all panels of a report."""
+    shown = [
+        point
+        for across in every
+        for line in across.lines
+        for point in (*points(across, line, quantity), fresh_point(across, line, quantity))
+        if point
+    ]
+    high = 1.06 * max((p.mean + p.std for p in shown), default=0.0) or 1.0
+    least = min((p.mean for p in shown), default=0.0)
+    if quantity is LOSS and least > 0 and high >= LOG_LOSSES * least:
+        return Range(least / 1.3, high * 1.2, is_log=True)
+    return Range(0.0, min(high, 104.0) if quantity is ERROR else high, is_log=False)
+
+
+def limits(axis: Axis) -> tuple[float, float]:
+    """Returns the ends of the x-axis, in numbers or indices."""
+    x = list(places(axis).values())
+    if axis.scale == LOG:
+        margin = (max(x) / min(x)) ** 0.06
+        return min(x) / margin, max(x) * margin
+    margin = 0.5 if axis.scale == NAMES else 0.06 * (max(x) - min(x))
+    return min(x) - margin, max(x) + margin
+
+
+def _point(
+    x: float, value: Value, cell: CellResult, quantity: Quantity, is_best: bool
+) -> Point | None:
+    stat = cell.stat(quantity.measure)
+    if stat.mean is None:
+        return None
+    return Point(x, value.label, stat.mean, stat.std or 0.0, stat.n, is_best)

@@ -1,0 +1,63 @@
+"""The verdicts that a report opens with."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from experiments.report.axes import answers
+from experiments.report.claims import Judgement
+from experiments.report.claims.registry import NOT_TESTED
+from experiments.report.contents import Contents
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """The tested claims of one group, or of one study with each network at its best value."""
+
+    label: str
+    lead: str  # how the networks' values were chosen
+    note: str  # a warning about the data
+    judgements: tuple[Judgement, ...]
+
+
+def of(contents: Contents) -> list[Headline]:
+    """Returns the headlines.
+
+    The groups of an untuned study with an axis are its values. Their verdicts are in the section on
+    the axis, so that the report opens with each network at its best value.
+    """
+    untuned = [section for section in contents.sections if not section.across.is_tuned]
+    headlines = [
+        Headline(
+            f"{section.across.study}: {answers.condition(section.across, None, row.others)}",
+            section.origin,
+            "",
+            row.judgements,
+        )
+        for section in untuned
+        for row in section.verdicts
+        if row.at is None
+    ]
+    along = {section.across.study for section in untuned}
+    for group in contents.groups:
+        if {str(run.path.parent) for cell in group.cells for run in cell.runs} <= along:
+            continue
+        own = [one for one in contents.judgements if one.group == group.label]
+        best = ", ".join(group.tuned)
+        lead = f"Each network is at its best {best}, which its pilots chose." if best else ""
+        tested = tuple(one for one in own if one.verdict != NOT_TESTED)
+        headlines.append(Headline(group.label, lead, group.note, tested))
+    return headlines
+
+
+def not_tested(judgements: Sequence[Judgement]) -> list[str]:
+    """Returns one sentence per claim and reason, which names the groups unless it holds for all."""
+    groups = {one.group for one in judgements}
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in judgements:
+        if one.verdict == NOT_TESTED:
+            words = f"Claim {one.id} is not tested ({one.statement})"
+            reasons.setdefault((words, one.detail), []).append(one.group)
+    return [
+        f"{words}: it {detail}" + ("." if set(own) == groups else f" (in {', '.join(own)}).")
+        for (words, detail), own in reasons.items()
+    ]

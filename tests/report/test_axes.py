@@ -1,0 +1,370 @@
+"""Studies along an axis: errors by value, best values, gaps, verdicts and rankings."""
+
+import csv
+import html
+import json
+import re
+
+import pytest
+
+from experiments.report import contents, page, tuned
+from experiments.report.axes import answers, model, rows, series
+from experiments.report.statistics import Difference, Sample, power_law
+from resnet_jax.runs import reader
+from tests import tiny
+from tests.report import fixture
+
+RATES = (0.01, 0.03, 0.1)
+BEST = {8: 0.1, 20: 0.03, 56: 0.01}  # of plain nets; residual nets are best at 0.03
+
+
+def error(depth, shortcut, rate):
+    """Plain nets get worse with depth, and at rates other than their best."""
+    best = BEST[depth] if shortcut == "none" else 0.03
+    worse = 0 if rate == best else 5 if rate < best else 20
+    return (depth / 4 if shortcut == "none" else 4) + worse
+
+
+def sections(folder, margin=0.5):
+    runs = reader.find([folder])
+    return [rows.section(across, margin) for across in model.find(runs, tuned.find(runs))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("axes")
+    fixture.along(folder / "grid", "schedule.rate", RATES, error)
+    fixture.along(
+        folder / "tuned", "schedule.rate", RATES, error,
+        best=lambda depth, shortcut: BEST[depth] if shortcut == "none" else 0.03,
+    )  # fmt: skip
+    names = {"sgd": 30.0, "adam": 5.0, "adamw": 5.1}
+    fixture.along(
+        folder / "names", "optimizer.name", names, lambda d, s, name: names[name],
+        depths=(56,), shortcuts=("none",),
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def grid(folder):
+    (section,) = sections(folder / "grid")
+    return section
+
+
+@pytest.fixture(scope="module")
+def tuned_study(folder):
+    (section,) = sections(folder / "tuned")
+    return section
+
+
+@pytest.fixture(scope="module")
+def out(folder):
+    assert tiny.compare(folder / "tuned", folder / "names", f"--out={folder / 'out'}") == 0
+    return folder / "out"
+
+
+# ------------------------------------------------------------------------------- the axis
+
+
+def test_a_setting_that_varies_is_an_axis(grid):
+    across = grid.across
+    assert (across.axis.keys, across.axis.scale, across.is_tuned) == (
+        ("schedule.rate",), "log", False,
+    )  # fmt: skip
+    assert [value.label for value in across.axis.values] == ["0.01", "0.03", "0.1"]
+    assert [line.name for line in across.lines] == [
+        "plain-8", "plain-20", "plain-56", "resnet-8-A", "resnet-20-A", "resnet-56-A",
+    ]  # fmt: skip
+    assert across.kinds == ["plain", "residual"]
+    assert across.common == list(across.axis.values)
+
+
+def test_a_study_of_depths_and_shortcuts_has_no_axis(tmp_path):
+    fixture.study(tmp_path / "s", depths=(8, 20), replicates=2, steps=100)
+    assert sections(tmp_path / "s") == []
+    # A setting that only differs between networks is an exception, not an axis.
+    fixture.write(tmp_path / "s" / "more", fixture.flat(1.0), model__depth=32, batch_size=7)
+    assert sections(tmp_path / "s") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ((0.1, 0.2, 0.4), "log"),
+        ((0.1, 0.2), "linear"),
+        ((0.0, 0.5, 1.0), "linear"),
+        ((-1.0, 1.0), "linear"),
+        (("a", "b"), "names"),
+        ((True, False), "names"),
+        ((0.5, "learned"), "names"),
+    ],
+    ids=str,
+)
+def test_the_scale_follows_the_values(values, scale):
+    assert model.Axis(("x.y",), tuple(map(model._value, values))).scale == scale
+
+
+def test_places_of_names_are_their_indices_and_of_numbers_the_numbers():
+    names = model.Axis(("x.y",), (model.Value("b"), model.Value("a")))
+    assert list(series.places(names).values()) == [0.0, 1.0]
+    assert series.limits(names) == (-0.5, 1.5)
+    numbers = model.Axis(("x.y",), tuple(map(model._value, (0.0, 2.0))))
+    assert list(series.places(numbers).values()) == [0.0, 2.0]
+
+
+def test_a_grid_of_two_axes_has_a_section_for_each_and_names_the_other_value(tmp_path):
+    for momentum in (0.5, 0.9):
+        fixture.along(
+            tmp_path / "s" / str(momentum), "schedule.rate", (0.01, 0.1),
+            lambda d, s, rate, m=momentum: 100 * rate + m,
+            depths=(8,), shortcuts=("none",), optimizer__momentum=momentum,
+        )  # fmt: skip
+    for run in list((tmp_path / "s").glob("*/*")):
+        run.rename(tmp_path / "s" / f"{run.parent.name}-{run.name}")
+    for empty in ("0.5", "0.9"):
+        (tmp_path / "s" / empty).rmdir()
+    momentum, rate = sections(tmp_path / "s")
+    assert (momentum.across.axis.name, rate.across.axis.name) == ("momentum", "rate")
+    assert [line.name for line in rate.across.lines] == [
+        "plain-8, momentum=0.5", "plain-8, momentum=0.9",
+    ]  # fmt: skip
+    assert rate.across.kinds == ["plain, momentum=0.5", "plain, momentum=0.9"]
+    assert [line.best.label for line in momentum.across.lines] == ["0.5", "0.5"]
+
+
+def test_settings_that_do_not_vary_independently_are_one_axis_of_names(tmp_path):
+    cures = ({}, {"model__width": 2.0}, {"optimizer__momentum": 0.5, "schedule__rate": 0.3})
+    for i, changes in enumerate(cures):
+        fixture.write(tmp_path / "s" / str(i), fixture.flat([9.0 - i, 9.5 - i], [1, 1], [1, 1]),
+                      replicates=2, **changes)  # fmt: skip
+    (section,) = sections(tmp_path / "s")
+    axis = section.across.axis
+    assert axis.keys == ("model.width", "optimizer.momentum", "schedule.rate")
+    # In the order of their errors.
+    assert [v.label for v in axis.values] == ["momentum=0.5, rate=0.3", "width=2", "base"]
+
+
+# ------------------------------------------------------------------------------ best values
+
+
+def test_the_best_value_has_the_lowest_error(grid):
+    best = {line.name: line.best.number for line in grid.across.lines}
+    assert best == {"plain-8": 0.1, "plain-20": 0.03, "plain-56": 0.01} | dict.fromkeys(
+        ("resnet-8-A", "resnet-20-A", "resnet-56-A"), 0.03
+    )
+    edges = [line.name for line in grid.across.lines if line.is_at_the_edge]
+    assert edges == ["plain-8", "plain-56"]
+    assert grid.origin == rows.SAME_SEEDS
+
+
+def test_a_diverged_seed_counts_in_the_choice(tmp_path):
+    for rate, errors, gone in ((0.01, [9.0, 9.0], {}), (0.1, [1.0, None], {"1": 10})):
+        fixture.write(
+            tmp_path / "s" / str(rate), fixture.flat(errors, [1, 1], [1, 1]), replicates=2,
+            schedule__rate=rate, more={"diverged": gone},
+        )  # fmt: skip
+    (section,) = sections(tmp_path / "s")
+    (line,) = section.across.lines
+    assert line.best.number == 0.01
+    assert series.diverged(section.across, line) == [(0.1, "1 of 2 seeds diverged")]
+    assert rows.errors(section.across).rows[0][2].note == "1 of 2 diverged"
+
+
+def test_a_network_of_a_tuned_study_has_fresh_seeds_at_its_best_value(tuned_study):
+    across = tuned_study.across
+    assert (across.is_tuned, across.study.endswith("tuned")) == (True, True)
+    line = across.lines[0]
+    assert line.best.number == 0.1
+    assert [replicate.seed for replicate in line.at_best.replicates] == [0, 1, 2]
+    assert [r.seed for r in line.cells[line.best].replicates] == [100, 101, 102]
+    fresh = series.fresh_point(across, line, series.ERROR)
+    assert (fresh.x, fresh.mean) == (0.1, pytest.approx(2.6))
+    assert tuned_study.origin == rows.FRESH
+
+
+def test_the_exponent_of_the_best_value_has_an_interval(grid):
+    plain, residual = grid.fits
+    want = power_law([8, 20, 56], [0.1, 0.03, 0.01], step=0.1 / 0.03)
+    assert plain.law == want
+    assert plain.law.exponent == pytest.approx(-1.18, abs=0.01)
+    assert residual.law.exponent == pytest.approx(0.0)
+    assert residual.law.interval[0] < -0.5 < 0.5 < residual.law.interval[1]
+
+
+def test_with_two_depths_the_report_says_what_an_exponent_needs(tmp_path):
+    fixture.along(tmp_path / "s", "schedule.rate", RATES, error, depths=(8, 20))
+    (section,) = sections(tmp_path / "s")
+    assert [fit.law for fit in section.fits] == [None, None]
+    assert answers.lacks_depths(section.fits[0]) == (
+        "an exponent needs 3 depths of plain nets, and there are 2"
+    )
+
+
+# ------------------------------------------------------------------------------------ gaps
+
+
+def sample(errors, first=0):
+    return Sample(dict(enumerate(errors, first)), 2000.0 * len(errors))
+
+
+def plus(mean):
+    return [mean, mean + 0.1, mean + 0.2]
+
+
+def test_the_gap_at_a_common_value_and_at_the_best_values(grid):
+    gaps = {(g.kind, g.at and g.at.number): g for g in grid.gaps}
+    best = gaps["plain", None]
+    assert (best.deep, best.shallow, best.seeds) == ("plain-56", "plain-8", (3, 3))
+    assert best.gap.value == pytest.approx(14 - 2)
+    assert best.interaction is None
+    at = gaps["plain", 0.1]
+    assert at.gap.value == pytest.approx(34 - 2)
+    want = Difference.of(sample(plus(34.0)), sample(plus(2.0)))
+    assert at.gap.ci95 == pytest.approx(want.interval(0.05))
+    # The shallow net is at its best at 0.1, so it cancels: the deep net there minus at its best.
+    assert at.interaction.value == pytest.approx(34 - 14)
+    want = Difference.of(sample(plus(34.0)), sample(plus(14.0)))
+    assert at.interaction.ci95 == pytest.approx(want.interval(0.05))
+    # Both residual nets are best at 0.03.
+    assert gaps["residual", 0.03].interaction == answers.Estimate(0.0, None)
+
+
+def test_the_interaction_of_a_tuned_study_has_two_blocks_of_seeds(tuned_study):
+    at = next(g for g in tuned_study.gaps if g.kind == "plain" and g.at and g.at.number == 0.03)
+    terms = [(1, sample(plus(34.0), 100)), (-1, sample(plus(7.0), 100)),
+             (-1, sample(plus(14.5))), (1, sample(plus(2.5)))]  # fmt: skip
+    want = Difference.combined(terms)
+    assert want.block_seeds == (3, 3)
+    assert at.interaction.value == pytest.approx(27 - 12)
+    assert at.interaction.ci95 == pytest.approx(want.interval(0.05))
+
+
+def test_a_gap_of_single_seeds_has_no_interval(tmp_path):
+    fixture.along(
+        tmp_path / "s", "schedule.rate", RATES, error, shortcuts=("none",), depths=(8, 56), seeds=1
+    )
+    (section,) = sections(tmp_path / "s")
+    assert {gap.gap.ci95 for gap in section.gaps} == {None}
+    assert [gap.gap.value for gap in section.gaps] == [12.0, 7.0, 27.0, 32.0]
+
+
+# -------------------------------------------------------------------------------- verdicts
+
+
+def test_verdicts_at_the_best_values_stand_beside_those_at_each_value(grid, tuned_study):
+    for section in (grid, tuned_study):
+        shown = {row.at and row.at.number: row for row in section.verdicts}
+        assert list(shown) == [None, *RATES]
+        for row in shown.values():
+            assert [one.id for one in row.judgements] == ["1", "2", "4"]
+        assert shown[None].judgements[0].verdict == "confirmed"
+        assert shown[None].judgements[0].difference == pytest.approx(12.0)
+        assert shown[0.1].judgements[0].difference == pytest.approx(32.0)
+    seeds = [
+        {r.seed for line in tuned_study.across.lines for r in cell(line).replicates}
+        for cell in (lambda line: line.at_best, lambda line: line.cells[line.best])
+    ]
+    assert seeds == [{0, 1, 2}, {100, 101, 102}]
+
+
+def test_a_value_that_networks_lack_is_a_gap_in_the_table(tmp_path):
+    fixture.along(tmp_path / "s", "schedule.rate", RATES, error, depths=(8, 56))
+    missing = next((tmp_path / "s").glob("plain-56-0.1"))
+    missing.rename(tmp_path / "elsewhere")
+    (section,) = sections(tmp_path / "s")
+    assert [value.label for value in section.across.common] == ["0.01", "0.03"]
+    assert rows.errors(section.across).rows[1][3].text == "–"  # noqa: RUF001 - the dash of tables
+    assert [g.at and g.at.number for g in section.gaps if g.kind == "plain"] == [None, 0.01, 0.03]
+
+
+# --------------------------------------------------------------------------------- ranking
+
+
+def test_names_are_ranked_with_intervals(folder):
+    (section,) = sections(folder / "names")
+    assert section.across.axis.name == "optimizer.name"
+    ranks = section.rankings["plain-56"]
+    assert [rank.value.label for rank in ranks] == ["adam", "adamw", "sgd"]
+    assert (ranks[0].behind, ranks[0].p) == (None, None)
+    assert ranks[1].behind.value == pytest.approx(0.1)
+    low, high = ranks[1].behind.ci95
+    assert low < 0 < high
+    assert ranks[2].behind.ci95[0] > 20
+    assert ranks[2].p < 0.001 < 0.05 < ranks[1].p
+    assert [v.label for v in section.across.axis.values] == ["adam", "adamw", "sgd"]
+
+
+# ----------------------------------------------------------------------------------- files
+
+
+def test_every_number_is_in_every_form_of_the_report(out):
+    text = html.unescape((out / "index.html").read_text())
+    markdown = (out / "table.md").read_text()
+    tuned_axis, names_axis = json.loads((out / "summary.json").read_text())["axes"]
+    assert (tuned_axis["keys"], names_axis["scale"]) == (["schedule.rate"], "names")
+    plain = tuned_axis["best_by_depth"][0]
+    assert f"| plain | 8: 0.1 (at the edge), 20: 0.03, 56: 0.01 (at the edge) | "\
+           f"{plain['exponent']:+.2f} |" in markdown  # fmt: skip
+    for gap in tuned_axis["gaps"]:
+        shown = "{:+.2f} [{:+.2f}, {:+.2f}]".format(gap["gap"]["value"], *gap["gap"]["ci95"])
+        at = f"all at rate={gap['at']:g}" if gap["at"] else "**each at its best rate**"
+        assert f"| {at} | {shown} |" in markdown
+        assert f">{shown}</td>" in text
+    for network in tuned_axis["networks"]:
+        for point in network["points"]:
+            shown = f"{point['train_error']['mean']:.2f} ± {point['train_error']['std']:.2f}"
+            is_best = point["value"] == network["best"]
+            assert (f"| **{shown}** |" if is_best else f"| {shown} |") in markdown
+            assert (f'<b class="best">{shown}</b>' if is_best else f">{shown}</td>") in text
+    assert "| rejected (+20.00 [" not in markdown.split("## Tuning")[0].split("## Along")[0]
+    assert re.search(r"\| all at rate=0.1 \| confirmed \(\+32.00 \[", markdown)
+    assert "| sgd | 30.10 ± 0.10 | 3 | +25.00 [" in markdown
+
+
+def test_the_table_has_a_column_for_every_axis_and_the_pilots(out, folder):
+    written = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    pilots = [row for row in written if row["group"] == f"pilots of {folder / 'tuned'}"]
+    assert len(pilots) == 6 * len(RATES)
+    assert {row["schedule.rate"] for row in pilots} == {"0.01", "0.03", "0.1"}
+    assert {row["optimizer.name"] for row in written} == {"sgd", "adam", "adamw"}
+    own = {row["name"]: row["schedule.rate"] for row in written if row["tuned"]}
+    assert (own["plain-8"], own["plain-56"]) == ("0.1", "0.01")
+
+
+def test_panels_of_a_quantity_have_one_range_on_the_whole_page(out):
+    page = (out / "index.html").read_text()
+    specs = {
+        name: json.loads(text)["layout"]
+        for name, text in re.findall(
+            r'id="(axis-[\d-]+)"><script type="application/json">(.*?)</script>', page, re.DOTALL
+        )
+    }
+    errors = [layout for name, layout in specs.items() if name.split("-")[2] == "0"]
+    assert (len(specs), len(errors)) == (6, 3)  # error and loss: plain, residual; names
+    assert len({tuple(layout["yaxis"]["range"]) for layout in errors}) == 1
+    assert errors[0]["xaxis"]["type"] == "log"
+    assert errors[2]["xaxis"]["ticktext"] == ["adam", "adamw", "sgd"]
+    assert specs["axis-0-1-0"]["yaxis"]["type"] == "log"
+
+
+def test_the_figure_has_its_labels_and_is_not_blank(out):
+    texts = (out / "axes.svg").read_text()
+    for label in (
+        "Along schedule.rate, from 0.01 to 0.1", "best rate against depth", "residual nets",
+        "training loss (nats)", "depth 56", "fresh seeds", "best value", "adamw",
+    ):  # fmt: skip
+        assert f">{label}" in texts
+    assert (out / "axes.png").stat().st_size > 20_000
+
+
+def test_the_report_opens_with_the_best_values_and_says_how_they_were_chosen(out, folder):
+    text = (out / "index.html").read_text()
+    assert "Each network is at its best schedule.rate, which its pilots chose." in text
+    text = page.render(contents.of_runs(reader.find([folder / "grid"]), margin=0.5), "")
+    opening = text.split("<section")[0]
+    assert f"{folder / 'grid'}: each at its best rate" in opening
+    assert rows.SAME_SEEDS in opening
+    # The rates' own verdicts are in the section on the axis.
+    assert opening.count('<li class="verdict') == 3
+    assert text.count("<h2>digits, schedule.rate=") == 3
