@@ -8,6 +8,7 @@ from experiments.report.axes.answers import BestByDepth, Estimate, Gap, Rank, Ve
 from experiments.report.axes.model import NAMES, Across, Line
 from experiments.report.cells import CellResult
 from experiments.report.claims import Judgement
+from experiments.report.claims.registry import POINTS
 from experiments.report.replicates import Replicate
 from experiments.report.statistics import DASH
 from experiments.report.table import show_difference, show_n
@@ -214,14 +215,16 @@ def _verdict_table(across: Across, rows: Sequence[Verdicts]) -> Table:
         ("networks", *headings),
         tuple(fields),
         (False,) * (1 + len(headings)),
-        "Differences in points of training error, with 95 % intervals.",
+        f"Differences in {POINTS} unless said otherwise, with 95 % intervals.",
     )
 
 
 def _verdict(judgement: Judgement | None) -> Field:
     if judgement is None:
         return Field(DASH)
-    return Field(judgement.verdict, note=show_difference(judgement), is_verdict=True)
+    unit = judgement.claim.unit
+    shown = show_difference(judgement, "" if unit == POINTS else f" {unit}")
+    return Field(judgement.verdict, note=shown, is_verdict=True)
 
 
 def _estimate(estimate: Estimate | None) -> str:

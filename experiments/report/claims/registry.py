@@ -14,6 +14,7 @@ from experiments.report.groups import Group
 
 # The verdicts, beside UNDECIDED and SATURATED of comparisons.py.
 CONFIRMED, REJECTED = "confirmed", "rejected"
+POINTS = "points of training error"
 NOT_TESTED = "not tested"  # the runs lack data that the claim needs
 
 
@@ -61,7 +62,7 @@ class Claim:
     needs: Callable[[Group], str]
     rule: str = ""
     words: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    unit: str = "points of training error"
+    unit: str = POINTS
     judge: Judge | None = None
 
 
