@@ -49,15 +49,16 @@ def of(contents: Contents) -> list[Headline]:
     return headlines
 
 
-def not_tested(judgements: Sequence[Judgement]) -> list[str]:
-    """Returns one sentence per claim and reason, which names the groups unless it holds for all."""
+def not_tested(judgements: Sequence[Judgement]) -> dict[str, list[str]]:
+    """Returns, by claim, a sentence per reason; it names the groups unless it holds for all."""
     groups = {one.group for one in judgements}
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[str, str, str], list[str]] = {}
     for one in judgements:
         if one.verdict == NOT_TESTED:
-            words = f"Claim {one.id} is not tested ({one.statement})"
-            reasons.setdefault((words, one.detail), []).append(one.group)
-    return [
-        f"{words}: it {detail}" + ("." if set(own) == groups else f" (in {', '.join(own)}).")
-        for (words, detail), own in reasons.items()
-    ]
+            reasons.setdefault((one.id, one.statement, one.detail), []).append(one.group)
+    sentences: dict[str, list[str]] = {}
+    for (id, statement, detail), own in reasons.items():
+        where = "" if set(own) == groups else f" (in {', '.join(own)})"
+        words = f"Claim {id} is not tested ({statement}): it {detail}{where}."
+        sentences.setdefault(id, []).append(words)
+    return sentences

@@ -136,7 +136,9 @@ def as_text(contents: Contents) -> tables.Parts:
             for judgement in section.judgements:
                 parts += _verdict(judgement) if judgement.verdict != NOT_TESTED else []
         parts.append("")
-    parts += [*headlines.not_tested(contents.judgements), ""]
+    for sentences in headlines.not_tested(contents.judgements).values():
+        parts += sentences
+    parts.append("")
     for across in contents.sections:
         parts += [f"{across.title} ({across.across.study})", across.origin]
         for table in across.tables:

@@ -295,6 +295,39 @@ def test_names_are_ranked_with_intervals(folder):
     assert [v.label for v in section.across.axis.values] == ["adam", "adamw", "sgd"]
 
 
+# -------------------------------------------------------------------------- doses and cures
+
+
+def test_the_smallest_value_that_cures_has_an_interval(tmp_path):
+    doses = (0.0, 0.25, 0.5, 0.75, 1.0)
+    # Points of error above the shallowest net; the counting error of 0.1 points is wider than 0.
+    rises = {20: (9.0, 2.0, 0.4, 0.1, -2.0), 56: (20.0, 0.3, 9.0, 0.5, -2.0), 110: (9.0,) * 5}
+    fixture.along(
+        tmp_path / "s", "model.shortcut_scale", doses,
+        lambda depth, shortcut, dose: 5 + (rises[depth][doses.index(dose)] if depth > 8 else 0),
+        depths=(8, 20, 56, 110), shortcuts=("A",),
+    )  # fmt: skip
+    (section,) = sections(tmp_path / "s", margin=0.5)
+    shown = {
+        cure.line.name: [v and v.number for v in (cure.value, cure.above, cure.at_most)]
+        for cure in section.cures
+    }
+    # resnet-56-A is worse again at 0.5, so that 0.25 does not count.
+    assert shown == {
+        "resnet-20-A": [0.5, 0.25, 1.0], "resnet-56-A": [0.75, 0.5, 1.0],
+        "resnet-110-A": [None, 1.0, None],
+    }  # fmt: skip
+    assert {cure.baseline.name for cure in section.cures} == {"resnet-8-A"}
+    (table,) = [table for table in section.tables if table.title.startswith("Smallest")]
+    assert [field.text for field in table.rows[0]] == [
+        "resnet-20-A", "resnet-8-A", "0.5", "0.25", "1",
+    ]  # fmt: skip
+
+
+def test_a_recipes_setting_is_no_dose(grid):
+    assert grid.cures == []
+
+
 # ----------------------------------------------------------------------------------- files
 
 

@@ -58,6 +58,16 @@ def as_json(section: Section) -> Json:
             }
             for row in section.verdicts
         ],
+        "cures": [
+            {
+                "network": cure.line.name,
+                "baseline": cure.baseline.name,
+                "value": _value(cure.value),
+                "above": _value(cure.above),
+                "at_most": _value(cure.at_most),
+            }
+            for cure in section.cures
+        ],
         "rankings": {
             name: [
                 {"value": _value(r.value), "behind": _estimate(r.behind), "p": r.p} for r in ranks

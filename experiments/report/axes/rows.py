@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from experiments.report.axes import answers
+from experiments.report.axes import answers, cures
 from experiments.report.axes.answers import BestByDepth, Estimate, Gap, Rank, Verdicts
+from experiments.report.axes.cures import Cure
 from experiments.report.axes.model import NAMES, Across, Line
 from experiments.report.cells import CellResult
 from experiments.report.claims import Judgement
@@ -66,6 +67,8 @@ class Section:
     fits: list[BestByDepth]
     verdicts: list[Verdicts]
     rankings: dict[str, list[Rank]]  # by line; only for an axis of names
+    cures: list[Cure]
+    margin: float
 
     @property
     def title(self) -> str:
@@ -93,7 +96,7 @@ class Section:
         gap_tables = [_gap_table(across, own) for own in by_kind if own]
         tables += gap_tables[:-1]
         tables += [dataclasses.replace(table, note=GAPS) for table in gap_tables[-1:]]
-        tables.append(_fit_table(across, self.fits))
+        tables += [_fit_table(across, self.fits), _cure_table(across, self.cures, self.margin)]
         return [table for table in tables if table.rows]
 
     def _ranking(self, line: str) -> Table:
@@ -122,12 +125,16 @@ def section(across: Across, margin: float) -> Section:
       margin: claim 2's margin, in percentage points.
     """
     is_ranked = across.axis.scale == NAMES
+    # Of a recipe's setting, such as the rate, neither small nor large values cure.
+    is_dose = across.axis.keys[0].startswith("model.")
     return Section(
         across,
         answers.gaps(across),
         answers.best_by_depth(across),
         answers.verdicts(across, margin),
         {line.name: answers.ranking(line) for line in across.lines} if is_ranked else {},
+        cures.smallest(across, margin) if is_dose else [],
+        margin,
     )
 
 
@@ -199,6 +206,35 @@ def _fit_table(across: Across, fits: Sequence[BestByDepth]) -> Table:
 def _best(line: Line) -> str:
     label = line.best.label if line.best else DASH
     return f"{label} ({EDGE})" if line.is_at_the_edge else label
+
+
+def _cure_table(across: Across, found: Sequence[Cure], margin: float) -> Table:
+    name = across.axis.name
+    headings = (
+        "network",
+        "compared with",
+        f"smallest {name} that cures",
+        "certainly above",
+        "at most",
+    )
+    rows = [
+        (
+            Field(cure.line.name),
+            Field(cure.baseline.name),
+            *(
+                Field(value.label if value else DASH)
+                for value in (cure.value, cure.above, cure.at_most)
+            ),
+        )
+        for cure in found
+    ]
+    note = (
+        f"From this {name} on, the training error is above that of the shallowest net with the same"
+        f" {name} by no more than {margin:g} points: by the means, and by intervals at 95 %, which "
+        "are tested from the largest value down."
+    )
+    number = (False, False, True, True, True)
+    return Table(f"Smallest {name} that cures", headings, tuple(rows), number, note)
 
 
 def _verdict_table(across: Across, rows: Sequence[Verdicts]) -> Table:
