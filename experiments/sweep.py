@@ -124,7 +124,7 @@ def _run_pilots(tune: Tuning, workdir: storage.Path, cells: Sequence[Cell]) -> t
       The tuning with all candidates, and the exit code.
     """
     pilots = _pilots(tune, cells)
-    code = _stage(workdir / reader.PILOTS, list(pilots), pilots)
+    code = _stage(workdir / reader.PILOTS, pilots, pilots)
     tune.write(workdir)
     while _EXTEND.value and code != command_line.PREEMPTED:
         longer = tuning.extended(tune, cells, workdir)
@@ -145,7 +145,7 @@ def _pilots(tune: Tuning, cells: Iterable[Cell]) -> list[Cell]:
 
 def _stage(
     workdir: storage.Path,
-    cells: list[Cell],
+    cells: Sequence[Cell],
     all_cells: Sequence[Cell],
     waiting: Collection[str] = (),
 ) -> int:
@@ -169,9 +169,7 @@ def _stage(
         for cell in missing:
             require_data(cell.config.data.name, cell.config.data.dir)
     sizes = {cell.name: estimate.size_of(cell) for cell in cells}
-    # The longest cells start first, so that no long one runs alone at the end.
-    for unsorted in (cells, missing):
-        unsorted.sort(key=lambda cell: -sizes[cell.name].work)
+    cells, missing = (estimate.start_order(each, sizes) for each in (cells, missing))
     machine = Machine(queue.name) if queue else local.machine()
     at_once = choice.JOBS.value
     if not at_once:
@@ -281,7 +279,8 @@ def _status(workdir: storage.Path) -> tables.Parts:
         states = queue.states() if queue else None
         is_begun = any(storage.is_dir(folder / name) for name in expected)
         found = reader.find([folder]) if is_begun or not expected else []
-        parts += ["", f"{folder}:"] if len(folders) > 1 else []
+        kind = "Pilots" if folder.name == reader.PILOTS else "Cells"
+        parts += ["", f"{kind}, {folder}:"] if len(folders) > 1 else []
         parts += ledger.status_table(
             [
                 run

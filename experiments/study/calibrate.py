@@ -4,9 +4,9 @@
 
 CONFIG is a run's config as JSON. side_by_side.py starts these processes and talks to them. When the
 process is ready, it writes {"start_seconds", "compile_seconds", "device", "devices"} to stdout: the
-time to initialize, and the time to compile the training step. Each line of stdin is a number of
-steps to take. The process rounds it up to whole dispatches and answers {"steps"} when they are
-done. It uses N devices, by default all.
+time to initialize and to trace the training step, and the time to compile it. Each line of stdin is
+a number of steps to take. The process rounds it up to whole dispatches and answers {"steps"} when
+they are done. It uses N devices, by default all.
 """
 
 import json
@@ -40,8 +40,9 @@ def main(argv: Sequence[str]) -> None:
     steps_per_dispatch = programs.execution.steps_per_dispatch
     began = time.perf_counter()
     state = jax.block_until_ready(programs.start(arguments[0]))
+    lowered = programs.train_steps.lower(state, *arguments)
     started = time.perf_counter()
-    train_steps = programs.train_steps.lower(state, *arguments).compile()
+    train_steps = lowered.compile()
     _answer(
         start_seconds=started - began,
         compile_seconds=time.perf_counter() - started,

@@ -35,7 +35,8 @@ class Rate:
 
     Attributes:
       mult_adds: per second and cell, on all devices of the cell, while cells run side by side.
-      seconds_per_layer: time to compile before the first step; 0 if `mult_adds` includes it.
+      seconds_per_layer: time to start and to trace; 0 if `mult_adds` includes it.
+      compile_seconds_per_layer: time to compile, unless an earlier run has; 0 likewise.
       source: description of the measurement.
       devices: devices per cell.
     """
@@ -44,6 +45,7 @@ class Rate:
     seconds_per_layer: float
     source: str
     devices: int = 1
+    compile_seconds_per_layer: float = 0.0
 
 
 def size_of(cell: Cell) -> Size:
@@ -56,12 +58,50 @@ def size_of(cell: Cell) -> Size:
     return Size(network.parameters, network.mult_adds, work)
 
 
-def seconds(cell: Cell, size: Size, rate: Rate, step: int) -> float:
-    """Returns the time that a cell takes from `step` to its end."""
+def start_order(cells: Iterable[Cell], sizes: Mapping[str, Size]) -> list[Cell]:
+    """Returns cells in the order in which they start, pilots of a plan before its cells.
+
+    The longest start first, so that no long one runs alone at the end. But before all others come
+    the cells that compile a program: of several that start side by side with the same program, each
+    would compile it.
+    """
+    longest_first = sorted(cells, key=lambda cell: -sizes[cell.name].work)
+    compiling = first_of_programs(longest_first)
+    return sorted(longest_first, key=lambda c: (not is_pilot(c), c.name not in compiling))
+
+
+def first_of_programs(cells: Iterable[Cell]) -> set[str]:
+    """Returns the names of the cells that compile a program for later ones.
+
+    Cells with the same network and number of seeds count as having one program, as the candidates
+    of a cell do if they differ in the learning rate: see resnet_jax.optim.Numbers.
+    """
+    firsts: dict[tuple[str, int], str] = {}
+    for cell in cells:
+        firsts.setdefault((cell.config.model.to_json(), cell.config.replicates), cell.name)
+    return set(firsts.values())
+
+
+def is_pilot(cell: Cell) -> bool:
+    """Whether a plan lists a cell as a pilot."""
+    return cell.name.startswith(f"{reader.PILOTS}/")
+
+
+def seconds(cell: Cell, size: Size, rate: Rate, step: int, compiles: bool = True) -> float:
+    """Returns the time that a cell takes from `step` to its end.
+
+    Args:
+      cell: the cell.
+      size: its size.
+      rate: the rate of training.
+      step: the steps taken so far.
+      compiles: whether the cell compiles its program; otherwise the compilation cache has it.
+    """
     left = 1 - step / cell.config.steps
     if left <= 0:
         return 0.0
-    return size.work * left / rate.mult_adds + cell.config.model.depth * rate.seconds_per_layer
+    per_layer = rate.seconds_per_layer + compiles * rate.compile_seconds_per_layer
+    return size.work * left / rate.mult_adds + cell.config.model.depth * per_layer
 
 
 def rate_of_finished(sizes: Mapping[str, Size], finished: Iterable[reader.Run]) -> Rate | None:

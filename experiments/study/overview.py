@@ -36,6 +36,8 @@ class Overview:
         """Starts the overview before any of `cells`, the cells left to run, has started."""
         self._cells = {cell.name: cell for cell in cells}
         self._sizes, self._workdir, self._at_once = sizes, workdir, at_once
+        is_first_stage = workdir.name == reader.PILOTS
+        self._title = f"Pilots of {workdir.parent.name}" if is_first_stage else workdir.name
         self._waiting = list(self._cells)
         self._since: dict[str, float] = {}  # start times of running cells
         self._before: dict[str, reader.Status] = {}  # the status before a cell was started
@@ -132,7 +134,7 @@ class Overview:
         }
         shown = [f"{n} {status}" for status, n in counts.items() if n or status != "failed"]
         elapsed = show_time(time.monotonic() - self._began)
-        return f"{self._workdir.name}: {', '.join(shown)}, {elapsed} so far, ETA {self._eta()}"
+        return f"{self._title}: {', '.join(shown)}, {elapsed} so far, ETA {self._eta()}"
 
     def _eta(self) -> str:
         now = time.monotonic()

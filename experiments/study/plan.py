@@ -46,13 +46,17 @@ def dry_run(
     elif rate is None:
         rate, source = _rate(cells, missing, sizes, workdir, at_once, machine)
 
-    rows, durations = [_HEADINGS], []
+    compiling = estimate.first_of_programs(missing)
+    rows: list[list[str]] = [_HEADINGS]
+    durations: dict[bool, list[float]] = {True: [], False: []}  # of pilots, and of cells
     for cell in cells:
         size, status = sizes[cell.name], cell_folders.status(workdir / cell.name)
         times = ["-", "-"]
         if cell in missing and rate:
-            seconds = estimate.seconds(cell, size, rate, status.get("step", 0))
-            durations.append(seconds)
+            seconds = estimate.seconds(
+                cell, size, rate, status.get("step", 0), cell.name in compiling
+            )
+            durations[estimate.is_pilot(cell)].append(seconds)
             times = [show_time(seconds), _hours(seconds * rate.devices)]
         rows.append([*_facts(cell, size), _progress(status, cell), *times])
     notes = [
@@ -65,14 +69,18 @@ def dry_run(
     side_by_side = f"{at_once} at a time" if at_once > 1 else "one at a time"
     if machine.platform not in HERE:
         side_by_side = f"at most {side_by_side}"
-    notes.append(
-        f"{len(cells)} cells, {len(missing)} of them left to run, {side_by_side} on "
-        f"{machine.platform}."
+    pilots = sum(map(estimate.is_pilot, cells))
+    kinds = (
+        f"{pilots} pilots, then {len(cells) - pilots} cells" if pilots else f"{len(cells)} cells"
     )
-    if durations and rate:
-        total = show_time(estimate.makespan(durations, at_once))
-        hours = _hours(sum(durations) * rate.devices)
-        notes.append(f"Estimated total time: {total}, {hours} device-hours.")
+    notes.append(
+        f"{kinds}, {len(missing)} of them left to run, {side_by_side} on {machine.platform}."
+    )
+    if any(durations.values()) and rate:
+        # Cells start when all pilots have ended.
+        total = sum(estimate.makespan(each, at_once) for each in durations.values())
+        hours = _hours(sum(map(sum, durations.values())) * rate.devices)
+        notes.append(f"Estimated total time: {show_time(total)}, {hours} device-hours.")
     return [tables.aligned(rows), "", *notes, *source, "Nothing was started or written."]
 
 
@@ -159,11 +167,13 @@ def _measured_rate(cell: Cell, size: Size, at_once: int, machine: Machine) -> Ra
             seconds = processes.seconds_per_step()
     except TimingFailedError as e:
         raise RunError(f"the step of {cell.name} could not be timed here ({e}).") from e
-    before = slowest["start_seconds"] + slowest["compile_seconds"]
+    start, compilation = slowest["start_seconds"], slowest["compile_seconds"]
     return Rate(
         mult_adds=size.work / cell.config.steps / seconds,
-        seconds_per_layer=before / cell.config.model.depth,
+        seconds_per_layer=start / cell.config.model.depth,
+        compile_seconds_per_layer=compilation / cell.config.model.depth,
         source=f"training steps of {cell.name}, timed now on this machine ({seconds:.3g} s per "
-        f"step after {before:.0f} s of compiling); evaluations and checkpoints take extra time",
+        f"step after {start + compilation:.0f} s of compiling); evaluations and checkpoints take "
+        "extra time",
         devices=slowest["devices"],
     )

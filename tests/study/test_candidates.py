@@ -120,5 +120,5 @@ def test_a_sweep_extends_the_cells_whose_best_rate_is_at_the_edge(tmp_path):
 
     # Without the flag, every command knows the candidates.
     shutil.rmtree(runs / "pilots" / "plain-56-rate=0.0001")
-    assert "10 cells, 1 of them left to run" in run("--dry_run", "--rate=100")[0]
+    assert "8 pilots, then 2 cells, 1 of them left to run" in run("--dry_run", "--rate=100")[0]
     assert re.search(r"plain-56-rate=0.0001 +not started", run("--status")[0])

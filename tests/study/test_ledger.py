@@ -1,5 +1,6 @@
 """The ledger reads only run folders, the plan writes nothing, and their numbers are right."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs import degradation_cifar10, degradation_digits
 from experiments.cli import tables
@@ -14,7 +16,7 @@ from experiments.launchers.local import Machine
 from experiments.report import figures as report_figures
 from experiments.report import groups
 from experiments.report import table as report_table
-from experiments.study import estimate, grid, ledger, plan
+from experiments.study import estimate, grid, ledger, plan, tuning
 from experiments.study.estimate import Rate, Size
 from resnet_jax.data import sources
 from resnet_jax.errors import RunError
@@ -201,6 +203,45 @@ def test_the_plan_estimates_from_what_has_finished(monkeypatch, tmp_path):
     assert "completed cells: plain-20" in text
 
 
+def test_a_tuned_study_compiles_each_network_once_per_stage(monkeypatch, tmp_path):
+    config = degradation_digits.get_config()
+    config.grid.model.shortcut = ("none",)
+    over = {"schedule": {"rate": (0.01, 0.1, 1.0)}}
+    config.tune = ConfigDict(
+        {"over": over, "by": "training_loss", "seeds": 2, "first_seed": 100}
+    )  # fmt: skip
+    tune, cells = tuning.of_study(config), grid.cells(config)
+    pilots = [
+        dataclasses.replace(pilot, name=f"pilots/{pilot.name}")
+        for cell in cells
+        for pilot in tuning.pilots(tune, cell)
+    ]
+    sizes = {c.name: Size(100, 10, 1000.0 * c.config.model.depth) for c in [*cells, *pilots]}
+    planned = estimate.start_order([*cells, *pilots], sizes)
+    # Two that compile the same program would do so at the same time.
+    assert [cell.name for cell in planned] == [
+        "pilots/plain-56-rate=0.01", "pilots/plain-20-rate=0.01", "pilots/plain-56-rate=0.1",
+        "pilots/plain-56-rate=1", "pilots/plain-20-rate=0.1", "pilots/plain-20-rate=1",
+        "plain-56", "plain-20",
+    ]  # fmt: skip
+    rate = Rate(
+        mult_adds=1e3, seconds_per_layer=1.0, source="a test", compile_seconds_per_layer=2.0
+    )
+    text = make_plan(monkeypatch, planned, sizes, tmp_path, rate=rate)
+    times = [row_of(text, cell.name).split()[-2] for cell in planned]
+    assert times == ["03:44", "01:20", "01:52", "01:52", "00:40", "00:40", "03:44", "01:20"]
+    assert "6 pilots, then 2 cells, 8 of them left to run, 2 at a time" in text
+    # 5:04 for the pilots, then 3:44 for the cells.
+    assert "total time: 08:48, 0.253 device-hours" in text
+    # Pilots with as many seeds as the cells have their programs.
+    config.tune.seeds = config.base.replicates
+    tune = tuning.of_study(config)
+    pilots = [pilot for cell in cells for pilot in tuning.pilots(tune, cell)]
+    assert estimate.first_of_programs([*pilots, *cells]) == {
+        "plain-20-rate=0.01", "plain-56-rate=0.01",
+    }  # fmt: skip
+
+
 def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
     cells, sizes = digits()
 
@@ -228,8 +269,10 @@ def test_the_rate_is_timed_on_this_machine(monkeypatch, tmp_path):
     size = estimate.size_of(cell)
     rate = plan._measured_rate(cell, size, at_once=1, machine=Machine("cpu"))
     assert 0 < rate.seconds_per_layer < 60
+    assert 0 < rate.compile_seconds_per_layer < 60
     seconds = estimate.seconds(cell, size, rate, step=0)
-    assert seconds == pytest.approx(size.work / rate.mult_adds + 8 * rate.seconds_per_layer)
+    before = 8 * (rate.seconds_per_layer + rate.compile_seconds_per_layer)
+    assert seconds == pytest.approx(size.work / rate.mult_adds + before)
     step = size.work / cell.config.steps / rate.mult_adds
     assert 1e-5 < step < 10
     assert f"{step:.3g} s per step" in rate.source

@@ -215,7 +215,7 @@ def test_a_sweep_tunes_each_cell_and_trains_fresh_seeds_at_its_best_rate(tuned_s
     code, out, said = tuned_sweep("--dry_run", "--rate=100")
     assert code == 0, said
     assert "pilots/plain-56-rate=0.01" in out
-    assert "8 cells, 8 of them left to run" in out
+    assert "6 pilots, then 2 cells, 8 of them left to run" in out
     assert not runs.exists()
 
     code, out, said = tuned_sweep()
