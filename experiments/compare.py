@@ -48,7 +48,7 @@ def compare(
     from experiments.report.axes import figure
     from experiments.report.signals import drawing
 
-    report = contents.of_runs(reader.find(folders), margin, window)
+    report = contents.of_runs(reader.find(map(_with_runs, folders)), margin, window)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "summary.json").write_text(outputs.as_json(report), encoding="utf-8")
@@ -61,6 +61,13 @@ def compare(
     except OSError as e:
         raise UserError(f"The report cannot be written to {out}: {e.strerror}.") from e
     return outputs.as_text(report)
+
+
+def _with_runs(folder: str) -> storage.Path:
+    """Returns a study's folder, or its pilots if it has no other run yet."""
+    study = storage.locate(folder)
+    pilots = study / reader.PILOTS
+    return pilots if not reader.configs(study) and storage.is_dir(pilots) else study
 
 
 def main(argv: Sequence[str]) -> int:

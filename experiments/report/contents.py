@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from experiments.report import claims, groups, tuned
-from experiments.report.axes import model, rows
+from experiments.report.axes import finding, rows
 from experiments.report.axes.rows import Section
 from experiments.report.claims import Judgement
 from experiments.report.groups import Group
@@ -43,5 +43,5 @@ def of_runs(runs: Iterable[reader.Run], margin: float, window: int = 0) -> Conte
     tunings = tuned.find(runs)
     compared = groups.comparable(runs, tuned.by_study(tunings))
     judgements = [one for group in compared for one in claims.judge(group, margin)]
-    sections = [rows.section(across, margin) for across in model.find(runs, tunings)]
+    sections = [rows.section(across, margin) for across in finding.find(runs, tunings)]
     return Contents(compared, judgements, tunings, sections, margin, window)

@@ -21,6 +21,7 @@ LIGHTEST, DARKEST = 0.76, 0.02
 # The first fraction of a run, which the range of the y-axis ignores: errors fall from chance there,
 # and run off the top as in the paper's Fig. 6.
 START = 0.2
+LEAST_GAP = 0.07  # fraction of the axis between the labels of two depths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,17 @@ def colours(depths: Sequence[int]) -> dict[int, str]:
     """Returns one colour per depth, from light (shallow) to dark (deep)."""
     shades = np.linspace(LIGHTEST, DARKEST, len(depths)) if len(depths) > 1 else [0.35]
     return {depth: to_hex(COLOURS(x)) for depth, x in zip(sorted(depths), shades, strict=True)}
+
+
+def depth_ticks(depths: Sequence[int], is_log: bool) -> list[int]:
+    """Returns the depths to label: all, or as many as do not overlap, with the deepest."""
+    places = [math.log(depth) if is_log else depth for depth in depths]
+    least = LEAST_GAP * (places[-1] - places[0])
+    kept = [-1]
+    for i in reversed(range(len(depths) - 1)):
+        if places[kept[-1]] - places[i] >= least:
+            kept.append(i)
+    return [depths[i] for i in reversed(kept)]
 
 
 def legend_name(cell: CellResult, group: Group) -> str:

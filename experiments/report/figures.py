@@ -1,6 +1,7 @@
 """The paper's figures as PNG and SVG: error against iterations (Fig. 6), and against depth."""
 
 import dataclasses
+import math
 import pathlib
 import textwrap
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ MEASURES: dict[str, Measure] = {
 }
 CURVES_WIDTH = 10.5  # inches
 LOG_DEPTHS = 12  # a ratio of deepest to shallowest from which the depth axis is logarithmic
+LEGEND_ROWS = 18  # entries that fit beside one row of panels
 CROSS_STEP = 0.06  # fraction of the axis between the crosses of nets that diverged at one depth
 STYLE: dict[Any, Any] = {  # Any: matplotlib's type for the keys is a literal of 300 names
     "font.size": 10,
@@ -168,7 +170,8 @@ def _curves_figure(groups: Sequence[Group], window: int) -> Figure:
         axes[0].set(ylabel="error (%)", ylim=(0, tops[group.data]))
         axes[1].tick_params(labelleft=True)
         handles = _curve_handles(group, palette, window)
-        row.legend(handles=handles, loc="outside right center", handlelength=2.2)
+        columns = math.ceil(len(handles) / LEGEND_ROWS)
+        row.legend(handles=handles, ncols=columns, loc="outside right center", handlelength=2.2)
     return figure
 
 
@@ -272,7 +275,7 @@ def _draw_depths(ax: Axes, group: Group, name: str, top: float) -> None:
         )
     if log_depths(group):
         ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(group.depths))
+    ax.xaxis.set_major_locator(FixedLocator(curves.depth_ticks(group.depths, log_depths(group))))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     ax.set(title=f"{name} error", xlabel="depth (layers)")

@@ -79,8 +79,9 @@ def depth_panels(group: Group, top: float) -> list[Panel]:
     panels = []
     for name in figures.panels(group):
         figure = go.Figure(layout=layout("depth (layers)", "final error (%)", top, name))
-        depths = group.depths
-        figure.update_xaxes(tickvals=depths, type="log" if figures.log_depths(group) else "linear")
+        is_log = figures.log_depths(group)
+        ticks = curves.depth_ticks(group.depths, is_log)
+        figure.update_xaxes(tickvals=ticks, type="log" if is_log else "linear")
         entries = []
         for line in figures.depth_lines(group, figures.MEASURES[name]):
             label = kind_name(line.shortcut, group.letters)

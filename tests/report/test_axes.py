@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from experiments.report import contents, page, tuned
-from experiments.report.axes import answers, model, rows, series
+from experiments import compare
+from experiments.report import contents, outputs, page, tuned
+from experiments.report.axes import answers, figure, finding, model, rows, series
 from experiments.report.statistics import Difference, Sample, power_law
 from resnet_jax.runs import reader
-from tests import tiny
 from tests.report import fixture
 
 RATES = (0.01, 0.03, 0.1)
@@ -27,7 +27,7 @@ def error(depth, shortcut, rate):
 
 def sections(folder, margin=0.5):
     runs = reader.find([folder])
-    return [rows.section(across, margin) for across in model.find(runs, tuned.find(runs))]
+    return [rows.section(across, margin) for across in finding.find(runs, tuned.find(runs))]
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,14 @@ def tuned_study(folder):
 
 
 @pytest.fixture(scope="module")
-def out(folder):
-    assert tiny.compare(folder / "tuned", folder / "names", f"--out={folder / 'out'}") == 0
-    return folder / "out"
+def report(folder):
+    runs = reader.find([folder / "tuned", folder / "names"])
+    return contents.of_runs(runs, margin=0.5)
+
+
+@pytest.fixture(scope="module")
+def html_page(report):
+    return page.render(report, "python -m experiments.compare")
 
 
 # ------------------------------------------------------------------------------- the axis
@@ -102,14 +107,14 @@ def test_a_study_of_depths_and_shortcuts_has_no_axis(tmp_path):
     ids=str,
 )
 def test_the_scale_follows_the_values(values, scale):
-    assert model.Axis(("x.y",), tuple(map(model._value, values))).scale == scale
+    assert model.Axis(("x.y",), tuple(map(finding._value, values))).scale == scale
 
 
 def test_places_of_names_are_their_indices_and_of_numbers_the_numbers():
     names = model.Axis(("x.y",), (model.Value("b"), model.Value("a")))
     assert list(series.places(names).values()) == [0.0, 1.0]
     assert series.limits(names) == (-0.5, 1.5)
-    numbers = model.Axis(("x.y",), tuple(map(model._value, (0.0, 2.0))))
+    numbers = model.Axis(("x.y",), tuple(map(finding._value, (0.0, 2.0))))
     assert list(series.places(numbers).values()) == [0.0, 2.0]
 
 
@@ -143,6 +148,14 @@ def test_settings_that_do_not_vary_independently_are_one_axis_of_names(tmp_path)
     assert axis.keys == ("model.width", "optimizer.momentum", "schedule.rate")
     # In the order of their errors.
     assert [v.label for v in axis.values] == ["momentum=0.5, rate=0.3", "width=2", "base"]
+
+
+def test_a_study_with_nothing_but_pilots_is_shown_by_its_pilots(tmp_path):
+    fixture.along(tmp_path / "s" / "pilots", "schedule.rate", RATES, error, depths=(8,))
+    assert compare._with_runs(str(tmp_path / "s")) == tmp_path / "s" / "pilots"
+    fixture.write(tmp_path / "s" / "plain-8", fixture.flat(1.0), model__depth=8)
+    assert compare._with_runs(str(tmp_path / "s")) == tmp_path / "s"
+    assert compare._with_runs(str(tmp_path / "s" / "plain-8")) == tmp_path / "s" / "plain-8"
 
 
 # ------------------------------------------------------------------------------ best values
@@ -331,10 +344,9 @@ def test_a_recipes_setting_is_no_dose(grid):
 # ----------------------------------------------------------------------------------- files
 
 
-def test_every_number_is_in_every_form_of_the_report(out):
-    text = html.unescape((out / "index.html").read_text())
-    markdown = (out / "table.md").read_text()
-    tuned_axis, names_axis = json.loads((out / "summary.json").read_text())["axes"]
+def test_every_number_is_in_every_form_of_the_report(report, html_page):
+    text, markdown = html.unescape(html_page), outputs.as_markdown(report)
+    tuned_axis, names_axis = json.loads(outputs.as_json(report))["axes"]
     assert (tuned_axis["keys"], names_axis["scale"]) == (["schedule.rate"], "names")
     plain = tuned_axis["best_by_depth"][0]
     assert f"| plain | 8: 0.1 (at the edge), 20: 0.03, 56: 0.01 (at the edge) | "\
@@ -355,8 +367,8 @@ def test_every_number_is_in_every_form_of_the_report(out):
     assert "| sgd | 30.10 ± 0.10 | 3 | +25.00 [" in markdown
 
 
-def test_the_table_has_a_column_for_every_axis_and_the_pilots(out, folder):
-    written = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+def test_the_table_has_a_column_for_every_axis_and_the_pilots(report, folder):
+    written = list(csv.DictReader(outputs.as_csv(report).splitlines()))
     pilots = [row for row in written if row["group"] == f"pilots of {folder / 'tuned'}"]
     assert len(pilots) == 6 * len(RATES)
     assert {row["schedule.rate"] for row in pilots} == {"0.01", "0.03", "0.1"}
@@ -365,12 +377,13 @@ def test_the_table_has_a_column_for_every_axis_and_the_pilots(out, folder):
     assert (own["plain-8"], own["plain-56"]) == ("0.1", "0.01")
 
 
-def test_panels_of_a_quantity_have_one_range_on_the_whole_page(out):
-    page = (out / "index.html").read_text()
+def test_panels_of_a_quantity_have_one_range_on_the_whole_page(html_page):
     specs = {
         name: json.loads(text)["layout"]
         for name, text in re.findall(
-            r'id="(axis-[\d-]+)"><script type="application/json">(.*?)</script>', page, re.DOTALL
+            r'id="(axis-[\d-]+)"><script type="application/json">(.*?)</script>',
+            html_page,
+            re.DOTALL,
         )
     }
     errors = [layout for name, layout in specs.items() if name.split("-")[2] == "0"]
@@ -381,19 +394,19 @@ def test_panels_of_a_quantity_have_one_range_on_the_whole_page(out):
     assert specs["axis-0-1-0"]["yaxis"]["type"] == "log"
 
 
-def test_the_figure_has_its_labels_and_is_not_blank(out):
-    texts = (out / "axes.svg").read_text()
+def test_the_figure_has_its_labels_and_is_not_blank(report, tmp_path):
+    figure.write(report.sections, tmp_path)
+    texts = (tmp_path / "axes.svg").read_text()
     for label in (
         "Along schedule.rate, from 0.01 to 0.1", "best rate against depth", "residual nets",
         "training loss (nats)", "depth 56", "fresh seeds", "best value", "adamw",
     ):  # fmt: skip
         assert f">{label}" in texts
-    assert (out / "axes.png").stat().st_size > 20_000
+    assert (tmp_path / "axes.png").stat().st_size > 20_000
 
 
-def test_the_report_opens_with_the_best_values_and_says_how_they_were_chosen(out, folder):
-    text = (out / "index.html").read_text()
-    assert "Each network is at its best schedule.rate, which its pilots chose." in text
+def test_the_report_opens_with_the_best_values_and_says_how_they_were_chosen(html_page, folder):
+    assert "Each network is at its best schedule.rate, which its pilots chose." in html_page
     text = page.render(contents.of_runs(reader.find([folder / "grid"]), margin=0.5), "")
     opening = text.split("<section")[0]
     assert f"{folder / 'grid'}: each at its best rate" in opening

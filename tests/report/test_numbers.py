@@ -1,10 +1,11 @@
 """The arithmetic of the report, against numbers computed by hand or by scipy."""
 
+import itertools
 import math
 
 import pytest
 
-from experiments.report import cells, curves, groups, replicates
+from experiments.report import cells, curves, figures, groups, replicates
 from experiments.report.replicates import Observation, Replicate
 from experiments.report.statistics import Stat
 from resnet_jax.errors import UserError
@@ -162,3 +163,28 @@ def test_a_panel_without_curves_has_a_reason(tmp_path):
     (group,) = groups.comparable(reader.find([tmp_path / "s"]))
     assert curves.emptiness(group, "Plain nets") == "nothing logged yet"
     assert curves.emptiness(group, "Residual nets") == "no such nets in these runs"
+
+
+def test_labels_of_many_depths_do_not_overlap():
+    assert curves.depth_ticks([20, 32, 44, 56, 110], is_log=False) == [20, 32, 44, 56, 110]
+    assert curves.depth_ticks([20], is_log=True) == [20]
+    many = list(range(8, 152, 6))
+    for is_log, place in ((False, float), (True, math.log)):
+        ticks = curves.depth_ticks(many, is_log)
+        places = [place(tick) for tick in ticks]
+        span = place(many[-1]) - place(many[0])
+        assert ticks[-1] == many[-1]
+        assert len(ticks) > 5
+        assert min(b - a for a, b in itertools.pairwise(places)) >= 0.07 * span
+
+
+def test_a_legend_of_24_depths_stays_within_the_figure(tmp_path):
+    for depth in range(8, 152, 6):
+        fixture.write(tmp_path / "s" / str(depth), fixture.flat(5.0), model__depth=depth)
+    figure = figures._curves_figure(groups.comparable(reader.find([tmp_path / "s"])), window=0)
+    figure.draw_without_rendering()
+    (legend,) = figure.subfigs[0].legends
+    assert len(legend.get_texts()) == 24 + 2
+    box = legend.get_window_extent()
+    assert box.height <= figure.bbox.height
+    assert box.width <= 0.5 * figure.bbox.width

@@ -1,5 +1,6 @@
 """Training error and loss along every axis, as PNG and SVG."""
 
+import math
 import pathlib
 import textwrap
 from collections.abc import Sequence
@@ -11,13 +12,14 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from experiments.report import curves
 from experiments.report.axes import series
 from experiments.report.axes.answers import BestByDepth
 from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
 from experiments.report.axes.series import QUANTITIES, Point, Quantity, Range
 from experiments.report.curves import LINE_STYLES
-from experiments.report.figures import STYLE
+from experiments.report.figures import LEGEND_ROWS, STYLE
 
 RING = 11  # points: the ring around a network's best value
 
@@ -61,7 +63,8 @@ def _draw_section(row: SubFigure, section: Section, ranges: dict[str, Range], co
         ax.set_visible(True)
         _draw_best(ax, across.axis, section.fits)
     handles = _handles(across, palette)
-    row.legend(handles=handles, loc="outside right center", handlelength=2.0)
+    columns = math.ceil(len(handles) / (LEGEND_ROWS * len(QUANTITIES)))
+    row.legend(handles=handles, ncols=columns, loc="outside right center", handlelength=2.0)
 
 
 def _draw_line(ax: Axes, across: Across, line: Line, quantity: Quantity, colour: str) -> None:
@@ -138,7 +141,7 @@ def _draw_best(ax: Axes, axis: Axis, fits: Sequence[BestByDepth]) -> None:
     ax.set(xscale="log", yscale="log", ylim=series.limits(axis), xlabel="depth (layers)")
     ax.set(ylabel=f"best {axis.name}")
     ax.set_title(f"best {axis.name} against depth")
-    ax.xaxis.set_major_locator(FixedLocator(depths))
+    ax.xaxis.set_major_locator(FixedLocator(curves.depth_ticks(depths, is_log=True)))
     ax.yaxis.set_major_locator(FixedLocator([value.number or 0.0 for value in axis.values]))
     for one, names in ((ax.xaxis, None), (ax.yaxis, {v.number: v.label for v in axis.values})):
         one.set_minor_locator(NullLocator())

@@ -1,36 +1,16 @@
-"""The axes of a study: settings that vary among its runs, beside depth, shortcut and seed.
+"""The axes of a study: settings that vary among its runs, beside depth, shortcut and seed."""
 
-An axis is found in the configs of the runs in one folder: a study, or the pilots of a tuned one. A
-key is an axis if one network was trained with several values of it. If keys do not vary
-independently, as in a study of cures that each change other settings, their combinations are one
-axis of names.
-"""
-
-import collections
 import dataclasses
 import itertools
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from experiments.report import cells, groups, tuned
+from experiments.report import cells
 from experiments.report.cells import CellResult
 from experiments.report.groups import Group
-from experiments.report.replicates import DIVERGED_ERROR, Replicate
-from experiments.report.tuned import TunedStudy
-from resnet_jax import settings
-from resnet_jax.networks.architectures import SHORTCUTS
 from resnet_jax.runs import reader
 
 LOG, LINEAR, NAMES = "log", "linear", "names"
 LOG_RATIO = 3.0  # of the largest value to the smallest, from which a scale is logarithmic
-BASE = "base"  # the name of the commonest combination of settings
-# The best value is the one with the lowest; a second measure separates equal ones, as at 0 %.
-MEASURES = {
-    "training_error": (Replicate.train_error, DIVERGED_ERROR),
-    "training_loss": (Replicate.train_loss, math.inf),
-    "validation_error": (Replicate.validation_error, DIVERGED_ERROR),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +108,7 @@ class Across:
       study: its folder.
       axis: the axis.
       lines: by shortcut, then by depth.
-      by: the measure that is lowest at the best value, one of MEASURES.
+      by: the measure that is lowest at the best value, one of finding.MEASURES.
       is_tuned: whether the cells are pilots; networks at their best values have fresh seeds.
     """
 
@@ -152,174 +132,6 @@ class Across:
     def common(self) -> list[Value]:
         """The values at which every network was trained."""
         return [v for v in self.axis.values if all(v in line.cells for line in self.lines)]
-
-
-def find(runs: Iterable[reader.Run], tunings: Sequence[TunedStudy]) -> list[Across]:
-    """Returns every study along each of its axes; a tuned study along its tuned settings as well.
-
-    Args:
-      runs: of any studies.
-      tunings: the pilots of those that were tuned.
-    """
-    by_folder: dict[tuple[str, str], list[reader.Run]] = {}
-    for run in {run.path.resolve(): run for run in runs}.values():
-        # Other data are another task, not a value of a setting.
-        by_folder.setdefault((str(run.path.parent), run.config["data"]["name"]), []).append(run)
-    pilots = {tuning.study: tuning for tuning in tunings}
-    found = []
-    for (study, data), own in by_folder.items():
-        found += _of_folder(study, own, tuned.by_study(tunings))
-        if tuning := pilots.get(study):
-            trained = [run for trial in tuning.trials for run in trial.cell.runs]
-            same_data = [run for run in trained if run.config["data"]["name"] == data]
-            found += _of_folder(study, same_data, {}, own, tuning)
-    return found
-
-
-def _of_folder(
-    study: str,
-    runs: Sequence[reader.Run],
-    ignored: tuned.Tuned,
-    own: Sequence[reader.Run] = (),
-    tuning: TunedStudy | None = None,
-) -> list[Across]:
-    recipes = [groups.recipe(run, ignored) for run in runs]
-    keys = _varied(runs, recipes)
-    if tuning:  # the grid's own axes are those of its cells
-        axes = [[key] for key in tuning.keys if key in keys]
-    else:
-        axes = [[key] for key in keys] if _is_product(keys, recipes) else [keys]
-    found = []
-    for axis_keys in axes:
-        others = [key for key in keys if key not in axis_keys]
-        values = _values(axis_keys, recipes)
-        by = tuning.by if tuning else "training_error"
-        lines = _lines(runs, values, others, own, by, axis_keys)
-        axis = Axis(tuple(axis_keys), tuple(sorted(set(values), key=_order)))
-        if axis.scale == NAMES:
-            axis = dataclasses.replace(axis, values=_ranked(axis.values, lines))
-        found.append(Across(study, axis, tuple(lines), by, tuning is not None))
-    return found
-
-
-def _ranked(values: Sequence[Value], lines: Sequence[Line]) -> tuple[Value, ...]:
-    """Returns names by their mean training error over networks; those without one come last."""
-
-    def error(value: Value) -> float:
-        ended = [cell for line in lines if (cell := line.ended(value))]
-        return sum(_mean(c, "training_error") for c in ended) / len(ended) if ended else math.inf
-
-    return tuple(sorted(values, key=error))
-
-
-def _varied(runs: Sequence[reader.Run], recipes: Sequence[settings.Flat]) -> list[str]:
-    """Returns the keys of which one network has several values."""
-    by_network: dict[str, list[settings.Flat]] = {}
-    for run, recipe in zip(runs, recipes, strict=True):
-        by_network.setdefault(_network(run), []).append(recipe)
-    return sorted(
-        {
-            key
-            for own in by_network.values()
-            for key in {key for recipe in own for key in recipe}
-            if len({json.dumps(recipe.get(key)) for recipe in own}) > 1
-        }
-    )
-
-
-def _is_product(keys: Sequence[str], recipes: Sequence[settings.Flat]) -> bool:
-    points = {tuple(json.dumps(recipe.get(key)) for key in keys) for recipe in recipes}
-    return len(points) == math.prod(len(set(column)) for column in zip(*points, strict=True))
-
-
-def _values(keys: Sequence[str], recipes: Sequence[settings.Flat]) -> list[Value]:
-    """Returns each run's value on an axis."""
-    if len(keys) == 1:
-        return [_value(recipe.get(keys[0])) for recipe in recipes]
-    usual = {
-        key: collections.Counter(json.dumps(recipe.get(key)) for recipe in recipes).most_common(1)
-        for key in keys
-    }
-    return [
-        Value(
-            tuned.show_values(
-                {k: recipe.get(k) for k in keys if json.dumps(recipe.get(k)) != usual[k][0][0]}
-            )
-            or BASE
-        )
-        for recipe in recipes
-    ]
-
-
-def _value(value: object) -> Value:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return Value(settings.show(value), float(value) if is_number else None)  # type: ignore[arg-type]
-
-
-def _order(value: Value) -> tuple[bool, float, bool, str]:
-    return value.number is None, value.number or 0.0, value.label != BASE, value.label
-
-
-def _lines(
-    runs: Sequence[reader.Run],
-    values: Sequence[Value],
-    others: Sequence[str],
-    own: Sequence[reader.Run],
-    by: str,
-    keys: Sequence[str],
-) -> list[Line]:
-    """Returns a line per network and combination of values on the other axes."""
-    parts: dict[tuple[str, str], dict[Value, list[reader.Run]]] = {}
-    for run, value in zip(runs, values, strict=True):
-        part = parts.setdefault((_network(run), _others(run, others)), {})
-        part.setdefault(value, []).append(run)
-    trained: dict[tuple[str, str], list[reader.Run]] = {}
-    for run in own:
-        trained.setdefault((_network(run), _others(run, others)), []).append(run)
-    letters = {run.config["model"]["shortcut"] for run in runs} - {"none"}
-    lines = []
-    for place, part in parts.items():
-        along = {value: cells.pool(part[value]) for value in sorted(part, key=_order)}
-        first = next(iter(along.values()))
-        best = _best(along, by)
-        at_best = along[best] if best and not own else None
-        if place in trained:
-            at_best = cells.pool(trained[place])
-            best = _value(at_best.values_of(keys)[keys[0]])
-        others_shown = place[1]
-        more = f", {others_shown}" if others_shown else ""
-        kind = groups.kind_name(first.shortcut, letters)
-        lines.append(Line(first.name + more, kind + more, others_shown, along, best, at_best))
-    return sorted(lines, key=lambda line: (SHORTCUTS.index(line.shortcut), line.depth, line.others))
-
-
-def _best(along: Mapping[Value, CellResult], by: str) -> Value | None:
-    """Returns the value with the lowest measure among those whose runs have ended.
-
-    A diverged seed counts with an error of 100 % and an infinite loss.
-    """
-    ranked = [
-        (_mean(cell, by), _mean(cell, "training_loss"), i, value)
-        for i, (value, cell) in enumerate(along.items())
-        if cell.status in reader.ENDED
-    ]
-    return min(ranked)[-1] if ranked else None
-
-
-def _mean(cell: CellResult, by: str) -> float:
-    measure, worst = MEASURES[by]
-    measured = [None if r.diverged_at is not None else measure(r) for r in cell.replicates]
-    values = [worst if value is None else value for value in measured]
-    return sum(values) / len(values) if values else worst
-
-
-def _network(run: reader.Run) -> str:
-    return json.dumps([run.config["model"]["depth"], run.config["model"]["shortcut"]])
-
-
-def _others(run: reader.Run, keys: Sequence[str]) -> str:
-    flat = settings.flatten(run.config)
-    return tuned.show_values({key: flat.get(key) for key in keys})
 
 
 def as_group(label: str, networks: Iterable[CellResult]) -> Group:

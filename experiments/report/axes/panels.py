@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from experiments.report import curves
 from experiments.report.axes import series
 from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
@@ -78,7 +79,8 @@ def best_panel(section: Section) -> Panel | None:
                 )
             )
         legend.append(Entry(fit.kind, "", fit.kind, "", style.colour, 2.2, style.svg_dash))
-    figure.update_xaxes(type="log", tickvals=sorted(depths), ticktext=[*map(str, sorted(depths))])
+    ticks = curves.depth_ticks(sorted(depths), is_log=True)
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[*map(str, ticks)])
     low, high = map(math.log10, series.limits(axis))
     figure.update_yaxes(
         type="log",
