@@ -96,7 +96,7 @@ MINE = """
 from configs import degradation_digits
 
 def get_config():
-    study = degradation_digits.get_config()
+    study = degradation_digits.get_config("one_rate")
     study.grid.model.depth = (8,)
     return study
 """
@@ -115,7 +115,11 @@ def test_a_study_and_its_report_outside_the_checkout(wheel, tmp_path):
     (installed.cwd / "mine.py").write_text(MINE)
     short = [f"--config.base.{key}={value}" for key, value in SHORT.items()]
 
-    study = ("--config=configs/degradation_digits.py", *short, "--config.grid.model.depth=(8,14)")
+    study = (
+        "--config=configs/degradation_digits.py:one_rate",
+        *short,
+        "--config.grid.model.depth=(8,14)",
+    )
     installed.program("sweep", *study, "--workdir=study")
     printed = installed.program("compare", "study", "--out=report")
     assert printed.splitlines()[-1] == "report/index.html"

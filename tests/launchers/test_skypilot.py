@@ -257,7 +257,7 @@ def test_a_study_is_submitted_followed_and_cancelled(sky):
         def sweep(*more):
             return tiny.program(
                 "experiments.sweep", f"--workdir={url}/study",
-                "--config=configs/degradation_digits.py", "--launcher=skypilot",
+                "--config=configs/degradation_digits.py:one_rate", "--launcher=skypilot",
                 *(flag for flag in flags if "model.depth" not in flag), *more,
             )  # fmt: skip
 

@@ -265,7 +265,7 @@ def test_the_table_has_a_column_for_jobs():
 )
 def test_a_mistake_is_one_sentence(tmp_path, flags, words):
     done = tiny.program(
-        "experiments.sweep", "--config=configs/degradation_digits.py",
+        "experiments.sweep", "--config=configs/degradation_digits.py:one_rate",
         f"--workdir={tmp_path / 'study'}", *flags,
     )  # fmt: skip
     assert done.returncode == 2
@@ -276,7 +276,7 @@ def test_a_mistake_is_one_sentence(tmp_path, flags, words):
 
 def test_a_dry_run_prints_the_script_and_writes_nothing(tmp_path):
     done = tiny.program(
-        "experiments.sweep", "--config=configs/degradation_digits.py",
+        "experiments.sweep", "--config=configs/degradation_digits.py:one_rate",
         f"--workdir={tmp_path / 'study'}", "--launcher=slurm", "--dry_run", "--only=plain-*",
         "--config.base.model.width=0.25", "--config.base.replicates=1", "--nodes=2",
     )  # fmt: skip

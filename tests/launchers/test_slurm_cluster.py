@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(bool(absent), reason=f"not installed: {', '.join(absent)}"),
 ]
 
+DIGITS = "--config=configs/degradation_digits.py:one_rate"
 CELLS = ("plain-8", "resnet-8-A", "resnet-8-B")
 EVERY = 50  # steps between checkpoints
 STEPS = 2500
@@ -46,8 +47,8 @@ def sweep(cluster, folder, *flags):
     base = [f"--config.base.{k}={v}" for k, v in after.items() if v != before[k]]
     base = [flag for flag in base if not flag.startswith("--config.base.model.depth")]
     command = [
-        sys.executable, "-m", "experiments.sweep", "--config=configs/degradation_digits.py",
-        f"--workdir={folder}", "--launcher=slurm", *base, "--config.base.replicates=1",
+        sys.executable, "-m", "experiments.sweep", DIGITS, f"--workdir={folder}",
+        "--launcher=slurm", *base, "--config.base.replicates=1",
         "--config.grid.model.depth=(8,)", "--config.grid.model.shortcut=('none','A','B')", *flags,
     ]  # fmt: skip
     environment = {k: v for k, v in cluster.environment.items() if k != "XLA_FLAGS"}
@@ -227,7 +228,7 @@ def test_one_command_runs_both_stages_of_a_tuned_study(cluster, tmp_path):
 
 def test_an_impossible_job_is_refused_in_one_sentence(cluster, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", "--config=configs/degradation_digits.py",
+        [sys.executable, "-m", "experiments.sweep", DIGITS,
          f"--workdir={tmp_path / 'study'}", "--launcher=slurm", "--partition=none"],
         cwd=tiny.ROOT, env=cluster.environment | {"JAX_PLATFORMS": "cpu"},
         capture_output=True, text=True,

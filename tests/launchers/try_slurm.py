@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     cluster.start(_CPUS.value)
     print(f"export SLURM_CONF={cluster.conf}")
     print(
-        "python -m experiments.sweep --config=configs/degradation_digits.py "
+        "python -m experiments.sweep --config=configs/degradation_digits.py:one_rate "
         "--workdir=runs/slurm --launcher=slurm"
     )
     return 0

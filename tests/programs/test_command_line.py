@@ -37,7 +37,7 @@ for kind, argv in json.load(sys.stdin):
     results.append((os.waitstatus_to_exitcode(os.wait()[1]), said))
 json.dump(results, sys.stdout)
 """
-DIGITS, STUDY = "--config=configs/digits.py", "--config=configs/degradation_digits.py"
+DIGITS, STUDY = "--config=configs/digits.py", "--config=configs/degradation_digits.py:one_rate"
 
 # Valid command lines: (kind of config that the program takes, argv, {key: value}).
 PARSED = {

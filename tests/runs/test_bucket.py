@@ -157,7 +157,7 @@ def test_two_processes_train_into_a_bucket_and_resume(place, undisturbed, monkey
 def test_a_study_runs_in_a_bucket_with_its_logs(place):
     flags = [flag.replace("--config.", "--config.base.") for flag in tiny.flags_of()]
     study = [
-        "--config=configs/degradation_digits.py", f"--workdir={place}",
+        "--config=configs/degradation_digits.py:one_rate", f"--workdir={place}",
         *(flag for flag in flags if "model.depth" not in flag), "--config.grid.model.depth=(8,)",
         "--config.base.replicates=1", "--config.base.model.bn_group=0",
     ]  # fmt: skip

@@ -117,7 +117,7 @@ def test_only_resnet_110_of_the_papers_study_warms_up():
 
 
 def test_the_studies_have_the_cells_they_describe():
-    assert set(names(degradation_digits.get_config())) == {
+    assert set(names(degradation_digits.get_config("one_rate"))) == {
         "plain-20", "resnet-20-A", "plain-56", "resnet-56-A",
     }  # fmt: skip
     assert set(names(degradation_cifar10.get_config())) == {

@@ -174,7 +174,7 @@ def test_the_plan_without_data_prints_and_writes_nothing(cifar, monkeypatch, tmp
 
 
 def digits():
-    config = degradation_digits.get_config()
+    config = degradation_digits.get_config("one_rate")
     config.base.steps = 240
     cells = grid.cells(config)
     return cells, {cell.name: Size(100, 10, 1000.0 * cell.config.model.depth) for cell in cells}
@@ -255,7 +255,7 @@ def test_a_plan_that_cannot_be_timed_still_prints(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_the_rate_is_timed_on_this_machine(monkeypatch, tmp_path):
-    config = degradation_digits.get_config()
+    config = degradation_digits.get_config("one_rate")
     config.base.batch_size = 16
     config.base.model.width = 0.25
     config.base.replicates = 1

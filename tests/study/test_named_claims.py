@@ -33,7 +33,7 @@ def test_the_studies_of_this_repository_name_their_claims():
     ],
 )
 def test_unknown_claims_are_refused_in_one_sentence(value, words):
-    study = degradation_digits.get_config()
+    study = degradation_digits.get_config("one_rate")
     with study.ignore_type():
         study.claims = value
     grid.check_parts(study)
@@ -42,7 +42,7 @@ def test_unknown_claims_are_refused_in_one_sentence(value, words):
 
 
 def test_numbers_from_the_command_line_are_ids():
-    study = degradation_digits.get_config()
+    study = degradation_digits.get_config("one_rate")
     study.claims = (1, 2)
     assert named_claims.of_study(study) == ("1", "2")
 

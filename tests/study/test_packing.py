@@ -96,8 +96,8 @@ def test_the_machine_is_asked_by_another_process(monkeypatch):
 # -------------------------------------------------------------------------------- how many
 
 
-def cells_of(config):
-    return grid.cells(config.get_config())
+def cells_of(config, *preset):
+    return grid.cells(config.get_config(*preset))
 
 
 @pytest.fixture
@@ -115,14 +115,14 @@ def packed(monkeypatch):
 
 def test_on_cpu_one_per_core(monkeypatch, packed):
     monkeypatch.setattr(packing, "usable_cores", lambda: list(range(3)))
-    cells = cells_of(degradation_digits)
+    cells = cells_of(degradation_digits, "one_rate")
     assert packing.default_jobs(Machine("cpu"), cells, cells) == 3
     assert packing.default_jobs(Machine("cpu"), cells[:2], cells[:1]) == 2
     assert packed == []
 
 
 def test_on_gpus_one_each_or_more_if_that_is_faster(packed):
-    cells = cells_of(degradation_digits)  # four
+    cells = cells_of(degradation_digits, "one_rate")  # four
     assert packing.default_jobs(Machine("gpu", 8), cells, cells) == 4
     assert packing.default_jobs(Machine("gpu", 4), cells, cells) == 4
     assert packing.default_jobs(Machine("gpu"), cells, cells[:1]) == 1
@@ -135,7 +135,7 @@ def test_on_gpus_one_each_or_more_if_that_is_faster(packed):
 
 
 def test_one_at_a_time_if_cells_need_the_whole_machine(packed):
-    cells = cells_of(degradation_digits)
+    cells = cells_of(degradation_digits, "one_rate")
     assert packing.default_jobs(Machine("tpu", 4), cells, cells) == 1
     streamed = cells_of(degradation_imagenet)
     assert packing.default_jobs(Machine("gpu", 4), streamed, streamed) == 1
@@ -201,14 +201,14 @@ def device(monkeypatch):
 def test_the_fastest_number_per_gpu(device, steps_per_second, limit, chosen, tried):
     rates, groups = device
     rates.update(steps_per_second)
-    (cell, *_) = cells_of(degradation_digits)
+    (cell, *_) = cells_of(degradation_digits, "one_rate")
     assert packing._jobs_per_gpu(cell, limit) == chosen
     memory = {4: "0.188", 2: "0.375"}
     assert groups == [(number, "0", memory[number], 1) for number in tried]
 
 
 def small_cell():
-    config = degradation_digits.get_config()
+    config = degradation_digits.get_config("one_rate")
     config.base.batch_size, config.base.replicates, config.base.model.width = 8, 1, 0.25
     config.grid.model.depth = (8,)
     return grid.cells(config)[0]

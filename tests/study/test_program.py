@@ -10,7 +10,7 @@ from resnet_jax import settings
 from resnet_jax.runs import reader
 from tests import tiny
 
-STUDY = "--config=configs/degradation_digits.py"
+STUDY = "--config=configs/degradation_digits.py:one_rate"
 SMALL = (
     "--config.grid.model.depth=(8,)",
     "--config.base.steps=4",

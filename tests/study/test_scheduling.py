@@ -18,7 +18,7 @@ from resnet_jax.runs import reader
 from tests import tiny
 from tests.study import sweep_fake
 
-STUDY = "configs/degradation_digits.py"
+STUDY = "configs/degradation_digits.py:one_rate"
 CELLS = ("plain-56", "resnet-56-A", "plain-20", "resnet-20-A")  # the longest first
 
 
@@ -74,7 +74,7 @@ def test_cells_run_two_at_a_time_longest_first_each_on_its_cores(tmp_path):
     assert code == 0, said
     named = naming.read(tmp_path)
     assert {id: one.before_runs for id, one in named.items()} == dict.fromkeys(
-        degradation_digits.get_config().claims, True
+        degradation_digits.get_config("one_rate").claims, True
     )
     launches = sweep_fake.started(tmp_path)
     assert {line["cell"] for line in launches} == set(CELLS)
