@@ -43,7 +43,7 @@ def _tuned(study: ConfigDict) -> ConfigDict:
         {
             "over": {"schedule": {"rate": (0.01, 0.03, 0.1, 0.3)}},
             "by": "training_loss",
-            "seeds": 4,  # as many as the cells have, so that both share their programs
+            "seeds": 1,
             "first_seed": 1000,
         }
     )

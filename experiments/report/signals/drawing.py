@@ -43,7 +43,8 @@ def _draw_row(row: SubFigure, group: Group, own: list[Panel]) -> None:
     for ax, panel in zip(axes, own, strict=False):
         for line in panel.lines:
             colour, dash, _, _ = _style(line.cell, group)
-            (by_name[line.cell.name],) = ax.plot(line.x, line.y, color=colour, ls=dash, lw=1.4)
+            style = {"color": colour, "ls": dash, "lw": 1.4, "clip_on": False}
+            (by_name[line.cell.name],) = ax.plot(line.x, line.y, **style)
         ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         ax.set_yscale("log" if panel.is_log else "linear")
         ax.set_ylim(*panel.y_range(own))
