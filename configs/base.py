@@ -44,6 +44,14 @@ def get_config() -> ConfigDict:
     m.shortcut_scale_by = "constant"
     m.branch_scale = 1.0
     m.branch_scale_by = "constant"
+    # The shortcut's share is learned from the block's input, with g between 0 and 1: none |
+    # exclusive: (1 - g) * shortcut + g * branch | shortcut_only: (1 - g) * shortcut + branch
+    m.gate = "none"
+    m.gate_bias = 0.0  # the initial bias of g's convolution
+    # The probability that a training step drops the last block's branch; 0 before the first block,
+    # and linear between.
+    m.stochastic_depth = 0.0
+    m.dropout = 0.0  # probability of dropout before the branch's last convolution
     m.bottleneck_stride = "v1"  # v1: on the first 1x1 (the paper) | v1.5: on the 3x3
     m.activation = "post"  # post: after the addition (2015) | pre: before each convolution (2016)
     m.stem = "cifar"  # cifar: 3x3 | imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2
@@ -55,6 +63,19 @@ def get_config() -> ConfigDict:
     # (pre) starts at 0.
     m.zero_init_residual = False
     # float32 | bfloat16: the dtype of activations. Parameters, statistics and loss stay float32.
+    # relu | leaky_relu: slope 0.01 | crelu: [relu(x), relu(-x)] | gelu | linear | tailored: a leaky
+    # ReLU whose slope is solved for the depth, so that two orthogonal inputs end with the cosine
+    # similarity `tailored_eta` in a plain net (leaky TAT)
+    m.nonlinearity = "relu"
+    m.tailored_eta = 0.9
+    # batch | none: biases on the convolutions instead | group: over `norm_groups` groups of
+    # channels | frozen: BatchNorm that keeps its initial statistics
+    m.norm = "batch"
+    m.norm_groups = 8
+    m.weight_standardization = False  # every filter has mean 0 and the variance of `init`
+    # he | orthogonal | delta_orthogonal | looks_linear (with crelu) | dirac | fixup (with no norm):
+    # resnet_jax/networks/initializers.py
+    m.init = "he"
     m.dtype = "float32"
     # How float32 numbers are multiplied. On CPU all three are float32.
     # highest: float32 (the paper) | high: TensorFloat-32 on GPU, three bfloat16 products on TPU |
@@ -67,6 +88,7 @@ def get_config() -> ConfigDict:
     # On CPU this saves memory only if `scan` is on.
     m.remat = ()
     m.num_classes = 0  # 0: the number of classes of the data set
+    # The rest is for the norm "batch"; the epsilon for "group" and "frozen" too.
     m.bn_group = 0  # examples over which BatchNorm takes its statistics; 0: the whole batch
     m.bn_momentum = 0.9  # weight of the old value in BatchNorm's moving averages
     m.bn_epsilon = 1e-5  # added to the variance

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from experiments.cli import command_line, config_flag, tables
 from experiments.report import paper
-from resnet_jax import execution
+from resnet_jax import execution, settings
 from resnet_jax.data import sets
 from resnet_jax.networks import resnet, summary
 from resnet_jax.resolve import resolve
@@ -44,6 +44,11 @@ def describe(config: ConfigDict) -> Description:
         "family": model.family,
         "depth": model.depth,
         "shortcut": model.shortcut,
+        "cures": {
+            key.removeprefix("model."): settings.get(config, key)
+            for key in settings.CURES
+            if settings.get(config, key) != settings.SETTINGS[key].implied
+        },
         "block": network.arch.block,
         "stage_sizes": network.arch.stage_sizes,
         "image_shape": image_shape,
@@ -111,10 +116,9 @@ def family_text(networks: Sequence[Description]) -> tables.Parts:
 def _title(network: Description, member: str) -> str:
     plain = network["shortcut"] == "none"
     kind = "plain" if plain else f"residual, shortcut {network['shortcut']}"
-    classes = f"{network['num_classes']} classes"
-    return (
-        f"{network['family']} {member} ({kind}), {_shape(network['image_shape'])} images, {classes}"
-    )
+    cures = "".join(f", {k}={settings.show(v)}" for k, v in network["cures"].items())
+    shape, classes = _shape(network["image_shape"]), f"{network['num_classes']} classes"
+    return f"{network['family']} {member} ({kind}{cures}), {shape} images, {classes}"
 
 
 def _sizes(network: Description) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from resnet_jax.data import sets
 from resnet_jax.data.augment import Augmentation, Normalization
 from resnet_jax.execution import Execution
 from resnet_jax.networks import layout, resnet
-from resnet_jax.networks.blocks import Scales
+from resnet_jax.networks.per_block import Scales
 from resnet_jax.networks.signals import SIGNALS
 from resnet_jax.optim import Numbers, Schedule, make_optimizer, numbers_of
 from resnet_jax.parallel import mesh as meshes

@@ -8,11 +8,11 @@ import itertools
 from ml_collections import ConfigDict
 
 from resnet_jax.allowed import INT32_MAX, Span
+from resnet_jax.check_model import check_model
 from resnet_jax.data import sources
 from resnet_jax.data.sets import Facts
 from resnet_jax.errors import UserError, listing, nearest
 from resnet_jax.execution import DISPATCH_KEYS, allowed_steps_per_dispatch
-from resnet_jax.networks.architectures import architecture
 from resnet_jax.settings import LENGTHS, SETTINGS, get
 
 _RATES = ("schedule.rate", "schedule.final_rate", "schedule.warmup_rate")
@@ -29,7 +29,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     for key, setting in SETTINGS.items():
         setting.allowed.check(key, get(config, key))
-    _check_remat(config.model)
+    check_model(config.model)
     _check_dispatch(config)
 
     config = ConfigDict(config.copy_and_resolve_references())
@@ -67,15 +67,6 @@ def resolve(config: ConfigDict) -> ConfigDict:
         schedule.warmup_length = _warmup_in_steps(schedule, steps_per_unit, config.steps)
     schedule.unit = "steps"
     return config
-
-
-def _check_remat(model: ConfigDict) -> None:
-    stages = tuple(range(1, len(architecture(model.family, model.depth).stage_sizes) + 1))
-    if not all(stage in stages for stage in model.remat):
-        raise UserError(
-            f"model.remat={model.remat} names a stage that this network lacks; allowed is any "
-            f"selection from {stages}."
-        )
 
 
 def _check_dispatch(config: ConfigDict) -> None:
@@ -143,6 +134,8 @@ def _check_parts(config: ConfigDict) -> None:
         raise UserError(
             f"accumulate={parts} does not divide batch_size={batch_size}; allowed are its divisors."
         )
+    if config.model.norm != "batch":
+        return
     if not group or (batch_size // parts) % group:
         raise UserError(
             f"model.bn_group={group} does not divide a part of {batch_size // parts} examples "
@@ -165,7 +158,7 @@ def _check_combinations(config: ConfigDict, known: Facts, examples: int) -> None
         )
     _check_parts(config)
     _check_data(config, known)
-    if model.bn_group and config.batch_size % model.bn_group:
+    if model.norm == "batch" and model.bn_group and config.batch_size % model.bn_group:
         raise UserError(
             f"model.bn_group={model.bn_group} does not divide batch_size={config.batch_size}; "
             "allowed are its divisors, or 0 for the whole batch."
@@ -174,16 +167,6 @@ def _check_combinations(config: ConfigDict, known: Facts, examples: int) -> None
         raise UserError(
             f"model.num_classes={model.num_classes} is less than the {known.num_classes} classes "
             f"of {data.name}; allowed is at least that, or 0 for exactly that."
-        )
-    if model.space_to_depth and model.stem != "imagenet":
-        raise UserError(
-            f"model.space_to_depth=True needs model.stem='imagenet', but it is {model.stem!r}; "
-            "allowed is False."
-        )
-    if model.shortcut == "none" and model.zero_init_residual:
-        raise UserError(
-            "model.zero_init_residual=True makes a plain net (model.shortcut='none') constant: "
-            "every block's output starts at zero; allowed is False."
         )
     needs_validation = {
         "schedule.name='plateau'": config.schedule.name == "plateau",

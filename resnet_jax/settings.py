@@ -27,7 +27,16 @@ from resnet_jax.allowed import (
 )
 from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.errors import UserError
-from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, FAMILIES, SCALED_BY, SHORTCUTS
+from resnet_jax.networks.architectures import (
+    BOTTLENECK_STRIDES,
+    FAMILIES,
+    GATES,
+    INITS,
+    NONLINEARITIES,
+    NORMS,
+    SCALED_BY,
+    SHORTCUTS,
+)
 
 Config = Mapping[str, Any]  # nested, as in config.json
 Flat = dict[str, Any]  # {"model.depth": 56, ...}
@@ -97,6 +106,7 @@ LENGTHS = ("steps", "epochs", "examples")
 _STREAMED = Condition(("data.name",), lambda c: not DATA_SETS[c.data.name].resident)
 _VALIDATED = _above_0("data.validation")
 _RESIDUAL = _among("model.shortcut", "A", "B", "C")
+_BATCH_NORM = _among("model.norm", "batch")
 _SGD = _among("optimizer.name", "sgd", "lars")
 _ADAM = _among("optimizer.name", "adam", "adamw")
 _PLATEAU = _among("schedule.name", "plateau")
@@ -144,6 +154,14 @@ SETTINGS: dict[str, Setting] = {
     "model.shortcut_scale_by": Setting(Choice(SCALED_BY), (_RESIDUAL,), implied="constant"),
     "model.branch_scale": Setting(_SCALE_OF_BLOCKS, implied=1.0),
     "model.branch_scale_by": Setting(Choice(SCALED_BY), implied="constant"),
+    "model.gate": Setting(Choice(GATES), (_RESIDUAL,), implied="none"),
+    "model.gate_bias": Setting(
+        Range(-100, 100),
+        (_RESIDUAL, _among("model.gate", "exclusive", "shortcut_only")),
+        implied=0.0,
+    ),
+    "model.stochastic_depth": Setting(_UP_TO_1, implied=0.0),
+    "model.dropout": Setting(_UP_TO_1, implied=0.0),
     # ImageNet presets set it for all depths, although only 50 and more have bottlenecks.
     "model.bottleneck_stride": Setting(
         Choice(BOTTLENECK_STRIDES), (_among("model.family", "imagenet"),)
@@ -153,14 +171,26 @@ SETTINGS: dict[str, Setting] = {
     "model.space_to_depth": Setting(_SWITCH, changes_results=False),
     "model.width": Setting(Range(1e-3, 1e3)),
     "model.zero_init_residual": Setting(_SWITCH),
+    "model.nonlinearity": Setting(Choice(NONLINEARITIES), implied="relu"),
+    "model.tailored_eta": Setting(
+        Range(0, 1, above=True, below=True),
+        (_among("model.nonlinearity", "tailored"),),
+        implied=0.9,
+    ),
+    "model.norm": Setting(Choice(NORMS), implied="batch"),
+    "model.norm_groups": Setting(_COUNT, (_among("model.norm", "group"),), implied=8),
+    "model.weight_standardization": Setting(_SWITCH, implied=False),
+    "model.init": Setting(Choice(INITS), implied="he"),
     "model.dtype": Setting(Choice(("float32", "bfloat16"))),
     "model.precision": Setting(Choice(("highest", "high", "default"))),
     "model.scan": Setting(Choice(("auto", "on", "off")), changes_results=False),
     "model.remat": Setting(Numbers(_COUNT), changes_results=False),
     "model.num_classes": Setting(_COUNT_OR_0),
-    "model.bn_group": Setting(_COUNT_OR_0),
-    "model.bn_momentum": Setting(_UP_TO_1, (_USES_MOVING_AVERAGES,)),
-    "model.bn_epsilon": Setting(Range(0, 1, above=True)),
+    "model.bn_group": Setting(_COUNT_OR_0, (_BATCH_NORM,)),
+    "model.bn_momentum": Setting(_UP_TO_1, (_BATCH_NORM, _USES_MOVING_AVERAGES)),
+    "model.bn_epsilon": Setting(
+        Range(0, 1, above=True), (_among("model.norm", "batch", "group", "frozen"),)
+    ),
     "train.steps_per_dispatch": Setting(_TEXT, changes_results=False),
     "data.name": Setting(Choice(tuple(DATA_SETS))),
     "data.dir": Setting(_TEXT, changes_results=False),
@@ -211,8 +241,10 @@ SETTINGS: dict[str, Setting] = {
     "ema_decay": Setting(_UP_TO_1),
     "eval.every": Setting(_COUNT, (_VALIDATED,), decides_if=_VALIDATION_DECIDES),
     "eval.batch_size": Setting(_COUNT, changes_results=False),
-    "eval.statistics": Setting(Choice(("population", "moving_average"))),
-    "eval.population_examples": Setting(_COUNT_OR_0, (_among("eval.statistics", "population"),)),
+    "eval.statistics": Setting(Choice(("population", "moving_average")), (_BATCH_NORM,)),
+    "eval.population_examples": Setting(
+        _COUNT_OR_0, (_BATCH_NORM, _among("eval.statistics", "population"))
+    ),
     "eval.weights": Setting(Choice(("last", "best"))),
     "eval.views": Setting(Choices(("center", "ten_crop", "fully_convolutional"))),
     "eval.short_side": Setting(Range(1, 4096, whole=True), (_STREAMED, _HAS_SQUARE_VIEWS)),
@@ -227,6 +259,10 @@ SETTINGS: dict[str, Setting] = {
     "profile": Setting(Span(), changes_results=False),
 }
 
+# Settings that change the paper's networks, beside those that the paper itself varies.
+CURES = tuple(
+    key for key, s in SETTINGS.items() if key.startswith("model.") and s.implied is not None
+)
 _IMPLIED = {
     key: setting.implied for key, setting in SETTINGS.items() if setting.implied is not None
 }

@@ -46,7 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
       step: int32; steps taken.
       params: float32.
-      batch_stats: BatchNorm's moving averages, float32.
+      batch_stats: BatchNorm's moving averages, float32; {} without BatchNorm.
       opt_state: optax's state.
       schedule: the state of the learning-rate schedule.
       ema: {"params", "batch_stats"} averaged exponentially, or {} without averaging.
@@ -145,14 +145,15 @@ def _draw(
 
     def draw(seed: jax.Array) -> Variables:
         variables = model.lazy_init(init_key(seed), images, train=True)
-        return {name: variables[name] for name in ("params", "batch_stats")}
+        # Only BatchNorm has statistics.
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     return jax.jit(draw, compiler_options=dict(compiler_options))
 
 
 # Every key is fold_in(fold_in(key(seed), purpose), step): none is carried over or used twice.
 # The augmentation of training batches and of batches for population statistics differs.
-_INIT, TRAINING, POPULATION = range(3)
+_INIT, TRAINING, POPULATION, _NETWORK = range(4)
 
 
 def init_key(seed: jax.Array) -> jax.Array:
@@ -163,3 +164,8 @@ def init_key(seed: jax.Array) -> jax.Array:
 def augment_key(seed: jax.Array, purpose: ArrayLike, step: ArrayLike) -> jax.Array:
     """The key for the augmentation of a step's batch; `purpose` is TRAINING or POPULATION."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)
+
+
+def network_key(seed: jax.Array, step: jax.Array) -> jax.Array:
+    """The key for stochastic depth and dropout in a training step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _NETWORK), step)

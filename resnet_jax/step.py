@@ -15,8 +15,8 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax.data.augment import Augmentation, Draws, Normalization
-from resnet_jax.networks.blocks import Scales
 from resnet_jax.networks.normalization import MOMENTS, pool_moments
+from resnet_jax.networks.per_block import NetworkDraws, Scales
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.networks.signals import SIGNALS, of_forward_pass, of_update, pool_parts
 from resnet_jax.optim import Schedule, descend
@@ -30,6 +30,7 @@ from resnet_jax.state import (
     Variables,
     augment_key,
     empty_window,
+    network_key,
 )
 
 Metrics = dict[str, Any]  # by name: an array, or a dict of arrays under SIGNALS
@@ -92,8 +93,12 @@ def train_step(
       SIGNALS the signals of this step's gradients and update (see networks/signals.py).
     """
     draws = _draws_of_parts(task, augment_key(seed, TRAINING, state.step), batch)
+    key = numbers = None
+    if task.model.is_random:
+        key = network_key(seed, state.step)
+        numbers = jnp.arange(batch.labels.size).reshape(batch.labels.shape)
     loss, error, batch_stats, gradients = _mean_over_parts(
-        functools.partial(_gradients, task, state), (batch, draws), task.unroll
+        functools.partial(_gradients, task, state, key), (batch, draws, numbers), task.unroll
     )
     rate = task.schedule.rate(state.schedule, state.step)
     params, opt_state = descend(task.optimizer, rate, gradients, state.opt_state, state.params)
@@ -133,19 +138,31 @@ def train_step(
 
 
 def _gradients(
-    task: Task, state: TrainState, part: tuple[Batch, Draws]
+    task: Task,
+    state: TrainState,
+    key: jax.Array | None,
+    part: tuple[Batch, Draws, jax.Array | None],
 ) -> tuple[jax.Array, jax.Array, PyTree, optax.Updates]:
-    """Returns loss, top-1 error, moving averages and gradients of one part of a batch."""
-    (images_BHWC, labels_B), draws = part
+    """Returns loss, top-1 error, moving averages and gradients of one part of a batch.
+
+    `key` and the examples' numbers are those of NetworkDraws, None if the network draws nothing.
+    """
+    (images_BHWC, labels_B), draws, numbers_B = part
+    network_draws = None if key is None or numbers_B is None else NetworkDraws(key, numbers_B)
     images_BHWC = task.augmentation(draws, task.normalization(images_BHWC))
 
     def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
         variables = {"params": gather_shares(params, task.mesh), "batch_stats": state.batch_stats}
         logits_BK, updated = task.model.apply(
-            variables, images_BHWC, train=True, scales=task.scales, mutable=["batch_stats"]
+            variables,
+            images_BHWC,
+            train=True,
+            scales=task.scales,
+            draws=network_draws,
+            mutable=["batch_stats"],
         )
         losses_B = cross_entropy(logits_BK, labels_B, task.label_smoothing)
-        return losses_B.mean(), (logits_BK, updated["batch_stats"])
+        return losses_B.mean(), (logits_BK, updated.get("batch_stats", {}))
 
     (loss, (logits_BK, batch_stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
         state.params
@@ -241,7 +258,7 @@ def observe_step(
         lambda _, part: (None, observe(part)), None, (batch, draws), unroll=task.unroll or 1
     )
     signals = of_forward_pass(pool_parts(observed.get(SIGNALS, {})))
-    return pool_moments(observed[MOMENTS]), signals
+    return pool_moments(observed.get(MOMENTS, {})), signals
 
 
 # --------------------------------------------------------------------- the loss and the errors

@@ -268,7 +268,7 @@ def _test(launch: _Launch, state: TrainState) -> tuple[Variables, Metrics] | Non
         state, metrics = _validate(launch, state)
     metrics["diverged_at"] = state.diverged_at
     variables = state.best.variables if config.eval.weights == "best" else state.evaluated
-    if config.eval.statistics == "population":
+    if config.eval.statistics == "population" and config.model.norm == "batch":
         variables = population_statistics(
             programs.observe_step, variables, data.train, launch.seeds, config, programs.execution
         )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
-from resnet_jax.state import POPULATION, TRAINING, augment_key, init_key
+from resnet_jax.state import POPULATION, TRAINING, augment_key, init_key, network_key
 from tests import tiny
 
 
@@ -19,7 +19,8 @@ def test_all_keys_differ():
         for step in range(4):
             for purpose in (TRAINING, POPULATION):
                 keys.add(bits(augment_key(jnp.int32(seed), purpose, jnp.int32(step))))
-    assert len(keys) == 3 + 3 * 4 * 2
+            keys.add(bits(network_key(jnp.int32(seed), jnp.int32(step))))
+    assert len(keys) == 3 + 3 * 4 * 3
 
 
 def test_a_seeds_initial_weights_do_not_depend_on_other_seeds():

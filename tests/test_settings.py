@@ -361,6 +361,56 @@ def test_schedule_units_become_steps(unit, boundaries, warmup, expected):
     assert resolved.schedule.unit == "steps"
 
 
+# ------------------------------------------------------------------- networks that contradict
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"nonlinearity": "crelu"}, "model.activation='pre' or model.shortcut='none'"),
+        ({"init": "looks_linear"}, "needs model.nonlinearity='crelu', whose two halves"),
+        ({"init": "fixup"}, "model.norm='batch'; allowed is model.norm='none'"),
+        ({"init": "fixup", "norm": "none", "shortcut": "none"}, "model.init='fixup' makes a plain"),
+        ({"branch_scale": 0.0, "shortcut": "none"}, "model.branch_scale=0.0 makes a plain net"),
+        ({"zero_init_residual": True, "shortcut": "none"}, "zero_init_residual=True makes a plain"),
+        ({"stochastic_depth": 0.5, "shortcut": "none"}, "model.stochastic_depth=0.5 drops"),
+        ({"norm": "group", "norm_groups": 5}, "does not divide the filters of all stages"),
+        ({"norm": "group", "width": 0.25}, "model.norm_groups=8 does not divide the filters"),
+        ({"nonlinearity": "tailored", "depth": 8}, "where even ReLU has 0.809"),
+        ({"zero_init_residual": True, "norm": "none", "weight_standardization": True},
+         "model.zero_init_residual=True starts some at 0"),
+        ({"init": "fixup", "norm": "none", "weight_standardization": True},
+         "model.init='fixup' starts some at 0"),
+    ],
+)  # fmt: skip
+def test_networks_that_contradict_themselves_are_refused(values, words):
+    assert words in refusal(changed(**{f"model__{key}": v for key, v in values.items()}))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"nonlinearity": "crelu", "shortcut": "none", "init": "looks_linear"},
+        {"nonlinearity": "crelu", "activation": "pre", "init": "looks_linear"},
+        {"init": "fixup", "norm": "none", "branch_scale_by": "learned"},
+        {"zero_init_residual": True, "weight_standardization": True},
+        {"branch_scale": 0.0, "branch_scale_by": "learned", "norm": "none"},
+        {"norm": "group", "width": 0.25, "norm_groups": 4},
+        {"nonlinearity": "tailored", "depth": 8, "tailored_eta": 0.5},
+    ],
+)
+def test_networks_with_several_cures_are_accepted(values):
+    resolve(changed(**{f"model__{key}": value for key, value in values.items()}))
+
+
+def test_only_batchnorm_needs_groups_that_divide_the_parts_of_a_batch():
+    parts = {"accumulate": 2, "batch_size": 126}
+    assert "model.bn_group=0 does not divide" in refusal(changed(**parts))
+    resolve(changed(**parts, model__norm="none"))
+    assert "does not divide batch_size" in refusal(changed(model__bn_group=5))
+    resolve(changed(model__bn_group=5, model__norm="group"))
+
+
 # ------------------------------------------------------------------- values taken from the data
 
 

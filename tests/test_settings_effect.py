@@ -28,18 +28,20 @@ ALWAYS = {
     "deterministic",  # on a GPU
     "train.steps_per_dispatch", "label_smoothing", "ema_decay",
     "model.family", "model.depth", "model.shortcut", "model.activation", "model.stem",
-    "model.branch_scale", "model.branch_scale_by",
+    "model.branch_scale", "model.branch_scale_by", "model.nonlinearity", "model.norm",
+    "model.weight_standardization", "model.init", "model.dropout",
+    "model.stochastic_depth",  # refused without a shortcut
     "model.space_to_depth",  # refused with another stem
     "model.width", "model.zero_init_residual", "model.dtype", "model.precision",
     "model.scan", "model.remat",
-    "model.num_classes", "model.bn_group", "model.bn_epsilon",
+    "model.num_classes",
     "data.name", "data.dir", "data.validation", "data.mean", "data.std",
     "data.pad", "data.image_size",  # refused with a streamed and a resident set
     "data.flip", "data.color",
     "optimizer.name", "optimizer.weight_decay", "optimizer.clip_norm",
     "schedule.name", "schedule.rate", "schedule.warmup",  # but for the two cases below
     "schedule.rate_for_batch", "schedule.unit",  # settled when a config is resolved
-    "eval.batch_size", "eval.statistics", "eval.weights", "eval.views",
+    "eval.batch_size", "eval.weights", "eval.views",
     "mesh.replicates", "mesh.fsdp", "checkpoint.every", "checkpoint.keep", "log.every",
     "log.signals.every", "log.tensorboard",
 }  # fmt: skip
@@ -47,7 +49,9 @@ ALWAYS = {
 # A value other than the default for each setting with a condition.
 OTHER = {
     "replicates_by": "loop", "model.bottleneck_stride": "v1.5", "model.shortcut_scale": 0.5,
-    "model.shortcut_scale_by": "learned", "model.bn_momentum": 0.5,
+    "model.shortcut_scale_by": "learned", "model.gate": "exclusive", "model.gate_bias": -1.0,
+    "model.tailored_eta": 0.5, "model.norm_groups": 4, "model.bn_group": 64,
+    "model.bn_epsilon": 1e-3, "eval.statistics": "moving_average", "model.bn_momentum": 0.5,
     "data.split_seed": 3, "data.crop": "random_resized", "data.scales": (300, 400),
     "data.area": (0.5, 1.0), "data.aspect": (1.0, 1.5), "data.resample": "area",
     "data.workers": 2, "optimizer.momentum": 0.8, "optimizer.nesterov": True,
@@ -106,6 +110,11 @@ def test_the_other_values_differ_from_the_defaults():
         ({"schedule.warmup": "until_error", "schedule.warmup_window": 240},
          "schedule.rate=0.02 has no effect with schedule.warmup_window=240 and steps=240"),
         ({"replicates_by": "loop"}, "replicates_by='loop' has no effect with replicates=1"),
+        ({"model.norm": "none", "model.bn_epsilon": 1e-3},
+         "model.bn_epsilon=0.001 has no effect with model.norm='none'"),
+        ({"model.norm": "group", "model.bn_group": 64},
+         "model.bn_group=64 has no effect with model.norm='group'"),
+        ({"model.gate_bias": 2.0}, "model.gate_bias=2.0 has no effect with model.gate='none'"),
         ({"model.shortcut": "none", "model.shortcut_scale": 0.5},
          "model.shortcut_scale=0.5 has no effect with model.shortcut='none'"),
         ({"model.bottleneck_stride": "v1.5"},

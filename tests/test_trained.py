@@ -159,3 +159,29 @@ def test_the_guide_s_program_runs(trained, tmp_path, monkeypatch):
     exec(program, names)
     assert names["features"]["stage3"].shape == (2, 8, 8, 64)
     assert names["logits"].shape == (2, 10)
+
+
+@pytest.mark.parametrize("norm", ["none", "frozen"])
+def test_a_network_without_learned_statistics_resumes_is_tested_and_loads(
+    tmp_path, monkeypatch, norm
+):
+    options = {"model__norm": norm, "ema_decay": 0.5, "eval__weights": "best", "mesh__fsdp": 2}
+    config = tiny.config(**options, replicates=2, accumulate=2, log__signals__every=4)
+    folders = [tmp_path / name for name in ("stopped", "straight")]
+    with tiny.compiled_once(), monkeypatch.context() as patch:
+        tiny.stop_when_asked(patch, 6)
+        assert train.train(config, str(folders[0])) == "preempted"
+        patch.undo()
+        for folder in folders:
+            assert train.train(config, str(folder)) == "completed"
+    tiny.assert_bit_equal(*map(tiny.final_state, folders))
+    assert tiny.lines(folders[0]) == tiny.lines(folders[1])
+    last = tiny.lines(folders[0])[-1]
+    assert "validation/error" in last or "validation/error" in tiny.lines(folders[0])[-2]
+    assert not [key for key in last if "population" in key]
+    loaded = resnet_jax.load(folders[0], 1)
+    images = reader.read(folders[0]).environment["data"]["test"]
+    assert wrong(loaded) == round(images * last["test/error"][1] / 100, 3)
+    statistics = jax.tree.leaves(loaded.variables["batch_stats"])
+    assert all(set(np.unique(a)) <= {0, 1} for a in statistics)
+    assert len(statistics) == (0 if norm == "none" else 2 * 7)

@@ -25,7 +25,7 @@ from experiments.cli import command_line
 from resnet_jax import settings, train
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.execution import Execution
-from resnet_jax.networks.blocks import UNSCALED
+from resnet_jax.networks.per_block import UNSCALED
 from resnet_jax.parallel.stopping import StopRequest
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve

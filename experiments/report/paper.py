@@ -26,6 +26,7 @@ NETWORK = (
     "model.num_classes",
     "model.stem",
     "model.width",
+    *settings.CURES,
 )
 # Any value of these is accepted as the paper's, which has several values or does not say. The paper
 # uses data.std=False; README.md lists the presets' True as a departure.

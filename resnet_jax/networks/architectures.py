@@ -13,6 +13,11 @@ SHORTCUTS = ("none", "A", "B", "C")  # section 3.3; "none" is the plain net
 # How a scale of a block's shortcut or branch follows from its number, see blocks.Scale.
 SCALED_BY = ("constant", "1/sqrt(L)", "1/L", "learned")
 BOTTLENECK_STRIDES = ("v1", "v1.5")  # on the first 1x1 (the paper) | on the 3x3
+NONLINEARITIES = ("relu", "leaky_relu", "crelu", "tailored", "gelu", "linear")
+NORMS = ("batch", "none", "group", "frozen")
+INITS = ("he", "orthogonal", "delta_orthogonal", "looks_linear", "dirac", "fixup")
+GATES = ("none", "exclusive", "shortcut_only")
+CONVOLUTIONS = {"basic": 2, "bottleneck": 3}  # of a block, without its shortcut
 EXPANSION = {"basic": 1, "bottleneck": 4}  # a block's output channels / filters of its 3x3
 
 
@@ -35,6 +40,15 @@ class Architecture:
     def blocks(self) -> int:
         """Residual blocks in all stages."""
         return sum(self.stage_sizes)
+
+    @property
+    def nonlinear_layers(self) -> int:
+        """Nonlinearities on the longest path."""
+        return self.blocks * CONVOLUTIONS[self.block] + 1
+
+    def widened(self, width: float) -> tuple[int, ...]:
+        """Returns the filters of each stage, times `width`."""
+        return tuple(max(1, round(filters * width)) for filters in self.filters)
 
     def __post_init__(self) -> None:
         """Raises UserError if the block is unknown or the lengths differ."""

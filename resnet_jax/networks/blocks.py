@@ -1,7 +1,7 @@
-"""The residual block and its shortcut: topology only; `conv` and `norm` arrive as partials."""
+"""The residual block and its shortcut: topology only; what makes their layers is passed in."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +13,13 @@ from jax.typing import ArrayLike
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.kernels.rectifier import relu, relu_of_sum
 from resnet_jax.networks import signals
-from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, EXPANSION, SHORTCUTS
+from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, EXPANSION, GATES, SHORTCUTS
+from resnet_jax.networks.initializers import HE_NORMAL
+from resnet_jax.networks.per_block import UNSCALED, Scales
 
 CONVOLVED = "convolved"  # jax.ad_checkpoint's name for the output of a block's convolution
 
 MakeLayer = Callable[..., Callable[[jax.Array], jax.Array]]
-
-
-class Scales(NamedTuple):
-    """Numbers that multiply a block's shortcut and branch, float32; None for 1.
-
-    He et al. 2016, section 3.1, study constant scales of both. SkipInit (De & Smith 2020, arXiv
-    2002.10444) and ReZero (Bachlechner et al. 2020, arXiv 2003.04887) learn the branch's from 0.
-    Branches of 1/sqrt(L) keep the variance bounded in L blocks (Hayou et al. 2021, arXiv
-    2010.12859; Marion et al. 2022, arXiv 2206.06929).
-    """
-
-    shortcut: ArrayLike | None = None
-    branch: ArrayLike | None = None
-
-
-UNSCALED = Scales()
 
 
 def projects(kind: str, shape_changes: bool) -> bool:
@@ -79,8 +65,8 @@ class Block(nn.Module):
 
     Post-activation: conv-BN-ReLU ... conv-BN, add, ReLU (He et al. 2015, Figs. 2 and 5).
     Pre-activation: BN-ReLU-conv ..., add (He et al. 2016, Fig. 4e). A projection takes the output
-    of the first BN-ReLU; an identity shortcut takes the block's input. Scales multiply the two
-    terms of the sum.
+    of the first BN-ReLU; an identity shortcut takes the block's input. Scales and a gate multiply
+    the two terms of the sum.
 
     Attributes:
       kind: "basic" or "bottleneck".
@@ -90,11 +76,20 @@ class Block(nn.Module):
       bottleneck_stride: "v1", on the first 1x1, or "v1.5", on the 3x3.
       preactivation: see above.
       conv: makes a convolution from (filters, kernel size, strides, name, kernel_init).
-      norm: makes a BatchNorm from (name, rectify, scale_init).
+      project: the same for the 1x1 convolutions of a projection and a gate.
+      norm: makes a norm from (name, activate, scale_init); `activate` adds the nonlinearity.
+      nonlinearity: after the addition.
       zero_init_residual: the branch initially outputs 0, so the block starts as its shortcut (Goyal
-        et al. 2017, section 5.1). Post-activation zeroes the last BatchNorm's scale.
-        Pre-activation zeroes the last kernel: the ReLU after a zero scale never passes a gradient.
+        et al. 2017, section 5.1). Post-activation zeroes the last norm's scale. Pre-activation
+        zeroes the last kernel: the ReLU after a zero scale never passes a gradient.
+      is_normalized: whether norms have scales; otherwise the last kernel is zeroed.
       learned: initial values of the scales that are parameters of this block.
+      dropout: probability that dropout before the branch's last convolution zeroes a number
+        (Zagoruyko & Komodakis 2016, arXiv 1605.07146, section 2.4).
+      gate: "none", or with g = sigmoid of a 1x1 convolution of the block's input (He et al. 2016,
+        section 3.1): "exclusive", where g multiplies the branch and 1 - g the shortcut, or
+        "shortcut_only", where 1 - g multiplies the shortcut.
+      gate_bias: initial bias of that convolution.
     """
 
     kind: str
@@ -104,15 +99,22 @@ class Block(nn.Module):
     bottleneck_stride: str
     preactivation: bool
     conv: MakeLayer
+    project: MakeLayer
     norm: MakeLayer
-    zero_init_residual: bool
+    nonlinearity: Callable[[jax.Array], jax.Array] = relu
+    zero_init_residual: bool = False
+    is_normalized: bool = True
     learned: Scales = UNSCALED
+    dropout: float = 0.0
+    gate: str = "none"
+    gate_bias: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises UserError if a name is unknown or a number is out of range."""
         check_choice("kind", self.kind, EXPANSION)
         check_choice("shortcut_kind", self.shortcut_kind, SHORTCUTS)
         check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
+        check_choice("gate", self.gate, GATES)
         Range(1, whole=True).check("filters", self.filters)
         Range(1, whole=True).check("stride", self.stride)
         super().__post_init__()
@@ -129,47 +131,76 @@ class Block(nn.Module):
         ]
 
     @nn.compact
-    def __call__(self, x_BHWC: jax.Array, scales: Scales = UNSCALED) -> jax.Array:
+    def __call__(
+        self, x_BHWC: jax.Array, scales: Scales = UNSCALED, keys_B: jax.Array | None = None
+    ) -> jax.Array:
         """Maps (B, H, W, C) to (B, H / stride, W / stride, filters * EXPANSION[kind]).
 
-        `scales` multiply the shortcut and the branch, beside those that are learned.
+        Args:
+          x_BHWC: the input.
+          scales: of the shortcut and the branch, beside those that are learned.
+          keys_B: one key per example for dropout; None for no dropout.
         """
         convolutions = self._convolutions()
         channels = convolutions[-1][0]
         shortcut_output = None if self.preactivation else self._shortcut(x_BHWC, channels)
         branch_scale = self._scale("branch", scales.branch, self.learned.branch)
-        ends_rectified = shortcut_output is None and branch_scale is None
+        ends_active = shortcut_output is None and branch_scale is None
         y = x_BHWC
         for i, (filters, size, stride) in enumerate(convolutions, start=1):
             is_last = i == len(convolutions)
             zero_kernel, zero_scale = self._zero_initializers(is_last)
             if self.preactivation:
-                y = self.norm(name=f"norm{i}", rectify=True)(y)
+                y = self.norm(name=f"norm{i}", activate=True)(y)
                 if i == 1:
                     shape_changes = self.stride != 1 or x_BHWC.shape[-1] != channels
                     start = y if projects(self.shortcut_kind, shape_changes) else x_BHWC
                     shortcut_output = self._shortcut(start, channels)
+            if is_last and self.dropout and keys_B is not None:
+                y = _drop(y, self.dropout, keys_B)
             conv = self.conv(
                 filters, (size, size), (stride, stride), name=f"conv{i}", **zero_kernel
             )
             y = checkpoint_name(conv(y), CONVOLVED)
             if not self.preactivation:
-                rectify = not is_last or ends_rectified
-                y = self.norm(name=f"norm{i}", rectify=rectify, **zero_scale)(y)
+                activate = not is_last or ends_active
+                y = self.norm(name=f"norm{i}", activate=activate, **zero_scale)(y)
         y = _times(y, branch_scale)
         if shortcut_output is None:
-            if self.preactivation or ends_rectified:
+            if self.preactivation or ends_active:
                 return y
             signals.record_units(self, y)
-            return relu(y)
+            return self.nonlinearity(y)
         shortcut_scale = self._scale("shortcut", scales.shortcut, self.learned.shortcut)
         shortcut_output = _times(shortcut_output, shortcut_scale)
+        if self.gate != "none":
+            y, shortcut_output = self._gated(x_BHWC, y, shortcut_output)
         signals.record_spread(self, "branch", y)
         signals.record_spread(self, "shortcut", shortcut_output)
         if self.preactivation:
             return y + shortcut_output
         signals.record_units(self, y + shortcut_output)
-        return relu_of_sum(y, shortcut_output)
+        if self.nonlinearity is relu:
+            return relu_of_sum(y, shortcut_output)
+        return self.nonlinearity(y + shortcut_output)
+
+    def _gated(
+        self, x_BHWC: jax.Array, branch: jax.Array, shortcut: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns branch and shortcut, multiplied by the gate."""
+        conv = self.project(
+            branch.shape[-1],
+            (1, 1),
+            (self.stride, self.stride),
+            name="gate_conv",
+            use_bias=True,
+            bias_init=nn.initializers.constant(self.gate_bias),
+            kernel_init=HE_NORMAL,
+        )
+        logits = checkpoint_name(conv(x_BHWC), CONVOLVED)
+        if self.gate == "exclusive":
+            branch = branch * nn.sigmoid(logits)
+        return branch, shortcut * nn.sigmoid(-logits)
 
     def _scale(self, name: str, given: ArrayLike | None, start: ArrayLike | None) -> Any:
         """Returns the product of a given and a learned scale, None for 1."""
@@ -185,13 +216,22 @@ class Block(nn.Module):
         if not (is_last and self.zero_init_residual):
             return {}, {}
         zeros = nn.initializers.zeros_init()
-        return ({"kernel_init": zeros}, {}) if self.preactivation else ({}, {"scale_init": zeros})
+        if self.preactivation or not self.is_normalized:
+            return {"kernel_init": zeros}, {}
+        return {}, {"scale_init": zeros}
 
     def _shortcut(self, x_BHWC: jax.Array, channels: int) -> jax.Array | None:
         # He et al. 2016 add projections without a BatchNorm, to keep the shortcut path clean.
         norm = None if self.preactivation else self.norm
-        return shortcut(x_BHWC, self.shortcut_kind, channels, self.stride, self.conv, norm)
+        return shortcut(x_BHWC, self.shortcut_kind, channels, self.stride, self.project, norm)
 
 
 def _times(x: jax.Array, scale: jax.Array | None) -> jax.Array:
     return x if scale is None else (x * scale).astype(x.dtype)
+
+
+def _drop(x_BHWC: jax.Array, probability: float, keys_B: jax.Array) -> jax.Array:
+    # Drawn per example, so that the draw does not depend on the parts of a batch.
+    keep = 1 - probability
+    draw = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x_BHWC.shape[1:]))
+    return jnp.where(draw(keys_B), x_BHWC / keep, 0)

@@ -78,7 +78,11 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
             y = (x_BHWC - _over_positions(mean.value, x_BHWC)) * _over_positions(factor, x_BHWC)
             y = (y + _over_positions(bias, x_BHWC)).astype(self.dtype)
-            return relu(y) if self.rectify else y
+            signals.record_spread(self, "response", y)
+            if not self.rectify:
+                return y
+            signals.record_units(self, y)
+            return relu(y)
 
         batch = x_BHWC.shape[0]
         group = self.group or batch

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.errors import UserError, nearest
@@ -17,17 +17,20 @@ from resnet_jax.kernels.pooling import max_pool
 from resnet_jax.networks import layout
 from resnet_jax.networks.architectures import (
     BOTTLENECK_STRIDES,
+    INITS,
+    NONLINEARITIES,
+    NORMS,
     SCALED_BY,
     SHORTCUTS,
     Architecture,
     architecture,
 )
-from resnet_jax.networks.blocks import CONVOLVED, UNSCALED, Block, MakeLayer, Scales
-from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS, BatchNorm
-
-# He et al. 2015b (arXiv 1502.01852), as the paper cites: normal with variance 2 / fan-in.
-# The default of variance_scaling is a truncated normal.
-HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+from resnet_jax.networks.blocks import CONVOLVED, Block
+from resnet_jax.networks.initializers import initializers
+from resnet_jax.networks.layers import Layers
+from resnet_jax.networks.nonlinearities import nonlinearity as find_nonlinearity
+from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS
+from resnet_jax.networks.per_block import UNSCALED, NetworkDraws, PerBlock, Scales, Variation
 
 FEATURES = "features"  # the collection of a network's named endpoints
 STEMS = ("cifar", "imagenet")
@@ -51,6 +54,16 @@ class ResNet(nn.Module):
       shortcut_scale, branch_scale: numbers that multiply each block's shortcut and branch.
       shortcut_scale_by, branch_scale_by: "constant" | "1/sqrt(L)" | "1/L" (times this; L is the
         network's number of blocks) | "learned" (a parameter per block that starts at the number).
+      nonlinearity: one of NONLINEARITIES, see nonlinearities.py.
+      tailored_eta: of the nonlinearity "tailored".
+      norm: "batch" | "none" (convolutions then have biases) | "group" | "frozen", see Layers.
+      norm_groups: groups of channels of the norm "group".
+      weight_standardization: standardise the kernels, see layers.standardized.
+      kernel_init: one of INITS, see initializers.py.
+      stochastic_depth: probability that a training step drops the last block's branch. It falls
+        linearly to 0 before the first block (Huang et al. 2016, arXiv 1603.09382). In evaluation
+        branches are multiplied by their probability to be kept.
+      dropout, gate, gate_bias: see Block.
       dtype: of activations; parameters, statistics and logits are float32.
       precision: of float32 products in convolutions and the classifier, one of PRECISIONS.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
@@ -75,6 +88,16 @@ class ResNet(nn.Module):
     shortcut_scale_by: str = "constant"
     branch_scale: float = 1.0
     branch_scale_by: str = "constant"
+    nonlinearity: str = "relu"
+    tailored_eta: float = 0.9
+    norm: str = "batch"
+    norm_groups: int = 8
+    weight_standardization: bool = False
+    kernel_init: str = "he"
+    stochastic_depth: float = 0.0
+    dropout: float = 0.0
+    gate: str = "none"
+    gate_bias: float = 0.0
     dtype: DTypeLike = jnp.float32
     precision: str = "highest"
     bn_group: int = 0
@@ -96,6 +119,11 @@ class ResNet(nn.Module):
         check_choice("shortcut", self.shortcut, SHORTCUTS)
         check_choice("shortcut_scale_by", self.shortcut_scale_by, SCALED_BY)
         check_choice("branch_scale_by", self.branch_scale_by, SCALED_BY)
+        check_choice("nonlinearity", self.nonlinearity, NONLINEARITIES)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("kernel_init", self.kernel_init, INITS)
+        Range(0, 1, below=True).check("stochastic_depth", self.stochastic_depth)
+        Range(0, 1, below=True).check("dropout", self.dropout)
         check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
         check_choice("stem", self.stem, STEMS)
         check_choice("precision", self.precision, PRECISIONS)
@@ -105,88 +133,92 @@ class ResNet(nn.Module):
         Range(0, 1, below=True).check("bn_momentum", self.bn_momentum)
         super().__post_init__()
 
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.stochastic_depth > 0 or self.dropout > 0
+
     @nn.compact
     def __call__(
-        self, images_BHWC: jax.Array, *, train: bool, scales: Scales = UNSCALED
+        self,
+        images_BHWC: jax.Array,
+        *,
+        train: bool,
+        scales: Scales = UNSCALED,
+        draws: NetworkDraws | None = None,
     ) -> jax.Array:
         """Maps float images (B, H, W, C), already normalised, to float32 logits (B, num_classes).
 
-        With `train`, BatchNorm uses its group's statistics and `batch_stats` must be mutable for
-        the moving averages to be updated. `scales` replace shortcut_scale and branch_scale, so that
-        one program serves all numbers but 1.
+        Args:
+          images_BHWC: the images.
+          train: whether BatchNorm uses its group's statistics; `batch_stats` must be mutable for
+            the moving averages to be updated.
+          scales: replace shortcut_scale and branch_scale, so that one program serves all numbers
+            but 1.
+          draws: the source of stochastic depth and dropout; None for the network of an evaluation.
         """
-        conv = functools.partial(
-            _convolution,
-            conv_general_dilated=self.convolution,
-            dtype=self.dtype,
-            precision=self.precision,
-        )
-        norm = functools.partial(
-            BatchNorm,
-            train=train,
-            group=self.bn_group,
-            momentum=self.bn_momentum,
-            epsilon=self.bn_epsilon,
-            dtype=self.dtype,
-        )
-        x = self._stem(images_BHWC.astype(self.dtype), conv, norm)
+        make = self._layers(train)
+        x = self._stem(images_BHWC.astype(self.dtype), make)
         self._keep("stem", x)
-        scales_of_blocks = self._scales(scales)
+        per_block = self._variation().of_blocks(scales, draws)
         for stage in range(1, len(self.arch.stage_sizes) + 1):
-            x = self._stage(x, stage, conv, norm, scales_of_blocks)
+            x = self._stage(x, stage, make, per_block)
             self._keep(f"stage{stage}", x)
         if self.preactivation:
-            x = norm(name="head_norm", rectify=True)(x)
+            x = make.norm(name="head_norm", activate=True)(x)
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         self._keep("pooled", pooled_BC)
         # float32, so that bfloat16's 8 bits never reach the loss.
         classifier = nn.Dense(
             self.num_classes,
-            kernel_init=HE_NORMAL,
+            kernel_init=make.init.classifier,
             precision=self.precision,
             dot_general=self.product,
             name="logits",
         )
         return classifier(pooled_BC)
 
-    def _filters(self, stage: int) -> int:
-        return max(1, round(self.arch.filters[stage - 1] * self.width))
-
-    def _stem(self, x_BHWC: jax.Array, conv: MakeLayer, norm: MakeLayer) -> jax.Array:
-        if self.stem == "imagenet":
-            if self.space_to_depth:
-                conv = functools.partial(
-                    conv,
-                    conv_general_dilated=functools.partial(
-                        space_to_depth.convolution, convolve=self.convolution
-                    ),
-                )
-            x = conv(self._filters(1), (7, 7), (2, 2), name="stem_conv")(x_BHWC)
-        else:
-            x = conv(self._filters(1), (3, 3), (1, 1), name="stem_conv")(x_BHWC)
-        if not self.preactivation:
-            x = norm(name="stem_norm", rectify=True)(x)
-        return max_pool(x) if self.stem == "imagenet" else x
-
-    def _scales(self, given: Scales) -> Scales:
-        """Returns the scales that are not learned, for each of the L blocks."""
-
-        def one(number: ArrayLike | None, default: float, by: str) -> jax.Array | None:
-            if by == "learned" or (by == "constant" and default == 1):
-                return None
-            factor = {"constant": 1.0, "1/sqrt(L)": blocks**-0.5, "1/L": 1 / blocks}[by]
-            number = jnp.asarray(default if number is None else number, jnp.float32)
-            return jnp.full((blocks,), number * factor)
-
-        blocks = self.arch.blocks
-        return Scales(
-            one(given.shortcut, self.shortcut_scale, self.shortcut_scale_by),
-            one(given.branch, self.branch_scale, self.branch_scale_by),
+    def _layers(self, train: bool) -> Layers:
+        nonlinearity = find_nonlinearity(self.nonlinearity, self.arch, self.tailored_eta)
+        return Layers(
+            nonlinearity=nonlinearity,
+            init=initializers(self.kernel_init, self.arch, nonlinearity),
+            convolve=self.convolution,
+            standardize=self.weight_standardization,
+            norm_kind=self.norm,
+            norm_groups=self.norm_groups,
+            epsilon=self.bn_epsilon,
+            train=train,
+            bn_group=self.bn_group,
+            bn_momentum=self.bn_momentum,
+            dtype=self.dtype,
+            precision=self.precision,
         )
 
-    def _stage(
-        self, x: jax.Array, stage: int, conv: MakeLayer, norm: MakeLayer, scales_of_blocks: Scales
-    ) -> jax.Array:
+    def _variation(self) -> Variation:
+        return Variation(
+            blocks=self.arch.blocks,
+            numbers=(self.shortcut_scale, self.branch_scale),
+            factors=(self.shortcut_scale_by, self.branch_scale_by),
+            stochastic_depth=self.stochastic_depth,
+            dropout=self.dropout,
+        )
+
+    def _filters(self, stage: int) -> int:
+        return self.arch.widened(self.width)[stage - 1]
+
+    def _stem(self, x_BHWC: jax.Array, make: Layers) -> jax.Array:
+        conv = functools.partial(make.conv, name="stem_conv", kernel_init=make.init.stem)
+        if self.stem == "imagenet":
+            strided = space_to_depth.convolution if self.space_to_depth else None
+            x = conv(self._filters(1), (7, 7), (2, 2), strided=strided)(x_BHWC)
+        else:
+            x = conv(self._filters(1), (3, 3), (1, 1))(x_BHWC)
+        if not self.preactivation:
+            x = make.norm(name="stem_norm", activate=True)(x)
+        return max_pool(x) if self.stem == "imagenet" else x
+
+    def _stage(self, x: jax.Array, stage: int, make: Layers, per_block: PerBlock) -> jax.Array:
         block = functools.partial(
             self._block,
             stage=stage,
@@ -195,28 +227,31 @@ class ResNet(nn.Module):
             shortcut_kind=self.shortcut,
             bottleneck_stride=self.bottleneck_stride,
             preactivation=self.preactivation,
-            conv=conv,
-            norm=norm,
-            zero_init_residual=self.zero_init_residual,
-            learned=Scales(
-                self.shortcut_scale if self.shortcut_scale_by == "learned" else None,
-                self.branch_scale if self.branch_scale_by == "learned" else None,
-            ),
+            conv=functools.partial(make.conv, kernel_init=make.init.branch),
+            project=functools.partial(make.conv, kernel_init=make.init.shortcut),
+            norm=make.norm,
+            nonlinearity=make.nonlinearity.apply,
+            zero_init_residual=self.zero_init_residual or self.kernel_init == "fixup",
+            is_normalized=self.norm != "none",
+            learned=self._variation().learned,
+            dropout=self.dropout,
+            gate=self.gate,
+            gate_bias=self.gate_bias,
         )
         first = sum(self.arch.stage_sizes[: stage - 1])
         blocks = self.arch.stage_sizes[stage - 1]
-        scales = jax.tree.map(lambda a: a[first : first + blocks], scales_of_blocks)
+        per_block = jax.tree.map(lambda a: a[first : first + blocks], per_block)
 
-        def of_block(number: int) -> Scales:
-            return jax.tree.map(lambda a: a[number - 1], scales)
+        def of_block(number: int) -> PerBlock:
+            return jax.tree.map(lambda a: a[number - 1], per_block)
 
-        x = block(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x, of_block(1))
+        x = block(stride=2 if stage > 1 else 1, name=layout.block(stage, 1))(x, *of_block(1))
         if self.scan and blocks > 1:
             rest = block(stride=1, name=layout.rest(stage), looped=True)
-            x, _ = _loop(blocks - 1)(rest, x, jax.tree.map(lambda a: a[1:], scales))
+            x, _ = _loop(blocks - 1)(rest, x, jax.tree.map(lambda a: a[1:], per_block))
             return x
         for number in range(2, blocks + 1):
-            x = block(stride=1, name=layout.block(stage, number))(x, of_block(number))
+            x = block(stride=1, name=layout.block(stage, number))(x, *of_block(number))
         return x
 
     def _keep(self, name: str, x: jax.Array) -> None:
@@ -235,10 +270,10 @@ class ResNet(nn.Module):
         return Block(**attributes)
 
 
-def _loop(blocks: int) -> Callable[[Block, jax.Array, Scales], tuple[jax.Array, None]]:
-    """Returns f(block, x, scales) -> (x, None), which applies `blocks` stacked blocks in turn."""
+def _loop(blocks: int) -> Callable[[Block, jax.Array, PerBlock], tuple[jax.Array, None]]:
+    """Returns f(block, x, per_block) -> (x, None): it applies `blocks` stacked blocks in turn."""
     return nn.scan(
-        lambda block, x, scales: (block(x, scales), None),
+        lambda block, x, per_block: (block(x, *per_block), None),
         variable_axes={True: 0},  # every collection is stacked
         split_rngs={"params": True},  # otherwise all blocks start with equal weights
         length=blocks,
@@ -246,24 +281,13 @@ def _loop(blocks: int) -> Callable[[Block, jax.Array, Scales], tuple[jax.Array, 
     )
 
 
-def _convolution(
-    filters: int,
-    kernel_size: tuple[int, int],
-    strides: tuple[int, int],
-    kernel_init: nn.initializers.Initializer | None = None,
-    **options: Any,
-) -> nn.Conv:
-    # Symmetric padding, as in Caffe and PyTorch; "SAME" pads a strided 3x3 on one side only.
-    padding = [(size // 2, size // 2) for size in kernel_size]
-    return nn.Conv(
-        filters,
-        kernel_size,
-        strides,
-        padding=padding,
-        use_bias=False,  # the BatchNorm that follows has one
-        kernel_init=kernel_init or HE_NORMAL,
-        **options,
-    )
+# Attributes that are settings of the same name.
+_SHARED = tuple(
+    field.name
+    for field in dataclasses.fields(ResNet)
+    if field.name not in ("arch", "preactivation", "kernel_init", "dtype", "scan", "remat")
+    and field.name not in ("convolution", "product", "parent", "name")
+)
 
 
 def from_config(model: Mapping[str, Any], scan: bool = True) -> ResNet:
@@ -277,25 +301,12 @@ def from_config(model: Mapping[str, Any], scan: bool = True) -> ResNet:
       UserError: the family does not have this depth.
     """
     return ResNet(
+        **{name: model[name] for name in _SHARED},
         arch=architecture(model["family"], model["depth"]),
-        num_classes=model["num_classes"],
-        shortcut=model["shortcut"],
-        bottleneck_stride=model["bottleneck_stride"],
         preactivation=model["activation"] == "pre",
-        stem=model["stem"],
-        width=model["width"],
-        zero_init_residual=model["zero_init_residual"],
-        shortcut_scale=model["shortcut_scale"],
-        shortcut_scale_by=model["shortcut_scale_by"],
-        branch_scale=model["branch_scale"],
-        branch_scale_by=model["branch_scale_by"],
+        kernel_init=model["init"],
         dtype=DTYPES[model["dtype"]],
-        precision=model["precision"],
-        bn_group=model["bn_group"],
-        bn_momentum=model["bn_momentum"],
-        bn_epsilon=model["bn_epsilon"],
         scan=scan,
-        space_to_depth=model["space_to_depth"],
         remat=tuple(model["remat"]),
     )
 

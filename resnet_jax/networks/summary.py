@@ -70,7 +70,7 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
         # The stacked blocks are one module, traced as one block.
         repeats = stage_sizes[row] - 1 if layout.is_stacked(path[0]) else 1
         work[row] = work.get(row, 0) + repeats * module_mult_adds
-        on_branch = path[-1] != "shortcut_conv"
+        on_branch = path[-1] not in ("shortcut_conv", "gate_conv")
         convolutions[row] = convolutions.get(row, 0) + repeats * on_branch
     parameters: dict[str, int] = {}
     projections: dict[str, int] = {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from resnet_jax.networks import layout, resnet
+from resnet_jax.networks import initializers, layout
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.blocks import Block, shortcut
 from resnet_jax.networks.resnet import ResNet
@@ -25,7 +25,7 @@ def cheap_weights(monkeypatch):
         deviation = np.sqrt(2 / np.prod(shape[:-1]))
         return jnp.asarray(np.random.default_rng(shape).normal(0, deviation, shape), dtype)
 
-    monkeypatch.setattr(resnet, "HE_NORMAL", he_normal)
+    monkeypatch.setattr(initializers, "HE_NORMAL", he_normal)
 
 
 def images(batch=8, size=8):
@@ -147,7 +147,8 @@ def last_convolution_to_zero(kind, shortcut_kind, preactivation=False, stride=1,
         bottleneck_stride="v1",
         preactivation=preactivation,
         conv=conv,
-        norm=lambda name, rectify=False, scale_init=None: nn.relu if rectify else lambda x: x,
+        project=conv,
+        norm=lambda name, activate=False, scale_init=None: nn.relu if activate else lambda x: x,
         zero_init_residual=False,
     )
     channels = 4 if kind == "basic" else 16

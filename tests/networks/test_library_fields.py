@@ -19,7 +19,7 @@ ARCH = Architecture("basic", (1, 1), (4, 8))
 net = functools.partial(ResNet, ARCH, num_classes=3)
 block = functools.partial(
     blocks.Block, kind="basic", filters=4, stride=1, shortcut_kind="A", bottleneck_stride="v1",
-    preactivation=False, conv=None, norm=None, zero_init_residual=False,
+    preactivation=False, conv=None, project=None, norm=None, zero_init_residual=False,
 )  # fmt: skip
 
 
@@ -32,6 +32,13 @@ block = functools.partial(
         (lambda: net(stem="foo"), "stem='foo' is not known; allowed are cifar or imagenet"),
         (lambda: net(bottleneck_stride="1.5"), "(nearest: v1.5)"),
         (lambda: net(width=0), "width=0 is out of range"),
+        (lambda: net(nonlinearity="elu"), "nonlinearity='elu' is not known"),
+        (lambda: net(norm="layer"), "norm='layer' is not known"),
+        (lambda: net(kernel_init="normal"), "kernel_init='normal' is not known"),
+        (lambda: net(branch_scale_by="1/l"), "(nearest: 1/L)"),
+        (lambda: net(dropout=1.0), "dropout=1.0 is out of range"),
+        (lambda: net(stochastic_depth=-0.1), "stochastic_depth=-0.1 is out of range"),
+        (lambda: block(gate="exclusiv"), "(nearest: exclusive)"),
         (lambda: net(bn_group=-1), "bn_group=-1 is out of range"),
         (lambda: net(bn_momentum=1.0), "bn_momentum=1.0 is out of range"),
         (lambda: ResNet(50, 10), 'arch=50 is not an Architecture; look one up by its depth, as in'),

@@ -10,7 +10,7 @@ from resnet_jax import evaluate
 from resnet_jax.data.augment import Normalization
 from resnet_jax.data.order import batch_indices
 from resnet_jax.data.resident import ResidentSplit
-from resnet_jax.networks import resnet
+from resnet_jax.networks import initializers
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.normalization import MOMENTS, BatchNorm, _sums_apart, _sums_together
 from resnet_jax.networks.resnet import ResNet
@@ -306,7 +306,7 @@ def test_moments_are_those_of_the_whole_batch(group):
 def test_population_statistics_are_numpys(monkeypatch, parts):
     """The first BatchNorm's inputs depend on no statistics, so numpy can compute them."""
     ones = lambda key, shape, dtype: jnp.ones(shape, dtype)  # noqa: E731 - an initialiser
-    monkeypatch.setattr(resnet, "HE_NORMAL", ones)
+    monkeypatch.setattr(initializers, "HE_NORMAL", ones)
     model = ResNet(Architecture("basic", (1,), (2,)), num_classes=3, shortcut="A", bn_group=4)
     mesh = meshes.make_mesh(devices=jax.devices()[: 8 // parts])
     draw = np.random.default_rng(0)

@@ -8,40 +8,21 @@ import numpy as np
 import pytest
 
 from resnet_jax.networks import layout
-from resnet_jax.networks.architectures import Architecture, architecture
-from resnet_jax.networks.blocks import Scales
+from resnet_jax.networks.architectures import architecture
+from resnet_jax.networks.per_block import Scales
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.networks.summary import summarize
 from resnet_jax.step import cross_entropy
 from tests import tiny
+from tests.networks import small
+from tests.networks.small import BLOCKS, IMAGES, network
 
-BASIC = Architecture("basic", (3, 1), (4, 8))  # L = 4
 PREACTIVATION = pytest.mark.parametrize("preactivation", [False, True])
 LEARNED = {"shortcut_scale_by": "learned", "branch_scale_by": "learned"}
-BLOCKS = ("stage1_block1", "stage1_block2", "stage1_block3", "stage2_block1")
-IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 
-def network(shortcut="A", **options):
-    return ResNet(BASIC, num_classes=5, shortcut=shortcut, **options)
-
-
-def initial(shortcut="A", **options):
-    """Returns variables drawn by numpy, which takes less time than to compile Flax's draw."""
-    model, rng = network(shortcut, **options), np.random.default_rng(1)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=True), IMAGES[:1])
-
-    def draw(path, a):
-        name = path[-1].key
-        if name.endswith("_scale"):
-            return np.float32(rng.uniform(0.2, 0.8))
-        if name in ("bias", "mean"):
-            return rng.normal(0, 0.1, a.shape).astype(np.float32)
-        if name in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, a.shape).astype(np.float32)
-        return rng.normal(0, np.sqrt(2 / np.prod(a.shape[:-1])), a.shape).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, dict(shapes))
+def initial(**options):
+    return small.variables(network(**options))
 
 
 @functools.cache

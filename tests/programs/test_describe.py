@@ -52,6 +52,18 @@ def test_table_has_the_papers_numbers_beside_ours():
     assert len({len(line) for line in done.stdout.splitlines()[3:]}) == 1  # right edges align
 
 
+def test_what_differs_from_the_papers_network_is_named():
+    flags = ("branch_scale_by=learned", "branch_scale=0", "norm=none")
+    done = program("--config=configs/cifar10.py", *[f"--config.model.{flag}" for flag in flags])
+    assert done.returncode == 0, done.stderr
+    title = done.stdout.splitlines()[0]
+    assert "residual, shortcut A, branch_scale=0, branch_scale_by=learned, norm=none)" in title
+    assert "269,043" in done.stdout  # 679 fewer: 688 filters, 9 blocks
+    assert network(cifar10)["cures"] == {}
+    assert network(cifar10)["paper"]["parameters"] == 269_722
+    assert network(cifar10, dropout=0.1)["paper"]["parameters"] is None
+
+
 def test_family_of_imagenet():
     done = program("--config=configs/imagenet.py", "--family", "--json")
     assert done.returncode == 0, done.stderr

@@ -27,6 +27,8 @@ EVERYTHING = {
     "schedule__patience": 2,
     "schedule__tolerance": 50.0,  # almost no error counts as better, so the rate drops
     "data__pad": 1,
+    "model__stochastic_depth": 0.3,
+    "model__dropout": 0.2,
     "eval__weights": "best",
     "steps": 60,
     "checkpoint__every": 3,

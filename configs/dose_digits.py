@@ -1,0 +1,36 @@
+"""How much shortcut does a deep net need? Blocks output a * shortcut + branch, on 8x8 digits.
+
+    python -m experiments.sweep --config=configs/dose_digits.py --workdir=runs/dose_digits
+
+a = 0 is the plain net and a = 1 the residual net. Each net is trained at its best rate of four. The
+values of a share a compiled program (1 has its own). --dry_run estimates the time on your machine.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+
+def get_config() -> ConfigDict:
+    """Returns nets of 20, 32 and 56 layers with seven scales of their shortcuts."""
+    study = ConfigDict()
+    study.base = digits.get_config()
+    study.base.steps = 120
+    study.base.replicates = 3
+    study.base.eval.every = 20
+    study.base.checkpoint.every = 40
+    study.base.log.every = 5
+    study.base.log.signals.every = 20
+    study.base.model.shortcut = "A"
+    scales = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+    study.grid = ConfigDict({"model": {"depth": (20, 32, 56), "shortcut_scale": scales}})
+    study.exceptions = ConfigDict()
+    study.tune = ConfigDict(
+        {
+            "over": {"schedule": {"rate": (0.001, 0.003, 0.01, 0.03)}},
+            "by": "training_loss",
+            "seeds": 2,
+            "first_seed": 1000,
+        }
+    )
+    return study

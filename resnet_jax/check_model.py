@@ -1,0 +1,99 @@
+"""Refuses networks whose settings contradict each other; resolve.py calls it."""
+
+from ml_collections import ConfigDict
+
+from resnet_jax.errors import UserError
+from resnet_jax.networks.architectures import architecture
+from resnet_jax.networks.nonlinearities import similarity
+
+
+def check_model(model: ConfigDict) -> None:
+    """Raises UserError, in one sentence, if a config's `model` contradicts itself.
+
+    Args:
+      model: each of its values is allowed by itself.
+    """
+    for refusal in (*_structure(model), *_plain(model), *_initialization(model)):
+        raise UserError(refusal)
+
+
+def _structure(model: ConfigDict) -> list[str]:
+    arch = architecture(model.family, model.depth)
+    refusals = []
+    stages = tuple(range(1, len(arch.stage_sizes) + 1))
+    if not all(stage in stages for stage in model.remat):
+        refusals.append(
+            f"model.remat={model.remat} names a stage that this network lacks; allowed is any "
+            f"selection from {stages}."
+        )
+    if model.space_to_depth and model.stem != "imagenet":
+        refusals.append(
+            f"model.space_to_depth=True needs model.stem='imagenet', but it is {model.stem!r}; "
+            "allowed is False."
+        )
+    filters = arch.widened(model.width)
+    if model.norm == "group" and any(number % model.norm_groups for number in filters):
+        refusals.append(
+            f"model.norm_groups={model.norm_groups} does not divide the filters of all stages, "
+            f"{', '.join(map(str, filters))}; allowed are their common divisors."
+        )
+    if model.nonlinearity == "crelu" and model.shortcut != "none" and model.activation == "post":
+        refusals.append(
+            "model.nonlinearity='crelu' doubles the channels after the addition of a residual "
+            f"block, which its shortcut cannot match (model.shortcut={model.shortcut!r}); allowed "
+            "is model.activation='pre' or model.shortcut='none'."
+        )
+    if model.nonlinearity == "tailored" and model.tailored_eta >= (highest := similarity(arch, 0)):
+        refusals.append(
+            f"model.tailored_eta={model.tailored_eta} is not reached with model.depth="
+            f"{model.depth}, where even ReLU has {highest:.3g}; allowed is less than that."
+        )
+    return refusals
+
+
+def _plain(model: ConfigDict) -> list[str]:
+    """Returns the settings that leave nothing of a block without a shortcut."""
+    if model.shortcut != "none":
+        return []
+    constant = {
+        "model.zero_init_residual=True": model.zero_init_residual,
+        "model.init='fixup'": model.init == "fixup",
+        f"model.branch_scale={model.branch_scale}": model.branch_scale == 0,
+    }
+    refusals = [
+        f"{setting} makes a plain net (model.shortcut='none') constant: every block's output "
+        "starts at zero; allowed is another value, or a shortcut."
+        for setting, chosen in constant.items()
+        if chosen
+    ]
+    if model.stochastic_depth:
+        refusals.append(
+            f"model.stochastic_depth={model.stochastic_depth} drops branches, which leaves nothing "
+            "of a plain net's block (model.shortcut='none'); allowed is 0."
+        )
+    return refusals
+
+
+def _initialization(model: ConfigDict) -> list[str]:
+    refusals = []
+    if model.init == "looks_linear" and model.nonlinearity != "crelu":
+        refusals.append(
+            "model.init='looks_linear' needs model.nonlinearity='crelu', whose two halves it joins "
+            f"again, but it is {model.nonlinearity!r}."
+        )
+    if model.init == "fixup" and model.norm != "none":
+        refusals.append(
+            f"model.init='fixup' replaces the norm, but model.norm={model.norm!r}; allowed is "
+            "model.norm='none'."
+        )
+    has_zero_kernels = model.init == "fixup" or (
+        model.zero_init_residual and (model.activation == "pre" or model.norm == "none")
+    )
+    if model.weight_standardization and has_zero_kernels:
+        cause = "init='fixup'" if model.init == "fixup" else "zero_init_residual=True"
+        refusals.append(
+            f"model.weight_standardization=True divides kernels by their deviation, but model."
+            f"{cause} starts some at 0; start at model.branch_scale=0 with "
+            "model.branch_scale_by='learned' instead."
+        )
+    return refusals

@@ -1,0 +1,167 @@
+"""The layers of a network: convolutions, and norms followed by the nonlinearity."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.initializers import Initializer
+from jax.typing import DTypeLike
+
+from resnet_jax.kernels.rectifier import relu
+from resnet_jax.networks import signals
+from resnet_jax.networks.initializers import Initializers
+from resnet_jax.networks.nonlinearities import Nonlinearity
+from resnet_jax.networks.normalization import BatchNorm
+
+Function = Callable[[jax.Array], jax.Array]
+ONES = nn.initializers.ones_init()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Makes the layers of a network.
+
+    Attributes:
+      nonlinearity: see nonlinearities.py.
+      init: of the kernels.
+      convolve: jax.lax.conv_general_dilated or an equivalent.
+      standardize: whether kernels are standardised.
+      norm_kind: "batch" | "none" (the identity; convolutions have biases) | "group" (Wu & He 2018,
+        arXiv 1803.08494) | "frozen" (a BatchNorm that keeps its initial statistics, mean 0 and
+        variance 1: a scale and a bias).
+      norm_groups: groups of channels of "group".
+      epsilon: added to a norm's variance.
+      train, bn_group, bn_momentum: see BatchNorm.
+      dtype: of activations.
+      precision: of convolutions.
+    """
+
+    nonlinearity: Nonlinearity
+    init: Initializers
+    convolve: Callable[..., jax.Array]
+    standardize: bool
+    norm_kind: str
+    norm_groups: int
+    epsilon: float
+    train: bool
+    bn_group: int
+    bn_momentum: float
+    dtype: DTypeLike
+    precision: str
+
+    def conv(
+        self,
+        filters: int,
+        kernel_size: tuple[int, int],
+        strides: tuple[int, int],
+        *,
+        strided: Callable[..., jax.Array] | None = None,
+        **options: Any,
+    ) -> nn.Conv:
+        """Returns a convolution with symmetric padding.
+
+        Args:
+          filters: its output channels.
+          kernel_size: odd numbers.
+          strides: of height and width.
+          strided: computes it by a convolution `convolve`; by default it is computed directly.
+          **options: of nn.Conv.
+        """
+        # As in Caffe and PyTorch; "SAME" pads a strided 3x3 on one side only.
+        padding = [(size // 2, size // 2) for size in kernel_size]
+        convolve = functools.partial(strided, convolve=self.convolve) if strided else self.convolve
+        if self.standardize:
+            gain = self.nonlinearity.variance**-0.5
+            convolve = functools.partial(standardized, convolve=convolve, gain=gain)
+        options = {"use_bias": self.norm_kind == "none", **options}  # a norm has biases
+        return nn.Conv(
+            filters,
+            kernel_size,
+            strides,
+            padding=padding,
+            conv_general_dilated=convolve,
+            dtype=self.dtype,
+            precision=self.precision,
+            **options,
+        )
+
+    def norm(self, name: str, activate: bool = False, scale_init: Initializer = ONES) -> Function:
+        """Returns a norm, followed by the nonlinearity if `activate` is set.
+
+        Args:
+          name: of the module.
+          activate: see above.
+          scale_init: initialiser of the norm's scales.
+        """
+        apply = self.nonlinearity.apply
+        is_fused = activate and apply is relu and self.norm_kind in ("batch", "frozen")
+        layer: Function
+        if self.norm_kind == "none":
+            layer = _identity
+        elif self.norm_kind == "group":
+            normalize = nn.GroupNorm(
+                self.norm_groups,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+                scale_init=scale_init,
+                use_fast_variance=False,  # it loses the variance when |mean| >> std
+                name=name,
+            )
+
+            def layer(x: jax.Array) -> jax.Array:
+                y: jax.Array = normalize(x)
+                signals.record_spread(normalize, "response", y)
+                return y
+
+        else:
+            layer = BatchNorm(
+                train=self.train and self.norm_kind == "batch",
+                group=self.bn_group,
+                momentum=self.bn_momentum,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+                rectify=is_fused,
+                scale_init=scale_init,
+                name=name,
+            )
+        return layer if is_fused or not activate else lambda x: apply(layer(x))
+
+
+def standardized(
+    x_BHWC: jax.Array,
+    kernel: jax.Array,
+    *args: Any,
+    convolve: Callable[..., jax.Array],
+    gain: float,
+    **options: Any,
+) -> jax.Array:
+    """Convolves with the kernel's scaled weight standardisation (Brock et al. 2021, eq. 1).
+
+    Each filter gets mean 0 and variance gain^2 / fan-in (arXiv 2101.08692). With gain^2 = 1 / Var
+    f(z), for the nonlinearity f, variance stays the same from layer to layer. Their learned factor
+    per filter is left out: a norm has one, and without a norm the scale of the branch takes its
+    place.
+
+    Args:
+      x_BHWC: the input.
+      kernel: (height, width, C, filters).
+      *args: of `convolve`.
+      convolve: jax.lax.conv_general_dilated or an equivalent.
+      gain: see above.
+      **options: of `convolve`.
+    """
+    weights = kernel.astype(jnp.float32)
+    axes = tuple(range(weights.ndim - 1))
+    variance = weights.var(axes, keepdims=True) * math.prod(weights.shape[:-1])
+    weights = weights - weights.mean(axes, keepdims=True)
+    weights = weights * (gain * jax.lax.rsqrt(jnp.maximum(variance, 1e-4)))
+    return convolve(x_BHWC, weights.astype(kernel.dtype), *args, **options)
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
