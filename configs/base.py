@@ -62,7 +62,6 @@ def get_config() -> ConfigDict:
     # Each block starts as its shortcut: the scale of its last BatchNorm (post) or its last kernel
     # (pre) starts at 0.
     m.zero_init_residual = False
-    # float32 | bfloat16: the dtype of activations. Parameters, statistics and loss stay float32.
     # relu | leaky_relu: slope 0.01 | crelu: [relu(x), relu(-x)] | gelu | linear | tailored: a leaky
     # ReLU whose slope is solved for the depth, so that two orthogonal inputs end with the cosine
     # similarity `tailored_eta` in a plain net (leaky TAT)
@@ -76,6 +75,7 @@ def get_config() -> ConfigDict:
     # he | orthogonal | delta_orthogonal | looks_linear (with crelu) | dirac | fixup (with no norm):
     # resnet_jax/networks/initializers.py
     m.init = "he"
+    # float32 | bfloat16: the dtype of activations. Parameters, statistics and loss stay float32.
     m.dtype = "float32"
     # How float32 numbers are multiplied. On CPU all three are float32.
     # highest: float32 (the paper) | high: TensorFloat-32 on GPU, three bfloat16 products on TPU |

@@ -130,7 +130,7 @@ def test_the_studies_have_the_cells_they_describe():
         {c.config.replicates for c in grid.cells(s.get_config())}
         for s in (degradation_digits, degradation_cifar10, shortcuts_cifar10)
     ]
-    assert replicates == [{3}, {5}, {5}]
+    assert replicates == [{4}, {5}, {5}]
 
 
 @pytest.mark.parametrize(
