@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/digits.py --config.model.depth=56 --workdir=DIR
 
 The data are 1,797 real images: 1,257 train, 180 validation, 360 test. Training and test error after
-120 of the 240 steps, 4 seeds, one core of an AMD EPYC : plain-20 0 % and
+120 of the 240 steps, 4 seeds, one core of an AMD EPYC: plain-20 0 % and
 3.3 % (1 minute), plain-56 71 % and 75 % (2 minutes), ResNet-56 0 % and 2.2 % (3 minutes).
 """
 
