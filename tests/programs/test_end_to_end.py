@@ -112,8 +112,13 @@ def test_make_ablation_answers_the_question(tmp_path):
     assert done.stdout.splitlines()[-1] == str(page)
     assert page.is_file()
     summary = json.loads((study / "report" / "summary.json").read_text())
-    names = {"plain-20", "plain-56", "resnet-20-A", "resnet-56-A"}
+    names = {"plain-14", "plain-32", "resnet-14-A", "resnet-32-A"}
     assert {cell["name"] for cell in summary["cells"]} == names
     verdicts = {claim["id"]: claim["verdict"] for claim in summary["claims"]}
-    # Residual nets have no training error left on digits, at any depth.
-    assert (verdicts["1"], verdicts["2"]) == ("confirmed", "saturated")
+    assert verdicts["1"] == "confirmed"
+    assert verdicts["2"] != "rejected"
+    assert not {"saturated", "not tested"} & set(verdicts.values())
+    assert all(claim["named_before_runs"] for claim in summary["claims"])
+    (tuning,) = summary["tuning"]
+    chosen = [trial for trial in tuning["trials"] if trial["is_chosen"]]
+    assert (len(tuning["trials"]), len(chosen)) == (16, 4)
