@@ -171,7 +171,7 @@ def test_predictions_of_all_views_are_averaged():
     """The network sums an image's left and right half, which mirroring swaps."""
 
     class Halves:
-        def apply(self, variables, images, train):
+        def apply(self, variables, images, train, **_):
             left, right = (half.sum((1, 2, 3)) for half in jnp.split(images, 2, axis=2))
             # Different weights: otherwise two classes would tie in the mean over mirror images.
             logits = jnp.stack([left, right / 2, jnp.zeros_like(left)], axis=1)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from resnet_jax.parallel import signals
+from resnet_jax.parallel import stopping
 from resnet_jax.parallel.stopping import StopRequest
 
 
@@ -45,7 +45,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored(killing):
 
 
 def test_a_second_hang_up_does_not_kill(killing, monkeypatch):
-    monkeypatch.setattr(signals, "_SAME_REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "_SAME_REQUEST_SECONDS", 0.0)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGHUP)
@@ -53,7 +53,7 @@ def test_a_second_hang_up_does_not_kill(killing, monkeypatch):
 
 
 def test_with_several_processes_sighup_becomes_the_sigterm_that_jax_handles(killing, monkeypatch):
-    monkeypatch.setattr(signals, "is_distributed", lambda: True)
+    monkeypatch.setattr(stopping, "is_distributed", lambda: True)
     signal.signal(signal.SIGHUP, lambda number, frame: None)
     with StopRequest(), pytest.raises(KilledError):  # by the stand-in for JAX's SIGTERM handler
         os.kill(os.getpid(), signal.SIGHUP)
@@ -69,7 +69,7 @@ def test_a_signal_soon_after_the_first_is_the_same_request(killing):
 def test_a_later_signal_kills(killing, monkeypatch):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        monkeypatch.setattr(signals, "_SAME_REQUEST_SECONDS", 0.0)
+        monkeypatch.setattr(stopping, "_SAME_REQUEST_SECONDS", 0.0)
         with pytest.raises(KilledError):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received == "SIGTERM"
