@@ -13,7 +13,7 @@ venv: .venv/.installed
 .venv/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "PYTHON=$(PYTHON) is Python %d.%d; allowed are 3.11, 3.12 and 3.13, as in: make PYTHON=python3.11 $(MAKECMDGOALS)" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.txt
 	@touch $@
 
 ablation: venv

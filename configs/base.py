@@ -88,7 +88,7 @@ def get_config() -> ConfigDict:
     # On CPU this saves memory only if `scan` is on.
     m.remat = ()
     m.num_classes = 0  # 0: the number of classes of the data set
-    # The rest is for the norm "batch"; the epsilon for "group" and "frozen" too.
+    # These three act with the norm "batch"; the epsilon also with "group" and "frozen".
     m.bn_group = 0  # examples over which BatchNorm takes its statistics; 0: the whole batch
     m.bn_momentum = 0.9  # weight of the old value in BatchNorm's moving averages
     m.bn_epsilon = 1e-5  # added to the variance

@@ -14,13 +14,8 @@ from configs import digits
 def get_config() -> ConfigDict:
     """Returns nets of 20, 32 and 56 layers with seven scales of their shortcuts."""
     study = ConfigDict()
-    study.base = digits.get_config()
-    study.base.steps = 120
+    study.base = digits.get_config("short")
     study.base.replicates = 3
-    study.base.eval.every = 20
-    study.base.checkpoint.every = 40
-    study.base.log.every = 5
-    study.base.log.signals.every = 20
     study.base.model.shortcut = "A"
     scales = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
     study.grid = ConfigDict({"model": {"depth": (20, 32, 56), "shortcut_scale": scales}})

@@ -27,13 +27,8 @@ def get_config(part: str = "init") -> ConfigDict:
     """Returns the cures of one part, a key of PARTS."""
     check_choice("The part in configs/rescues_digits.py:PART", part, PARTS)
     study = ConfigDict()
-    study.base = digits.get_config()
-    study.base.steps = 120
+    study.base = digits.get_config("short")
     study.base.replicates = 3
-    study.base.eval.every = 20
-    study.base.checkpoint.every = 40
-    study.base.log.every = 5
-    study.base.log.signals.every = 20
     study.base.model.depth = 56
     study.base.model.shortcut = "none"
     study.grid = ConfigDict({"model": {part: PARTS[part]}})

@@ -8,11 +8,11 @@ import itertools
 from ml_collections import ConfigDict
 
 from resnet_jax.allowed import INT32_MAX, Span
-from resnet_jax.check_model import check_model
 from resnet_jax.data import sources
 from resnet_jax.data.sets import Facts
 from resnet_jax.errors import UserError, listing, nearest
 from resnet_jax.execution import DISPATCH_KEYS, allowed_steps_per_dispatch
+from resnet_jax.networks.refusals import check_model
 from resnet_jax.settings import LENGTHS, SETTINGS, get
 
 _RATES = ("schedule.rate", "schedule.final_rate", "schedule.warmup_rate")

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from experiments.report.axes.answers import Estimate
 from experiments.report.cells import CellResult, Measure
 from experiments.report.claims import Judgement
 from experiments.report.claims.comparisons import Comparison
@@ -161,24 +162,28 @@ def claim_sections(judgements: Sequence[Judgement]) -> list[ClaimSection]:
     return [section for section in sections if section.judgements]
 
 
-def show_difference(compared: Judgement | Comparison, unit: str = "") -> str:
+def show_difference(compared: Judgement | Comparison | Estimate | None, unit: str = "") -> str:
     """Returns ``+1.25 [+0.90, +1.60]``: the difference with its 95 % interval."""
-    if compared.difference is None:
+    if compared is None or compared.difference is None:
         return DASH
     ci95 = compared.ci95
     interval = ", no interval" if ci95 is None else " [{:+.2f}, {:+.2f}]".format(*ci95)
     return f"{compared.difference:+.2f}{unit}{interval}"
 
 
+def show_p(p: float | None) -> str:
+    """Returns a p-value with three decimals."""
+    return DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def comparison_row(comparison: Comparison) -> list[str]:
     """Returns the cells of a comparison's row, under COMPARISON_HEADINGS."""
-    p = comparison.p
     seeds = "{} and {}".format(*comparison.seeds) + (", paired" if comparison.paired else "")
     return [
         comparison.network,
         comparison.baseline,
         show_difference(comparison),
         comparison.outcome,
-        DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        show_p(comparison.p),
         seeds,
     ]

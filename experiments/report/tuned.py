@@ -2,15 +2,23 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from experiments.report import cells
 from experiments.report.cells import CellResult
+from experiments.report.replicates import DIVERGED_ERROR, Replicate
 from resnet_jax import settings
 from resnet_jax.runs import reader, storage
 
 Tuned = Mapping[str, frozenset[str]]  # a study's folder -> the settings that its pilots tuned
 NOTHING_TUNED: Tuned = {}
+# The measures that choose a best value, the one with the lowest; each with that of a diverged seed.
+MEASURES: Mapping[str, tuple[Callable[[Replicate], float | None], float]] = {
+    "training_error": (Replicate.train_error, DIVERGED_ERROR),
+    "training_loss": (Replicate.train_loss, math.inf),
+    "validation_error": (Replicate.validation_error, DIVERGED_ERROR),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +59,19 @@ class TunedStudy:
         for trial in self.trials:
             networks.setdefault(trial.cell.name, []).append(trial)
         return networks
+
+
+def score(seeds: Sequence[Replicate], by: str) -> float:
+    """Returns the mean of a measure over seeds, infinite without any.
+
+    Args:
+      seeds: of one network with one value.
+      by: one of MEASURES.
+    """
+    measure, worst = MEASURES[by]
+    values = [None if seed.diverged_at is not None else measure(seed) for seed in seeds]
+    known = [worst if value is None else value for value in values]
+    return sum(known) / len(known) if known else math.inf
 
 
 def find(runs: Iterable[reader.Run]) -> list[TunedStudy]:

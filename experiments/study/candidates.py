@@ -23,7 +23,7 @@ class Tuning:
 
     Attributes:
       over: candidate values by dotted key.
-      by: one of tuning.MEASURES.
+      by: one of report/tuned.MEASURES.
       seeds: seeds per candidate.
       first_seed: the first of them.
       extended: by a cell's name, its candidate values in addition to those in `over`.

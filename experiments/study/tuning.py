@@ -1,7 +1,7 @@
 """Finds each cell's best values of some settings before the cell is trained.
 
     study.tune.over        settings with candidate values, each a tuple
-    study.tune.by          what is lowest at the best candidate, one of MEASURES
+    study.tune.by          the measure that chooses, one of report/tuned.MEASURES
     study.tune.seeds       seeds per candidate
     study.tune.first_seed  the first of them
 
@@ -11,15 +11,12 @@ would favour lucky seeds (a network's error at its best rate would be too low).
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from experiments.report import replicates, tuned
-from experiments.report.replicates import DIVERGED_ERROR, Replicate
 from experiments.study import cell_folders, grid
 from experiments.study.candidates import Tuning
 from experiments.study.grid import Cell
@@ -28,12 +25,6 @@ from resnet_jax.allowed import INT32_MAX, Range, check_choice
 from resnet_jax.errors import UserError, listing
 from resnet_jax.runs import identity, reader, storage
 
-# Each measure, and its value for a diverged seed.
-MEASURES: Mapping[str, tuple[Callable[[Replicate], float | None], float]] = {
-    "training_loss": (Replicate.train_loss, math.inf),
-    "training_error": (Replicate.train_error, DIVERGED_ERROR),
-    "validation_error": (Replicate.validation_error, DIVERGED_ERROR),
-}
 _KEYS = ("over", "by", "seeds", "first_seed")
 
 
@@ -92,7 +83,7 @@ def of_study(study: ConfigDict) -> Tuning | None:
                     raise UserError(
                         f"exceptions.{name}.{half}.{key} is tuned (tune.over); leave it out."
                     )
-    check_choice("tune.by", part.by, MEASURES)
+    check_choice("tune.by", part.by, tuned.MEASURES)
     if part.by == "validation_error" and not study.base.data.validation:
         raise UserError("tune.by='validation_error' needs validation examples: data.validation=0.")
     Range(1, 1024, whole=True).check("tune.seeds", part.seeds)
@@ -141,8 +132,8 @@ def choose(tuning: Tuning, cell: Cell, workdir: storage.Path) -> Choice | None:
         if not cell_folders.has_ended(folder, pilot):
             return None
         seeds = replicates.of_run(reader.read(folder))
-        candidate = Candidate(values, _score(seeds, tuning.by))
-        ranked.append((candidate.score, _score(seeds, "training_loss"), len(ranked), candidate))
+        score, loss = (tuned.score(seeds, by) for by in (tuning.by, "training_loss"))
+        ranked.append((score, loss, len(ranked), Candidate(values, score)))
     best = min(ranked)[-1]
     edges = {
         key: tuning.further(cell.name, key, value)
@@ -201,9 +192,3 @@ def extended(tuning: Tuning, cells: Iterable[Cell], workdir: storage.Path) -> Tu
                          cell.name, tuned.show_values(further))  # fmt: skip
             tuning = longer
     return tuning
-
-
-def _score(seeds: Sequence[Replicate], by: str) -> float:
-    measure, worst = MEASURES[by]
-    values = [None if seed.diverged_at is not None else measure(seed) for seed in seeds]
-    return float(np.mean([worst if value is None else value for value in values]))

@@ -36,6 +36,7 @@ class Layers:
         variance 1: a scale and a bias).
       norm_groups: groups of channels of "group".
       epsilon: added to a norm's variance.
+      observes: whether the signals of the norms and nonlinearities are recorded, see signals.py.
       train, bn_group, bn_momentum: see BatchNorm.
       dtype: of activations.
       precision: of convolutions.
@@ -48,6 +49,7 @@ class Layers:
     norm_kind: str
     norm_groups: int
     epsilon: float
+    observes: bool
     train: bool
     bn_group: int
     bn_momentum: float
@@ -98,27 +100,12 @@ class Layers:
           activate: see above.
           scale_init: initialiser of the norm's scales.
         """
-        apply = self.nonlinearity.apply
-        is_fused = activate and apply is relu and self.norm_kind in ("batch", "frozen")
-        layer: Function
-        if self.norm_kind == "none":
-            layer = _identity
-        elif self.norm_kind == "group":
-            normalize = nn.GroupNorm(
-                self.norm_groups,
-                epsilon=self.epsilon,
-                dtype=self.dtype,
-                scale_init=scale_init,
-                use_fast_variance=False,  # it loses the variance when |mean| >> std
-                name=name,
-            )
-
-            def layer(x: jax.Array) -> jax.Array:
-                y: jax.Array = normalize(x)
-                signals.record_spread(normalize, "response", y)
-                return y
-
-        else:
+        nonlinearity = self.nonlinearity.apply
+        is_batch_norm = self.norm_kind in ("batch", "frozen")
+        # Its input is a signal, so nothing is fused while signals are recorded.
+        is_fused = activate and nonlinearity is relu and is_batch_norm and not self.observes
+        layer: nn.Module
+        if is_batch_norm:
             layer = BatchNorm(
                 train=self.train and self.norm_kind == "batch",
                 group=self.bn_group,
@@ -129,7 +116,35 @@ class Layers:
                 scale_init=scale_init,
                 name=name,
             )
-        return layer if is_fused or not activate else lambda x: apply(layer(x))
+        elif self.norm_kind == "group":
+            layer = nn.GroupNorm(
+                self.norm_groups,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+                scale_init=scale_init,
+                use_fast_variance=False,  # it loses the variance when |mean| >> std
+                name=name,
+            )
+        else:
+            layer = _Identity(name=name)
+
+        def apply(x: jax.Array) -> jax.Array:
+            y: jax.Array = layer(x)
+            signals.record_spread(layer, "response", y)
+            if not activate or is_fused:
+                return y
+            signals.record_units(layer, y)
+            return nonlinearity(y)
+
+        return apply
+
+
+class _Identity(nn.Module):
+    """In place of a norm, so that its signals have the norm's name."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
 
 
 def standardized(
@@ -161,7 +176,3 @@ def standardized(
     weights = weights - weights.mean(axes, keepdims=True)
     weights = weights * (gain * jax.lax.rsqrt(jnp.maximum(variance, 1e-4)))
     return convolve(x_BHWC, weights.astype(kernel.dtype), *args, **options)
-
-
-def _identity(x: jax.Array) -> jax.Array:
-    return x

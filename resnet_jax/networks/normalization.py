@@ -17,10 +17,9 @@ from jax.typing import DTypeLike
 
 from resnet_jax.allowed import Range
 from resnet_jax.kernels.rectifier import relu
-from resnet_jax.networks import signals
 from resnet_jax.pytree import Tree
 
-# The collection of one batch's exact moments, filled if it is mutable: see step.moments_step.
+# The collection of one batch's exact moments, filled if it is mutable: see step.observe_step.
 MOMENTS = "moments"
 # jax.ad_checkpoint's name for the moments that the backward pass needs beside the input.
 MOMENTS_OF_GROUPS = "moments_of_groups"
@@ -78,11 +77,7 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
             y = (x_BHWC - _over_positions(mean.value, x_BHWC)) * _over_positions(factor, x_BHWC)
             y = (y + _over_positions(bias, x_BHWC)).astype(self.dtype)
-            signals.record_spread(self, "response", y)
-            if not self.rectify:
-                return y
-            signals.record_units(self, y)
-            return relu(y)
+            return relu(y) if self.rectify else y
 
         batch = x_BHWC.shape[0]
         group = self.group or batch
@@ -91,13 +86,8 @@ class BatchNorm(nn.Module):
             group = batch
         if batch % group:
             raise ValueError(f"a BatchNorm group of {group} does not divide a batch of {batch}")
-        fused = self.rectify and not signals.observed(self)
-        options = _Options(group, self.epsilon, self.dtype, fused)
+        options = _Options(group, self.epsilon, self.dtype, self.rectify)
         y_BHWC, moments_G2C = _normalize(x_BHWC, scale, bias, options)
-        signals.record_spread(self, "response", y_BHWC)
-        if self.rectify and not fused:
-            signals.record_units(self, y_BHWC)
-            y_BHWC = relu(y_BHWC)
         means_GC, vars_GC = jnp.moveaxis(jax.lax.stop_gradient(moments_G2C), 1, 0)
         batch_mean = means_GC.mean(axis=0)
         within_var = vars_GC.mean(axis=0)

@@ -14,7 +14,7 @@ from resnet_jax.allowed import Range, check_choice
 from resnet_jax.errors import UserError, nearest
 from resnet_jax.kernels import space_to_depth
 from resnet_jax.kernels.pooling import max_pool
-from resnet_jax.networks import layout
+from resnet_jax.networks import layout, signals
 from resnet_jax.networks.architectures import (
     BOTTLENECK_STRIDES,
     INITS,
@@ -188,6 +188,7 @@ class ResNet(nn.Module):
             norm_kind=self.norm,
             norm_groups=self.norm_groups,
             epsilon=self.bn_epsilon,
+            observes=signals.observed(self),
             train=train,
             bn_group=self.bn_group,
             bn_momentum=self.bn_momentum,

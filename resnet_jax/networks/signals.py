@@ -3,7 +3,7 @@
 The forward pass fills the collection SIGNALS if it is mutable. Metrics are named
 `signals/<kind>/<layer>`, as in `signals/response_std/stage1_block1/norm1`:
 
-    response_std        of a layer's output after BatchNorm, before the nonlinearity and the
+    response_std        of a layer's output after its norm, before the nonlinearity and the
                         addition (He et al. 2015, Fig. 7)
     dead_units          percentage of a nonlinearity's channels that no example activates anywhere
     branch_std          of a residual block's branch, before the addition

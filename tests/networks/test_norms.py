@@ -116,16 +116,23 @@ def test_scanned_is_unrolled(norm):
     np.testing.assert_allclose(results, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("nonlinearity", ["relu", "gelu"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_response_of_every_norm_is_a_signal(norm):
-    model = network("B", norm=norm, norm_groups=2)
+def test_every_norm_and_nonlinearity_has_its_signals(norm, nonlinearity):
+    model = network("B", norm=norm, norm_groups=2, nonlinearity=nonlinearity)
     variables = small.variables(model)
 
     def observe():
         _, kept = model.apply(variables, IMAGES, train=True, mutable=[signals.SIGNALS])
         return signals.of_forward_pass(kept[signals.SIGNALS])
 
-    names = {name.split("/", 2)[2] for name in jax.eval_shape(observe) if "response_std" in name}
-    norms = {name.rpartition("/")[0] for name in small.parameters(model) if "norm" in name}
-    assert names == norms
-    assert len(norms) == (0 if norm == "none" else 1 + 2 * 4 + 1)
+    layers = {}
+    for name in jax.eval_shape(observe):
+        _, kind, layer = name.split("/", 2)
+        layers.setdefault(kind, set()).add(layer)
+    inside = {f"{block}/norm1" for block in small.BLOCKS}
+    last = {f"{block}/norm2" for block in small.BLOCKS}
+    assert layers["response_std"] == {
+        "stem_norm", "stage2_block1/shortcut_norm", *inside, *last
+    }  # fmt: skip
+    assert layers["dead_units"] == {"stem_norm", *inside, *small.BLOCKS}

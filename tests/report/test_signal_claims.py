@@ -22,7 +22,7 @@ LAYERS = ["stem_conv", "stage1_block1/conv1", "stage1_block2/conv1", "stage1_blo
 STEPS = (0, 50)
 
 
-def write(folder, shortcut, depth, gradients, responses=(1.0, 1.0), **changes):
+def write(folder, shortcut, depth, gradients, responses=(1.0, 1.0), status="completed", **changes):
     """Writes a run; `gradients` are the first layer's norms of each seed, by step."""
     seeds = len(responses)
     rows = {
@@ -40,7 +40,7 @@ def write(folder, shortcut, depth, gradients, responses=(1.0, 1.0), **changes):
         row["signals/gradient_norm/stage1_block1/shortcut_conv"] = [1e9] * seeds
         row["signals/response_std/stage1_block1/shortcut_norm"] = [1e9] * seeds
     fixture.write(
-        folder / f"{shortcut}-{depth}", [rows[step] for step in sorted(rows)],
+        folder / f"{shortcut}-{depth}", [rows[step] for step in sorted(rows)], status,
         model__shortcut=shortcut, model__depth=depth, replicates=seeds, **changes,
     )  # fmt: skip
 
@@ -88,17 +88,36 @@ def test_gradients_are_healthy_if_every_plain_net_has_healthy_ones(
     write(tmp_path, "A", 56, {0: [1e-9, 1e-9], 50: [1e9, 1e9]})  # residual nets do not count
     found = judged(tmp_path)
     assert (found["3"].verdict, found["3b"].verdict) == (vanish, explode)
-    own = found["3"].comparisons[1] if vanish != "confirmed" else found["3b"].comparisons[1]
-    logarithms = [math.log10(norm / 0.7) for norm in deep]
-    if own.difference == pytest.approx(sum(logarithms) / 2):  # the extreme is at step 50
-        assert own.level is not None
-        if own.level == pytest.approx(0.95):
-            assert own.ci95 == t_interval(logarithms)
-    if vanish == "rejected":
-        assert found["3"].detail.startswith(
-            "plain-56, first layer: 0.000105 against last layer, at "
-        )
-        assert "step 50: 0.7" in found["3"].detail
+    for id in ("3", "3b"):
+        first, second = found[id].comparisons
+        assert (first.network, second.network) == ("plain-20, first layer", "plain-56, first layer")
+
+
+def test_the_interval_is_that_of_the_logarithms_over_seeds(tmp_path):
+    norms = [0.02, 0.03, 0.05]
+    write(tmp_path, "none", 20, {0: [1.0] * 3, 50: norms}, (1.0,) * 3)
+    finding = judged(tmp_path)["3"]
+    (own,) = finding.comparisons
+    logarithms = [math.log10(norm / 0.7) for norm in norms]
+    assert own.difference == pytest.approx(sum(logarithms) / 3)
+    assert own.ci95 == t_interval(logarithms)
+    assert (own.threshold, own.result, finding.verdict) == (-2, "above", "confirmed")
+    assert finding.detail.startswith(
+        "plain-20, first layer: 0.0311 against last layer, at step 50: 0.7"
+    )
+
+
+def test_claims_about_networks_that_have_not_ended_or_have_no_batch_norm(tmp_path):
+    healthy = {0: [1.0, 1.0], 50: [1.0, 1.0]}
+    for shortcut, depth in (("none", 20), ("none", 56), ("A", 20), ("A", 56)):
+        write(tmp_path / "open", shortcut, depth, healthy, status="running")
+        write(tmp_path / "unnormalised", shortcut, depth, healthy, model__norm="none")
+    still_open = judged(tmp_path / "open")
+    assert {still_open[id].verdict for id in ("3", "3b", "7a", "7b")} == {"undecided"}
+    found = judged(tmp_path / "unnormalised")
+    assert found["3"].verdict == found["3b"].verdict == "not tested"
+    assert "model.norm='batch'" in found["3"].detail
+    assert found["7a"].verdict != "not tested"
 
 
 def test_the_extreme_step_of_each_seed_counts(tmp_path):

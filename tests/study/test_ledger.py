@@ -205,10 +205,10 @@ def test_the_plan_estimates_from_what_has_finished(monkeypatch, tmp_path):
 
 def test_a_tuned_study_compiles_each_network_once_per_stage(monkeypatch, tmp_path):
     config = degradation_digits.get_config()
-    config.grid.model.shortcut = ("none",)
+    config.grid.model.update({"depth": (20, 56), "shortcut": ("none",)})
     over = {"schedule": {"rate": (0.01, 0.1)}}
     config.tune = ConfigDict(
-        {"over": over, "by": "training_loss", "seeds": 2, "first_seed": 100}
+        {"over": over, "by": "training_loss", "seeds": 2, "first_seed": 1000}
     )  # fmt: skip
     tune, cells = tuning.of_study(config), grid.cells(config)
     pilots = [

@@ -29,7 +29,7 @@ Interval = tuple[float, float] | None
 class Estimate:
     """A difference in percentage points, with its 95 % interval if every sample has two seeds."""
 
-    value: float
+    difference: float
     ci95: Interval
 
 

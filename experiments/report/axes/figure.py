@@ -127,11 +127,12 @@ def _set_axes(ax: Axes, axis: Axis, quantity: Quantity, y: Range) -> None:
 def _draw_best(ax: Axes, axis: Axis, fits: Sequence[BestByDepth]) -> None:
     """Draws the best values against depth, with the fitted power laws."""
     depths = sorted({line.depth for fit in fits for line in fit.lines})
-    for fit in fits:
+    for fit, size in zip(fits, series.BEST_SIZES, strict=False):
         style = LINE_STYLES[fit.lines[0].shortcut]
         best = [line.best.number or 0.0 for line in fit.lines if line.best]
         own = [line.depth for line in fit.lines]
-        ax.plot(own, best, marker=style.marker, ls="", color=style.colour, label=fit.kind)
+        look: dict[str, Any] = {"marker": style.marker, "ms": size, "mfc": "none", "mew": 1.8}
+        ax.plot(own, best, ls="", color=style.colour, label=fit.kind, **look)
         if fit.law:
             law = fit.law
             fitted = [law.factor * depth**law.exponent for depth in own]

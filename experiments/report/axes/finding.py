@@ -14,19 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from experiments.report import cells, groups, tuned
 from experiments.report.axes.model import NAMES, Across, Axis, Line, Value
 from experiments.report.cells import CellResult
-from experiments.report.replicates import DIVERGED_ERROR, Replicate
-from experiments.report.tuned import TunedStudy
+from experiments.report.tuned import TunedStudy, score
 from resnet_jax import settings
 from resnet_jax.networks.architectures import SHORTCUTS
 from resnet_jax.runs import reader
 
 BASE = "base"  # the name of the commonest combination of settings
-# The best value is the one with the lowest; a second measure separates equal ones, as at 0 %.
-MEASURES = {
-    "training_error": (Replicate.train_error, DIVERGED_ERROR),
-    "training_loss": (Replicate.train_loss, math.inf),
-    "validation_error": (Replicate.validation_error, DIVERGED_ERROR),
-}
 
 
 def find(runs: Iterable[reader.Run], tunings: Sequence[TunedStudy]) -> list[Across]:
@@ -82,7 +75,8 @@ def _ranked(values: Sequence[Value], lines: Sequence[Line]) -> tuple[Value, ...]
 
     def error(value: Value) -> float:
         ended = [cell for line in lines if (cell := line.ended(value))]
-        return sum(_mean(c, "training_error") for c in ended) / len(ended) if ended else math.inf
+        scores = [score(cell.replicates, "training_error") for cell in ended]
+        return sum(scores) / len(scores) if scores else math.inf
 
     return tuple(sorted(values, key=error))
 
@@ -127,8 +121,9 @@ def _values(keys: Sequence[str], recipes: Sequence[settings.Flat]) -> list[Value
 
 
 def _value(value: object) -> Value:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return Value(settings.show(value), float(value) if is_number else None)  # type: ignore[arg-type]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Value(settings.show(value), float(value))
+    return Value(settings.show(value))
 
 
 def _order(value: Value) -> tuple[bool, float, bool, str]:
@@ -171,21 +166,14 @@ def _lines(
 def _best(along: Mapping[Value, CellResult], by: str) -> Value | None:
     """Returns the value with the lowest measure among those whose runs have ended.
 
-    A diverged seed counts with an error of 100 % and an infinite loss.
+    A second measure separates equal ones, such as several at 0 %.
     """
     ranked = [
-        (_mean(cell, by), _mean(cell, "training_loss"), i, value)
+        (score(cell.replicates, by), score(cell.replicates, "training_loss"), i, value)
         for i, (value, cell) in enumerate(along.items())
         if cell.status in reader.ENDED
     ]
     return min(ranked)[-1] if ranked else None
-
-
-def _mean(cell: CellResult, by: str) -> float:
-    measure, worst = MEASURES[by]
-    measured = [None if r.diverged_at is not None else measure(r) for r in cell.replicates]
-    values = [worst if value is None else value for value in measured]
-    return sum(values) / len(values) if values else worst
 
 
 def _network(run: reader.Run) -> str:

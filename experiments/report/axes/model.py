@@ -108,7 +108,7 @@ class Across:
       study: its folder.
       axis: the axis.
       lines: by shortcut, then by depth.
-      by: the measure that is lowest at the best value, one of finding.MEASURES.
+      by: the measure that is lowest at the best value, one of tuned.MEASURES.
       is_tuned: whether the cells are pilots; networks at their best values have fresh seeds.
     """
 

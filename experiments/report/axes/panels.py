@@ -52,7 +52,7 @@ def best_panel(section: Section) -> Panel | None:
     figure = go.Figure(layout=layout("depth (layers)", f"best {axis.name}", 1.0, "best"))
     legend = []
     depths: set[int] = set()
-    for fit in section.fits:
+    for fit, size in zip(section.fits, series.BEST_SIZES, strict=False):
         style = LINE_STYLES[fit.lines[0].shortcut]
         own = [line.depth for line in fit.lines]
         depths |= set(own)
@@ -62,7 +62,12 @@ def best_panel(section: Section) -> Panel | None:
                 y=[line.best.number for line in fit.lines if line.best],
                 text=[html.escape(line.name) for line in fit.lines],
                 mode="markers",
-                marker={"symbol": style.plotly_marker, "size": 9, "color": style.colour},
+                marker={
+                    "symbol": f"{style.plotly_marker}-open",
+                    "size": size + 2,
+                    "color": style.colour,
+                    "line": {"width": 2},
+                },
                 hovertemplate="<b>%{text}</b><br>%{y}<extra></extra>",
                 meta=fit.kind,
             )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from experiments.report.axes import answers, cures
-from experiments.report.axes.answers import BestByDepth, Estimate, Gap, Rank, Verdicts
+from experiments.report.axes.answers import BestByDepth, Gap, Rank, Verdicts
 from experiments.report.axes.cures import Cure
 from experiments.report.axes.model import NAMES, Across, Line
 from experiments.report.cells import CellResult
@@ -12,18 +12,17 @@ from experiments.report.claims import Judgement
 from experiments.report.claims.registry import POINTS
 from experiments.report.replicates import Replicate
 from experiments.report.statistics import DASH
-from experiments.report.table import show_difference, show_n
+from experiments.report.table import show_difference, show_n, show_p
 from resnet_jax.runs import reader
 
 FRESH = (
-    "The points along the axis are pilots, whose seeds are in no other number. Each network's own "
-    "seeds were trained at its best value: what is said of the best values is measured on these "
-    "fresh seeds."
+    "The points along the axis are pilot runs, whose seeds are in no other number. The numbers at "
+    "the best values come from fresh seeds, trained after the choice."
 )
 SAME_SEEDS = (
-    "The best value of each network was chosen by the same seeds that are shown at it. This "
-    "favours lucky seeds: errors at the best values are too low, and the verdicts there are less "
-    "certain than their intervals say. A tuned study (docs/tuning.md) uses fresh seeds."
+    "The seeds shown at a network's best value are those that chose it. This favours lucky seeds: "
+    "errors at the best values are too low, and the verdicts there are less certain than their "
+    "intervals say. A tuned study (docs/tuning.md) uses fresh seeds."
 )
 GAPS = (
     "The interaction is the gap at a common value minus the gap at the best values: the part of "
@@ -60,7 +59,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A study along one axis, with all that is said about it."""
+    """A study along one axis: every number, verdict and table."""
 
     across: Across
     gaps: list[Gap]
@@ -105,8 +104,8 @@ class Section:
                 Field(rank.value.label, is_best=rank.behind is None),
                 Field(str(rank.cell.stat(Replicate.train_error))),
                 Field(show_n(rank.cell)),
-                Field(_estimate(rank.behind)),
-                Field(DASH if rank.p is None else show_p(rank.p)),
+                Field(show_difference(rank.behind)),
+                Field(show_p(rank.p)),
             )
             for rank in self.rankings[line]
         ]
@@ -118,7 +117,7 @@ class Section:
 
 
 def section(across: Across, margin: float) -> Section:
-    """Returns all that a report says along one axis of a study.
+    """Returns the section of a report on one axis of a study.
 
     Args:
       across: the study along the axis.
@@ -178,8 +177,8 @@ def _gap_table(across: Across, gaps: Sequence[Gap]) -> Table:
     rows = [
         (
             Field(answers.condition(across, gap.at), is_best=gap.at is None),
-            Field(_estimate(gap.gap)),
-            Field(_estimate(gap.interaction)),
+            Field(show_difference(gap.gap)),
+            Field(show_difference(gap.interaction)),
             Field("{} and {}".format(*gap.seeds)),
         )
         for gap in gaps
@@ -261,16 +260,3 @@ def _verdict(judgement: Judgement | None) -> Field:
     unit = judgement.claim.unit
     shown = show_difference(judgement, "" if unit == POINTS else f" {unit}")
     return Field(judgement.verdict, note=shown, is_verdict=True)
-
-
-def _estimate(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return DASH
-    if estimate.ci95 is None:
-        return f"{estimate.value:+.2f}"
-    return f"{estimate.value:+.2f} [{estimate.ci95[0]:+.2f}, {estimate.ci95[1]:+.2f}]"
-
-
-def show_p(p: float) -> str:
-    """Returns a p-value with three decimals."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -9,6 +9,7 @@ from experiments.report.cells import CellResult, Measure
 from experiments.report.replicates import Replicate
 
 CROSS = 0.97  # the height of the crosses of diverged seeds, as a fraction of the axis
+BEST_SIZES = (13, 9, 6, 4)  # of hollow markers, by kind of net: equal best values stay visible
 LOG_LOSSES = 10.0  # a ratio of losses from which their axis is logarithmic
 
 

@@ -4,6 +4,7 @@ This module words the results; statistics.py computes, and docs/statistics.md gi
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from experiments.report.cells import CellResult
@@ -94,7 +95,7 @@ def compare(pairs: Sequence[tuple[Side, Side]], threshold: float) -> list[Compar
             difference=a.mean - b.mean if a.errors and b.errors else None,
         )
         if i in tested:
-            at_zero = not any([*a.values, *b.values])
+            at_zero = math.isfinite(a.examples) and not any([*a.values, *b.values])
             decided = _decide(comparison, tested[i], *corrected[i], at_zero)
             comparison = dataclasses.replace(decided, detail=values + _remark(decided))
         comparisons.append(comparison)

@@ -17,34 +17,20 @@ from experiments.report.claims.comparisons import (
     family,
     unfinished,
 )
+from experiments.report.claims.nets import (
+    PLAIN,
+    RESIDUAL,
+    ended,
+    lacks_depths,
+    lacks_pair,
+    of_kind,
+    of_one_shortcut,
+    pairs,
+)
 from experiments.report.claims.registry import CONFIRMED, REJECTED, Claim, Finding, judges
 from experiments.report.groups import Group
 from experiments.report.replicates import Replicate
-from resnet_jax.networks.architectures import SHORTCUTS
 from resnet_jax.runs import reader
-
-PLAIN, RESIDUAL = "plain", "residual"
-
-
-def _nets(group: Group, kind: str) -> list[CellResult]:
-    return [cell for cell in group.cells if cell.plain == (kind == PLAIN)]
-
-
-def _lacks_depths(group: Group, kind: str) -> str:
-    nets = _nets(group, kind)
-    by_shortcut = {cell.shortcut: {c.depth for c in nets if c.shortcut == cell.shortcut}
-                   for cell in nets}  # fmt: skip
-    if any(len(depths) > 1 for depths in by_shortcut.values()):
-        return ""
-    names = ", ".join(cell.name for cell in nets)
-    have = f"there is only {names}" if nets else "there is none"
-    of_one_shortcut = " of one shortcut" if kind == RESIDUAL else ""
-    return f"needs two depths of {kind} nets{of_one_shortcut}, but {have}"
-
-
-def _lacks_pair(group: Group) -> str:
-    depths = [{cell.depth for cell in _nets(group, kind)} for kind in (PLAIN, RESIDUAL)]
-    return "" if depths[0] & depths[1] else "needs a plain and a residual net of one depth"
 
 
 @judges(
@@ -52,7 +38,7 @@ def _lacks_pair(group: Group) -> str:
         id="1",
         statement="Deeper plain nets have higher training error",
         source="He et al. 2015, sections 1 and 4.1, Figures 1 and 4",
-        needs=lambda group: _lacks_depths(group, PLAIN),
+        needs=lambda group: lacks_depths(group, PLAIN),
         rule="(plain nets) is confirmed if an interval lies above 0 and rejected if all lie below.",
         words={
             CONFIRMED: "Deeper plain nets train worse.",
@@ -73,7 +59,7 @@ def plain_nets_get_worse(group: Group, margin: float) -> Finding:
         id="2",
         statement="Deeper residual nets do not have higher training error",
         source="He et al. 2015, section 4.1, Figure 4",
-        needs=lambda group: _lacks_depths(group, RESIDUAL),
+        needs=lambda group: lacks_depths(group, RESIDUAL),
         rule="(residual nets) allows a rise of up to {margin} points: it is confirmed if all "
         "intervals lie below that and rejected if one lies above.",
         words={
@@ -92,7 +78,7 @@ def residual_nets_do_not(group: Group, margin: float) -> Finding:
     """
     finding = _rise(group, RESIDUAL, margin, REJECTED, CONFIRMED)
     shallow = min(
-        _ended(_one_shortcut(_nets(group, RESIDUAL))), key=lambda c: c.depth, default=None
+        ended(of_one_shortcut(of_kind(group, RESIDUAL))), key=lambda c: c.depth, default=None
     )
     if finding.verdict != CONFIRMED or not shallow or not shallow.diverged:
         return finding
@@ -105,7 +91,7 @@ def residual_nets_do_not(group: Group, margin: float) -> Finding:
         id="4",
         statement="Residual nets converge faster early on",
         source="He et al. 2015, section 4.1, Figure 4",
-        needs=_lacks_pair,
+        needs=lacks_pair,
         rule="compares the plain with the residual net at the shallowest depth that has both, over "
         "the first quarter of the steps.",
         words={
@@ -122,13 +108,10 @@ def residual_nets_are_faster(group: Group, margin: float) -> Finding:
     The paper makes this claim at 18 layers, with comparable final accuracies; deeper plain nets are
     worse anyway (claim 1).
     """
-    plain, residual = (_ended(_nets(group, kind)) for kind in (PLAIN, RESIDUAL))
-    common = {c.depth for c in plain} & {c.depth for c in residual}
-    if not common:
+    found = pairs(group)
+    if not found:
         return Finding(UNDECIDED, "needs a plain and a residual net of one depth, both ended")
-    depth = min(common)
-    one = next(c for c in plain if c.depth == depth)
-    other = min((c for c in residual if c.depth == depth), key=lambda c: c.shortcut)
+    one, other = found[0]
     (comparison,) = family([(one, other)], Replicate.early, 0.0)
     result = comparison.result
     verdict = {ABOVE: CONFIRMED, BELOW: REJECTED}.get(result, result)
@@ -141,27 +124,20 @@ def residual_nets_are_faster(group: Group, margin: float) -> Finding:
     return _finding(verdict, result, [comparison], remarks)
 
 
-def _one_shortcut(nets: Sequence[CellResult]) -> list[CellResult]:
-    """Returns the nets of the first shortcut (A, B, C) of which two depths have ended."""
-    by_shortcut = [[c for c in nets if c.shortcut == shortcut] for shortcut in SHORTCUTS]
-    most = max(by_shortcut, key=lambda own: len(_ended(own)))
-    return next((own for own in by_shortcut if len(_ended(own)) > 1), most)
-
-
 def _rise(group: Group, kind: str, threshold: float, if_above: str, if_below: str) -> Finding:
     """Compares each deeper net's training error with the shallowest's, for one shortcut.
 
     The error rises if *some* difference lies above the threshold (the verdict `if_above`); it does
     not if *all* lie below (`if_below`).
     """
-    nets = _one_shortcut(_nets(group, kind))
-    ended = sorted(_ended(nets), key=lambda cell: cell.depth)
-    waiting = _waiting(_nets(group, kind))
-    if len(ended) < 2:
-        have = f"only {ended[0].name} has" if ended else f"no {kind} net has"
+    nets = of_one_shortcut(of_kind(group, kind))
+    done = ended(nets)
+    waiting = _waiting(of_kind(group, kind))
+    if len(done) < 2:
+        have = f"only {done[0].name} has" if done else f"no {kind} net has"
         reason = f"needs two depths of {kind} nets, but {have} ended"
         return Finding(UNDECIDED, "; ".join([reason, *waiting]))
-    shallow, *deeper = ended
+    shallow, *deeper = done
     comparisons = family([(deep, shallow) for deep in deeper], Replicate.final, threshold)
     comparisons += [
         unfinished(cell, shallow, threshold)
@@ -204,7 +180,3 @@ def _waiting(cells: Sequence[CellResult]) -> list[str]:
     """Returns a remark on unfinished cells, since they may include the deepest one."""
     names = [f"{cell.name} ({cell.status})" for cell in cells if cell.status not in reader.ENDED]
     return [f"not counted: {', '.join(names)}"] if names else []
-
-
-def _ended(cells: Sequence[CellResult]) -> list[CellResult]:
-    return [cell for cell in cells if cell.status in reader.ENDED]

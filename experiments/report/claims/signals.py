@@ -11,6 +11,16 @@ import numpy as np
 
 from experiments.report.cells import CellResult
 from experiments.report.claims.comparisons import ABOVE, BELOW, UNDECIDED, Comparison, Side, compare
+from experiments.report.claims.nets import (
+    PLAIN,
+    RESIDUAL,
+    ended,
+    lacks_depths,
+    lacks_pair,
+    of_kind,
+    of_one_shortcut,
+    pairs,
+)
 from experiments.report.claims.registry import CONFIRMED, REJECTED, Claim, Finding, judges
 from experiments.report.groups import Group
 from experiments.report.replicates import Replicate
@@ -24,7 +34,6 @@ from experiments.report.signals.profiles import (
     profiles,
 )
 from experiments.report.statistics import Sample, Stat
-from resnet_jax.runs import reader
 
 ORDERS = 2.0  # powers of ten between first and last layer that count as vanishing or exploding
 Extreme = Callable[..., Any]  # min or max
@@ -38,15 +47,13 @@ class Ends(NamedTuple):
     step: int
 
 
-def _ended(group: Group, plain: bool) -> list[CellResult]:
-    return [c for c in group.cells if c.plain == plain and c.status in reader.ENDED]
-
-
 def _lacks_gradients(group: Group) -> str:
-    nets = [cell for cell in group.cells if cell.plain]
-    if not nets:
+    plain = of_kind(group, PLAIN)
+    if not plain:
         return "needs plain nets, and there is none"
-    if not any(profiles(r, GRADIENTS) for cell in nets for r in cell.replicates):
+    if group.cells[0].config["model"]["norm"] != "batch":
+        return "is about plain nets with BatchNorm (model.norm='batch')"
+    if not any(profiles(r, GRADIENTS) for cell in plain for r in cell.replicates):
         return "needs the norms of every layer's gradients (log.signals.every)"
     return ""
 
@@ -57,18 +64,6 @@ def _lacks_responses(group: Group) -> str:
     if not any(common_steps([cell], RESPONSES) for cell in group.cells):
         return "needs the responses of every layer (log.signals.every)"
     return ""
-
-
-def _lacks_twins(group: Group) -> str:
-    depths = [{c.depth for c in group.cells if c.plain == plain} for plain in (True, False)]
-    pair = "" if depths[0] & depths[1] else "needs a plain and a residual net of one depth"
-    return pair or _lacks_responses(group)
-
-
-def _lacks_residual_depths(group: Group) -> str:
-    depths = {cell.depth for cell in group.cells if not cell.plain}
-    lack = "" if len(depths) > 1 else "needs two depths of residual nets"
-    return lack or _lacks_responses(group)
 
 
 _GRADIENT_WORDS = (
@@ -123,7 +118,7 @@ def gradients_do_not_explode(group: Group, margin: float) -> Finding:
         id="7a",
         statement="Residual nets have smaller responses than plain nets",
         source="He et al. 2015, section 4.2, Figure 7",
-        needs=_lacks_twins,
+        needs=lambda group: lacks_pair(group) or _lacks_responses(group),
         rule="compares the mean over layers of the responses' standard deviations, at the last "
         "logged step, residual minus plain at each depth. It is confirmed if all intervals lie "
         "below 0 and rejected if one lies above.",
@@ -137,9 +132,8 @@ def gradients_do_not_explode(group: Group, margin: float) -> Finding:
 )
 def residual_responses_are_smaller(group: Group, margin: float) -> Finding:
     """Judges the mean response, residual minus plain, at every depth that has both."""
-    plain, residual = ({c.depth: c for c in reversed(_ended(group, p))} for p in (True, False))
-    pairs = [(residual[depth], plain[depth]) for depth in sorted(plain.keys() & residual.keys())]
-    return _responses(pairs, "a plain and a residual net of one depth")
+    both = [(residual, plain) for plain, residual in pairs(group)]
+    return _responses(both, "a plain and a residual net of one depth")
 
 
 @judges(
@@ -147,7 +141,7 @@ def residual_responses_are_smaller(group: Group, margin: float) -> Finding:
         id="7b",
         statement="Deeper residual nets have smaller responses",
         source="He et al. 2015, section 4.2, Figure 7",
-        needs=_lacks_residual_depths,
+        needs=lambda group: lacks_depths(group, RESIDUAL) or _lacks_responses(group),
         rule="compares the same measure of each deeper residual net with that of the shallowest. "
         "It is confirmed if all intervals lie below 0 and rejected if one lies above.",
         words={
@@ -160,27 +154,26 @@ def residual_responses_are_smaller(group: Group, margin: float) -> Finding:
 )
 def deeper_responses_are_smaller(group: Group, margin: float) -> Finding:
     """Judges the mean response of each deeper residual net minus the shallowest's."""
-    nets = sorted(_ended(group, plain=False), key=lambda c: c.depth)
-    first = [cell for cell in nets if cell.shortcut == nets[0].shortcut]
-    return _responses([(deep, first[0]) for deep in first[1:]], "two depths of residual nets")
+    nets = ended(of_one_shortcut(of_kind(group, RESIDUAL)))
+    return _responses([(deep, nets[0]) for deep in nets[1:]], "two depths of residual nets")
 
 
 def _gradients(
     group: Group, extreme: Extreme, threshold: float, verdicts: dict[str, str]
 ) -> Finding:
     """Compares first and last layer, each seed at the logged step with its extreme ratio."""
-    pairs = []
-    for cell in sorted(_ended(group, plain=True), key=lambda c: c.depth):
+    sides = []
+    for cell in ended(of_kind(group, PLAIN)):
         found = {r.seed: ends for r in cell.replicates if (ends := _ends(r, extreme))}
         if found:
             steps = sorted({ends.step for ends in found.values()})
             at = " to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1])))
             first = _layer(f"{cell.name}, first layer", {s: e.first for s, e in found.items()})
             last = _layer(f"last layer, at step {at}", {s: e.last for s, e in found.items()})
-            pairs.append((first, last))
-    if not pairs:
+            sides.append((first, last))
+    if not sides:
         return Finding(UNDECIDED, "needs a plain net that has ended")
-    return _finding(compare(pairs, threshold), verdicts, [])
+    return _finding(compare(sides, threshold), verdicts, [])
 
 
 def _layer(name: str, norms: dict[int, float]) -> Side:
@@ -199,10 +192,10 @@ def _ends(replicate: Replicate, extreme: Extreme) -> Ends | None:
     return extreme(found, key=lambda ends: ends.first / ends.last) if found else None
 
 
-def _responses(pairs: Sequence[tuple[CellResult, CellResult]], needed: str) -> Finding:
+def _responses(compared: Sequence[tuple[CellResult, CellResult]], needed: str) -> Finding:
     """Compares the mean responses of each pair at the last step that both have logged."""
     sides, steps = [], []
-    for pair in pairs:
+    for pair in compared:
         if logged := common_steps(pair, RESPONSES):
             steps.append(logged[-1])
             one, other = (_mean_response(cell, logged[-1]) for cell in pair)
