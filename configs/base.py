@@ -29,6 +29,9 @@ def get_config() -> ConfigDict:
     c.steps = config_dict.placeholder(int)
     c.epochs = config_dict.placeholder(float)
     c.examples = config_dict.placeholder(int)
+    # A name for a combination of settings, such as a cure of several, in reports and cells' names.
+    # It has no effect on training.
+    c.variant = ""
 
     m = c.model = ConfigDict()
     m.family = "cifar"  # imagenet: depths 18, 34, 50, 101, 152 | cifar: depths 6n+2

@@ -8,24 +8,25 @@ values of a share a compiled program (1 has its own). --dry_run estimates the ti
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from configs import digits, rescues_digits
+
+SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 
 def get_config() -> ConfigDict:
     """Returns nets of 20, 32 and 56 layers with seven scales of their shortcuts."""
     study = ConfigDict()
     study.base = digits.get_config("short")
+    study.base.steps = 60
     study.base.replicates = 3
+    study.base.checkpoint.every = 60
+    study.tune = rescues_digits.tuned_over((0.003, 0.01, 0.03, 0.1))
+    return with_scales(study, (20, 32, 56))
+
+
+def with_scales(study: ConfigDict, depths: tuple[int, ...]) -> ConfigDict:
+    """Returns a study of residual nets with scaled shortcuts."""
     study.base.model.shortcut = "A"
-    scales = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-    study.grid = ConfigDict({"model": {"depth": (20, 32, 56), "shortcut_scale": scales}})
+    study.grid = ConfigDict({"model": {"depth": depths, "shortcut_scale": SCALES}})
     study.exceptions = ConfigDict()
-    study.tune = ConfigDict(
-        {
-            "over": {"schedule": {"rate": (0.001, 0.003, 0.01, 0.03)}},
-            "by": "training_loss",
-            "seeds": 2,
-            "first_seed": 1000,
-        }
-    )
     return study

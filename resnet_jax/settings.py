@@ -147,6 +147,7 @@ SETTINGS: dict[str, Setting] = {
     "steps": Setting(Length(1, whole=True)),
     "epochs": Setting(Length(0, above=True), decides_if=_GIVES_THE_LENGTH),
     "examples": Setting(Length(1, 2**53, whole=True), decides_if=_GIVES_THE_LENGTH),
+    "variant": Setting(_TEXT, changes_results=False, implied=""),
     "model.family": Setting(Choice(tuple(FAMILIES))),
     "model.depth": Setting(_COUNT, varied=True),  # networks/architectures.py checks the depth
     "model.shortcut": Setting(Choice(SHORTCUTS), varied=True),

@@ -25,6 +25,7 @@ CONDITIONS = {key: setting.acts_if for key, setting in SETTINGS.items() if setti
 # Settings that have an effect in every run, so that no condition is needed.
 ALWAYS = {
     "seed", "replicates", "batch_size", "accumulate", "steps", "epochs", "examples", "profile",
+    "variant",  # in names
     "deterministic",  # on a GPU
     "train.steps_per_dispatch", "label_smoothing", "ema_decay",
     "model.family", "model.depth", "model.shortcut", "model.activation", "model.stem",

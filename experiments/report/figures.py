@@ -62,7 +62,7 @@ def write(groups: Sequence[Group], window: int, out: pathlib.Path) -> None:
     with matplotlib.rc_context(STYLE):
         for name, figure in (
             ("curves", _curves_figure(groups, window)),
-            ("depth", _depth_figure(groups)),
+            ("depth", _depth_figure(compared(groups))),
         ):
             save(figure, name, out)
 
@@ -209,6 +209,11 @@ def _curve_handles(group: Group, palette: dict[int, str], window: int) -> list[L
         label = f"{cell.name}: {cell.status} at {cell.step:,}"
         handles.append(Line2D([], [], color=palette[cell.depth], lw=0, marker="x", label=label))
     return handles
+
+
+def compared(groups: Sequence[Group]) -> Sequence[Group]:
+    """Returns the groups to draw against depth: those with several networks, or all if none has."""
+    return [group for group in groups if len(group.cells) > 1] or groups
 
 
 def _depth_figure(groups: Sequence[Group]) -> Figure:

@@ -12,6 +12,7 @@ from resnet_jax.runs import reader, storage
 from resnet_jax.settings import Flat
 
 WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
+VARIANT = "variant"  # the setting that names a combination of settings
 NAMED_SETTINGS = 3  # a label names this many differing settings and counts the others
 
 
@@ -78,7 +79,10 @@ def comparable(runs: Iterable[reader.Run], tuned: Tuned = NOTHING_TUNED) -> list
     for part in by_recipe:
         for same_data in _partition(part, _notes(part)):
             parts += _by_warm_up(same_data)
-    recipes = [recipe(p[0], tuned) | _warm_up(p) | {"data.note": _note(p) or ""} for p in parts]
+    recipes = [
+        recipe(p[0], tuned) | _warm_up(p) | {"data.note": _note(p) or "", VARIANT: _variants(p)}
+        for p in parts
+    ]
     return [
         Group(
             label=label,
@@ -162,6 +166,12 @@ def _by_warm_up(part: list[reader.Run]) -> list[list[reader.Run]]:
     return [part]
 
 
+def _variants(part: Sequence[reader.Run]) -> str:
+    """Returns the names of the runs' variants, as in ``base, residual``."""
+    names = {settings.complete(run.config)[VARIANT]: 0 for run in part}
+    return ", ".join(filter(None, names))
+
+
 def _note(part: Sequence[reader.Run]) -> str | None:
     known = (run.environment.get("data", {}).get("note") for run in part)
     return next((note for note in known if note is not None), None)
@@ -199,6 +209,8 @@ def _labels(recipes: Sequence[Flat]) -> list[tuple[str, Flat]]:
         }
         # The note stands beside every number, so a label names it only if nothing else differs.
         shown = [key for key in differing if key != "data.note"] or list(differing)
+        if differing.get(VARIANT):  # its name says enough
+            shown = [VARIANT]
         named = [_named(key, differing[key]) for key in shown[:NAMED_SETTINGS]]
         more = len(shown) - len(named)
         label = ", ".join([data, *named]) + (f" and {more} more" if more else "")

@@ -11,6 +11,7 @@ from experiments.report.cells import CellResult
 from experiments.report.curves import LINE_STYLES
 from experiments.report.groups import Group, kind_name
 
+HEIGHT = 360  # pixels; page.css keeps as much free
 DECIMALS = 3  # of percentages in the plots; a pixel is far coarser
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -191,7 +192,7 @@ def layout(x: str, y: str, top: float, name: str) -> go.Layout:
     axis: dict[str, object] = {"gridcolor": "#ececec", "linecolor": "#b5b5b5", "zeroline": False}
     return go.Layout(
         template="none",
-        height=360,
+        height=HEIGHT,
         margin={"l": 52, "r": 12, "t": 30, "b": 44},
         font={"family": FONT, "size": 13, "color": "#333333"},
         showlegend=False,  # the page has its own legend, which wraps and switches bands

@@ -180,7 +180,7 @@ def _judgement(judgement: Judgement) -> dict[str, object]:
 
 def _trial(trial: Trial) -> dict[str, object]:
     return {
-        "network": trial.cell.name,
+        "network": trial.network,
         "values": trial.values,
         "is_chosen": trial.is_chosen,
         "n": len(trial.cell.healthy),

@@ -41,8 +41,9 @@ def render(contents: Contents, command: str) -> str:
     trained += [trial.cell for tuning in contents.tunings for trial in tuning.trials]
     runs = [run for cell in trained for run in cell.runs]
     tops = curves.tops(contents.groups, contents.window), figures.depth_tops(contents.groups)
+    drawn = figures.compared(contents.groups)
     return TEMPLATES.get_template("page.html").render(
-        groups=[_group(group, contents.window, tops) for group in contents.groups],
+        groups=[_group(group, contents.window, tops, group in drawn) for group in contents.groups],
         headlines=headlines.of(contents),
         not_tested=headlines.not_tested(contents.judgements),
         claims=contents.judgements,
@@ -75,10 +76,17 @@ def _sections(sections: Sequence[Section]) -> list[dict[str, object]]:
 
 
 def _group(
-    group: Group, window: int, tops: tuple[Mapping[str, float], Mapping[str, float]]
+    group: Group, window: int, tops: tuple[Mapping[str, float], Mapping[str, float]], drawn: bool
 ) -> dict[str, object]:
-    """Returns a group's section; `tops` are those of the curves and of errors against depth."""
-    depth_panels = interactive.depth_panels(group, tops[1][group.data])
+    """Returns a group's section.
+
+    Args:
+      group: the group.
+      window: steps of a trailing mean over training errors.
+      tops: of the curves and of the errors against depth.
+      drawn: whether its errors are drawn against depth.
+    """
+    depth_panels = interactive.depth_panels(group, tops[1][group.data]) if drawn else []
     counts, facts = _counts(group.facts), group.facts
     data = [counts] if counts else []
     data += [f"{facts['classes']} classes"] if "classes" in facts else []

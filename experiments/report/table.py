@@ -87,7 +87,7 @@ def trial_rows(tuning: TunedStudy) -> list[list[str]]:
     for trial in tuning.trials:
         loss, error = (trial.cell.stat(m) for m in (Replicate.train_loss, Replicate.train_error))
         shown = DASH if loss.mean is None else f"{loss.mean:.4g}"
-        row = [trial.cell.name, show_values(trial.values), shown, str(error), show_n(trial.cell)]
+        row = [trial.network, show_values(trial.values), shown, str(error), show_n(trial.cell)]
         rows.append([*row, CHOSEN if trial.is_chosen else ""])
     return rows
 

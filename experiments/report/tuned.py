@@ -26,11 +26,13 @@ class Trial:
     """One network with one candidate, trained with the seeds of the pilots.
 
     Attributes:
+      network: the name of the study's cell, ``plain-56`` or ``plain-56-momentum=0.5``.
       values: of the tuned settings, by dotted key.
       cell: the pilot.
       is_chosen: whether the network's own seeds were trained with these values.
     """
 
+    network: str
     values: settings.Flat
     cell: CellResult
     is_chosen: bool
@@ -51,14 +53,6 @@ class TunedStudy:
     keys: tuple[str, ...]
     by: str
     trials: tuple[Trial, ...]
-
-    @property
-    def networks(self) -> dict[str, list[Trial]]:
-        """The trials of each network."""
-        networks: dict[str, list[Trial]] = {}
-        for trial in self.trials:
-            networks.setdefault(trial.cell.name, []).append(trial)
-        return networks
 
 
 def score(seeds: Sequence[Replicate], by: str) -> float:
@@ -106,11 +100,16 @@ def _of_study(
     tuning = storage.read_json(study / reader.PILOTS / reader.TUNING)
     keys = sorted(tuning.get("over", {}))
     trained = {_all_but_seeds(run) for run in own}
-    trials = [
-        Trial(_values(pilot, keys), cells.pool([pilot]), _all_but_seeds(pilot) in trained)
-        for pilot in pilots
-    ]
-    trials.sort(key=lambda trial: (cells.order(trial.cell), *map(_sortable, trial.values.values())))
+    trials = []
+    for pilot in pilots:
+        values = _values(pilot, keys)
+        cell, is_chosen = cells.pool([pilot]), _all_but_seeds(pilot) in trained
+        trials.append(Trial(_network(pilot.name, values), values, cell, is_chosen))
+    trials.sort(
+        key=lambda trial: (
+            cells.order(trial.cell), trial.network, *map(_sortable, trial.values.values())
+        )
+    )  # fmt: skip
     by = tuning.get("by", "training_loss")
     return TunedStudy(str(study), tuple(keys), by, tuple(trials))
 
@@ -118,6 +117,15 @@ def _of_study(
 def _values(run: reader.Run, keys: Sequence[str]) -> settings.Flat:
     flat = settings.flatten(run.config)
     return {key: flat.get(key) for key in keys}
+
+
+def _network(pilot: str, values: settings.Flat) -> str:
+    """Returns a pilot's name without its candidate: ``plain-56`` for ``plain-56-rate=0.1``."""
+    name = pilot
+    for key, value in values.items():
+        for label in (key, key.split(".")[-1]):
+            name = name.replace(f"-{label}={settings.show(value)}", "")
+    return name
 
 
 def _all_but_seeds(run: reader.Run) -> str:

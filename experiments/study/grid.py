@@ -7,6 +7,8 @@
     study.claims      optional: ids of the claims that it will judge: named_claims.py
 
 A tuple in "when" means any of its values. An exception overrides the base, never an axis.
+The setting `variant` names a combination of settings: a grid over its names, with an exception for
+each, has a cell per combination (configs/rescues_digits.py).
 """
 
 import dataclasses
@@ -79,7 +81,21 @@ def cells(study: ConfigDict) -> list[Cell]:
                 f"Two cells of the grid are named {name}; list each value of an axis only once."
             )
         grid_cells.append(_cell(name, config, tuple(matched), point))
+    if "variant" in axes:
+        _refuse_twins(grid_cells)
     return grid_cells
+
+
+def _refuse_twins(cells: Iterable[Cell]) -> None:
+    """Raises UserError if two cells differ in nothing but their variant's name."""
+    names: dict[str, str] = {}
+    for cell in cells:
+        twin = names.setdefault(settings.identity(cell.config.to_dict()), cell.name)
+        if twin != cell.name:
+            raise UserError(
+                f"{cell.name} and {twin} have the same settings; an exception must set what a "
+                "variant stands for."
+            )
 
 
 def _cell(name: str, config: ConfigDict, exceptions: tuple[str, ...], point: settings.Flat) -> Cell:

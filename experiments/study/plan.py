@@ -60,9 +60,10 @@ def dry_run(
             times = [show_time(seconds), _hours(seconds * rate.devices)]
         rows.append([*_facts(cell, size), _progress(status, cell), *times])
     notes = [
-        f"{cell.name} is an exception: {', '.join(cell.exceptions)}."
+        f"{cell.name} is an exception: {', '.join(others)}."
         for cell in cells
-        if cell.exceptions
+        # A cell's name has its variant already.
+        if (others := [name for name in cell.exceptions if name != cell.config.variant])
     ]
     notes += [f"{sentence}." for sentence in ineffective_settings(cells)]
     notes += _missing_data(missing, require_data)

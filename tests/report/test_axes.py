@@ -2,6 +2,7 @@
 
 import csv
 import html
+import itertools
 import json
 import re
 
@@ -297,15 +298,75 @@ def test_a_value_that_networks_lack_is_a_gap_in_the_table(tmp_path):
 def test_names_are_ranked_with_intervals(folder):
     (section,) = sections(folder / "names")
     assert section.across.axis.name == "optimizer.name"
-    ranks = section.rankings["plain-56"]
+    (ranking,) = section.rankings
+    ranks = ranking.ranks
+    assert (ranking.networks, ranking.reference.label) == ("plain-56", "adam")
     assert [rank.value.label for rank in ranks] == ["adam", "adamw", "sgd"]
-    assert (ranks[0].behind, ranks[0].p) == (None, None)
-    assert ranks[1].behind.difference == pytest.approx(0.1)
-    low, high = ranks[1].behind.ci95
+    assert (ranks[0].minus, ranks[0].p) == (None, None)
+    assert ranks[1].minus.difference == pytest.approx(0.1)
+    low, high = ranks[1].minus.ci95
     assert low < 0 < high
-    assert ranks[2].behind.ci95[0] > 20
+    assert ranks[2].minus.ci95[0] > 20
     assert ranks[2].p < 0.001 < 0.05 < ranks[1].p
     assert [v.label for v in section.across.axis.values] == ["adam", "adamw", "sgd"]
+
+
+VARIANTS = {
+    "base": (30.0, {}),
+    "no_norm": (60.0, {"model__norm": "none"}),
+    "no_norm+dirac": (9.0, {"model__norm": "none", "model__init": "dirac"}),
+    "residual": (4.0, {"model__shortcut": "A"}),
+}
+
+
+def write_variants(folder, names, rates, **more):
+    for name, rate in itertools.product(names, rates):
+        mean, changes = VARIANTS[name]
+        errors = [mean + 100 * abs(rate - 0.1), mean + 0.1, mean + 0.2]
+        shape = {"model__depth": 56, "model__shortcut": "none"} | changes
+        fixture.write(
+            folder / f"{name}-{rate}", fixture.flat(errors), replicates=3, variant=name,
+            schedule__rate=rate, **shape, **more,
+        )  # fmt: skip
+
+
+def test_named_variants_are_one_axis_and_ranked_against_the_base(tmp_path):
+    write_variants(tmp_path / "s", VARIANTS, (0.1,))
+    (section,) = sections(tmp_path / "s")
+    axis = section.across.axis
+    assert (axis.keys, axis.name) == (("variant", "model.init", "model.norm"), "variant")
+    assert section.title == "Along variant: 4 values"
+    shown = {value.label: value.note for value in axis.values}
+    assert shown == {
+        "residual": "", "no_norm+dirac": "init=dirac, norm=none", "base": "",
+        "no_norm": "norm=none",
+    }  # fmt: skip
+    (ranking,) = section.rankings
+    assert (ranking.networks, ranking.reference.label) == ("56 layers", "base")
+    ranks = {rank.value.label: rank for rank in ranking.ranks}
+    assert list(ranks) == ["residual", "no_norm+dirac", "base", "no_norm"]
+    assert ranks["base"].minus is None
+    assert ranks["no_norm"].minus.difference == pytest.approx(30)
+    # Holm: the largest of three p-values is tested at 5 %, the smallest at a third of it.
+    want = Difference.of(sample([60, 60.1, 60.2]), sample([30, 30.1, 30.2]))
+    assert ranks["no_norm"].p == pytest.approx(max(3 * want.p_value(0), ranks["residual"].p))
+    (ranked,) = [table for table in section.tables if table.title == "56 layers: ranked"]
+    assert ranked.headings[3] == "minus base, points"
+    assert [row[0].text for row in ranked.rows] == list(ranks)
+
+
+def test_variants_with_a_tuned_rate_are_lines_of_their_own(tmp_path):
+    names = ("base", "no_norm")
+    write_variants(tmp_path / "s" / "pilots", names, (0.01, 0.1), seed=100)
+    write_variants(tmp_path / "s", names, (0.1,))
+    tuning = {"over": {"schedule.rate": [0.01, 0.1]}, "by": "training_error"}
+    (tmp_path / "s" / "pilots" / "tuning.json").write_text(json.dumps(tuning))
+    variants, rates = sections(tmp_path / "s")
+    assert variants.across.axis.name == "variant"
+    lines = {line.name: line.at_best for line in rates.across.lines}
+    assert list(lines) == ["plain-56, base", "plain-56, no_norm"]
+    seeds = [[replicate.seed for replicate in cell.replicates] for cell in lines.values()]
+    assert seeds == [[0, 1, 2]] * 2
 
 
 # -------------------------------------------------------------------------- doses and cures
@@ -386,11 +447,12 @@ def test_panels_of_a_quantity_have_one_range_on_the_whole_page(html_page):
             re.DOTALL,
         )
     }
-    errors = [layout for name, layout in specs.items() if name.split("-")[2] == "0"]
-    assert (len(specs), len(errors)) == (6, 3)  # error and loss: plain, residual; names
-    assert len({tuple(layout["yaxis"]["range"]) for layout in errors}) == 1
-    assert errors[0]["xaxis"]["type"] == "log"
-    assert errors[2]["xaxis"]["ticktext"] == ["adam", "adamw", "sgd"]
+    plain, residual, names = (layout for name, layout in specs.items() if name.split("-")[2] == "0")
+    assert len(specs) == 6  # error and loss: plain, residual; names
+    assert plain["yaxis"]["range"] == residual["yaxis"]["range"] == names["xaxis"]["range"]
+    assert plain["xaxis"]["type"] == "log"
+    assert names["yaxis"]["ticktext"] == ["adam", "adamw", "sgd"]
+    assert names["yaxis"]["range"] == [2.5, -0.5]  # the best is at the top
     assert specs["axis-0-1-0"]["yaxis"]["type"] == "log"
 
 

@@ -88,6 +88,7 @@ def test_summary_is_strict_json_of_the_agreed_shape(out):
         "2",
         "3",
         "3b",
+        "3c",
         "4",
         "7a",
         "7b",

@@ -63,11 +63,12 @@ def test_a_profile_is_in_the_order_of_the_forward_pass(tmp_path):
     assert list(own) == [0, 50]
     assert list(own[0]) == ["stem_conv", "stage1_block1/shortcut_conv", "stage1_block1/conv1",
                             "stage1_block2/conv1", "stage1_block10/conv1", "logits"]  # fmt: skip
-    assert "stem_conv" not in own[50]  # not finite
+    assert own[50]["stem_conv"] == math.inf
+    assert first_and_last(own[50]) is None  # the second layer does not stand in for the first
     assert list(main_path(own[0])) == LAYERS
     assert first_and_last(own[0]) == pytest.approx((2.0, 0.7))
     assert mean_profile(cell, "gradient_norm", 0)["stem_conv"] == pytest.approx(2**0.5)
-    assert "stem_conv" not in mean_profile(cell, "gradient_norm", 50)
+    assert math.isnan(mean_profile(cell, "gradient_norm", 50)["stem_conv"])
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,35 @@ def test_claims_about_networks_that_have_not_ended_or_have_no_batch_norm(tmp_pat
     assert found["3"].verdict == found["3b"].verdict == "not tested"
     assert "model.norm='batch'" in found["3"].detail
     assert found["7a"].verdict != "not tested"
+    assert "model.norm='none'" in still_open["3c"].detail
+
+
+def test_a_gradient_of_zero_has_vanished(tmp_path):
+    write(tmp_path, "none", 20, {0: [1.0, 1.1], 50: [0.0, 0.0]})
+    assert judged(tmp_path)["3"].verdict == "rejected"
+    assert first_and_last({"stem_conv": 0.0, "conv1": 0.0}) is None
+    assert first_and_last({"stem_conv": 1.0, "conv1": math.nan}) is None
+    assert first_and_last({"stem_conv": 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("deep", "verdict"),
+    [
+        ((1e-4, 1.2e-4), "confirmed"),
+        ((3e5, 3.1e5), "confirmed"),
+        ((0.5, 0.6), "rejected"),
+        ((70.0, 1.2e4), "undecided"),
+    ],
+)
+def test_without_batch_norm_the_deepest_plain_net_decides(tmp_path, deep, verdict):
+    healthy = {0: [0.7, 0.7]}  # as large as the last
+    write(tmp_path, "none", 20, healthy | {50: [1e-9, 1e-9]}, model__norm="none")
+    write(tmp_path, "none", 56, healthy | {50: list(deep)}, model__norm="none")
+    found = judged(tmp_path)
+    assert (found["3c"].verdict, found["3"].verdict) == (verdict, "not tested")
+    (own,) = found["3c"].comparisons
+    assert own.network.startswith("plain-56")
+    assert own.difference == pytest.approx(sum(abs(math.log10(x / 0.7)) for x in deep) / 2)
 
 
 def test_the_extreme_step_of_each_seed_counts(tmp_path):

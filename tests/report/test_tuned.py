@@ -96,16 +96,33 @@ def test_every_candidate_is_in_every_form_of_the_report(out, capsys):
     assert [row["tuned"] for row in rows] == ["rate=0.1", "rate=0.01", *[""] * 4]
 
 
+def chosen(tuning, network):
+    return [trial.is_chosen for trial in tuning.trials if trial.network == network]
+
+
 def test_pilots_of_a_network_that_was_not_trained_yet_are_shown(tmp_path):
     folder = write_study(tmp_path / "study", best={20: 0.1})
     (tuning,) = tuned.find(reader.find([folder]))
-    assert [trial.is_chosen for trial in tuning.networks["plain-20"]] == [False, True]
+    assert chosen(tuning, "plain-20") == [False, True]
     fixture.write(
         folder / "pilots" / "plain-56-rate=0.1", fixture.flat([40.0, 41.0]), seed=100,
         replicates=2, schedule__rate=0.1, model__depth=56, model__shortcut="none",
     )  # fmt: skip
     (tuning,) = tuned.find(reader.find([folder]))
-    assert [trial.is_chosen for trial in tuning.networks["plain-56"]] == [False]
+    assert chosen(tuning, "plain-56") == [False]
+
+
+def test_pilots_are_named_by_all_axes_of_the_grid(tmp_path):
+    for name, momentum in (("plain-20-momentum=0.5", 0.5), ("plain-20-momentum=0.9", 0.9)):
+        fixture.write(
+            tmp_path / "s" / "pilots" / f"{name}-rate=0.1", fixture.flat(40.0), model__depth=20,
+            model__shortcut="none", schedule__rate=0.1, optimizer__momentum=momentum,
+        )  # fmt: skip
+    tuning = {"over": {"schedule.rate": [0.1]}, "by": "training_loss"}
+    (tmp_path / "s" / "pilots" / "tuning.json").write_text(json.dumps(tuning))
+    runs = reader.find([tmp_path / "s" / "pilots"])
+    trials = tuned._of_study(tmp_path / "s", [], runs).trials
+    assert [t.network for t in trials] == ["plain-20-momentum=0.5", "plain-20-momentum=0.9"]
 
 
 def test_an_axis_of_the_grid_is_not_taken_for_a_tuned_setting(tmp_path):

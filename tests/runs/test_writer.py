@@ -114,7 +114,7 @@ def test_the_identity_covers_all_settings_that_change_results():
         "accumulate", "checkpoint.every", "checkpoint.keep", "data.dir", "data.workers",
         "deterministic", "eval.batch_size", "log.every", "log.signals.every", "log.tensorboard",
         "mesh.fsdp", "mesh.replicates", "model.remat", "model.scan", "model.space_to_depth",
-        "profile", "replicates_by", "train.steps_per_dispatch",
+        "profile", "replicates_by", "train.steps_per_dispatch", "variant",
     }  # fmt: skip
 
 

@@ -8,7 +8,15 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base, degradation_cifar10, degradation_digits, digits, saved, shortcuts_cifar10
+from configs import (
+    base,
+    degradation_cifar10,
+    degradation_digits,
+    digits,
+    rescues_digits,
+    saved,
+    shortcuts_cifar10,
+)
 from experiments.study import grid
 from resnet_jax import settings
 from resnet_jax.errors import UserError
@@ -133,6 +141,27 @@ def test_the_studies_have_the_cells_they_describe():
     assert replicates == [{4}, {5}, {5}]
 
 
+def test_a_variant_is_a_cell_and_two_with_the_same_settings_are_refused():
+    variant = {"when": {"variant": "no_norm"}, "set": {"model": {"norm": "none"}}}
+    study = make({"variant": ("base", "no_norm")}, {"no_norm": variant})
+    cells = by_name(study)
+    assert list(cells) == ["resnet-20-A-variant=base", "resnet-20-A-variant=no_norm"]
+    assert [cell.config.model.norm for cell in cells.values()] == ["batch", "none"]
+    study.grid.variant = ("base", "no_nrom")  # the exception does not match
+    assert "resnet-20-A-variant=no_nrom and resnet-20-A-variant=base have" in refusal(study)
+
+
+def test_the_studies_of_cures_have_a_cell_for_each():
+    cells = by_name(rescues_digits.get_config())
+    assert len(cells) == len(rescues_digits.CURES)
+    assert {cell.config.model.depth for cell in cells.values()} == {56}
+    assert cells["plain-56-variant=base"].config.model.norm == "batch"
+    skip_init = cells["resnet-56-A-variant=no_norm+skip_init"].config.model
+    assert (skip_init.norm, skip_init.branch_scale, skip_init.branch_scale_by) == (
+        "none", 0.0, "learned",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("grid", "exceptions", "words"),
     [
@@ -239,8 +268,8 @@ def test_a_run_of_an_older_version_is_the_run_with_the_implied_values(tmp_path):
     implied = {k: s.implied for k, s in settings.SETTINGS.items() if s.implied is not None}
     older = copy.deepcopy(content)
     for key in implied:
-        group, name = key.split(".")
-        del older[group][name]
+        *groups, name = key.split(".")
+        del (older[groups[0]] if groups else older)[name]
     assert len(implied) > 3
     assert settings.flatten(settings.complete(older)) == settings.flatten(content)
     assert settings.identity(older) == settings.identity(content)

@@ -1,4 +1,4 @@
-"""What a study says along an axis: gaps by depth, best values by depth, verdicts, a ranking.
+"""What a study says along an axis: gaps by depth, best values by depth, verdicts.
 
 statistics.py computes; docs/statistics.md has the formulas.
 """
@@ -18,7 +18,6 @@ from experiments.report.statistics import (
     Difference,
     PowerLaw,
     Sample,
-    correct,
     power_law,
 )
 
@@ -86,23 +85,6 @@ class Verdicts:
     judgements: tuple[Judgement, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rank:
-    """A value's place among all values of one network.
-
-    Attributes:
-      value: on the axis.
-      cell: the network with this value.
-      behind: its training error minus the best one's; None for the best.
-      p: of that difference against 0, corrected for the number of values (Holm).
-    """
-
-    value: Value
-    cell: CellResult
-    behind: Estimate | None
-    p: float | None
-
-
 def gaps(across: Across) -> list[Gap]:
     """Returns the gap of every kind of net at the best values, then at each value."""
     rows = []
@@ -152,7 +134,7 @@ def _estimate(terms: Sequence[tuple[int, CellResult]]) -> Estimate | None:
     """Returns a sum of coefficient * training error, in which a cell may occur several times."""
     distinct = {id(cell): cell for _, cell in terms}
     weights = {key: sum(c for c, cell in terms if id(cell) == key) for key in distinct}
-    samples = [(float(weight), _sample(distinct[key])) for key, weight in weights.items() if weight]
+    samples = [(float(weight), sample(distinct[key])) for key, weight in weights.items() if weight]
     if not samples:  # the common value is the best value of both nets
         return Estimate(0.0, None)
     if any(not sample.errors for _, sample in samples):
@@ -163,21 +145,24 @@ def _estimate(terms: Sequence[tuple[int, CellResult]]) -> Estimate | None:
     return Estimate(value, Difference.combined(samples).interval(ALPHA))
 
 
-def _sample(cell: CellResult) -> Sample:
+def sample(cell: CellResult) -> Sample:
+    """Returns a network's final training errors by seed."""
     return cell.sample(Replicate.final)
 
 
 def best_by_depth(across: Across) -> list[BestByDepth]:
-    """Returns the best values by depth of each kind of net; none unless the scale is LOG."""
+    """Returns the best values of each kind of net with several depths; none if not on LOG."""
     if across.axis.scale != LOG:
         return []
     fits = []
     for kind in across.kinds:
         lines = [line for line in across.lines if line.kind == kind and line.best]
+        if len(lines) < 2:
+            continue
         numbers = [line.best.number or 0.0 for line in lines if line.best]
         law = power_law([line.depth for line in lines], numbers, across.axis.step)
         fits.append(BestByDepth(kind, tuple(lines), law))
-    return [fit for fit in fits if fit.lines]
+    return fits
 
 
 def verdicts(across: Across, margin: float) -> list[Verdicts]:
@@ -216,29 +201,6 @@ def condition(across: Across, at: Value | None, others: str = "") -> str:
 def show(across: Across, value: Value) -> str:
     """Returns ``rate=0.1``, or the name of a combination of settings."""
     return value.label if len(across.axis.keys) > 1 else f"{across.axis.name}={value.label}"
-
-
-def ranking(line: Line) -> list[Rank]:
-    """Returns a network's values by training error, each compared with the best one."""
-    ended = [(value, cell) for value in line.cells if (cell := line.ended(value))]
-    measured = [(value, cell, _sample(cell)) for value, cell in ended]
-    ranked = sorted((row for row in measured if row[2].errors), key=lambda row: row[2].mean)
-    if not ranked:
-        return []
-    (value, cell, best), *rest = ranked
-    differences = {
-        other: Difference.of(sample, best)
-        for other, _, sample in rest
-        if min(len(sample.errors), len(best.errors)) > 1
-    }
-    p_values, alphas = correct(list(differences.values()), 0.0)
-    tested = dict(zip(differences, zip(p_values, alphas, strict=True), strict=True))
-    rows = [Rank(value, cell, None, None)]
-    for other, own, sample in rest:
-        p, alpha = tested.get(other, (None, ALPHA))
-        ci95 = differences[other].interval(alpha) if other in differences else None
-        rows.append(Rank(other, own, Estimate(sample.mean - best.mean, ci95), p))
-    return rows
 
 
 def lacks_depths(fit: BestByDepth) -> str:

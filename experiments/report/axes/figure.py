@@ -10,7 +10,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedFormatter,
+    FixedLocator,
+    FuncFormatter,
+    NullFormatter,
+    NullLocator,
+)
 
 from experiments.report import curves
 from experiments.report.axes import series
@@ -22,6 +28,7 @@ from experiments.report.curves import LINE_STYLES
 from experiments.report.figures import LEGEND_ROWS, STYLE
 
 RING = 11  # points: the ring around a network's best value
+MOST_COLUMNS = 5  # kinds of nets side by side
 
 
 def write(sections: Sequence[Section], out: pathlib.Path) -> None:
@@ -30,40 +37,104 @@ def write(sections: Sequence[Section], out: pathlib.Path) -> None:
         return
     ranges = {q.name: series.y_range([s.across for s in sections], q) for q in QUANTITIES}
     columns = max(_columns(section) for section in sections)
+    heights = [_height(section) for section in sections]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.5 * columns + 1.6, 6.4 * len(sections)), layout="constrained")
-        rows = figure.subfigures(len(sections), 1, squeeze=False)[:, 0]
+        size = (3.5 * columns + 1.6, sum(heights))
+        figure = Figure(figsize=size, layout="constrained")
+        parts = figure.subfigures(len(sections), 1, squeeze=False, height_ratios=heights)
+        rows = parts[:, 0]
         for row, section in zip(rows, sections, strict=True):
-            _draw_section(row, section, ranges, columns)
+            if section.across.axis.scale == NAMES:
+                _draw_names(row, section, ranges)
+            else:
+                _draw_numbers(row, section, ranges)
         figure.savefig(out / "axes.png", dpi=150)
         figure.savefig(out / "axes.svg", metadata={"Date": None})
 
 
-def _columns(section: Section) -> int:
+def _panels(section: Section) -> int:
+    """Returns the number of panels per quantity."""
     return len(section.across.kinds) + bool(section.fits)
 
 
-def _draw_section(row: SubFigure, section: Section, ranges: dict[str, Range], columns: int) -> None:
-    across = section.across
-    palette = series.palette(across)
-    grid = row.subplots(len(QUANTITIES), columns, squeeze=False)
-    title = textwrap.wrap(f"{section.title} ({across.study})", 36 * columns)
+def _columns(section: Section) -> int:
+    if section.across.axis.scale == NAMES:
+        return len(QUANTITIES)
+    return min(_panels(section), MOST_COLUMNS)
+
+
+def _rows(section: Section) -> int:
+    """Returns the number of rows per quantity."""
+    return math.ceil(_panels(section) / MOST_COLUMNS)
+
+
+def _height(section: Section) -> float:
+    """Returns the height in inches."""
+    if section.across.axis.scale == NAMES:
+        return 1.8 + 0.27 * len(section.across.axis.values)
+    return 3.2 * len(QUANTITIES) * _rows(section)
+
+
+def _title(row: SubFigure, section: Section) -> None:
+    title = textwrap.wrap(f"{section.title} ({section.across.study})", 36 * _columns(section))
     row.suptitle("\n".join(title), fontsize=11, fontweight="bold", x=0.01, ha="left")
-    for axes, quantity in zip(grid, QUANTITIES, strict=True):
+
+
+def _draw_numbers(row: SubFigure, section: Section, ranges: dict[str, Range]) -> None:
+    """Draws a panel per kind of net and quantity, and the best values."""
+    across, per_quantity = section.across, _rows(section)
+    palette = series.palette(across)
+    grid = row.subplots(per_quantity * len(QUANTITIES), _columns(section), squeeze=False)
+    _title(row, section)
+    for i, quantity in enumerate(QUANTITIES):
+        axes = [*grid[i * per_quantity : (i + 1) * per_quantity].flat]
         for ax, kind in zip(axes, across.kinds, strict=False):
             own = [line for line in across.lines if line.kind == kind]
             for line in own:
                 _draw_line(ax, across, line, quantity, palette[line.depth])
             _set_axes(ax, across.axis, quantity, ranges[quantity.name])
-            ax.set_title(f"{kind} nets")
-    for ax in grid[:, len(across.kinds) :].flat:
-        ax.set_visible(False)
-    if section.fits:
-        ax = grid[0, len(across.kinds)]
-        ax.set_visible(True)
-        _draw_best(ax, across.axis, section.fits)
+            ax.set_title(textwrap.fill(f"{kind} nets" if across.others == [""] else kind, 36))
+        for ax in axes[len(across.kinds) :]:
+            ax.set_visible(False)
+        if section.fits and i == 0:
+            ax = axes[len(across.kinds)]
+            ax.set_visible(True)
+            _draw_best(ax, across.axis, section.fits)
+    _legend(row, across, palette, len(QUANTITIES) * per_quantity)
+
+
+def _draw_names(row: SubFigure, section: Section, ranges: dict[str, Range]) -> None:
+    """Draws a panel per quantity, with the names from top to bottom by their training error."""
+    across = section.across
+    palette = series.palette(across)
+    grid = row.subplots(1, len(QUANTITIES), sharey=True)
+    _title(row, section)
+    places = series.places(across.axis)
+    for ax, quantity in zip(grid, QUANTITIES, strict=True):
+        for line in across.lines:
+            for p in series.points(across, line, quantity):
+                look: dict[str, Any] = {"marker": LINE_STYLES[line.shortcut].marker, "ms": 5}
+                look |= {"capsize": 2.5, "elinewidth": 1, "color": palette[line.depth]}
+                ax.errorbar(p.mean, p.x, xerr=p.std, ls="", **look)
+            for y, _ in series.diverged(across, line):
+                transform = ax.get_yaxis_transform()
+                own = {"color": palette[line.depth], "transform": transform, "clip_on": False}
+                ax.plot(series.CROSS, y, "x", mew=2, **own)
+        own_range = ranges[quantity.name]
+        if own_range.is_log:
+            ax.set_xscale("log")
+        ax.set_xlim(own_range.low, own_range.high)
+        ax.set_xlabel(quantity.label)
+        ax.yaxis.set_major_locator(FixedLocator([*places.values()]))
+        ax.yaxis.set_major_formatter(FixedFormatter([value.label for value in places]))
+    low, high = series.limits(across.axis)
+    grid[0].set_ylim(high, low)
+    _legend(row, across, palette, 1)
+
+
+def _legend(row: SubFigure, across: Across, palette: dict[int, str], rows: int) -> None:
     handles = _handles(across, palette)
-    columns = math.ceil(len(handles) / (LEGEND_ROWS * len(QUANTITIES)))
+    columns = math.ceil(len(handles) / (LEGEND_ROWS * rows))
     row.legend(handles=handles, ncols=columns, loc="outside right center", handlelength=2.0)
 
 
@@ -71,7 +142,7 @@ def _draw_line(ax: Axes, across: Across, line: Line, quantity: Quantity, colour:
     style = LINE_STYLES[line.shortcut]
     points = series.points(across, line, quantity)
     if points:
-        _draw_points(ax, points, colour, style.marker, "" if across.axis.scale == NAMES else "-")
+        _draw_points(ax, points, colour, style.marker, "-")
     for point in points:
         if point.is_best:
             ring: dict[str, Any] = {
@@ -155,7 +226,11 @@ def _handles(across: Across, palette: dict[int, str]) -> list[Line2D]:
     handles = [Line2D([], [], color=c, marker="o", ms=5, label=f"depth {d}")
                for d, c in palette.items()]  # fmt: skip
     grey: dict[str, Any] = {"ls": "", "color": "#404040"}
-    handles.append(Line2D([], [], **grey, marker="o", ms=RING, mfc="none", label="best value"))
+    if across.axis.scale == NAMES:
+        kinds = {line.kind: LINE_STYLES[line.shortcut].marker for line in across.lines}
+        handles += [Line2D([], [], **grey, marker=m, ms=5, label=k) for k, m in kinds.items()]
+    else:
+        handles.append(Line2D([], [], **grey, marker="o", ms=RING, mfc="none", label="best value"))
     if across.is_tuned:
         handles.append(
             Line2D([], [], **grey, marker="D", mfc="white", label="fresh seeds\nat the best value")

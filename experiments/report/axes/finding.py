@@ -2,7 +2,8 @@
 
 The runs are those in one folder: a study, or the pilots of a tuned one. A key is an axis if one
 network was trained with several values of it. If keys do not vary independently, as in a study of
-cures that each change other settings, their combinations are one axis of names.
+cures that each change other settings, their combinations are one axis of names. The setting
+`variant` gives such a combination its name.
 """
 
 import collections
@@ -12,14 +13,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.report import cells, groups, tuned
-from experiments.report.axes.model import NAMES, Across, Axis, Line, Value
+from experiments.report.axes.model import BASE, NAMES, VARIANT, Across, Axis, Line, Value
 from experiments.report.cells import CellResult
 from experiments.report.tuned import TunedStudy, score
 from resnet_jax import settings
 from resnet_jax.networks.architectures import SHORTCUTS
 from resnet_jax.runs import reader
-
-BASE = "base"  # the name of the commonest combination of settings
 
 
 def find(runs: Iterable[reader.Run], tunings: Sequence[TunedStudy]) -> list[Across]:
@@ -52,15 +51,15 @@ def _of_folder(
     tuning: TunedStudy | None = None,
 ) -> list[Across]:
     recipes = [groups.recipe(run, ignored) for run in runs]
-    keys = _varied(runs, recipes)
-    if tuning:  # the grid's own axes are those of its cells
-        axes = [[key] for key in tuning.keys if key in keys]
-    else:
-        axes = [[key] for key in keys] if _is_product(keys, recipes) else [keys]
+    names = [settings.complete(run.config)[VARIANT] for run in runs]
+    axes = _axes(_varied(runs, recipes), recipes, names)
     found = []
     for axis_keys in axes:
-        others = [key for key in keys if key not in axis_keys]
-        values = _values(axis_keys, recipes)
+        # The grid's own axes are those of its cells.
+        if tuning and axis_keys[0] not in tuning.keys:
+            continue
+        others = [key for keys in axes if keys != axis_keys for key in _shown(keys)]
+        values = _values(axis_keys, recipes, names)
         by = tuning.by if tuning else "training_error"
         lines = _lines(runs, values, others, own, by, axis_keys)
         axis = Axis(tuple(axis_keys), tuple(sorted(set(values), key=_order)))
@@ -96,12 +95,34 @@ def _varied(runs: Sequence[reader.Run], recipes: Sequence[settings.Flat]) -> lis
     )
 
 
+def _axes(
+    keys: Sequence[str], recipes: Sequence[settings.Flat], names: Sequence[str]
+) -> list[list[str]]:
+    """Returns the keys of each axis; VARIANT comes first among those that the variants set."""
+    if not any(names):
+        return [[key] for key in keys] if _is_product(keys, recipes) else [[*keys]]
+    own: dict[str, set[str]] = {key: set() for key in keys}  # pairs of a name and a value
+    for name, recipe in zip(names, recipes, strict=True):
+        for key in keys:
+            own[key].add(json.dumps([name, recipe.get(key)]))
+    named = [key for key in keys if len(own[key]) == len(set(names))]
+    rest = [[key] for key in keys if key not in named]
+    return [[VARIANT, *named], *rest] if named else rest
+
+
+def _shown(keys: Sequence[str]) -> Sequence[str]:
+    """Returns the settings that name a place on an axis."""
+    return [VARIANT] if keys[0] == VARIANT else keys
+
+
 def _is_product(keys: Sequence[str], recipes: Sequence[settings.Flat]) -> bool:
     points = {tuple(json.dumps(recipe.get(key)) for key in keys) for recipe in recipes}
     return len(points) == math.prod(len(set(column)) for column in zip(*points, strict=True))
 
 
-def _values(keys: Sequence[str], recipes: Sequence[settings.Flat]) -> list[Value]:
+def _values(
+    keys: Sequence[str], recipes: Sequence[settings.Flat], names: Sequence[str]
+) -> list[Value]:
     """Returns each run's value on an axis."""
     if len(keys) == 1:
         return [_value(recipe.get(keys[0])) for recipe in recipes]
@@ -109,15 +130,14 @@ def _values(keys: Sequence[str], recipes: Sequence[settings.Flat]) -> list[Value
         key: collections.Counter(json.dumps(recipe.get(key)) for recipe in recipes).most_common(1)
         for key in keys
     }
-    return [
-        Value(
-            tuned.show_values(
-                {k: recipe.get(k) for k in keys if json.dumps(recipe.get(k)) != usual[k][0][0]}
-            )
-            or BASE
-        )
+    differing = [
+        {k: recipe.get(k) for k in keys if json.dumps(recipe.get(k)) != usual[k][0][0]}
         for recipe in recipes
     ]
+    shown = [tuned.show_values(own) for own in differing]
+    if keys[0] == VARIANT:
+        return [Value(n or BASE, note=own) for n, own in zip(names, shown, strict=True)]
+    return [Value(own or BASE) for own in shown]
 
 
 def _value(value: object) -> Value:
@@ -181,5 +201,8 @@ def _network(run: reader.Run) -> str:
 
 
 def _others(run: reader.Run, keys: Sequence[str]) -> str:
-    flat = settings.flatten(run.config)
-    return tuned.show_values({key: flat.get(key) for key in keys})
+    """Returns ``no_norm, momentum=0.5``; a variant's name stands for itself."""
+    flat = settings.flatten(settings.complete(run.config))
+    names = [flat[VARIANT] or BASE] if VARIANT in keys else []
+    shown = tuned.show_values({key: flat.get(key) for key in keys if key != VARIANT})
+    return ", ".join([*names, shown] if shown else names)

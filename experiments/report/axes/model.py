@@ -6,19 +6,27 @@ from collections.abc import Iterable, Mapping
 
 from experiments.report import cells
 from experiments.report.cells import CellResult
-from experiments.report.groups import Group
+from experiments.report.groups import VARIANT, Group
 from resnet_jax.runs import reader
 
 LOG, LINEAR, NAMES = "log", "linear", "names"
+BASE = "base"  # the name of the commonest combination, if it has no other
 LOG_RATIO = 3.0  # of the largest value to the smallest, from which a scale is logarithmic
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A value on an axis; `number` is None for names."""
+    """A value on an axis.
+
+    Attributes:
+      label: the number or name.
+      number: None for names.
+      note: the settings of a named variant that differ from most variants.
+    """
 
     label: str
     number: float | None = None
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +34,8 @@ class Axis:
     """One axis.
 
     Attributes:
-      keys: dotted; several if their combinations are the values.
+      keys: dotted; several if their combinations are the values. VARIANT comes first if
+        these have names.
       values: numbers in ascending order, names by their training error.
     """
 
@@ -37,7 +46,7 @@ class Axis:
     def name(self) -> str:
         """The last part of its key, ``rate``; the whole key if that part says nothing."""
         if len(self.keys) > 1:
-            return "variant"
+            return VARIANT
         last = self.keys[0].split(".")[-1]
         return self.keys[0] if last == "name" else last
 

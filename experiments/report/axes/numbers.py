@@ -68,12 +68,22 @@ def as_json(section: Section) -> Json:
             }
             for cure in section.cures
         ],
-        "rankings": {
-            name: [
-                {"value": _value(r.value), "behind": _estimate(r.behind), "p": r.p} for r in ranks
-            ]
-            for name, ranks in section.rankings.items()
-        },
+        "rankings": [
+            {
+                "networks": ranking.networks,
+                "reference": _value(ranking.reference),
+                "ranks": [
+                    {
+                        "value": _value(rank.value),
+                        "settings": rank.value.note,
+                        "minus": _estimate(rank.minus),
+                        "p": rank.p,
+                    }
+                    for rank in ranking.ranks
+                ],
+            }
+            for ranking in section.rankings
+        ],
     }
 
 

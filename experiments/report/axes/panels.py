@@ -12,8 +12,9 @@ from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
 from experiments.report.axes.series import QUANTITIES, Point, Quantity, Range
 from experiments.report.curves import LINE_STYLES
-from experiments.report.interactive import Entry, Panel, layout
+from experiments.report.interactive import HEIGHT, Entry, Panel, layout
 
+ROW_HEIGHT = 24  # pixels of a name
 DIGITS = 4  # significant digits of the numbers in the plots
 
 
@@ -24,9 +25,14 @@ def ranges(sections: Sequence[Section]) -> dict[str, Range]:
 
 
 def panels(section: Section, y: Mapping[str, Range]) -> list[list[Panel]]:
-    """Returns a row of panels for the error and one for the loss, with a panel per kind of net."""
+    """Returns a row of panels for the error and one for the loss.
+
+    A row has a panel per kind of net; for an axis of names it is one panel.
+    """
     across = section.across
     palette = series.palette(across)
+    if across.axis.scale == NAMES:
+        return [[_names(across, quantity, y[quantity.name], palette)] for quantity in QUANTITIES]
     return [
         [_panel(across, kind, quantity, y[quantity.name], palette) for kind in across.kinds]
         for quantity in QUANTITIES
@@ -117,6 +123,53 @@ def _panel(
     return Panel(title, figure, [], "" if drawn else "no run has ended")
 
 
+def _names(across: Across, quantity: Quantity, y: Range, palette: Mapping[int, str]) -> Panel:
+    """Returns a panel with the names from top to bottom by their training error."""
+    axis = across.axis
+    title = quantity.name.capitalize()
+    figure = go.Figure(layout=layout(quantity.label, "", y.high, title))
+    drawn = []
+    for line in across.lines:
+        points = series.points(across, line, quantity)
+        drawn += points
+        colour = palette[line.depth]
+        figure.add_trace(
+            go.Scatter(
+                x=[_rounded(p.mean) for p in points],
+                y=[p.x for p in points],
+                error_x=_bars(points),
+                customdata=[_words(p, axis, "") for p in points],
+                mode="markers",
+                marker={"symbol": LINE_STYLES[line.shortcut].plotly_marker, "color": colour,
+                        "size": 8},
+                hovertemplate=_hover(line, quantity, "x"),
+                cliponaxis=False,
+                meta=line.name,
+            )
+        )  # fmt: skip
+        if crosses := series.diverged(across, line):
+            figure.add_trace(_crosses(line, crosses, y, colour, is_across=True))
+    places = series.places(axis)
+    low, high = series.limits(axis)
+    figure.update_yaxes(
+        range=[high, low],
+        tickvals=[*places.values()],
+        ticktext=[html.escape(value.label) for value in places],
+        automargin=True,
+    )
+    figure.update_xaxes(**_scale(y))
+    figure.update_layout(height=max(HEIGHT, ROW_HEIGHT * len(places) + 100))
+    return Panel(title, figure, [], "" if drawn else "no run has ended")
+
+
+def _scale(y: Range) -> dict[str, object]:
+    """Returns the axis of a quantity."""
+    if not y.is_log:
+        return {"range": [y.low, y.high]}
+    ends = [math.log10(y.low), math.log10(y.high)]
+    return {"type": "log", "range": ends, "tickvals": _ticks(y)}
+
+
 def _set_axes(figure: go.Figure, axis: Axis, y: Range) -> None:
     places = series.places(axis)
     low, high = series.limits(axis)
@@ -129,9 +182,7 @@ def _set_axes(figure: go.Figure, axis: Axis, y: Range) -> None:
         automargin=True,
     )
     if y.is_log:
-        figure.update_yaxes(
-            type="log", range=[math.log10(y.low), math.log10(y.high)], tickvals=_ticks(y)
-        )
+        figure.update_yaxes(**_scale(y))
 
 
 def _ticks(y: Range) -> list[float]:
@@ -150,7 +201,7 @@ def _trace(
         y=[_rounded(p.mean) for p in points],
         error_y=_bars(points),
         customdata=[_words(p, axis, "best value" if p.is_best else "") for p in points],
-        mode="markers" if axis.scale == NAMES else "lines+markers",
+        mode="lines+markers",
         line={"color": colour, "width": 2.0, "dash": style.plotly_dash},
         marker={
             "symbol": style.plotly_marker,
@@ -178,10 +229,17 @@ def _fresh(line: Line, point: Point, quantity: Quantity, colour: str) -> go.Scat
     )
 
 
-def _crosses(line: Line, crosses: Sequence[tuple[float, str]], y: Range, colour: str) -> go.Scatter:
+def _crosses(
+    line: Line,
+    crosses: Sequence[tuple[float, str]],
+    y: Range,
+    colour: str,
+    is_across: bool = False,
+) -> go.Scatter:
+    places, ends = [x for x, _ in crosses], [series.CROSS * y.high] * len(crosses)
     return go.Scatter(
-        x=[x for x, _ in crosses],
-        y=[series.CROSS * y.high] * len(crosses),
+        x=ends if is_across else places,
+        y=places if is_across else ends,
         text=[f"<b>{html.escape(line.name)}</b><br>{words}" for _, words in crosses],
         mode="markers",
         marker={"symbol": "x-thin", "size": 9, "line": {"width": 2.5, "color": colour}},
@@ -204,11 +262,11 @@ def _spread(point: Point) -> str:
     return f" ± {point.std:.{DIGITS}g}" if point.n > 1 else ""
 
 
-def _hover(line: Line, quantity: Quantity) -> str:
+def _hover(line: Line, quantity: Quantity, direction: str = "y") -> str:
     unit = html.escape(quantity.unit)
     return (
         f"<b>{html.escape(line.name)}, {quantity.name}</b><br>%{{customdata[0]}}<br>"
-        f"%{{y:.{DIGITS}g}}%{{customdata[1]}} {unit} (n = %{{customdata[2]}})"
+        f"%{{{direction}:.{DIGITS}g}}%{{customdata[1]}} {unit} (n = %{{customdata[2]}})"
         "<br>%{customdata[3]}<extra></extra>"
     )
 

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 
-from experiments.report.axes import answers, cures
-from experiments.report.axes.answers import BestByDepth, Gap, Rank, Verdicts
+from experiments.report.axes import answers, cures, ranking
+from experiments.report.axes.answers import BestByDepth, Gap, Verdicts
 from experiments.report.axes.cures import Cure
-from experiments.report.axes.model import NAMES, Across, Line
+from experiments.report.axes.model import NAMES, VARIANT, Across, Line
+from experiments.report.axes.ranking import Ranking
 from experiments.report.cells import CellResult
 from experiments.report.claims import Judgement
 from experiments.report.claims.registry import POINTS
@@ -65,7 +66,7 @@ class Section:
     gaps: list[Gap]
     fits: list[BestByDepth]
     verdicts: list[Verdicts]
-    rankings: dict[str, list[Rank]]  # by line; only for an axis of names
+    rankings: list[Ranking]  # only for an axis of names
     cures: list[Cure]
     margin: float
 
@@ -73,7 +74,7 @@ class Section:
     def title(self) -> str:
         """The axis with its ends, as in ``Along schedule.rate, from 0.005 to 0.1``."""
         axis = self.across.axis
-        keys = ", ".join(axis.keys)
+        keys = VARIANT if axis.keys[0] == VARIANT else ", ".join(axis.keys)
         if axis.scale == NAMES:
             return f"Along {keys}: {len(axis.values)} values"
         return f"Along {keys}, from {axis.values[0].label} to {axis.values[-1].label}"
@@ -87,8 +88,8 @@ class Section:
     def tables(self) -> list[Table]:
         """Every table that has a row."""
         across = self.across
-        tables = [*map(self._ranking, self.rankings)]
-        if len(across.lines) > 1 or not tables:
+        tables = [_ranking_table(across, each) for each in self.rankings]
+        if len(tables) != 1:
             tables.insert(0, errors(across))
         tables.append(_verdict_table(across, self.verdicts))
         by_kind = [[gap for gap in self.gaps if gap.kind == kind] for kind in across.kinds]
@@ -98,23 +99,6 @@ class Section:
         tables += [_fit_table(across, self.fits), _cure_table(across, self.cures, self.margin)]
         return [table for table in tables if table.rows]
 
-    def _ranking(self, line: str) -> Table:
-        rows = [
-            (
-                Field(rank.value.label, is_best=rank.behind is None),
-                Field(str(rank.cell.stat(Replicate.train_error))),
-                Field(show_n(rank.cell)),
-                Field(show_difference(rank.behind)),
-                Field(show_p(rank.p)),
-            )
-            for rank in self.rankings[line]
-        ]
-        headings = (self.across.axis.name, "training error, %", "n", "minus the best, points", "p")
-        note = "Intervals hold together, and p-values are corrected likewise (Holm)."
-        return Table(
-            f"{line}: ranked", headings, tuple(rows), (False, True, True, True, True), note
-        )
-
 
 def section(across: Across, margin: float) -> Section:
     """Returns the section of a report on one axis of a study.
@@ -123,7 +107,6 @@ def section(across: Across, margin: float) -> Section:
       across: the study along the axis.
       margin: claim 2's margin, in percentage points.
     """
-    is_ranked = across.axis.scale == NAMES
     # Of a recipe's setting, such as the rate, neither small nor large values cure.
     is_dose = across.axis.keys[0].startswith("model.")
     return Section(
@@ -131,7 +114,7 @@ def section(across: Across, margin: float) -> Section:
         answers.gaps(across),
         answers.best_by_depth(across),
         answers.verdicts(across, margin),
-        {line.name: answers.ranking(line) for line in across.lines} if is_ranked else {},
+        ranking.rankings(across),
         cures.smallest(across, margin) if is_dose else [],
         margin,
     )
@@ -160,6 +143,24 @@ def errors(across: Across) -> Table:
         (False, *[True] * (len(headings) - 1)),
         note,
     )
+
+
+def _ranking_table(across: Across, ranked: Ranking) -> Table:
+    rows = [
+        (
+            Field(rank.value.label, is_best=rank is ranked.ranks[0], note=rank.value.note),
+            Field(str(rank.cell.stat(Replicate.train_error))),
+            Field(show_n(rank.cell)),
+            Field(show_difference(rank.minus)),
+            Field(show_p(rank.p)),
+        )
+        for rank in ranked.ranks
+    ]
+    minus = f"minus {ranked.reference.label}, points"
+    headings = (across.axis.name, "training error, %", "n", minus, "p")
+    note = "Intervals hold together, and p-values are corrected likewise (Holm)."
+    is_number = (False, True, True, True, True)
+    return Table(f"{ranked.networks}: ranked", headings, tuple(rows), is_number, note)
 
 
 def _error(cell: CellResult | None, is_best: bool = False) -> Field:

@@ -4,7 +4,7 @@ docs/signals.md says what the signals are, docs/statistics.md how the claims are
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ from experiments.report.signals.profiles import (
 from experiments.report.statistics import Sample, Stat
 
 ORDERS = 2.0  # powers of ten between first and last layer that count as vanishing or exploding
-Extreme = Callable[..., Any]  # min or max
+Extreme = Callable[..., Any]  # min, max or _most_apart
 
 
 class Ends(NamedTuple):
@@ -46,13 +46,19 @@ class Ends(NamedTuple):
     last: float
     step: int
 
+    @property
+    def orders(self) -> float:
+        """Their ratio as a power of ten."""
+        return math.log10(self.first) - math.log10(self.last)
 
-def _lacks_gradients(group: Group) -> str:
+
+def _lacks_gradients(group: Group, norm: str) -> str:
     plain = of_kind(group, PLAIN)
     if not plain:
         return "needs plain nets, and there is none"
-    if group.cells[0].config["model"]["norm"] != "batch":
-        return "is about plain nets with BatchNorm (model.norm='batch')"
+    if group.cells[0].config["model"]["norm"] != norm:
+        which = {"batch": "with BatchNorm", "none": "without BatchNorm"}[norm]
+        return f"is about plain nets {which} (model.norm={norm!r})"
     if not any(profiles(r, GRADIENTS) for cell in plain for r in cell.replicates):
         return "needs the norms of every layer's gradients (log.signals.every)"
     return ""
@@ -78,7 +84,7 @@ _GRADIENT_WORDS = (
         id="3",
         statement="Vanishing gradients do not explain why deeper plain nets train worse",
         source="He et al. 2015, section 4.1",
-        needs=_lacks_gradients,
+        needs=lambda group: _lacks_gradients(group, "batch"),
         rule=_GRADIENT_WORDS.format(extreme="lowest", side="above", sign="-"),
         words={
             CONFIRMED: "Gradients do not vanish in plain nets.",
@@ -98,7 +104,7 @@ def gradients_do_not_vanish(group: Group, margin: float) -> Finding:
         id="3b",
         statement="Gradients do not explode in plain nets either: their norms are healthy",
         source="He et al. 2015, section 4.1",
-        needs=_lacks_gradients,
+        needs=lambda group: _lacks_gradients(group, "batch"),
         rule=_GRADIENT_WORDS.format(extreme="highest", side="below", sign="+"),
         words={
             CONFIRMED: "Gradients do not explode in plain nets.",
@@ -111,6 +117,43 @@ def gradients_do_not_vanish(group: Group, margin: float) -> Finding:
 def gradients_do_not_explode(group: Group, margin: float) -> Finding:
     """Judges the highest ratio of first to last gradient norm, over the logged steps."""
     return _gradients(group, max, ORDERS, {BELOW: CONFIRMED, ABOVE: REJECTED})
+
+
+@judges(
+    Claim(
+        id="3c",
+        statement="Without BatchNorm, the gradients of deep plain nets vanish or explode",
+        source="the counterpart of claim 3; He et al. 2015, section 1, on normalisation",
+        needs=lambda group: _lacks_gradients(group, "none"),
+        rule="compares, in the deepest plain net, the same norms at the logged step where they "
+        "differ most, as the power of ten of the larger over the smaller one. It is confirmed if "
+        f"the interval lies above {ORDERS:g} and rejected if it lies below.",
+        words={
+            CONFIRMED: "Without BatchNorm, the gradients of the deepest plain net vanish or "
+            "explode.",
+            REJECTED: "Even without BatchNorm, the deepest plain net has healthy gradients.",
+            UNDECIDED: "Whether gradients stay healthy without BatchNorm is undecided.",
+        },
+        unit="powers of ten",
+    )
+)
+def gradients_need_batch_norm(group: Group, margin: float) -> Finding:
+    """Judges the most extreme ratio of the deepest plain net, in either direction."""
+    deepest = ended(of_kind(group, PLAIN))[-1:]
+    sides = []
+    for cell in deepest:
+        found = {r.seed: ends for r in cell.replicates if (ends := _ends(r, _most_apart))}
+        if found:
+            one = Sample({s: abs(e.orders) for s, e in found.items()}, math.inf)
+            steps = _steps(found.values())
+            mean = 10**one.mean
+            name = f"{cell.name}, first or last layer"
+            shown = f"{name}: {mean:.3g} times as large at step {steps}"
+            same = Sample(dict.fromkeys(found, 0.0), math.inf)
+            sides.append((Side(name, one, shown), Side("the other", same, "the other")))
+    if not sides:
+        return Finding(UNDECIDED, "needs a plain net that has ended")
+    return _finding(compare(sides, ORDERS), {ABOVE: CONFIRMED, BELOW: REJECTED}, [])
 
 
 @judges(
@@ -166,14 +209,19 @@ def _gradients(
     for cell in ended(of_kind(group, PLAIN)):
         found = {r.seed: ends for r in cell.replicates if (ends := _ends(r, extreme))}
         if found:
-            steps = sorted({ends.step for ends in found.values()})
-            at = " to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1])))
+            at = _steps(found.values())
             first = _layer(f"{cell.name}, first layer", {s: e.first for s, e in found.items()})
             last = _layer(f"last layer, at step {at}", {s: e.last for s, e in found.items()})
             sides.append((first, last))
     if not sides:
         return Finding(UNDECIDED, "needs a plain net that has ended")
     return _finding(compare(sides, threshold), verdicts, [])
+
+
+def _steps(found: Iterable[Ends]) -> str:
+    """Returns ``16``, or ``16 to 32`` if the seeds' steps differ."""
+    steps = sorted({ends.step for ends in found})
+    return " to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1])))
 
 
 def _layer(name: str, norms: dict[int, float]) -> Side:
@@ -189,7 +237,11 @@ def _ends(replicate: Replicate, extreme: Extreme) -> Ends | None:
         for step, profile in profiles(replicate, GRADIENTS).items()
         if (ends := first_and_last(profile))
     ]
-    return extreme(found, key=lambda ends: ends.first / ends.last) if found else None
+    return extreme(found, key=lambda ends: ends.orders) if found else None
+
+
+def _most_apart(found: Iterable[Ends], key: Callable[[Ends], float]) -> Ends:
+    return max(found, key=lambda ends: abs(key(ends)))
 
 
 def _responses(compared: Sequence[tuple[CellResult, CellResult]], needed: str) -> Finding:
@@ -211,7 +263,8 @@ def _mean_response(cell: CellResult, step: int) -> Side:
     def mean(profile: Profile) -> float:
         return float(np.mean(list(main_path(profile).values())))
 
-    values = {r.seed: mean(profiles(r, RESPONSES)[step]) for r in cell.healthy}
+    means = {r.seed: mean(profiles(r, RESPONSES)[step]) for r in cell.healthy}
+    values = {seed: value for seed, value in means.items() if math.isfinite(value)}
     shown = f"{cell.name} {Stat.of(list(values.values()))}"
     return Side(cell.name, Sample(values, math.inf), shown)
 

@@ -1,6 +1,7 @@
 """What the report draws of a group's signals: by layer, and by step."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable
 
@@ -79,9 +80,10 @@ def _by_layer(group: Group, kind: str, step: int, title: str, y_label: str, is_l
     lines = []
     for cell in group.cells:
         profile = main_path(mean_profile(cell, kind, step))
-        if profile:
-            numbers = list(range(1, len(profile) + 1))
-            lines.append(Line(cell, numbers, list(profile.values()), list(profile)))
+        numbers = {layer: i for i, layer in enumerate(profile, start=1)}
+        if known := _finite(profile):
+            x = [numbers[layer] for layer in known]
+            lines.append(Line(cell, x, list(known.values()), list(known)))
     unit = "block" if kind == RATIO else "layer"
     return Panel(title, unit, y_label, is_log, lines, kind)
 
@@ -111,8 +113,14 @@ def _ratio(profile: Profile) -> float | None:
 
 
 def _geometric(profile: Profile) -> float | None:
-    return statistics.geometric_mean(profile.values()) if profile else None
+    known = _finite(profile)
+    return statistics.geometric_mean(known.values()) if known else None
 
 
 def _mean(profile: Profile) -> float | None:
-    return statistics.mean(profile.values()) if profile else None
+    known = _finite(profile)
+    return statistics.mean(known.values()) if known else None
+
+
+def _finite(profile: Profile) -> Profile:
+    return {layer: value for layer, value in profile.items() if math.isfinite(value)}
