@@ -104,6 +104,8 @@ def as_markdown(contents: Contents) -> str:
         for comparison in judgement.comparisons
     ]
     lines += [COMPARED, "", *_table(["group", "claim", *COMPARISON_HEADINGS], rows), ""]
+    for sentences in headlines.not_tested(contents.judgements).values():
+        lines += [f"{sentence}\n" for sentence in sentences]
     for section in contents.sections:
         lines += [f"## {section.title} ({section.across.study})", "", section.origin, ""]
         for table in section.tables:

@@ -7,6 +7,7 @@ from experiments.report.axes.answers import Estimate
 from experiments.report.cells import CellResult, Measure
 from experiments.report.claims import Judgement
 from experiments.report.claims.comparisons import Comparison
+from experiments.report.claims.registry import NOT_TESTED
 from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
 from experiments.report.replicates import Replicate, longer_than_an_epoch
@@ -150,7 +151,11 @@ class ClaimSection:
 
 
 def claim_sections(judgements: Sequence[Judgement]) -> list[ClaimSection]:
-    """Separates the claims named before the runs from later observations; no section is empty."""
+    """Separates the claims named before the runs from later observations; no section is empty.
+
+    Claims that nobody named and that are not tested are in none.
+    """
+    judgements = [one for one in judgements if one.naming.at or one.verdict != NOT_TESTED]
     named = tuple(one for one in judgements if one.naming.before_runs)
     later = tuple(one for one in judgements if not one.naming.before_runs)
     added = {f"claim {one.id} {one.naming}" for one in later if one.naming.at}

@@ -155,8 +155,10 @@ def test_a_claim_that_is_not_tested_is_in_every_form_with_its_reason(out):
     assert first["detail"].startswith("needs the norms of every layer's gradients")
     page = html.unescape((out / "index.html").read_text())
     markdown = (out / "table.md").read_text()
-    assert f"| not tested | {table.DASH} | {first['detail']} |" in markdown
-    assert f"do not explain why deeper plain nets train worse): it {first['detail']}." in page
+    sentence = f"do not explain why deeper plain nets train worse): it {first['detail']}."
+    assert sentence in page
+    assert sentence in markdown
+    assert 'data-claim="3"' not in page  # it is no observation
 
 
 def test_every_comparison_is_in_every_form_of_the_report(out):
