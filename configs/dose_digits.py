@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     study.base.replicates = 3
     study.base.checkpoint.every = 60
     study.tune = rescues_digits.tuned_over((0.003, 0.01, 0.03, 0.1))
+    study.tune.seeds = 1
     return with_scales(study, (20, 32, 56))
 
 

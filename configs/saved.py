@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import base
 from resnet_jax import settings
 from resnet_jax.errors import UserError, nearest
-from resnet_jax.runs import storage
+from resnet_jax.runs import identity, storage
 
 
 def get_config(path: str = "") -> ConfigDict:
@@ -43,7 +43,7 @@ def from_dict(content: settings.Config, origin: str) -> ConfigDict:
       UserError: a key is unknown or missing, or a value has the wrong type.
     """
     config = base.get_config()
-    given = settings.flatten(settings.complete(content))
+    given = settings.flatten(identity.complete(content))
     known = settings.flatten(config.to_dict())
     for key in given:
         if key not in known:

@@ -1,14 +1,12 @@
 """The allowed values of every setting, whether it changes results and when it has an effect.
 
 configs/base.py has each setting's default and meaning. SETTINGS is the single source of checks and
-their error messages, of a run's identity, of the settings that reports compare, and of the notice
-about settings without effect. This file does not import JAX, so that reports start fast.
+their error messages, of a run's identity and the settings that reports compare (runs/identity.py),
+and of the notice about settings without effect. This file does not import JAX, so that reports
+start fast.
 """
 
-import copy
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -264,9 +262,6 @@ SETTINGS: dict[str, Setting] = {
 CURES = tuple(
     key for key, s in SETTINGS.items() if key.startswith("model.") and s.implied is not None
 )
-_IMPLIED = {
-    key: setting.implied for key, setting in SETTINGS.items() if setting.implied is not None
-}
 
 
 def assign(config: ConfigDict, key: str, value: object, where: str) -> None:
@@ -312,59 +307,6 @@ def show(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return "+".join(map(show, value))
     return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-def complete(config: Config) -> dict[str, Any]:
-    """Returns a saved config with the values that older versions implied, where it lacks them."""
-    completed = copy.deepcopy(dict(config))
-    for key, value in _IMPLIED.items():
-        *groups, last = key.split(".")
-        group: Any = completed
-        for name in groups:
-            group = group.get(name, {}) if isinstance(group, dict) else {}
-        if isinstance(group, dict):
-            group.setdefault(last, value)
-    return completed
-
-
-def deciding(config: Config) -> Flat:
-    """Returns the settings that can change a result, flat, including unknown ones."""
-    return {
-        key: value
-        for key, value in flatten(complete(config)).items()
-        if key not in SETTINGS or SETTINGS[key].changes_results
-    }
-
-
-def identity(config: Config) -> str:
-    """Returns the run's identity: a hash, in 12 hex digits, of all settings that change results.
-
-    A setting at its implied value does not count, so that older runs keep their identity.
-    """
-    given = {k: v for k, v in deciding(config).items() if k not in _IMPLIED or v != _IMPLIED[k]}
-    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def recipe(config: Config) -> Flat:
-    """Returns the settings, flat, that runs must share for a report to compare them.
-
-    Args:
-      config: as saved, possibly by another version of the program.
-    """
-    saved = ConfigDict(config)
-
-    def decides(key: str) -> bool:
-        condition = SETTINGS[key].decides_if
-        try:
-            return condition is None or condition.holds(saved)
-        except (KeyError, AttributeError):  # another version did not save the deciding setting
-            return True
-
-    return {
-        key: value
-        for key, value in deciding(config).items()
-        if key not in SETTINGS or (not SETTINGS[key].varied and decides(key))
-    }
 
 
 def without_effect(config: ConfigDict, defaults: ConfigDict) -> list[str]:

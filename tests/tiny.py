@@ -29,7 +29,7 @@ from resnet_jax.networks.per_block import UNSCALED
 from resnet_jax.parallel.stopping import StopRequest
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import reader
+from resnet_jax.runs import identity, reader
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.step import Task
 
@@ -130,7 +130,7 @@ def compiled_once(*ignored: str) -> Iterator[None]:
     real, known = train.build, {}
 
     def build(config: ConfigDict, *args: Any) -> Any:
-        deciding = settings.deciding(config.to_dict())
+        deciding = identity.deciding(config.to_dict())
         shared = {key: value for key, value in deciding.items() if key not in ignored}
         key = json.dumps(shared, sort_keys=True)
         if key not in known:

@@ -8,7 +8,7 @@ from experiments.report import cells, paper, replicates
 from experiments.report.cells import CellResult
 from experiments.report.tuned import NOTHING_TUNED, Tuned
 from resnet_jax import settings
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import identity, reader, storage
 from resnet_jax.settings import Flat
 
 WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
@@ -113,7 +113,7 @@ def recipe(run: reader.Run, tuned: Tuned = NOTHING_TUNED) -> Flat:
       run: the run.
       tuned: the tuned settings by study.
     """
-    shared = settings.recipe(run.config) | dict.fromkeys(_tuned_keys(run, tuned), "tuned")
+    shared = identity.recipe(run.config) | dict.fromkeys(_tuned_keys(run, tuned), "tuned")
     return shared | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else shared
 
 
@@ -168,7 +168,7 @@ def _by_warm_up(part: list[reader.Run]) -> list[list[reader.Run]]:
 
 def _variants(part: Sequence[reader.Run]) -> str:
     """Returns the names of the runs' variants, as in ``base, residual``."""
-    names = {settings.complete(run.config)[VARIANT]: 0 for run in part}
+    names = {run.config[VARIANT]: 0 for run in part}
     return ", ".join(filter(None, names))
 
 

@@ -11,10 +11,13 @@ from experiments.report.contents import Contents
 
 @dataclasses.dataclass(frozen=True)
 class Headline:
-    """The tested claims of one group, or of one study with each network at its best value."""
+    """The tested claims of one group, or of one study with each network at its best value.
+
+    A study of variants has the summary of its ranking instead.
+    """
 
     label: str
-    lead: str  # how the networks' values were chosen
+    lead: str  # how the networks' values were chosen; or a summary
     note: str  # a warning about the data
     judgements: tuple[Judgement, ...]
 
@@ -36,6 +39,12 @@ def of(contents: Contents) -> list[Headline]:
         for section in untuned
         for row in section.verdicts
         if row.at is None
+    ]
+    headlines += [
+        Headline(f"{section.across.study}: {each.networks}", each.summary, "", ())
+        for section in untuned
+        if section.across.is_variants
+        for each in section.rankings
     ]
     along = {section.across.study for section in untuned}
     for group in contents.groups:

@@ -9,6 +9,7 @@ import functools
 from configs import cifar10, imagenet
 from resnet_jax import settings
 from resnet_jax.networks.architectures import CIFAR_STUDIED, IMAGENET, architecture
+from resnet_jax.runs import identity
 
 # The paper's depths.
 STUDIED = {"imagenet": tuple(IMAGENET), "cifar": CIFAR_STUDIED}
@@ -53,7 +54,7 @@ class PublishedSize:
 @functools.cache
 def published_recipe(family: str) -> settings.Flat:
     """Returns the paper's recipe as flat, resolved settings, without those in `FREE`."""
-    papers = settings.deciding(PAPER_CONFIGS[family]().to_dict()) | SETTLED[family]
+    papers = identity.deciding(PAPER_CONFIGS[family]().to_dict()) | SETTLED[family]
     return {key: value for key, value in papers.items() if key not in FREE}
 
 

@@ -9,7 +9,7 @@ from experiments.report import cells
 from experiments.report.cells import CellResult
 from experiments.report.replicates import DIVERGED_ERROR, Replicate
 from resnet_jax import settings
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import identity, reader, storage
 
 Tuned = Mapping[str, frozenset[str]]  # a study's folder -> the settings that its pilots tuned
 NOTHING_TUNED: Tuned = {}
@@ -130,7 +130,7 @@ def _network(pilot: str, values: settings.Flat) -> str:
 
 def _all_but_seeds(run: reader.Run) -> str:
     """Returns what a cell has in common with the pilot that it was chosen by."""
-    model, recipe = run.config["model"], settings.recipe(run.config)
+    model, recipe = run.config["model"], identity.recipe(run.config)
     return json.dumps([model["depth"], model["shortcut"], recipe], sort_keys=True)
 
 

@@ -22,6 +22,7 @@ from experiments.cli import command_line
 from resnet_jax import settings
 from resnet_jax.errors import UserError, nearest, nearest_key
 from resnet_jax.resolve import resolve
+from resnet_jax.runs import identity
 
 KEYS = ("base", "grid", "exceptions")
 CLAIMS = "claims"
@@ -90,7 +91,7 @@ def _refuse_twins(cells: Iterable[Cell]) -> None:
     """Raises UserError if two cells differ in nothing but their variant's name."""
     names: dict[str, str] = {}
     for cell in cells:
-        twin = names.setdefault(settings.identity(cell.config.to_dict()), cell.name)
+        twin = names.setdefault(identity.of(cell.config.to_dict()), cell.name)
         if twin != cell.name:
             raise UserError(
                 f"{cell.name} and {twin} have the same settings; an exception must set what a "

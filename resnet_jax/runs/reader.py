@@ -25,9 +25,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
-from resnet_jax import settings
 from resnet_jax.errors import UserError
-from resnet_jax.runs import lock, storage
+from resnet_jax.runs import identity, lock, storage
 
 PILOTS = "pilots"  # the folder in a study with the runs that chose each cell's best values
 TUNING = "tuning.json"  # in PILOTS: the study's part `tune`, and further candidates of cells
@@ -109,7 +108,7 @@ def read(path: str | os.PathLike[str] | storage.Path) -> Run:
         raise UserError(f"{path} is not a run folder: it has no config.json.")
     return Run(
         path=path,
-        config=settings.complete(config),
+        config=identity.complete(config),
         environment=storage.read_json(path / "environment.json"),
         metrics=read_metrics(path / "metrics.jsonl"),
         status=storage.read_json(path / "status.json"),

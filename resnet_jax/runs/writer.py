@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from resnet_jax import settings
 from resnet_jax.errors import RunError, UserError
-from resnet_jax.runs import lock, reader, storage
+from resnet_jax.runs import identity, lock, reader, storage
 from resnet_jax.runs.identity import refuse_other
 
 _STATUS_SECONDS = 2.0
@@ -76,7 +76,7 @@ class RunFolder:
             self._lengthen(saved, config["steps"])
         elif self.status().get("status") in reader.ENDED:
             return
-        if not saved or settings.flatten(settings.complete(saved)) != settings.flatten(config):
+        if not saved or settings.flatten(identity.complete(saved)) != settings.flatten(config):
             storage.write_json(self.path / "config.json", config)
 
     def status(self) -> reader.Status:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks.compiled import target
-from resnet_jax import settings
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.resolve import resolve
+from resnet_jax.runs import identity
 from resnet_jax.state import POPULATION
 from tests import tiny
 from tests.parallel.test_mesh import SEEDS, Setup
@@ -64,7 +64,7 @@ def test_precision_is_part_of_a_runs_identity_and_defaults_to_float32():
         resolve(tiny.config(model__precision=precision)) for precision in ("highest", "high")
     )
     assert resolve(tiny.config()).model.precision == "highest"
-    assert settings.identity(paper.to_dict()) != settings.identity(other.to_dict())
+    assert identity.of(paper.to_dict()) != identity.of(other.to_dict())
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.compiled import target
 from benchmarks.peers import ours
-from resnet_jax import settings
 from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.execution import on_mesh
 from resnet_jax.kernels.convolution import one_by_one
@@ -22,6 +21,7 @@ from resnet_jax.networks.resnet import ResNet
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.seeds import WAYS, convolution_and_product, over_seeds
 from resnet_jax.resolve import resolve
+from resnet_jax.runs import identity
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.state import NEVER
 from resnet_jax.step import cross_entropy
@@ -143,7 +143,7 @@ def test_every_way_evaluates_equally(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_may_be_resumed_in_another_way(tmp_path, way):
     there, here = one_device("unroll"), one_device(way)
-    assert settings.identity(here.config.to_dict()) == settings.identity(there.config.to_dict())
+    assert identity.of(here.config.to_dict()) == identity.of(there.config.to_dict())
     state = there.train(2)
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.save(2, there.programs.to_saved(state))

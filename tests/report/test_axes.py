@@ -9,7 +9,7 @@ import re
 import pytest
 
 from experiments import compare
-from experiments.report import contents, outputs, page, tuned
+from experiments.report import contents, headlines, outputs, page, tuned
 from experiments.report.axes import answers, figure, finding, model, rows, series
 from experiments.report.statistics import Difference, Sample, power_law
 from resnet_jax.runs import reader
@@ -350,6 +350,13 @@ def test_named_variants_are_one_axis_and_ranked_against_the_base(tmp_path):
     # Holm: the largest of three p-values is tested at 5 %, the smallest at a third of it.
     want = Difference.of(sample([60, 60.1, 60.2]), sample([30, 30.1, 30.2]))
     assert ranks["no_norm"].p == pytest.approx(max(3 * want.p_value(0), ranks["residual"].p))
+    assert ranking.summary == (
+        "Training error, compared with base: lower: residual, no_norm+dirac; higher: no_norm."
+    )
+    assert section.origin == rows.VARIANTS
+    report = contents.of_runs(reader.find([tmp_path / "s"]), margin=0.5)
+    (headline,) = headlines.of(report)
+    assert (headline.lead, headline.judgements) == (ranking.summary, ())
     (ranked,) = [table for table in section.tables if table.title == "56 layers: ranked"]
     assert ranked.headings[3] == "minus base, points"
     assert [row[0].text for row in ranked.rows] == list(ranks)
@@ -363,6 +370,8 @@ def test_variants_with_a_tuned_rate_are_lines_of_their_own(tmp_path):
     (tmp_path / "s" / "pilots" / "tuning.json").write_text(json.dumps(tuning))
     variants, rates = sections(tmp_path / "s")
     assert variants.across.axis.name == "variant"
+    (ranked,) = variants.tables
+    assert [row[1].note for row in ranked.rows] == ["rate=0.1"] * 2
     lines = {line.name: line.at_best for line in rates.across.lines}
     assert list(lines) == ["plain-56, base", "plain-56, no_norm"]
     seeds = [[replicate.seed for replicate in cell.replicates] for cell in lines.values()]

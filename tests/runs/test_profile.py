@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resnet_jax import settings
 from resnet_jax import train as trainer
 from resnet_jax.errors import UserError
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import profile, reader, storage
+from resnet_jax.runs import identity, profile, reader, storage
 from tests import tiny
 
 
@@ -62,7 +61,7 @@ def test_tracing_changes_no_result(traced, tmp_path):
     assert not (tmp_path / "run" / "profile").exists()
     assert tiny.lines(tmp_path / "run") == tiny.lines(traced)
     configs = [reader.read(folder).config for folder in (tmp_path / "run", traced)]
-    assert settings.identity(configs[0]) == settings.identity(configs[1])
+    assert identity.of(configs[0]) == identity.of(configs[1])
     assert configs[0]["profile"] != configs[1]["profile"]
 
 

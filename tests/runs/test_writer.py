@@ -16,7 +16,7 @@ from configs import base
 from resnet_jax import settings
 from resnet_jax.data import order
 from resnet_jax.errors import UserError
-from resnet_jax.runs import lock, reader, storage, writer
+from resnet_jax.runs import identity, lock, reader, storage, writer
 from tests import tiny
 
 CONFIG = {"seed": 0, "steps": 9, "model": {"depth": 20, "widths": (1, 2)}, "data": {"dir": "/here"}}
@@ -49,7 +49,7 @@ def test_a_run_folder_reads_back_as_written(tmp_path, open_folder):
     folder.set_status("running", step=2, steps=9, device_seconds=1.5, diverged={"0": 2})
     run = reader.read(tmp_path / "plain-20")
     assert run.name == "plain-20"
-    assert run.config == settings.complete(json.loads(json.dumps(CONFIG)))
+    assert run.config == identity.complete(json.loads(json.dumps(CONFIG)))
     assert run.environment == {"command": "first", "resumed": [{"command": "second"}]}
     assert run.metrics == [
         {"step": 1, "train/loss": 0.5},
@@ -96,8 +96,8 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
 
 def test_data_dir_is_not_part_of_the_identity(tmp_path):
     moved = CONFIG | {"data": {"dir": "/there"}}
-    assert settings.identity(moved) == settings.identity(CONFIG)
-    assert settings.identity(with_depth(56)) != settings.identity(CONFIG)
+    assert identity.of(moved) == identity.of(CONFIG)
+    assert identity.of(with_depth(56)) != identity.of(CONFIG)
     writer.RunFolder(tmp_path, CONFIG).close()
     writer.RunFolder(tmp_path, moved).close()
 
@@ -108,7 +108,7 @@ def test_the_identity_covers_all_settings_that_change_results():
     def changed(key):
         other = copy.deepcopy(config)
         tiny.override(other, {key.replace(".", "__"): "another"})
-        return settings.identity(other) != settings.identity(config)
+        return identity.of(other) != identity.of(config)
 
     assert {key for key in settings.flatten(config) if not changed(key)} == {
         "accumulate", "checkpoint.every", "checkpoint.keep", "data.dir", "data.workers",

@@ -21,7 +21,7 @@ from experiments.study import grid
 from resnet_jax import settings
 from resnet_jax.errors import UserError
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import identity, reader, storage
 from resnet_jax.runs.writer import RunFolder
 
 
@@ -212,7 +212,7 @@ def test_a_queued_cell_is_what_the_trainer_resolves(module, tmp_path):
         resolved = resolve(saved.get_config(str(tmp_path)))
         assert resolved.to_dict() == cell.config.to_dict()
         on_disk = json.loads((tmp_path / "config.json").read_text())
-        assert settings.identity(resolved.to_dict()) == settings.identity(on_disk)
+        assert identity.of(resolved.to_dict()) == identity.of(on_disk)
 
 
 def test_saved_keeps_types():
@@ -255,12 +255,12 @@ def test_a_saved_config_may_lack_newer_settings_that_change_no_result(tmp_path):
     assert config.seed == 7
     assert config.train.steps_per_dispatch == "auto"
     assert config.mesh.fsdp == 1
-    assert settings.identity(config.to_dict()) == settings.identity(older)
+    assert identity.of(config.to_dict()) == identity.of(older)
 
 
 def test_settings_that_older_versions_imply_leave_the_identity():
     # As computed by the last version without any of them.
-    assert settings.identity(base.get_config().to_dict()) == "41c52d2e184f"
+    assert identity.of(base.get_config().to_dict()) == "41c52d2e184f"
 
 
 def test_a_run_of_an_older_version_is_the_run_with_the_implied_values(tmp_path):
@@ -271,9 +271,9 @@ def test_a_run_of_an_older_version_is_the_run_with_the_implied_values(tmp_path):
         *groups, name = key.split(".")
         del (older[groups[0]] if groups else older)[name]
     assert len(implied) > 3
-    assert settings.flatten(settings.complete(older)) == settings.flatten(content)
-    assert settings.identity(older) == settings.identity(content)
-    assert settings.recipe(older) == settings.recipe(content)
+    assert settings.flatten(identity.complete(older)) == settings.flatten(content)
+    assert identity.of(older) == identity.of(content)
+    assert identity.recipe(older) == identity.recipe(content)
     with contextlib.closing(RunFolder(tmp_path, older)):  # resumed by this version, then by that
         pass
     saved_text = (tmp_path / "config.json").read_text()
@@ -283,6 +283,6 @@ def test_a_run_of_an_older_version_is_the_run_with_the_implied_values(tmp_path):
     assert reader.read(tmp_path).config == json.loads(json.dumps(content))
     assert saved.get_config(str(tmp_path)).to_dict() == content
     content["model"]["branch_scale"] = 0.5
-    assert settings.identity(older) != settings.identity(content)
+    assert identity.of(older) != identity.of(content)
     with pytest.raises(UserError, match=r"model\.branch_scale \(1\.0 there, 0\.5 here\)"):
         RunFolder(tmp_path, content)

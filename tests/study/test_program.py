@@ -6,8 +6,7 @@ import shutil
 
 import pytest
 
-from resnet_jax import settings
-from resnet_jax.runs import reader
+from resnet_jax.runs import identity, reader
 from tests import tiny
 
 STUDY = "--config=configs/degradation_digits.py:one_rate"
@@ -91,7 +90,7 @@ def test_a_study_continues_after_one_cell_has_failed(tmp_path):
     )  # fmt: skip
     assert retrained.returncode == 0, retrained.stderr
     copy = reader.read(tmp_path / "again")
-    assert settings.identity(copy.config) == settings.identity(config)
+    assert identity.of(copy.config) == identity.of(config)
     assert tiny.lines(copy.path)[-1]["step"] == tiny.lines(again["plain-8"].path)[-1]["step"]
 
     status = sweep(tmp_path, "--status")

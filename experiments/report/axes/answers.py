@@ -86,7 +86,10 @@ class Verdicts:
 
 
 def gaps(across: Across) -> list[Gap]:
-    """Returns the gap of every kind of net at the best values, then at each value."""
+    """Returns the gap of every kind of net at the best values, then at each value.
+
+    Variants are not chosen among, so there is no gap at the best one.
+    """
     rows = []
     for kind in across.kinds:
         lines = [line for line in across.lines if line.kind == kind]
@@ -94,7 +97,7 @@ def gaps(across: Across) -> list[Gap]:
         shallow = min(lines, key=lambda line: line.depth)
         if deep.depth == shallow.depth:
             continue
-        best = _pair(deep.at_best, shallow.at_best)
+        best = None if across.is_variants else _pair(deep.at_best, shallow.at_best)
         rows += _gap(kind, None, (deep, shallow), best, None)
         for value in across.axis.values:
             pair = _pair(deep.ended(value), shallow.ended(value))
@@ -166,10 +169,13 @@ def best_by_depth(across: Across) -> list[BestByDepth]:
 
 
 def verdicts(across: Across, margin: float) -> list[Verdicts]:
-    """Judges the claims with each network at its best value, then with all at each value."""
+    """Judges the claims with each network at its best value, then with all at each value.
+
+    Variants are not chosen among, so there are no verdicts at the best one.
+    """
     rows = []
     contexts = [""] if across.is_tuned else across.others
-    for context in contexts:
+    for context in contexts if not across.is_variants else ():
         own = [line for line in across.lines if across.is_tuned or line.others == context]
         best = [line.at_best for line in own if line.at_best]
         rows.append(_judged(across, None, context, best, margin))

@@ -51,7 +51,7 @@ def _of_folder(
     tuning: TunedStudy | None = None,
 ) -> list[Across]:
     recipes = [groups.recipe(run, ignored) for run in runs]
-    names = [settings.complete(run.config)[VARIANT] for run in runs]
+    names = [run.config[VARIANT] for run in runs]
     axes = _axes(_varied(runs, recipes), recipes, names)
     found = []
     for axis_keys in axes:
@@ -65,7 +65,8 @@ def _of_folder(
         axis = Axis(tuple(axis_keys), tuple(sorted(set(values), key=_order)))
         if axis.scale == NAMES:
             axis = dataclasses.replace(axis, values=_ranked(axis.values, lines))
-        found.append(Across(study, axis, tuple(lines), by, tuning is not None))
+        at_best = tuple(sorted(ignored.get(study, ())))
+        found.append(Across(study, axis, tuple(lines), by, tuning is not None, at_best))
     return found
 
 
@@ -202,7 +203,7 @@ def _network(run: reader.Run) -> str:
 
 def _others(run: reader.Run, keys: Sequence[str]) -> str:
     """Returns ``no_norm, momentum=0.5``; a variant's name stands for itself."""
-    flat = settings.flatten(settings.complete(run.config))
+    flat = settings.flatten(run.config)
     names = [flat[VARIANT] or BASE] if VARIANT in keys else []
     shown = tuned.show_values({key: flat.get(key) for key in keys if key != VARIANT})
     return ", ".join([*names, shown] if shown else names)

@@ -119,6 +119,7 @@ class Across:
       lines: by shortcut, then by depth.
       by: the measure that is lowest at the best value, one of tuned.MEASURES.
       is_tuned: whether the cells are pilots; networks at their best values have fresh seeds.
+      tuned: settings at their best value in each cell, which pilots found.
     """
 
     study: str
@@ -126,6 +127,12 @@ class Across:
     lines: tuple[Line, ...]
     by: str
     is_tuned: bool
+    tuned: tuple[str, ...] = ()
+
+    @property
+    def is_variants(self) -> bool:
+        """Whether the axis is of named variants, which are compared with one another."""
+        return self.axis.keys[0] == VARIANT
 
     @property
     def kinds(self) -> list[str]:

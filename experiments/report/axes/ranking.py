@@ -1,6 +1,7 @@
 """The ranking of the values on an axis of names, such as the cures of a plain net."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from experiments.report.axes import answers
@@ -41,6 +42,18 @@ class Ranking:
     networks: str
     reference: Value
     ranks: tuple[Rank, ...]
+
+    @property
+    def summary(self) -> str:
+        """The values that are certainly better and worse than the reference, and the others."""
+        sides: dict[str, list[str]] = {"lower": [], "higher": [], "not decided": []}
+        for rank in self.ranks:
+            if rank.minus:
+                low, high = rank.minus.ci95 or (-math.inf, math.inf)
+                side = "lower" if high < 0 else "higher" if low > 0 else "not decided"
+                sides[side].append(rank.value.label)
+        listed = [f"{side}: {', '.join(names)}" for side, names in sides.items() if names]
+        return f"Training error, compared with {self.reference.label}: {'; '.join(listed)}."
 
 
 def rankings(across: Across) -> list[Ranking]:

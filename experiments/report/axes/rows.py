@@ -14,6 +14,7 @@ from experiments.report.claims.registry import POINTS
 from experiments.report.replicates import Replicate
 from experiments.report.statistics import DASH
 from experiments.report.table import show_difference, show_n, show_p
+from experiments.report.tuned import show_values
 from resnet_jax.runs import reader
 
 FRESH = (
@@ -25,6 +26,7 @@ SAME_SEEDS = (
     "errors at the best values are too low, and the verdicts there are less certain than their "
     "intervals say. A tuned study (docs/tuning.md) uses fresh seeds."
 )
+VARIANTS = "No variant was chosen by its result: each has its own row, and all are compared alike."
 GAPS = (
     "The interaction is the gap at a common value minus the gap at the best values: the part of "
     "the gap that is due to the common value. Each interval is at 95 %, without a correction for "
@@ -82,6 +84,8 @@ class Section:
     @property
     def origin(self) -> str:
         """How the best values were chosen, and what that means for the numbers there."""
+        if self.across.is_variants:
+            return VARIANTS
         return FRESH if self.across.is_tuned else SAME_SEEDS
 
     @property
@@ -149,7 +153,10 @@ def _ranking_table(across: Across, ranked: Ranking) -> Table:
     rows = [
         (
             Field(rank.value.label, is_best=rank is ranked.ranks[0], note=rank.value.note),
-            Field(str(rank.cell.stat(Replicate.train_error))),
+            Field(
+                str(rank.cell.stat(Replicate.train_error)),
+                note=show_values(rank.cell.values_of(across.tuned)),
+            ),
             Field(show_n(rank.cell)),
             Field(show_difference(rank.minus)),
             Field(show_p(rank.p)),
