@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from configs import base, cifar10
+from experiments.report import tuned
+from experiments.report.axes import finding, rows
 from resnet_jax import settings
 from resnet_jax.resolve import resolve
+from resnet_jax.runs import reader
 from tests import tiny
 
 CHANGES: dict[str, Any] = {
@@ -257,3 +260,9 @@ def _point(path: pathlib.Path, error: float, seeds: int, **changes: Any) -> None
     for row in rows:
         row["train/loss"] = [one / 40 for one in errors]
     write(path, rows, **changes)
+
+
+def sections(folder: pathlib.Path, margin: float = 0.5) -> list[rows.Section]:
+    """Returns the sections of a report on a study, one per axis."""
+    runs = reader.find([folder])
+    return [rows.section(across, margin) for across in finding.find(runs, tuned.find(runs))]

@@ -2,14 +2,13 @@
 
 import csv
 import html
-import itertools
 import json
 import re
 
 import pytest
 
 from experiments import compare
-from experiments.report import contents, headlines, outputs, page, tuned
+from experiments.report import contents, outputs, page
 from experiments.report.axes import answers, figure, finding, model, rows, series
 from experiments.report.statistics import Difference, Sample, power_law
 from resnet_jax.runs import reader
@@ -24,11 +23,6 @@ def error(depth, shortcut, rate):
     best = BEST[depth] if shortcut == "none" else 0.03
     worse = 0 if rate == best else 5 if rate < best else 20
     return (depth / 4 if shortcut == "none" else 4) + worse
-
-
-def sections(folder, margin=0.5):
-    runs = reader.find([folder])
-    return [rows.section(across, margin) for across in finding.find(runs, tuned.find(runs))]
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +43,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grid(folder):
-    (section,) = sections(folder / "grid")
+    (section,) = fixture.sections(folder / "grid")
     return section
 
 
 @pytest.fixture(scope="module")
 def tuned_study(folder):
-    (section,) = sections(folder / "tuned")
+    (section,) = fixture.sections(folder / "tuned")
     return section
 
 
@@ -88,10 +82,10 @@ def test_a_setting_that_varies_is_an_axis(grid):
 
 def test_a_study_of_depths_and_shortcuts_has_no_axis(tmp_path):
     fixture.study(tmp_path / "s", depths=(8, 20), replicates=2, steps=100)
-    assert sections(tmp_path / "s") == []
+    assert fixture.sections(tmp_path / "s") == []
     # A setting that only differs between networks is an exception, not an axis.
     fixture.write(tmp_path / "s" / "more", fixture.flat(1.0), model__depth=32, batch_size=7)
-    assert sections(tmp_path / "s") == []
+    assert fixture.sections(tmp_path / "s") == []
 
 
 @pytest.mark.parametrize(
@@ -130,7 +124,7 @@ def test_a_grid_of_two_axes_has_a_section_for_each_and_names_the_other_value(tmp
         run.rename(tmp_path / "s" / f"{run.parent.name}-{run.name}")
     for empty in ("0.5", "0.9"):
         (tmp_path / "s" / empty).rmdir()
-    momentum, rate = sections(tmp_path / "s")
+    momentum, rate = fixture.sections(tmp_path / "s")
     assert (momentum.across.axis.name, rate.across.axis.name) == ("momentum", "rate")
     assert [line.name for line in rate.across.lines] == [
         "plain-8, momentum=0.5", "plain-8, momentum=0.9",
@@ -144,7 +138,7 @@ def test_settings_that_do_not_vary_independently_are_one_axis_of_names(tmp_path)
     for i, changes in enumerate(cures):
         fixture.write(tmp_path / "s" / str(i), fixture.flat([9.0 - i, 9.5 - i], [1, 1], [1, 1]),
                       replicates=2, **changes)  # fmt: skip
-    (section,) = sections(tmp_path / "s")
+    (section,) = fixture.sections(tmp_path / "s")
     axis = section.across.axis
     assert axis.keys == ("model.width", "optimizer.momentum", "schedule.rate")
     # In the order of their errors.
@@ -178,7 +172,7 @@ def test_a_diverged_seed_counts_in_the_choice(tmp_path):
             tmp_path / "s" / str(rate), fixture.flat(errors, [1, 1], [1, 1]), replicates=2,
             schedule__rate=rate, more={"diverged": gone},
         )  # fmt: skip
-    (section,) = sections(tmp_path / "s")
+    (section,) = fixture.sections(tmp_path / "s")
     (line,) = section.across.lines
     assert line.best.number == 0.01
     assert series.diverged(section.across, line) == [(0.1, "1 of 2 seeds diverged")]
@@ -197,6 +191,10 @@ def test_a_network_of_a_tuned_study_has_fresh_seeds_at_its_best_value(tuned_stud
     assert tuned_study.origin == rows.FRESH
 
 
+def test_a_recipes_setting_is_no_dose(grid):
+    assert grid.cures == []
+
+
 def test_the_exponent_of_the_best_value_has_an_interval(grid):
     plain, residual = grid.fits
     want = power_law([8, 20, 56], [0.1, 0.03, 0.01], step=0.1 / 0.03)
@@ -208,7 +206,7 @@ def test_the_exponent_of_the_best_value_has_an_interval(grid):
 
 def test_with_two_depths_the_report_says_what_an_exponent_needs(tmp_path):
     fixture.along(tmp_path / "s", "schedule.rate", RATES, error, depths=(8, 20))
-    (section,) = sections(tmp_path / "s")
+    (section,) = fixture.sections(tmp_path / "s")
     assert [fit.law for fit in section.fits] == [None, None]
     assert answers.lacks_depths(section.fits[0]) == (
         "an exponent needs 3 depths of plain nets, and there are 2"
@@ -258,7 +256,7 @@ def test_a_gap_of_single_seeds_has_no_interval(tmp_path):
     fixture.along(
         tmp_path / "s", "schedule.rate", RATES, error, shortcuts=("none",), depths=(8, 56), seeds=1
     )
-    (section,) = sections(tmp_path / "s")
+    (section,) = fixture.sections(tmp_path / "s")
     assert {gap.gap.ci95 for gap in section.gaps} == {None}
     assert [gap.gap.difference for gap in section.gaps] == [12.0, 7.0, 27.0, 32.0]
 
@@ -286,129 +284,10 @@ def test_a_value_that_networks_lack_is_a_gap_in_the_table(tmp_path):
     fixture.along(tmp_path / "s", "schedule.rate", RATES, error, depths=(8, 56))
     missing = next((tmp_path / "s").glob("plain-56-0.1"))
     missing.rename(tmp_path / "elsewhere")
-    (section,) = sections(tmp_path / "s")
+    (section,) = fixture.sections(tmp_path / "s")
     assert [value.label for value in section.across.common] == ["0.01", "0.03"]
     assert rows.errors(section.across).rows[1][3].text == "–"  # noqa: RUF001 - the dash of tables
     assert [g.at and g.at.number for g in section.gaps if g.kind == "plain"] == [None, 0.01, 0.03]
-
-
-# --------------------------------------------------------------------------------- ranking
-
-
-def test_names_are_ranked_with_intervals(folder):
-    (section,) = sections(folder / "names")
-    assert section.across.axis.name == "optimizer.name"
-    (ranking,) = section.rankings
-    ranks = ranking.ranks
-    assert (ranking.networks, ranking.reference.label) == ("plain-56", "adam")
-    assert [rank.value.label for rank in ranks] == ["adam", "adamw", "sgd"]
-    assert (ranks[0].minus, ranks[0].p) == (None, None)
-    assert ranks[1].minus.difference == pytest.approx(0.1)
-    low, high = ranks[1].minus.ci95
-    assert low < 0 < high
-    assert ranks[2].minus.ci95[0] > 20
-    assert ranks[2].p < 0.001 < 0.05 < ranks[1].p
-    assert [v.label for v in section.across.axis.values] == ["adam", "adamw", "sgd"]
-
-
-VARIANTS = {
-    "base": (30.0, {}),
-    "no_norm": (60.0, {"model__norm": "none"}),
-    "no_norm+dirac": (9.0, {"model__norm": "none", "model__init": "dirac"}),
-    "residual": (4.0, {"model__shortcut": "A"}),
-}
-
-
-def write_variants(folder, names, rates, **more):
-    for name, rate in itertools.product(names, rates):
-        mean, changes = VARIANTS[name]
-        errors = [mean + 100 * abs(rate - 0.1), mean + 0.1, mean + 0.2]
-        shape = {"model__depth": 56, "model__shortcut": "none"} | changes
-        fixture.write(
-            folder / f"{name}-{rate}", fixture.flat(errors), replicates=3, variant=name,
-            schedule__rate=rate, **shape, **more,
-        )  # fmt: skip
-
-
-def test_named_variants_are_one_axis_and_ranked_against_the_base(tmp_path):
-    write_variants(tmp_path / "s", VARIANTS, (0.1,))
-    (section,) = sections(tmp_path / "s")
-    axis = section.across.axis
-    assert (axis.keys, axis.name) == (("variant", "model.init", "model.norm"), "variant")
-    assert section.title == "Along variant: 4 values"
-    shown = {value.label: value.note for value in axis.values}
-    assert shown == {
-        "residual": "", "no_norm+dirac": "init=dirac, norm=none", "base": "",
-        "no_norm": "norm=none",
-    }  # fmt: skip
-    (ranking,) = section.rankings
-    assert (ranking.networks, ranking.reference.label) == ("56 layers", "base")
-    ranks = {rank.value.label: rank for rank in ranking.ranks}
-    assert list(ranks) == ["residual", "no_norm+dirac", "base", "no_norm"]
-    assert ranks["base"].minus is None
-    assert ranks["no_norm"].minus.difference == pytest.approx(30)
-    # Holm: the largest of three p-values is tested at 5 %, the smallest at a third of it.
-    want = Difference.of(sample([60, 60.1, 60.2]), sample([30, 30.1, 30.2]))
-    assert ranks["no_norm"].p == pytest.approx(max(3 * want.p_value(0), ranks["residual"].p))
-    assert ranking.summary == (
-        "Training error, compared with base: lower: residual, no_norm+dirac; higher: no_norm."
-    )
-    assert section.origin == rows.VARIANTS
-    report = contents.of_runs(reader.find([tmp_path / "s"]), margin=0.5)
-    (headline,) = headlines.of(report)
-    assert (headline.lead, headline.judgements) == (ranking.summary, ())
-    (ranked,) = [table for table in section.tables if table.title == "56 layers: ranked"]
-    assert ranked.headings[3] == "minus base, points"
-    assert [row[0].text for row in ranked.rows] == list(ranks)
-
-
-def test_variants_with_a_tuned_rate_are_lines_of_their_own(tmp_path):
-    names = ("base", "no_norm")
-    write_variants(tmp_path / "s" / "pilots", names, (0.01, 0.1), seed=100)
-    write_variants(tmp_path / "s", names, (0.1,))
-    tuning = {"over": {"schedule.rate": [0.01, 0.1]}, "by": "training_error"}
-    (tmp_path / "s" / "pilots" / "tuning.json").write_text(json.dumps(tuning))
-    variants, rates = sections(tmp_path / "s")
-    assert variants.across.axis.name == "variant"
-    (ranked,) = variants.tables
-    assert [row[1].note for row in ranked.rows] == ["rate=0.1"] * 2
-    lines = {line.name: line.at_best for line in rates.across.lines}
-    assert list(lines) == ["plain-56, base", "plain-56, no_norm"]
-    seeds = [[replicate.seed for replicate in cell.replicates] for cell in lines.values()]
-    assert seeds == [[0, 1, 2]] * 2
-
-
-# -------------------------------------------------------------------------- doses and cures
-
-
-def test_the_smallest_value_that_cures_has_an_interval(tmp_path):
-    doses = (0.0, 0.25, 0.5, 0.75, 1.0)
-    # Points of error above the shallowest net; the counting error of 0.1 points is wider than 0.
-    rises = {20: (9.0, 2.0, 0.4, 0.1, -2.0), 56: (20.0, 0.3, 9.0, 0.5, -2.0), 110: (9.0,) * 5}
-    fixture.along(
-        tmp_path / "s", "model.shortcut_scale", doses,
-        lambda depth, shortcut, dose: 5 + (rises[depth][doses.index(dose)] if depth > 8 else 0),
-        depths=(8, 20, 56, 110), shortcuts=("A",),
-    )  # fmt: skip
-    (section,) = sections(tmp_path / "s", margin=0.5)
-    shown = {
-        cure.line.name: [v and v.number for v in (cure.value, cure.above, cure.at_most)]
-        for cure in section.cures
-    }
-    # resnet-56-A is worse again at 0.5, so that 0.25 does not count.
-    assert shown == {
-        "resnet-20-A": [0.5, 0.25, 1.0], "resnet-56-A": [0.75, 0.5, 1.0],
-        "resnet-110-A": [None, 1.0, None],
-    }  # fmt: skip
-    assert {cure.baseline.name for cure in section.cures} == {"resnet-8-A"}
-    (table,) = [table for table in section.tables if table.title.startswith("Smallest")]
-    assert [field.text for field in table.rows[0]] == [
-        "resnet-20-A", "resnet-8-A", "0.5", "0.25", "1",
-    ]  # fmt: skip
-
-
-def test_a_recipes_setting_is_no_dose(grid):
-    assert grid.cures == []
 
 
 # ----------------------------------------------------------------------------------- files

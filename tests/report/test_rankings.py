@@ -1,0 +1,133 @@
+"""Rankings of names and of named variants, and the smallest dose that cures."""
+
+import itertools
+import json
+
+import pytest
+
+from experiments.report import contents, headlines
+from experiments.report.axes import rows
+from experiments.report.statistics import Difference, Sample
+from resnet_jax.runs import reader
+from tests.report import fixture
+
+
+def sample(errors):
+    return Sample(dict(enumerate(errors)), 2000.0 * len(errors))
+
+
+def test_names_are_ranked_with_intervals(tmp_path):
+    names = {"sgd": 30.0, "adam": 5.0, "adamw": 5.1}
+    fixture.along(
+        tmp_path, "optimizer.name", names, lambda d, s, name: names[name],
+        depths=(56,), shortcuts=("none",),
+    )  # fmt: skip
+    (section,) = fixture.sections(tmp_path)
+    assert section.across.axis.name == "optimizer.name"
+    (ranking,) = section.rankings
+    ranks = ranking.ranks
+    assert (ranking.networks, ranking.reference.label) == ("plain-56", "adam")
+    assert [rank.value.label for rank in ranks] == ["adam", "adamw", "sgd"]
+    assert (ranks[0].minus, ranks[0].p) == (None, None)
+    assert ranks[1].minus.difference == pytest.approx(0.1)
+    low, high = ranks[1].minus.ci95
+    assert low < 0 < high
+    assert ranks[2].minus.ci95[0] > 20
+    assert ranks[2].p < 0.001 < 0.05 < ranks[1].p
+    assert [v.label for v in section.across.axis.values] == ["adam", "adamw", "sgd"]
+
+
+VARIANTS = {
+    "base": (30.0, {}),
+    "no_norm": (60.0, {"model__norm": "none"}),
+    "no_norm+dirac": (9.0, {"model__norm": "none", "model__init": "dirac"}),
+    "residual": (4.0, {"model__shortcut": "A"}),
+}
+
+
+def write_variants(folder, names, rates, **more):
+    for name, rate in itertools.product(names, rates):
+        mean, changes = VARIANTS[name]
+        errors = [mean + 100 * abs(rate - 0.1), mean + 0.1, mean + 0.2]
+        shape = {"model__depth": 56, "model__shortcut": "none"} | changes
+        fixture.write(
+            folder / f"{name}-{rate}", fixture.flat(errors), replicates=3, variant=name,
+            schedule__rate=rate, **shape, **more,
+        )  # fmt: skip
+
+
+def test_named_variants_are_one_axis_and_ranked_against_the_base(tmp_path):
+    write_variants(tmp_path / "s", VARIANTS, (0.1,))
+    (section,) = fixture.sections(tmp_path / "s")
+    axis = section.across.axis
+    assert (axis.keys, axis.name) == (("variant", "model.init", "model.norm"), "variant")
+    assert section.title == "Along variant: 4 values"
+    shown = {value.label: value.note for value in axis.values}
+    assert shown == {
+        "residual": "", "no_norm+dirac": "init=dirac, norm=none", "base": "",
+        "no_norm": "norm=none",
+    }  # fmt: skip
+    (ranking,) = section.rankings
+    assert (ranking.networks, ranking.reference.label) == ("56 layers", "base")
+    ranks = {rank.value.label: rank for rank in ranking.ranks}
+    assert list(ranks) == ["residual", "no_norm+dirac", "base", "no_norm"]
+    assert ranks["base"].minus is None
+    assert ranks["no_norm"].minus.difference == pytest.approx(30)
+    # Holm: the largest of three p-values is tested at 5 %, the smallest at a third of it.
+    want = Difference.of(sample([60, 60.1, 60.2]), sample([30, 30.1, 30.2]))
+    assert ranks["no_norm"].p == pytest.approx(max(3 * want.p_value(0), ranks["residual"].p))
+    assert ranking.summary == (
+        "Training error, compared with base: lower: residual, no_norm+dirac; higher: no_norm."
+    )
+    assert section.origin == rows.VARIANTS
+    report = contents.of_runs(reader.find([tmp_path / "s"]), margin=0.5)
+    (headline,) = headlines.of(report)
+    assert (headline.lead, headline.judgements) == (ranking.summary, ())
+    (ranked,) = [table for table in section.tables if table.title == "56 layers: ranked"]
+    assert ranked.headings[3] == "minus base, points"
+    assert [row[0].text for row in ranked.rows] == list(ranks)
+
+
+def test_variants_with_a_tuned_rate_are_lines_of_their_own(tmp_path):
+    names = ("base", "no_norm")
+    write_variants(tmp_path / "s" / "pilots", names, (0.01, 0.1), seed=100)
+    write_variants(tmp_path / "s", names, (0.1,))
+    tuning = {"over": {"schedule.rate": [0.01, 0.1]}, "by": "training_error"}
+    (tmp_path / "s" / "pilots" / "tuning.json").write_text(json.dumps(tuning))
+    variants, rates = fixture.sections(tmp_path / "s")
+    assert variants.across.axis.name == "variant"
+    (ranked,) = variants.tables
+    assert [row[1].note for row in ranked.rows] == ["rate=0.1"] * 2
+    lines = {line.name: line.at_best for line in rates.across.lines}
+    assert list(lines) == ["plain-56, base", "plain-56, no_norm"]
+    seeds = [[replicate.seed for replicate in cell.replicates] for cell in lines.values()]
+    assert seeds == [[0, 1, 2]] * 2
+
+
+# -------------------------------------------------------------------------- doses and cures
+
+
+def test_the_smallest_value_that_cures_has_an_interval(tmp_path):
+    doses = (0.0, 0.25, 0.5, 0.75, 1.0)
+    # Points of error above the shallowest net; the counting error of 0.1 points is wider than 0.
+    rises = {20: (9.0, 2.0, 0.4, 0.1, -2.0), 56: (20.0, 0.3, 9.0, 0.5, -2.0), 110: (9.0,) * 5}
+    fixture.along(
+        tmp_path / "s", "model.shortcut_scale", doses,
+        lambda depth, shortcut, dose: 5 + (rises[depth][doses.index(dose)] if depth > 8 else 0),
+        depths=(8, 20, 56, 110), shortcuts=("A",),
+    )  # fmt: skip
+    (section,) = fixture.sections(tmp_path / "s", margin=0.5)
+    shown = {
+        cure.line.name: [v and v.number for v in (cure.value, cure.above, cure.at_most)]
+        for cure in section.cures
+    }
+    # resnet-56-A is worse again at 0.5, so that 0.25 does not count.
+    assert shown == {
+        "resnet-20-A": [0.5, 0.25, 1.0], "resnet-56-A": [0.75, 0.5, 1.0],
+        "resnet-110-A": [None, 1.0, None],
+    }  # fmt: skip
+    assert {cure.baseline.name for cure in section.cures} == {"resnet-8-A"}
+    (table,) = [table for table in section.tables if table.title.startswith("Smallest")]
+    assert [field.text for field in table.rows[0]] == [
+        "resnet-20-A", "resnet-8-A", "0.5", "0.25", "1",
+    ]  # fmt: skip
