@@ -9,10 +9,19 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 
 from experiments.report import curves, paper
 from experiments.report.cells import CellResult, Measure
@@ -27,6 +36,7 @@ MEASURES: dict[str, Measure] = {
     "test": Replicate.test_error,
 }
 CURVES_WIDTH = 10.5  # inches
+FEW_TICKS = 100.0  # a ratio of the ends of a logarithmic axis
 LOG_DEPTHS = 12  # a ratio of deepest to shallowest from which the depth axis is logarithmic
 LEGEND_ROWS = 18  # entries that fit beside one row of panels
 CROSS_STEP = 0.06  # fraction of the axis between the crosses of nets that diverged at one depth
@@ -40,6 +50,7 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib's type for the keys is a literal of
     "axes.edgecolor": "#808080",
     "axes.titlesize": 11,
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in the name of a folder is no formula
     "svg.fonttype": "none",  # keep text as text: searchable and small
     "svg.hashsalt": "report",  # reproducible files
 }
@@ -286,6 +297,14 @@ def _draw_depths(ax: Axes, group: Group, name: str, top: float) -> None:
     ax.set(title=f"{name} error", xlabel="depth (layers)")
     if not lines:
         _add_text(ax, "no completed run")
+
+
+def set_log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Labels powers of ten between two ends, and 2 and 5 times them if these are close."""
+    subs = (1.0, 2.0, 5.0) if high < FEW_TICKS * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def add_title(row: SubFigure, group: Group, width: float) -> None:

@@ -27,7 +27,8 @@ def error(depth, shortcut, rate):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("axes")
+    # Two dollars are a formula to Matplotlib, and this one is malformed.
+    folder = tmp_path_factory.mktemp("axes") / "a$x_$b"
     fixture.along(folder / "grid", "schedule.rate", RATES, error)
     fixture.along(
         folder / "tuned", "schedule.rate", RATES, error,
@@ -352,6 +353,7 @@ def test_the_figure_has_its_labels_and_is_not_blank(report, tmp_path):
         "training loss (nats)", "depth 56", "fresh seeds", "best value", "adamw",
     ):  # fmt: skip
         assert f">{label}" in texts
+    assert "a$x_$b" in texts
     assert (tmp_path / "axes.png").stat().st_size > 20_000
 
 

@@ -25,7 +25,7 @@ from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
 from experiments.report.axes.series import QUANTITIES, Point, Quantity, Range
 from experiments.report.curves import LINE_STYLES
-from experiments.report.figures import LEGEND_ROWS, STYLE
+from experiments.report.figures import LEGEND_ROWS, STYLE, set_log_ticks
 
 RING = 11  # points: the ring around a network's best value
 MOST_COLUMNS = 5  # kinds of nets side by side
@@ -123,6 +123,7 @@ def _draw_names(row: SubFigure, section: Section, ranges: dict[str, Range]) -> N
         own_range = ranges[quantity.name]
         if own_range.is_log:
             ax.set_xscale("log")
+            set_log_ticks(ax.xaxis, own_range.low, own_range.high)
         ax.set_xlim(own_range.low, own_range.high)
         ax.set_xlabel(quantity.label)
         ax.yaxis.set_major_locator(FixedLocator([*places.values()]))
@@ -181,6 +182,7 @@ def _draw_points(
 def _set_axes(ax: Axes, axis: Axis, quantity: Quantity, y: Range) -> None:
     if y.is_log:
         ax.set_yscale("log")
+        set_log_ticks(ax.yaxis, y.low, y.high)
     ax.set_ylim(y.low, y.high)
     places = series.places(axis)
     if axis.scale == LOG:

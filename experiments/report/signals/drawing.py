@@ -46,8 +46,11 @@ def _draw_row(row: SubFigure, group: Group, own: list[Panel]) -> None:
             style = {"color": colour, "ls": dash, "lw": 1.4, "clip_on": False}
             (by_name[line.cell.name],) = ax.plot(line.x, line.y, **style)
         ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
-        ax.set_yscale("log" if panel.is_log else "linear")
-        ax.set_ylim(*panel.y_range(own))
+        low, high = panel.y_range(own)
+        if panel.is_log:
+            ax.set_yscale("log")
+            figures.set_log_ticks(ax.yaxis, low, high)
+        ax.set_ylim(low, high)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for ax in axes[len(own) :]:
         ax.set_axis_off()
