@@ -207,8 +207,9 @@ def _curve_handles(group: Group, palette: dict[int, str], window: int) -> list[L
         Patch(color=colour, label=f"depth {depth}") for depth, colour in palette.items()
     ]
     smoothed = f", mean over {window} steps" if window else ""
+    averages = ", moving averages" if group.has_batch_norm else ""
     for kind, width in WIDTHS.items():
-        label = f"{kind} error{smoothed if kind == 'training' else ', moving averages'}"
+        label = f"{kind} error{smoothed if kind == 'training' else averages}"
         handles.append(Line2D([], [], color="#404040", lw=width, label=label))
     for shortcut in sorted({c.shortcut for c in group.cells} - {"none", "A"}):
         dash, label = LINE_STYLES[shortcut].dash, f"shortcut {shortcut}"

@@ -37,6 +37,11 @@ class Group:
         return self.cells[0].config["model"]["family"]
 
     @property
+    def has_batch_norm(self) -> bool:
+        """Whether the networks have BatchNorm."""
+        return self.cells[0].config["model"]["norm"] == "batch"
+
+    @property
     def depths(self) -> list[int]:
         """The sorted depths of the group."""
         return sorted({cell.depth for cell in self.cells})

@@ -101,6 +101,7 @@ def _group(
         "cells": group.cells,
         "networks": len(group.cells),
         "replicates": sum(len(cell.replicates) for cell in group.cells),
+        "has_batch_norm": group.has_batch_norm,
         "has_diverged": any(cell.diverged for cell in group.cells),
         "footnotes": table.footnotes(group),
         "curve_panels": interactive.curve_panels(group, window, tops[0][group.data]),

@@ -122,7 +122,7 @@ def footnotes(group: Group) -> list[str]:
         cell.name
         for cell in group.cells
         if cell.values(Replicate.validation_error)
-        and any(r.validation_metric == reader.MOVING_AVERAGES for r in cell.healthy)
+        and any(reader.has_moving_averages(r.run) for r in cell.healthy)
     ]
     if by_moving_averages:
         words = "validation error with BatchNorm's moving averages, not its population statistics"

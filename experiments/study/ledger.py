@@ -116,7 +116,7 @@ def _errors(run: reader.Run) -> tuple[dict[str, list[float]], str]:
 
 
 def _is_marked(run: reader.Run, split: str) -> bool:
-    return split == "validation" and reader.validation_metric(run.metrics) == reader.MOVING_AVERAGES
+    return split == "validation" and reader.has_moving_averages(run)
 
 
 def _short(path: storage.Path) -> str:

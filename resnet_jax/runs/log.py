@@ -42,7 +42,14 @@ class RunLog:
         self._status_at = 0.0
         self.diverged: dict[str, int] = {}  # replicate -> first step that was not finite
         images = config.batch_size * config.replicates
-        self.progress = Progress(start, config.steps, images, folder.path.name, bar=is_primary())
+        self.progress = Progress(
+            start,
+            config.steps,
+            images,
+            folder.path.name,
+            bar=is_primary(),
+            has_batch_norm=config.model.norm == "batch",
+        )
         self.status("running", start)
         # Last, because if anything here failed, nothing would close its file.
         self._board = None

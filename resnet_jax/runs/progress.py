@@ -16,10 +16,13 @@ _DRAW_SECONDS = 0.5  # between redraws, each of which costs the training thread 
 _SPEED_SECONDS = 300.0  # the ETA follows the speed over this time
 
 
-def brief(row: reader.Row, diverged: Collection[int] = ()) -> str:
+def brief(row: reader.Row, diverged: Collection[int] = (), has_batch_norm: bool = True) -> str:
     """Returns a row of metrics as ``training error 12.30 %, ...``.
 
-    Values are means over the replicates that are not in `diverged`.
+    Args:
+      row: of metrics.
+      diverged: replicates that are left out of the means.
+      has_batch_norm: whether validation without population statistics used moving averages.
     """
     metrics = {
         "training": "train/error",
@@ -31,7 +34,8 @@ def brief(row: reader.Row, diverged: Collection[int] = ()) -> str:
         if metric in row:
             values = row[metric] if isinstance(row[metric], list) else [row[metric]]
             valid = [v for r, v in enumerate(values) if r not in diverged]
-            shown.append(show_error(split, valid, len(values), metric == reader.MOVING_AVERAGES))
+            moving_averages = has_batch_norm and metric == reader.MOVING_AVERAGES
+            shown.append(show_error(split, valid, len(values), moving_averages))
     return ", ".join(shown)
 
 
@@ -134,8 +138,18 @@ class _Figures(rich.progress.ProgressColumn):
 class Progress:
     """Reports a run's steps on stderr."""
 
-    def __init__(self, start: int, steps: int, images_per_step: int, label: str, bar: bool):
+    def __init__(
+        self,
+        start: int,
+        steps: int,
+        images_per_step: int,
+        label: str,
+        *,
+        bar: bool,
+        has_batch_norm: bool = True,
+    ):
         """Starts at step `start` of `steps`; `label` names the run, `bar` shows a progress bar."""
+        self._has_batch_norm = has_batch_norm
         self._steps, self._images_per_step = steps, images_per_step
         self._label = label
         self._latest: reader.Row = {}
@@ -156,22 +170,24 @@ class Progress:
         Returns None if no step was taken since, as for the test, or if the row has no errors.
         Replicates in `diverged` are left out of the means.
         """
-        if not brief(row):  # signals alone
+        shown = brief(row, diverged, self._has_batch_norm)
+        if not shown:  # signals alone
             return None
         step, now = row["step"], time.monotonic()
         since_step, since = self._since
         self._since = (step, now)
         if step == since_step:
-            logging.info("%s: step %d/%d, %s", self._label, step, self._steps, brief(row, diverged))
+            logging.info("%s: step %d/%d, %s", self._label, step, self._steps, shown)
             return None
         rate = (step - since_step) * self._images_per_step / max(now - since, 1e-9)
         self._latest |= row  # keeps showing validation errors, which come less often
-        figures = f"{brief(self._latest, diverged)}, {rate:.0f} images/s"
+        latest = brief(self._latest, diverged, self._has_batch_norm)
+        figures = f"{latest}, {rate:.0f} images/s"
         self._bars.update(self._task, figures=figures)
         if self._bars.disable:
             logging.info(
                 "%s: step %d/%d, %s, %.0f images/s, ETA %s",
-                self._label, step, self._steps, brief(row, diverged), rate, self._eta(step, now),
+                self._label, step, self._steps, shown, rate, self._eta(step, now),
             )  # fmt: skip
         return rate
 

@@ -172,6 +172,12 @@ def validation_metric(metrics: Sequence[Row]) -> str:
     return POPULATION if POPULATION in next(validated, {}) else MOVING_AVERAGES
 
 
+def has_moving_averages(run: Run) -> bool:
+    """Whether the validation error to show was measured with BatchNorm's moving averages."""
+    is_plain = validation_metric(run.metrics) == MOVING_AVERAGES
+    return is_plain and run.config["model"]["norm"] == "batch"
+
+
 def is_alive(path: storage.Path, status: Status) -> bool:
     """Whether the process that wrote a run folder's ``running`` status may still exist.
 

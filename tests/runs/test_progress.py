@@ -129,3 +129,4 @@ def test_population_statistics_replace_moving_averages():
     assert brief(row) == "validation error 8.75 %"
     del row["validation/error_population"]
     assert brief(row) == "validation error 67.22 % (moving averages)"
+    assert brief(row, has_batch_norm=False) == "validation error 67.22 %"

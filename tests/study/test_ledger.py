@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from configs import degradation_cifar10, degradation_digits
 from experiments.cli import tables
 from experiments.launchers.local import Machine
+from experiments.report import contents, groups, page
 from experiments.report import figures as report_figures
-from experiments.report import groups
 from experiments.report import table as report_table
 from experiments.study import estimate, grid, ledger, plan, tuning
 from experiments.study.estimate import Rate, Size
@@ -122,6 +122,18 @@ def test_a_run_extended_after_its_test_shows_its_newest_validation(tmp_path):
     rows += fixture.lines([100], [4.0], validation__error=7.0)
     run = reader.read(fixture.write(tmp_path / "run", rows))
     assert "validation error 7.00 % (moving averages)" in ledger.show_errors(run)
+
+
+def test_without_batch_norm_there_are_no_moving_averages(tmp_path):
+    rows = fixture.lines([100], [4.0], validation__error=7.0)
+    run = reader.read(fixture.write(tmp_path / "run", rows, model__norm="none"))
+    assert ledger.show_errors(run) == "training error 4.00 %, validation error 7.00 %"
+    text = tables.plain(ledger.status_table([run]))
+    assert "moving averages" not in text
+    (group,) = groups.comparable([run])
+    assert not any("moving averages" in note for note in report_table.footnotes(group))
+    report = contents.of_runs([run], margin=0.5)
+    assert "moving averages" not in page.render(report, "").split("How the numbers")[0]
 
 
 def test_makespan_starts_each_job_in_the_first_free_place():
