@@ -10,6 +10,7 @@ import pytest
 from experiments import compare
 from experiments.report import contents, outputs, page
 from experiments.report.axes import answers, figure, finding, model, rows, series
+from experiments.report.curves import LINE_STYLES
 from experiments.report.statistics import Difference, Sample, power_law
 from resnet_jax.runs import reader
 from tests.report import fixture
@@ -203,6 +204,17 @@ def test_the_exponent_of_the_best_value_has_an_interval(grid):
     assert plain.law.exponent == pytest.approx(-1.18, abs=0.01)
     assert residual.law.exponent == pytest.approx(0.0)
     assert residual.law.interval[0] < -0.5 < 0.5 < residual.law.interval[1]
+
+
+def test_every_kind_of_net_is_drawn_among_the_best_values(grid):
+    looks = series.best_looks(grid.fits)
+    assert [look.size for look in looks] == [13, 9]
+    assert [look.colour for look in looks] == [LINE_STYLES[s].colour for s in ("none", "A")]
+    doses = series.best_looks([grid.fits[1]] * 7)
+    sizes = [look.size for look in doses]
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert sizes[-1] == 3
+    assert len({look.colour for look in doses}) == 7
 
 
 def test_with_two_depths_the_report_says_what_an_exponent_needs(tmp_path):

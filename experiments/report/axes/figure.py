@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
@@ -28,6 +29,7 @@ from experiments.report.curves import LINE_STYLES
 from experiments.report.figures import LEGEND_ROWS, STYLE, set_log_ticks
 
 RING = 11  # points: the ring around a network's best value
+MOST_LAWS = 3  # in the legend of the best values
 MOST_COLUMNS = 5  # kinds of nets side by side
 
 
@@ -57,22 +59,26 @@ def _panels(section: Section) -> int:
     return len(section.across.kinds) + bool(section.fits)
 
 
+def _is_side_by_side(section: Section) -> bool:
+    """Whether error and loss stand in one row, with a panel each."""
+    return section.across.axis.scale == NAMES or _panels(section) == 1
+
+
 def _columns(section: Section) -> int:
-    if section.across.axis.scale == NAMES:
-        return len(QUANTITIES)
-    return min(_panels(section), MOST_COLUMNS)
+    return len(QUANTITIES) if _is_side_by_side(section) else min(_panels(section), MOST_COLUMNS)
 
 
 def _rows(section: Section) -> int:
-    """Returns the number of rows per quantity."""
-    return math.ceil(_panels(section) / MOST_COLUMNS)
+    if _is_side_by_side(section):
+        return 1
+    return len(QUANTITIES) * math.ceil(_panels(section) / MOST_COLUMNS)
 
 
 def _height(section: Section) -> float:
     """Returns the height in inches."""
     if section.across.axis.scale == NAMES:
         return 1.8 + 0.27 * len(section.across.axis.values)
-    return 3.2 * len(QUANTITIES) * _rows(section)
+    return 3.2 * _rows(section)
 
 
 def _title(row: SubFigure, section: Section) -> None:
@@ -82,12 +88,11 @@ def _title(row: SubFigure, section: Section) -> None:
 
 def _draw_numbers(row: SubFigure, section: Section, ranges: dict[str, Range]) -> None:
     """Draws a panel per kind of net and quantity, and the best values."""
-    across, per_quantity = section.across, _rows(section)
+    across = section.across
     palette = series.palette(across)
-    grid = row.subplots(per_quantity * len(QUANTITIES), _columns(section), squeeze=False)
+    grid = row.subplots(_rows(section), _columns(section), squeeze=False)
     _title(row, section)
-    for i, quantity in enumerate(QUANTITIES):
-        axes = [*grid[i * per_quantity : (i + 1) * per_quantity].flat]
+    for i, (quantity, axes) in enumerate(zip(QUANTITIES, np.split(grid.ravel(), 2), strict=True)):
         for ax, kind in zip(axes, across.kinds, strict=False):
             own = [line for line in across.lines if line.kind == kind]
             for line in own:
@@ -100,7 +105,7 @@ def _draw_numbers(row: SubFigure, section: Section, ranges: dict[str, Range]) ->
             ax = axes[len(across.kinds)]
             ax.set_visible(True)
             _draw_best(ax, across.axis, section.fits)
-    _legend(row, across, palette, len(QUANTITIES) * per_quantity)
+    _legend(row, across, palette, _rows(section))
 
 
 def _draw_names(row: SubFigure, section: Section, ranges: dict[str, Range]) -> None:
@@ -200,18 +205,20 @@ def _set_axes(ax: Axes, axis: Axis, quantity: Quantity, y: Range) -> None:
 def _draw_best(ax: Axes, axis: Axis, fits: Sequence[BestByDepth]) -> None:
     """Draws the best values against depth, with the fitted power laws."""
     depths = sorted({line.depth for fit in fits for line in fit.lines})
-    for fit, size in zip(fits, series.BEST_SIZES, strict=False):
+    for fit, shown in zip(fits, series.best_looks(fits), strict=True):
         style = LINE_STYLES[fit.lines[0].shortcut]
         best = [line.best.number or 0.0 for line in fit.lines if line.best]
         own = [line.depth for line in fit.lines]
-        look: dict[str, Any] = {"marker": style.marker, "ms": size, "mfc": "none", "mew": 1.8}
-        ax.plot(own, best, ls="", color=style.colour, label=fit.kind, **look)
+        look: dict[str, Any] = {"marker": style.marker, "ms": shown.size, "mfc": "none"}
+        ax.plot(own, best, ls="", mew=1.8, color=shown.colour, label=fit.kind, **look)
         if fit.law:
             law = fit.law
             fitted = [law.factor * depth**law.exponent for depth in own]
             low, high = law.interval
             label = f"depth^{law.exponent:+.2f} [{low:+.2f}, {high:+.2f}]"
-            ax.plot(own, fitted, ls="--", lw=1.2, color=style.colour, label=label)
+            if len(fits) > MOST_LAWS:  # the table has them
+                label = "_nolegend_"
+            ax.plot(own, fitted, ls="--", lw=1.2, color=shown.colour, label=label)
     ax.set(xscale="log", yscale="log", ylim=series.limits(axis), xlabel="depth (layers)")
     ax.set(ylabel=f"best {axis.name}")
     ax.set_title(f"best {axis.name} against depth")
@@ -221,7 +228,7 @@ def _draw_best(ax: Axes, axis: Axis, fits: Sequence[BestByDepth]) -> None:
         one.set_minor_locator(NullLocator())
         one.set_minor_formatter(NullFormatter())
         one.set_major_formatter(FuncFormatter(lambda x, _, n=names: n[x] if n else f"{x:.0f}"))
-    ax.legend(fontsize=8, loc="best")
+    ax.legend(fontsize=8 if len(fits) <= MOST_LAWS else 6, loc="best")
 
 
 def _handles(across: Across, palette: dict[int, str]) -> list[Line2D]:

@@ -58,7 +58,7 @@ def best_panel(section: Section) -> Panel | None:
     figure = go.Figure(layout=layout("depth (layers)", f"best {axis.name}", 1.0, "best"))
     legend = []
     depths: set[int] = set()
-    for fit, size in zip(section.fits, series.BEST_SIZES, strict=False):
+    for fit, shown in zip(section.fits, series.best_looks(section.fits), strict=True):
         style = LINE_STYLES[fit.lines[0].shortcut]
         own = [line.depth for line in fit.lines]
         depths |= set(own)
@@ -70,8 +70,8 @@ def best_panel(section: Section) -> Panel | None:
                 mode="markers",
                 marker={
                     "symbol": f"{style.plotly_marker}-open",
-                    "size": size + 2,
-                    "color": style.colour,
+                    "size": shown.size + 2,
+                    "color": shown.colour,
                     "line": {"width": 2},
                 },
                 hovertemplate="<b>%{text}</b><br>%{y}<extra></extra>",
@@ -84,12 +84,12 @@ def best_panel(section: Section) -> Panel | None:
                     x=own,
                     y=[_rounded(fit.law.factor * d**fit.law.exponent) for d in own],
                     mode="lines",
-                    line={"color": style.colour, "width": 1.6, "dash": "dash"},
+                    line={"color": shown.colour, "width": 1.6, "dash": "dash"},
                     hoverinfo="skip",
                     meta=fit.kind,
                 )
             )
-        legend.append(Entry(fit.kind, "", fit.kind, "", style.colour, 2.2, style.svg_dash))
+        legend.append(Entry(fit.kind, "", fit.kind, "", shown.colour, 2.2, style.svg_dash))
     ticks = curves.depth_ticks(sorted(depths), is_log=True)
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[*map(str, ticks)])
     low, high = map(math.log10, series.limits(axis))

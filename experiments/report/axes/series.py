@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from experiments.report import curves
+from experiments.report.axes.answers import BestByDepth
 from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line, Value
 from experiments.report.cells import CellResult, Measure
+from experiments.report.curves import LINE_STYLES
 from experiments.report.replicates import Replicate
 
 CROSS = 0.97  # the height of the crosses of diverged seeds, as a fraction of the axis
-BEST_SIZES = (13, 9, 6, 4)  # of hollow markers, by kind of net: equal best values stay visible
+BEST_SIZES = (13, 3)  # the largest and the smallest hollow marker of a best value
 LOG_LOSSES = 10.0  # a ratio of losses from which their axis is logarithmic
 
 
@@ -65,6 +67,30 @@ class Range:
 def palette(across: Across) -> dict[int, str]:
     """Returns one colour per depth."""
     return curves.colours(sorted({line.depth for line in across.lines}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How the best values of one kind of net are drawn."""
+
+    size: float
+    colour: str
+
+
+def best_looks(fits: Sequence[BestByDepth]) -> list[Look]:
+    """Returns hollow markers of decreasing size: one on another, all stay visible.
+
+    Kinds that share a shortcut, such as doses of it, also have colours of their own.
+    """
+    largest, smallest = BEST_SIZES
+    step = min(4.0, (largest - smallest) / max(len(fits) - 1, 1))
+    shortcuts = [fit.lines[0].shortcut for fit in fits]
+    shades = curves.colours(range(len(fits)))
+    is_unique = len(set(shortcuts)) == len(shortcuts)
+    return [
+        Look(largest - i * step, LINE_STYLES[shortcut].colour if is_unique else shades[i])
+        for i, shortcut in enumerate(shortcuts)
+    ]
 
 
 def places(axis: Axis) -> dict[Value, float]:
