@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     study.base.steps = 60
     study.base.replicates = 3
     study.base.checkpoint.every = 60
-    study.tune = tuned_over((0.003, 0.01, 0.03, 0.1))
+    study.tune = tuned_over((0.001, 0.003, 0.01, 0.03, 0.1))
     study.tune.seeds = 1  # two thirds of the time
     return with_cures(study)
 
