@@ -122,17 +122,19 @@ def gradients_do_not_explode(group: Group, margin: float) -> Finding:
 @judges(
     Claim(
         id="3c",
-        statement="Without BatchNorm, the gradients of deep plain nets vanish or explode",
+        statement="Without BatchNorm, gradients vanish or explode between a plain net's layers",
         source="the counterpart of claim 3; He et al. 2015, section 1, on normalisation",
         needs=lambda group: _lacks_gradients(group, "none"),
         rule="compares, in the deepest plain net, the same norms at the logged step where they "
         "differ most, as the power of ten of the larger over the smaller one. It is confirmed if "
         f"the interval lies above {ORDERS:g} and rejected if it lies below.",
         words={
-            CONFIRMED: "Without BatchNorm, the gradients of the deepest plain net vanish or "
-            "explode.",
-            REJECTED: "Even without BatchNorm, the deepest plain net has healthy gradients.",
-            UNDECIDED: "Whether gradients stay healthy without BatchNorm is undecided.",
+            CONFIRMED: "Without BatchNorm, the first and the last layer of the deepest plain net "
+            "have gradients that differ by more than a factor of 100.",
+            REJECTED: "Even without BatchNorm, the first and the last layer of the deepest plain "
+            "net have gradients that differ by less than a factor of 100.",
+            UNDECIDED: "Whether first and last layer have similar gradients without BatchNorm is "
+            "undecided.",
         },
         unit="powers of ten",
     )
