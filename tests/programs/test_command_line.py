@@ -89,7 +89,9 @@ REFUSED = {
     "an empty value": ("run", [DIGITS, "--config.data.dir="], "dir is empty; is a shell variable"),
     "an empty folder": ("run", [DIGITS, "--workdir="], "--workdir is empty; is a shell variable"),
     "an empty folder apart": ("run", [DIGITS, "--workdir", ""], "--workdir is empty; is a shell"),
-    "an argument in vain": ("run", [f"{DIGITS}:paper"], "takes no argument; leave out :paper"),
+    "an argument in vain": (
+        "run", ["--config=configs/cifar10.py:paper"], "takes no argument; leave out :paper"
+    ),
     "an unknown preset": ("run", ["--config=configs/imagenet.py:papr"], "nearest: paper"),
     "a typo in a flagfile": ("run", ["--flagfile=FLAGFILE", "--flagfile=TYPO"], r"nearest: seed"),
     "no flagfile": ("run", ["--flagfile=/nowhere/f"], "Unable to open flagfile"),
