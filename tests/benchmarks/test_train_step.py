@@ -20,8 +20,12 @@ from resnet_jax.resolve import resolve
 from tests import tiny
 
 DEPTHS = {"imagenet": (18, 34, 50, 101, 152), "cifar": (20, 32, 44, 56, 110)}
+# The deepest of each kind of block; the others are slow.
+QUICK = [("cifar", 110), ("imagenet", 34), ("imagenet", 50)]
 NETWORKS = [
-    (family, depth, shortcut)
+    pytest.param(
+        family, depth, shortcut, marks=[] if (family, depth) in QUICK else pytest.mark.slow
+    )
     for family, depths in DEPTHS.items()
     for depth in depths
     for shortcut in ("none", "A", "B", "C")

@@ -78,7 +78,7 @@ def test_projections(family, depth, shortcut):
 @pytest.mark.parametrize(
     ("family", "depth"),
     [
-        pytest.param(family, depth, marks=pytest.mark.slow if depth == 1202 else [])
+        pytest.param(family, depth, marks=pytest.mark.slow if depth in (101, 1202) else [])
         for family, depth in NETWORKS
     ],
 )

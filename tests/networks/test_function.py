@@ -233,7 +233,9 @@ NETWORKS = [
         {"kind": kind, "preactivation": pre, "shortcut": shortcut, "stem": stem, "zero": zero},
         id=f"{kind}-{'pre' if pre else 'post'}-{shortcut}-{stem}-{'zero' if zero else 'he'}",
         # Each compiles a network; the quick suite samples every kind.
-        marks=[] if (shortcut, stem) in (("A", "cifar"), ("B", "imagenet")) else pytest.mark.slow,
+        marks=[]
+        if (shortcut, stem, zero) in (("A", "cifar", True), ("B", "imagenet", False))
+        else pytest.mark.slow,
     )
     for kind in LAST
     for pre in (False, True)

@@ -129,7 +129,7 @@ def test_initial_weights_differ_by_layer():
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("remat", [(1,), (1, 2)])
+@pytest.mark.parametrize("remat", [pytest.param((1,), marks=pytest.mark.slow), (1, 2)])
 def test_recomputed_stages_give_the_same_results(remat, scan):
     usual = network(BASIC, "B", scan=scan)
     saving = network(BASIC, "B", scan=scan, remat=remat)
