@@ -153,9 +153,14 @@ class ClaimSection:
 def claim_sections(judgements: Sequence[Judgement]) -> list[ClaimSection]:
     """Separates the claims named before the runs from later observations; no section is empty.
 
-    Claims that nobody named and that are not tested are in none.
+    A claim that is not tested in a group is left out unless it was named and no group tests it.
     """
-    judgements = [one for one in judgements if one.naming.at or one.verdict != NOT_TESTED]
+    tested = {one.id for one in judgements if one.verdict != NOT_TESTED}
+    judgements = [
+        one
+        for one in judgements
+        if one.verdict != NOT_TESTED or (one.naming.at and one.id not in tested)
+    ]
     named = tuple(one for one in judgements if one.naming.before_runs)
     later = tuple(one for one in judgements if not one.naming.before_runs)
     added = {f"claim {one.id} {one.naming}" for one in later if one.naming.at}

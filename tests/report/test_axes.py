@@ -358,8 +358,11 @@ def test_panels_of_a_quantity_have_one_range_on_the_whole_page(html_page):
 
 
 def test_the_figure_has_its_labels_and_is_not_blank(report, tmp_path):
+    (tmp_path / "axes-3.png").touch()  # of an earlier report with more axes
     figure.write(report.sections, tmp_path)
-    texts = (tmp_path / "axes.svg").read_text()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"axes.png", "axes.svg", "axes-2.png", "axes-2.svg"}
+    texts = (tmp_path / "axes.svg").read_text() + (tmp_path / "axes-2.svg").read_text()
     for label in (
         "Along schedule.rate, from 0.01 to 0.1", "best rate against depth", "residual nets",
         "training loss (nats)", "depth 56", "fresh seeds", "best value", "adamw",

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FixedFormatter,
@@ -26,7 +26,7 @@ from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
 from experiments.report.axes.series import QUANTITIES, Point, Quantity, Range
 from experiments.report.curves import LINE_STYLES
-from experiments.report.figures import LEGEND_ROWS, STYLE, set_log_ticks
+from experiments.report.figures import LEGEND_ROWS, STYLE, save, set_log_ticks
 
 RING = 11  # points: the ring around a network's best value
 MOST_LAWS = 3  # in the legend of the best values
@@ -34,24 +34,18 @@ MOST_COLUMNS = 5  # kinds of nets side by side
 
 
 def write(sections: Sequence[Section], out: pathlib.Path) -> None:
-    """Writes axes.png and axes.svg, with one row of panels per quantity and section."""
-    if not sections:
-        return
+    """Writes axes.png and axes.svg for the first section, axes-2.png and so on for the others."""
+    for stale in (*out.glob("axes.*"), *out.glob("axes-*.*")):
+        stale.unlink()
     ranges = {q.name: series.y_range([s.across for s in sections], q) for q in QUANTITIES}
-    columns = max(_columns(section) for section in sections)
-    heights = [_height(section) for section in sections]
-    with matplotlib.rc_context(STYLE):
-        size = (3.5 * columns + 1.6, sum(heights))
-        figure = Figure(figsize=size, layout="constrained")
-        parts = figure.subfigures(len(sections), 1, squeeze=False, height_ratios=heights)
-        rows = parts[:, 0]
-        for row, section in zip(rows, sections, strict=True):
-            if section.across.axis.scale == NAMES:
-                _draw_names(row, section, ranges)
-            else:
-                _draw_numbers(row, section, ranges)
-        figure.savefig(out / "axes.png", dpi=150)
-        figure.savefig(out / "axes.svg", metadata={"Date": None})
+    for number, section in enumerate(sections, start=1):
+        with matplotlib.rc_context(STYLE):
+            size = 3.5 * _columns(section) + 1.6, _height(section)
+            figure = Figure(figsize=size, layout="constrained")
+            is_names = section.across.axis.scale == NAMES
+            draw = _draw_names if is_names else _draw_numbers
+            draw(figure, section, ranges)
+            save(figure, "axes" if number == 1 else f"axes-{number}", out)
 
 
 def _panels(section: Section) -> int:
@@ -60,7 +54,7 @@ def _panels(section: Section) -> int:
 
 
 def _is_side_by_side(section: Section) -> bool:
-    """Whether error and loss stand in one row, with a panel each."""
+    """Whether error and loss stand in one figure, with a panel each."""
     return section.across.axis.scale == NAMES or _panels(section) == 1
 
 
@@ -81,17 +75,17 @@ def _height(section: Section) -> float:
     return 3.2 * _rows(section)
 
 
-def _title(row: SubFigure, section: Section) -> None:
+def _title(figure: Figure, section: Section) -> None:
     title = textwrap.wrap(f"{section.title} ({section.across.study})", 36 * _columns(section))
-    row.suptitle("\n".join(title), fontsize=11, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle("\n".join(title), fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
-def _draw_numbers(row: SubFigure, section: Section, ranges: dict[str, Range]) -> None:
+def _draw_numbers(figure: Figure, section: Section, ranges: dict[str, Range]) -> None:
     """Draws a panel per kind of net and quantity, and the best values."""
     across = section.across
     palette = series.palette(across)
-    grid = row.subplots(_rows(section), _columns(section), squeeze=False)
-    _title(row, section)
+    grid = figure.subplots(_rows(section), _columns(section), squeeze=False)
+    _title(figure, section)
     for i, (quantity, axes) in enumerate(zip(QUANTITIES, np.split(grid.ravel(), 2), strict=True)):
         for ax, kind in zip(axes, across.kinds, strict=False):
             own = [line for line in across.lines if line.kind == kind]
@@ -105,15 +99,15 @@ def _draw_numbers(row: SubFigure, section: Section, ranges: dict[str, Range]) ->
             ax = axes[len(across.kinds)]
             ax.set_visible(True)
             _draw_best(ax, across.axis, section.fits)
-    _legend(row, across, palette, _rows(section))
+    _legend(figure, across, palette, _rows(section))
 
 
-def _draw_names(row: SubFigure, section: Section, ranges: dict[str, Range]) -> None:
+def _draw_names(figure: Figure, section: Section, ranges: dict[str, Range]) -> None:
     """Draws a panel per quantity, with the names from top to bottom by their training error."""
     across = section.across
     palette = series.palette(across)
-    grid = row.subplots(1, len(QUANTITIES), sharey=True)
-    _title(row, section)
+    grid = figure.subplots(1, len(QUANTITIES), sharey=True)
+    _title(figure, section)
     places = series.places(across.axis)
     for ax, quantity in zip(grid, QUANTITIES, strict=True):
         for line in across.lines:
@@ -135,13 +129,13 @@ def _draw_names(row: SubFigure, section: Section, ranges: dict[str, Range]) -> N
         ax.yaxis.set_major_formatter(FixedFormatter([value.label for value in places]))
     low, high = series.limits(across.axis)
     grid[0].set_ylim(high, low)
-    _legend(row, across, palette, 1)
+    _legend(figure, across, palette, 1)
 
 
-def _legend(row: SubFigure, across: Across, palette: dict[int, str], rows: int) -> None:
+def _legend(figure: Figure, across: Across, palette: dict[int, str], rows: int) -> None:
     handles = _handles(across, palette)
     columns = math.ceil(len(handles) / (LEGEND_ROWS * rows))
-    row.legend(handles=handles, ncols=columns, loc="outside right center", handlelength=2.0)
+    figure.legend(handles=handles, ncols=columns, loc="outside right center", handlelength=2.0)
 
 
 def _draw_line(ax: Axes, across: Across, line: Line, quantity: Quantity, colour: str) -> None:
