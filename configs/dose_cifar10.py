@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     """Returns nets of 20 and 56 layers with seven scales of their shortcuts."""
     study = ConfigDict()
     study.base = degradation_cifar10_short.get_config().base
-    study.tune = rescues_digits.tuned_over((0.003, 0.01, 0.03, 0.1))
+    study.tune = rescues_digits.tuned_over()
     return dose_digits.with_scales(study, (20, 56))

@@ -8,21 +8,14 @@ values of a share a compiled program (1 has its own). --dry_run estimates the ti
 
 from ml_collections import ConfigDict
 
-from configs import digits, rescues_digits
+from configs import rescues_digits
 
 SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 
 def get_config() -> ConfigDict:
     """Returns nets of 20, 32 and 56 layers with seven scales of their shortcuts."""
-    study = ConfigDict()
-    study.base = digits.get_config("short")
-    study.base.steps = 60
-    study.base.replicates = 3
-    study.base.checkpoint.every = 60
-    study.tune = rescues_digits.tuned_over((0.003, 0.01, 0.03, 0.1))
-    study.tune.seeds = 1
-    return with_scales(study, (20, 32, 56))
+    return with_scales(rescues_digits.brief_study(rescues_digits.RATES), (20, 32, 56))
 
 
 def with_scales(study: ConfigDict, depths: tuple[int, ...]) -> ConfigDict:

@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     study = ConfigDict()
     study.base = degradation_cifar10_short.get_config().base
     study.base.eval.population_examples = 0  # a part of them would mean nothing without BatchNorm
-    study.tune = rescues_digits.tuned_over((0.003, 0.01, 0.03, 0.1))
+    study.tune = rescues_digits.tuned_over()
     return rescues_digits.with_cures(study)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import digits
 
+RATES = (0.003, 0.01, 0.03, 0.1)
 _NO_NORM = {"norm": "none"}
 _RESIDUAL = {"shortcut": "A"}
 _NO_NORM_RESIDUAL = _NO_NORM | _RESIDUAL
@@ -48,14 +49,19 @@ CURES = {
 
 def get_config() -> ConfigDict:
     """Returns plain nets of 56 layers, each with one cure, and residual nets."""
+    return with_cures(brief_study((0.001, *RATES)))
+
+
+def brief_study(rates: tuple[float, ...]) -> ConfigDict:
+    """Returns a base of 60 steps on the digits and the tuning of its rate, without a grid."""
     study = ConfigDict()
     study.base = digits.get_config("short")
     study.base.steps = 60
     study.base.replicates = 3
     study.base.checkpoint.every = 60
-    study.tune = tuned_over((0.001, 0.003, 0.01, 0.03, 0.1))
-    study.tune.seeds = 1  # two thirds of the time
-    return with_cures(study)
+    study.tune = tuned_over(rates)
+    study.tune.seeds = 1  # a third of the pilots' steps
+    return study
 
 
 def with_cures(study: ConfigDict) -> ConfigDict:
@@ -74,7 +80,7 @@ def with_cures(study: ConfigDict) -> ConfigDict:
     return study
 
 
-def tuned_over(rates: tuple[float, ...]) -> ConfigDict:
+def tuned_over(rates: tuple[float, ...] = RATES) -> ConfigDict:
     """Returns a study's part `tune`, with as many seeds per pilot as per cell: one program."""
     over = {"schedule": {"rate": rates}}
     return ConfigDict({"over": over, "by": "training_loss", "seeds": 3, "first_seed": 1000})

@@ -46,11 +46,11 @@ class Ranking:
     @property
     def summary(self) -> str:
         """The values that are certainly better and worse than the reference, and the others."""
-        sides: dict[str, list[str]] = {"lower": [], "higher": [], "not decided": []}
+        sides: dict[str, list[str]] = {"lower": [], "higher": [], "undecided": []}
         for rank in self.ranks:
             if rank.minus:
                 low, high = rank.minus.ci95 or (-math.inf, math.inf)
-                side = "lower" if high < 0 else "higher" if low > 0 else "not decided"
+                side = "lower" if high < 0 else "higher" if low > 0 else "undecided"
                 sides[side].append(rank.value.label)
         listed = [f"{side}: {', '.join(names)}" for side, names in sides.items() if names]
         return f"Training error, compared with {self.reference.label}: {'; '.join(listed)}."

@@ -26,7 +26,7 @@ SAME_SEEDS = (
     "errors at the best values are too low, and the verdicts there are less certain than their "
     "intervals say. A tuned study (docs/tuning.md) uses fresh seeds."
 )
-VARIANTS = "No variant was chosen by its result: each has its own row, and all are compared alike."
+VARIANTS = "All variants are shown, so none was selected by its result."
 GAPS = (
     "The interaction is the gap at a common value minus the gap at the best values: the part of "
     "the gap that is due to the common value. Each interval is at 95 %, without a correction for "
