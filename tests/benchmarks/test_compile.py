@@ -25,8 +25,8 @@ def test_it_measures_every_network_both_ways(tmp_path):
         assert all(len(each) == 1 and each[0] > 0 for each in seconds)
         assert row["from_cache"][0] < row["compile"][0]
         assert row["memory_bytes"] > 1e6
-    # The program grows with depth only without a loop.
-    assert rows[32, "loop"]["operations"] == rows[20, "loop"]["operations"]
+    # With a loop, only the signals of each layer grow with depth.
+    assert rows[32, "loop"]["operations"] < 1.05 * rows[20, "loop"]["operations"]
     assert rows[32, "unrolled"]["operations"] > 1.3 * rows[20, "unrolled"]["operations"]
     for blocks in ("loop", "unrolled"):
         deeper, first = (

@@ -159,7 +159,7 @@ def test_a_run_logs_every_metric(root, tmp_path):
     facts = folder.environment["data"]
     assert facts["image_shape"] == [32, 32, 3]
     assert (facts["train"], facts["test"]) == (26, 11)
-    losses = [row["train/loss"][0] for row in folder.metrics]
+    losses = [row["train/loss"][0] for row in folder.metrics if "train/loss" in row]
     assert len(set(losses)) == 5
 
 

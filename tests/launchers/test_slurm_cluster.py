@@ -1,10 +1,13 @@
 """The launcher on a real Slurm: two nodes, preemption, a lost node, a cancelled job."""
 
+import contextlib
 import itertools
 import json
 import os
+import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -93,7 +96,7 @@ def launches(folder, cell):
     text = (folder / cell / "log.txt").read_text()
     parts = re.split(r"(?:starts at|resumes at) step (\d+)\.", text)[1:]
     return [
-        (int(start), [int(step) for step in re.findall(rf": step (\d+)/{STEPS},", said)])
+        (int(start), [int(step) for step in re.findall(r": step (\d+)/\d+,", said)])
         for start, said in zip(parts[::2], parts[1::2], strict=True)
     ]
 
@@ -108,6 +111,27 @@ def assert_nothing_was_done_twice(folder, cell):
         assert all(step > start for step in again)
     steps = [row["step"] for row in reader.read_metrics(folder / cell / "metrics.jsonl")]
     assert steps == sorted(set(steps))
+
+
+@contextlib.contextmanager
+def held(folder):
+    """Stops the programs of a study's cells during the block, so that none ends meanwhile."""
+    pids = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            program, *words = path.read_bytes().decode(errors="replace").split("\0")
+            if "python" in program and any(
+                word.startswith(f"--workdir={folder}/") for word in words
+            ):
+                pids.append(int(path.parent.name))
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield len(pids)
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # of the lost node
+                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +150,20 @@ def test_every_cell_completes_whatever_happens_to_its_job(cluster, undisturbed, 
     folder = tmp_path / "a study"
     sweep(cluster, folder, "--jobs=3")
     until(lambda: all(step_of(folder, cell) > 2 * EVERY for cell in CELLS), "all cells train")
-    jobs = jobs_of(cluster, folder)
-    assert {state for _, state, _ in jobs.values()} == {"RUNNING"}
-    assert {node for _, _, node in jobs.values()} == set(NODES)
     # Two cells share a node: one of them is cancelled, the other is preempted by a job of higher
     # priority. The third cell's node is lost.
-    by_node = {node: [c for c in CELLS if jobs[c][2] == node] for node in NODES}
-    (lost,), (preempted, cancelled) = sorted(by_node.values(), key=len)
-
-    cluster.lose_node(jobs[lost][2])
-    assert f"Cancelled: {cancelled}." in sweep(cluster, folder, "--cancel", f"--only={cancelled}")
-    cluster.run("sbatch", "--partition=high", f"--nodelist={jobs[preempted][2]}", "--exclusive",
-                f"--output={tmp_path}/high.txt", "--wrap=sleep 3")  # fmt: skip
+    with held(folder) as programs:
+        assert programs == 3
+        jobs = jobs_of(cluster, folder)
+        assert {state for _, state, _ in jobs.values()} == {"RUNNING"}
+        assert {node for _, _, node in jobs.values()} == set(NODES)
+        by_node = {node: [c for c in CELLS if jobs[c][2] == node] for node in NODES}
+        (lost,), (preempted, cancelled) = sorted(by_node.values(), key=len)
+        cluster.lose_node(jobs[lost][2])
+        said = sweep(cluster, folder, "--cancel", f"--only={cancelled}")
+        assert f"Cancelled: {cancelled}." in said
+        cluster.run("sbatch", "--partition=high", f"--nodelist={jobs[preempted][2]}", "--exclusive",
+                    f"--output={tmp_path}/high.txt", "--wrap=sleep 3")  # fmt: skip
 
     until(lambda: status(folder, cancelled).get("status") == "preempted", "the cancelled one saved")
     until(lambda: len(launches(folder, preempted)) == 2, "the preempted one is back")
@@ -168,7 +194,8 @@ def test_every_cell_completes_whatever_happens_to_its_job(cluster, undisturbed, 
 
 
 def test_a_cell_over_two_nodes_is_preempted_and_resumes(cluster, tmp_path):
-    only = ("--only=resnet-8-A", "--nodes=2", "--time=10:00")
+    steps = 800  # slower ones than those of a process alone
+    only = ("--only=resnet-8-A", "--nodes=2", "--time=10:00", f"--config.base.steps={steps}")
     sweep(cluster, tmp_path / "whole", *only)
     cell = ["resnet-8-A"]
     until(lambda: all_completed(tmp_path / "whole", cell), "the undisturbed one is done")
