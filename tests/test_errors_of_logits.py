@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from resnet_jax import step
+from resnet_jax import losses
 
 NAN, INF = jnp.nan, jnp.inf
 
@@ -24,7 +24,7 @@ NAN, INF = jnp.nan, jnp.inf
 )
 def test_top1_error(logits, correct):
     for label in range(3):
-        error = step.top1_error(jnp.array([logits]), jnp.array([label]))
+        error = losses.top1_error(jnp.array([logits]), jnp.array([label]))
         assert error.tolist() == [0.0 if label in correct else 100.0]
 
 
@@ -41,5 +41,5 @@ def test_top1_error(logits, correct):
 )
 def test_top5_error(logits, correct):
     for label in range(7):
-        error = step.top5_error(jnp.array([logits]), jnp.array([label]))
+        error = losses.top5_error(jnp.array([logits]), jnp.array([label]))
         assert error.tolist() == [0.0 if label in correct else 100.0], label

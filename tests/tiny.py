@@ -32,6 +32,7 @@ from resnet_jax.resolve import resolve
 from resnet_jax.runs import identity, reader
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.step import Task
+from tests import forks
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -100,10 +101,7 @@ def launch(
 
 def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs ``python -m NAME ARGUMENTS`` on one CPU device to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", name, *map(str, arguments)],
-        cwd=ROOT, env=environment() | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+    return forks.run(name, [*map(str, arguments)], environment() | {"JAX_PLATFORMS": "cpu"})
 
 
 def compare(*arguments: object) -> int:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend.core import Var
 
-from resnet_jax import step
+from resnet_jax import losses
 from resnet_jax.pytree import PyTree
 
 
@@ -39,7 +39,7 @@ def kept_bytes(
                 train=True,
                 mutable=["batch_stats"],
             )
-            return step.cross_entropy(logits_BK, labels_B, 0.0).mean(), updated
+            return losses.cross_entropy(logits_BK, labels_B, 0.0).mean(), updated
 
         _, pull_back, _ = jax.vjp(loss, params, has_aux=True)
         return pull_back  # a tree whose leaves are the residuals

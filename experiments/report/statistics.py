@@ -10,8 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.optimize
-import scipy.stats
+import scipy  # imports scipy.stats and scipy.optimize at their first use: they take a second
 
 DASH = "\N{EN DASH}"  # shown for a missing number
 ALPHA = 0.05  # the family-wise error rate

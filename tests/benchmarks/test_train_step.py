@@ -12,7 +12,7 @@ from flax import traverse_util
 from benchmarks import machine
 from benchmarks.compiled import bound
 from benchmarks.peers import flax_example, ours
-from resnet_jax import step
+from resnet_jax import losses
 from resnet_jax.data import sets
 from resnet_jax.errors import UserError
 from resnet_jax.networks import layout, resnet, summary
@@ -119,8 +119,8 @@ def ours_on_noise(config):
     def loss(params, batch_stats):
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updated = net.apply(variables, images, train=True, mutable=["batch_stats"])
-        losses = step.cross_entropy(logits, jnp.asarray(labels), 0.0)
-        return losses.mean(), updated["batch_stats"]
+        each = losses.cross_entropy(logits, jnp.asarray(labels), 0.0)
+        return each.mean(), updated["batch_stats"]
 
     variables = net.init(jax.random.key(1), images[:1], train=True)
     grad = jax.jit(jax.value_and_grad(loss, has_aux=True))

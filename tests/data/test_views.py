@@ -12,10 +12,10 @@ import pytest
 from configs import imagenet
 from resnet_jax.data import jpeg, views
 from resnet_jax.execution import decide
+from resnet_jax.losses import MANY_CLASSES
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import Compiler
 from resnet_jax.resolve import resolve
-from resnet_jax.step import MANY_CLASSES
 from tests import tiny
 from tests.data import pictures
 from tests.data.pictures import opened

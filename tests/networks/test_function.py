@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from resnet_jax.losses import cross_entropy
 from resnet_jax.networks import initializers, layout
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.blocks import Block, shortcut
 from resnet_jax.networks.resnet import ResNet
-from resnet_jax.step import cross_entropy
 
 BASIC = Architecture("basic", (1, 1), (4, 8))
 BOTTLENECK = Architecture("bottleneck", (1, 1), (4, 8))

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.losses import cross_entropy
 from resnet_jax.networks import layout
 from resnet_jax.networks.architectures import architecture
 from resnet_jax.networks.per_block import Scales
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.networks.summary import summarize
-from resnet_jax.step import cross_entropy
 from tests import tiny
 from tests.networks import small
 from tests.networks.small import BLOCKS, IMAGES, network

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax import step
+from resnet_jax import losses
 from resnet_jax.networks import layout
 from resnet_jax.networks.architectures import Architecture, architecture
 from resnet_jax.networks.normalization import MOMENTS
@@ -51,7 +51,7 @@ def lowered(model, images, labels, variables):
                 train=True,
                 mutable=["batch_stats", MOMENTS],
             )
-            return step.cross_entropy(logits, labels, 0.0).mean(), (logits, kept)
+            return losses.cross_entropy(logits, labels, 0.0).mean(), (logits, kept)
 
         (_, (logits, kept)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         return {"logits": logits, **kept, "gradients": gradients}

@@ -286,7 +286,7 @@ def test_the_warmup_reaches_the_step():
 
 
 def test_label_smoothing_by_hand():
-    from resnet_jax.step import cross_entropy, top1_error
+    from resnet_jax.losses import cross_entropy, top1_error
 
     logits, labels = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 3.0]]), jnp.array([0, 1])
     log_p = np.asarray(logits) - np.log(np.exp(np.asarray(logits)).sum(1, keepdims=True))

@@ -15,6 +15,7 @@ from benchmarks.peers import ours
 from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.execution import on_mesh
 from resnet_jax.kernels.convolution import one_by_one
+from resnet_jax.losses import cross_entropy
 from resnet_jax.networks import summary
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
@@ -24,7 +25,6 @@ from resnet_jax.resolve import resolve
 from resnet_jax.runs import identity
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.state import NEVER
-from resnet_jax.step import cross_entropy
 from tests import tiny
 from tests.parallel.test_devices import relative_difference
 from tests.parallel.test_mesh import SEEDS, Setup

@@ -130,3 +130,20 @@ def test_a_package_missing_in_tfds_is_not_reported_as_bad_data(tmp_path, monkeyp
     monkeypatch.setattr("tensorflow_datasets.builder_from_directory", lacking)
     with pytest.raises(ModuleNotFoundError):
         records.read_info(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--depth"], ["--config=configs/digits.py", "--json"]], ids=" ".join
+)
+def test_a_copy_of_a_process_answers_as_a_process_of_its_own(flags):
+    program = ("experiments.describe", *flags)
+    own = subprocess.run(
+        [sys.executable, "-m", *program],
+        cwd=tiny.ROOT, env=tiny.environment() | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    copied = tiny.program(*program)  # as most tests start a program, see forks.py
+    assert (own.returncode, own.stdout, own.stderr) == (
+        copied.returncode, copied.stdout, copied.stderr,
+    )  # fmt: skip
+    assert own.stdout + own.stderr
