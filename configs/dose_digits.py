@@ -23,4 +23,5 @@ def with_scales(study: ConfigDict, depths: tuple[int, ...]) -> ConfigDict:
     study.base.model.shortcut = "A"
     study.grid = ConfigDict({"model": {"depth": depths, "shortcut_scale": SCALES}})
     study.exceptions = ConfigDict()
+    study.claims = ("1", "2")  # of the plain nets at 0, and of the others at each scale
     return study

@@ -35,8 +35,13 @@ class CellResult:
 
     @property
     def shortcut(self) -> str:
-        """``none`` for a plain net, else the shortcut's letter."""
-        return self.config["model"]["shortcut"]
+        """``none`` for a plain net, else the shortcut's letter.
+
+        A net with shortcuts times 0 is plain: it computes the same, bit for bit.
+        """
+        model = self.config["model"]
+        is_off = model.get("shortcut_scale") == 0 and model["shortcut_scale_by"] != "learned"
+        return "none" if is_off else model["shortcut"]
 
     @property
     def plain(self) -> bool:
@@ -46,7 +51,7 @@ class CellResult:
     @property
     def name(self) -> str:
         """The cell's name: ``plain-56``, ``resnet-56-A``."""
-        return f"plain-{self.depth}" if self.plain else f"resnet-{self.depth}-{self.shortcut}"
+        return named(self.depth, self.shortcut)
 
     @property
     def healthy(self) -> tuple[Replicate, ...]:
@@ -142,6 +147,11 @@ def pool(members: Sequence[reader.Run]) -> CellResult:
         notes += [_describe(run) for run in unfinished if run.status.get("reason")]
     kept, repeated = _one_per_seed(pooled)
     return CellResult(tuple(members), tuple(kept), status, (*notes, *repeated))
+
+
+def named(depth: int, shortcut: str) -> str:
+    """Returns ``plain-56`` or ``resnet-56-A``."""
+    return f"plain-{depth}" if shortcut == "none" else f"resnet-{depth}-{shortcut}"
 
 
 def order(cell: CellResult) -> tuple[int, int]:

@@ -351,3 +351,26 @@ def test_an_undecided_claim_says_how_many_seeds_would_decide_it(tmp_path):
     nets = {("none", 20): [9.0, 10.0, 11.0], ("none", 56): [11.0, 10.0, 9.0]}
     claim = judged(tmp_path / "b", nets)["1"]
     assert "no number of seeds would decide it at this difference" in claim.detail
+
+
+@pytest.mark.parametrize(
+    ("scales", "names", "tested"),
+    [
+        ({"model__shortcut_scale": 0.0}, ["plain-8", "plain-32"], {"1"}),
+        (
+            {"model__shortcut_scale": 0.0, "model__shortcut_scale_by": "1/L"},
+            ["plain-8", "plain-32"], {"1"},
+        ),
+        ({"model__shortcut_scale": 0.1}, ["resnet-8-A", "resnet-32-A"], {"2"}),
+        (
+            {"model__shortcut_scale": 0.0, "model__shortcut_scale_by": "learned"},
+            ["resnet-8-A", "resnet-32-A"], {"2"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_net_with_shortcuts_times_0_is_plain(tmp_path, scales, names, tested):
+    fixture.study(tmp_path / "s", depths=(8, 32), shortcuts=("A",), **scales)
+    (group,) = groups.comparable(reader.find([tmp_path / "s"]))
+    assert [cell.name for cell in group.cells] == names
+    found = {one.id for one in claims.judge(group, 0.5) if one.verdict != registry.NOT_TESTED}
+    assert found & {*ERROR_CLAIMS} == tested

@@ -179,8 +179,9 @@ def _lines(
             best = _value(at_best.values_of(keys)[keys[0]])
         others_shown = place[1]
         more = f", {others_shown}" if others_shown else ""
-        kind = groups.kind_name(first.shortcut, letters)
-        lines.append(Line(first.name + more, kind + more, others_shown, along, best, at_best))
+        shortcut = first.config["model"]["shortcut"]
+        name, kind = cells.named(first.depth, shortcut), groups.kind_name(shortcut, letters)
+        lines.append(Line(name + more, kind + more, others_shown, along, best, at_best))
     return sorted(lines, key=lambda line: (SHORTCUTS.index(line.shortcut), line.depth, line.others))
 
 

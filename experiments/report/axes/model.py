@@ -92,8 +92,8 @@ class Line:
 
     @property
     def shortcut(self) -> str:
-        """The network's shortcut, ``none`` for a plain net."""
-        return next(iter(self.cells.values())).shortcut
+        """The network's shortcut, ``none`` for a plain net; along the axis it may be times 0."""
+        return next(iter(self.cells.values())).config["model"]["shortcut"]
 
     @property
     def is_at_the_edge(self) -> bool:
