@@ -1,18 +1,24 @@
 """Settings for all tests: eight devices, no silent broadcasting, warnings are errors."""
 
+import importlib.metadata
 import os
 import pathlib
 import signal
 
 import pytest
 
-# Set before jax is imported, which reads both once; values of the user are kept. Most of a test's
-# time is compiling, which takes half as long without LLVM's optimisations. Programs that tests
-# start are compiled as for a user: see tiny.environment().
-for _flag, _value in (
-    ("--xla_force_host_platform_device_count", 8),
-    ("--xla_backend_optimization_level", 0),
-):
+# Set before jax is imported, which reads them once; values of the user are kept. Most of a test's
+# time is compiling, which takes half as long without LLVM's optimisations, and half as long again
+# in one piece and without the newer generator of fused loops, of which jaxlib 0.11 leaves no
+# choice. Programs that tests start are compiled as for a user: see tiny.environment().
+_FLAGS = {
+    "--xla_force_host_platform_device_count": 8,
+    "--xla_backend_optimization_level": 0,
+    "--xla_cpu_parallel_codegen_split_count": 1,
+}
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
+for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
