@@ -15,6 +15,7 @@ Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the las
 
 DIVERGED_ERROR = 100.0  # percent; a network without finite weights classifies nothing
 EARLY = 0.25  # the fraction of a run's steps that counts as early
+LATE = 0.25  # the largest fraction of a run's steps that counts as its end
 REQUIRED = (
     "seed",
     "replicates",
@@ -65,22 +66,23 @@ class Replicate:
         return math.nan if value is None else float(value)
 
     def train_error(self) -> float | None:
-        """Returns the mean minibatch training error over the last trained epoch.
+        """Returns the mean minibatch training error over the last epoch of the steps so far.
 
-        If the last row covers more than an epoch, its mean is the result.
+        In a run of less than four epochs it is the mean over the last quarter: errors from its
+        first half say little about its end. If the last row covers more, its mean is the result.
         """
-        return self._last_epoch("train/error")
+        return self._late("train/error")
 
     def train_loss(self) -> float | None:
-        """Returns the mean minibatch training loss (nats) over the last trained epoch."""
-        return self._last_epoch("train/loss")
+        """Returns the mean minibatch training loss (nats) over the steps of train_error()."""
+        return self._late("train/loss")
 
-    def _last_epoch(self, key: str) -> float | None:
+    def _late(self, key: str) -> float | None:
         points = self.series(key)
         if not points:
             return None
         last = points[-1][0]
-        return window_mean(points, last - _steps_per_epoch(self.run), last)
+        return window_mean(points, last - _late_steps(self.run, last), last)
 
     def early_train_error(self) -> float | None:
         """Returns the mean minibatch training error over the first quarter of the steps."""
@@ -88,7 +90,7 @@ class Replicate:
 
     def final(self) -> Observation | None:
         """Returns the final training error for a claim, or None before the first row."""
-        steps = min(_steps_per_epoch(self.run), total_steps(self.run))
+        steps = _late_steps(self.run, total_steps(self.run))
         return self._observation(self.train_error(), steps, diverged=self.diverged_at is not None)
 
     def early(self) -> Observation | None:
@@ -175,10 +177,10 @@ def total_steps(run: reader.Run) -> int:
     return steps
 
 
-def longer_than_an_epoch(run: reader.Run) -> bool:
-    """Whether a row covers more than an epoch, so that the final training error does as well."""
+def has_long_rows(run: reader.Run) -> bool:
+    """Whether a row covers more than the final training error should."""
     return "train" in run.environment.get("data", {}) and (
-        run.config["log"]["every"] > _steps_per_epoch(run)
+        run.config["log"]["every"] > _late_steps(run, total_steps(run))
     )
 
 
@@ -207,6 +209,11 @@ def _steps_per_epoch(run: reader.Run) -> int:
     examples = run.environment.get("data", {}).get("train")
     # A run that has not yet recorded its number of examples: use the last row alone.
     return math.ceil(examples / run.config["batch_size"]) if examples else 1
+
+
+def _late_steps(run: reader.Run, steps: int) -> float:
+    """Returns how many of the last of `steps` steps the final training error covers."""
+    return min(_steps_per_epoch(run), LATE * steps)
 
 
 def _last(points: list[tuple[int, float]]) -> float | None:

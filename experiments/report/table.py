@@ -10,7 +10,7 @@ from experiments.report.claims.comparisons import Comparison
 from experiments.report.claims.registry import NOT_TESTED
 from experiments.report.groups import Group
 from experiments.report.paper import published, withheld
-from experiments.report.replicates import Replicate, longer_than_an_epoch
+from experiments.report.replicates import Replicate, has_long_rows
 from experiments.report.statistics import DASH
 from experiments.report.tuned import TunedStudy, show_values
 from resnet_jax.runs import reader
@@ -114,9 +114,10 @@ def footnotes(group: Group) -> list[str]:
         number = published(cell.config)
         if number and number.remark:
             notes.append(f"{cell.name}: the paper's number is {number.remark}")
-    blurred = [c.name for c in group.cells if any(map(longer_than_an_epoch, c.runs))]
+    blurred = [c.name for c in group.cells if any(map(has_long_rows, c.runs))]
     if blurred:
-        words = "training error is the mean over log.every steps, which are more than an epoch"
+        words = "training error is the mean over the last log.every steps, more than an epoch or "
+        words += "a quarter of the run"
         notes.append(f"{words}: {', '.join(blurred)}")
     by_moving_averages = [
         cell.name

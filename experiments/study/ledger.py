@@ -46,7 +46,7 @@ def status_table(
             row.insert(2, jobs.get(row[0], _DASH))
     notes = [
         "",
-        "Errors are those of the report; training errors are means over the last epoch.",
+        "Errors are the report's; training errors are means at the end (docs/statistics.md).",
         "Several replicates are shown as a mean, which leaves out diverged ones.",
     ]
     if any(cell.endswith(_MARK) for row in rows for cell in row):

@@ -278,7 +278,8 @@ def test_a_training_error_over_more_than_an_epoch_is_named(tmp_path):
     fixture.write(tmp_path / "b", fixture.flat(1.0), log__every=21, model__depth=56)
     (group,) = made(tmp_path)
     assert table.footnotes(group) == [
-        "training error is the mean over log.every steps, which are more than an epoch: resnet-56-A"
+        "training error is the mean over the last log.every steps, more than an epoch or a quarter "
+        "of the run: resnet-56-A"
     ]
 
 

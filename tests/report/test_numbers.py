@@ -37,10 +37,21 @@ def test_window_mean_weights_each_row_by_the_steps_it_covers():
 
 
 def test_final_training_error_is_over_the_last_epoch(tmp_path):
-    # 250 examples in batches of 100 are 3 steps: step 8 and the 2 steps of the row before.
-    metrics = fixture.lines([2, 5, 7, 8], [90.0, 80.0, 20.0, 5.0])
-    run = one(tmp_path / "a", metrics, train_examples=250, steps=8)
+    # 250 examples in batches of 100 are 3 steps: step 18 and the 2 steps of the row before.
+    metrics = fixture.lines([2, 15, 17, 18], [90.0, 80.0, 20.0, 5.0])
+    run = one(tmp_path / "a", metrics, train_examples=250, steps=18)
     assert replicates.of_run(run)[0].train_error() == pytest.approx((2 * 20 + 5) / 3)
+
+
+def test_final_training_error_of_a_short_run_is_over_its_last_quarter(tmp_path):
+    # An epoch of 20 steps is more than a quarter of 40: half of the row before the last.
+    metrics = fixture.lines([10, 25, 35, 40], [90.0, 80.0, 20.0, 4.0])
+    (replicate,) = replicates.of_run(one(tmp_path / "a", metrics, steps=40))
+    assert replicate.train_error() == pytest.approx((5 * 20 + 5 * 4) / 10)
+    assert replicate.final() == Observation(pytest.approx(12.0), 10 * 100)
+    # Of an unfinished run, it is the last quarter so far.
+    (half,) = replicates.of_run(one(tmp_path / "b", metrics[:2], steps=40, status="running"))
+    assert half.train_error() == pytest.approx(80.0)
 
 
 def test_final_training_error_covers_at_least_the_last_row(tmp_path):
