@@ -139,7 +139,10 @@ def find(paths: Iterable[str | os.PathLike[str] | storage.Path]) -> list[Run]:
 
 
 def configs(path: storage.Path) -> list[str]:
-    """Returns the names of each config.json in a folder and in its subfolders, sorted."""
+    """Returns the names of each config.json in a folder and in its subfolders.
+
+    They are sorted by folder: ``scale=0/config.json`` comes before ``scale=0.1/config.json``.
+    """
     try:
         if storage.is_bucket(path):
             names = storage.files(path, depth=2)
@@ -148,7 +151,8 @@ def configs(path: storage.Path) -> list[str]:
             names = [p.relative_to(path).as_posix() for p in files]
     except OSError as e:
         raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
-    return sorted(name for name in names if name.split("/")[-1] == "config.json")
+    parts = sorted(name.split("/") for name in names)
+    return ["/".join(own) for own in parts if own[-1] == "config.json"]
 
 
 def read_metrics(path: storage.Path) -> list[Row]:

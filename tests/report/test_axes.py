@@ -147,6 +147,30 @@ def test_settings_that_do_not_vary_independently_are_one_axis_of_names(tmp_path)
     assert [v.label for v in axis.values] == ["momentum=0.5, rate=0.3", "width=2", "base"]
 
 
+def test_candidates_that_only_some_cells_tried_leave_the_axes_apart(tmp_path):
+    study = tmp_path / "s"
+    for momentum, rates in ((0.5, (0.001, 0.01, 0.1)), (0.9, (0.01, 0.1))):  # as after --extend
+        fixture.along(
+            tmp_path / str(momentum), "schedule.rate", rates, lambda d, s, rate: 100 * rate,
+            depths=(8,), shortcuts=("none",), best=lambda d, s: 0.01, optimizer__momentum=momentum,
+        )  # fmt: skip
+        (study / "pilots").mkdir(parents=True, exist_ok=True)
+        for run in list((tmp_path / str(momentum)).glob("**/config.json")):
+            place = study / run.parent.parent.relative_to(tmp_path / str(momentum))
+            run.parent.rename(place / f"{momentum}-{run.parent.name}")
+    (tmp_path / "0.5" / "pilots" / "tuning.json").rename(study / "pilots" / "tuning.json")
+    momenta, rates = fixture.sections(study)
+    assert (momenta.across.axis.name, rates.across.axis.name) == ("momentum", "rate")
+    assert [value.label for value in rates.across.axis.values] == ["0.001", "0.01", "0.1"]
+    tried = {line.name: len(line.cells) for line in rates.across.lines}
+    assert tried == {"plain-8, momentum=0.5": 3, "plain-8, momentum=0.9": 2}
+
+
+def test_labels_that_would_touch_are_left_out():
+    labels = {0.0: "0", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 1.0: "1"}
+    assert [*figure._apart(labels).values()] == ["1", "0.2", "0.1", "0"]
+
+
 def test_a_study_with_nothing_but_pilots_is_shown_by_its_pilots(tmp_path):
     fixture.along(tmp_path / "s" / "pilots", "schedule.rate", RATES, error, depths=(8,))
     assert compare._with_runs(str(tmp_path / "s")) == tmp_path / "s" / "pilots"

@@ -52,7 +52,7 @@ def _of_folder(
 ) -> list[Across]:
     recipes = [groups.recipe(run, ignored) for run in runs]
     names = [run.config[VARIANT] for run in runs]
-    axes = _axes(_varied(runs, recipes), recipes, names)
+    axes = _axes(_varied(runs, recipes), recipes, names, tuning.keys if tuning else ())
     found = []
     for axis_keys in axes:
         # The grid's own axes are those of its cells.
@@ -97,11 +97,19 @@ def _varied(runs: Sequence[reader.Run], recipes: Sequence[settings.Flat]) -> lis
 
 
 def _axes(
-    keys: Sequence[str], recipes: Sequence[settings.Flat], names: Sequence[str]
+    keys: Sequence[str],
+    recipes: Sequence[settings.Flat],
+    names: Sequence[str],
+    tuned_keys: Sequence[str],
 ) -> list[list[str]]:
-    """Returns the keys of each axis; VARIANT comes first among those that the variants set."""
+    """Returns the keys of each axis; VARIANT comes first among those that the variants set.
+
+    A tuned setting is an axis of its own, even if --extend gave some cells more candidates.
+    """
     if not any(names):
-        return [[key] for key in keys] if _is_product(keys, recipes) else [[*keys]]
+        grid = [key for key in keys if key not in tuned_keys]
+        alone = [[key] for key in keys if key in tuned_keys]
+        return [*([key] for key in grid), *alone] if _is_product(grid, recipes) else [grid, *alone]
     own: dict[str, set[str]] = {key: set() for key in keys}  # pairs of a name and a value
     for name, recipe in zip(names, recipes, strict=True):
         for key in keys:
