@@ -9,8 +9,8 @@ import pytest
 
 # Set before jax is imported, which reads them once; values of the user are kept. Most of a test's
 # time is compiling, which takes half as long without LLVM's optimisations, and half as long again
-# in one piece and without the newer generator of fused loops, of which jaxlib 0.11 leaves no
-# choice. Programs that tests start are compiled as for a user: see tiny.environment().
+# in one piece and without fusion emitters, which only jaxlib 0.10 can switch off. Programs that
+# tests start are compiled as for a user: see tiny.environment().
 _FLAGS = {
     "--xla_force_host_platform_device_count": 8,
     "--xla_backend_optimization_level": 0,

@@ -1,6 +1,6 @@
 """Runs our programs in copies of a process that has imported JAX: a second less for each.
 
-Such a copy differs from a process of its own in nothing that a program of ours looks at.
+Our programs cannot tell such a copy from a process of their own.
 """
 
 import atexit

@@ -116,8 +116,10 @@ def footnotes(group: Group) -> list[str]:
             notes.append(f"{cell.name}: the paper's number is {number.remark}")
     blurred = [c.name for c in group.cells if any(map(has_long_rows, c.runs))]
     if blurred:
-        words = "training error is the mean over the last log.every steps, more than an epoch or "
-        words += "a quarter of the run"
+        words = (
+            "training error is the mean over the last log.every steps, more than an epoch or a "
+            "quarter of the run"
+        )
         notes.append(f"{words}: {', '.join(blurred)}")
     by_moving_averages = [
         cell.name

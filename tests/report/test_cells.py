@@ -383,3 +383,10 @@ def test_status_decides_what_claims_use(tmp_path):
     first = claims.judge(made(tmp_path)[0], margin=0.5)[0]
     assert (first.difference, first.verdict) == (12.0, "confirmed")
     assert first.detail.endswith("; not counted: plain-56 (running)")
+
+
+def test_runs_are_in_the_order_of_their_values(tmp_path):
+    for value in ("0.5", "0", "1", "0.05"):
+        fixture.write(tmp_path / f"plain-8-scale={value}", [], model__depth=8)
+    names = [run.name for run in reader.find([tmp_path])]
+    assert names == [f"plain-8-scale={value}" for value in ("0", "0.05", "0.5", "1")]
