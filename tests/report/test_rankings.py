@@ -117,6 +117,8 @@ def test_the_smallest_value_that_cures_has_an_interval(tmp_path):
         depths=(8, 20, 56, 110), shortcuts=("A",),
     )  # fmt: skip
     (section,) = fixture.sections(tmp_path / "s", margin=0.5)
+    # A line is of one kind of net, although its net with the value 0 is plain.
+    assert {(line.kind, line.shortcut) for line in section.across.lines} == {("residual", "A")}
     shown = {
         cure.line.name: [v and v.number for v in (cure.value, cure.above, cure.at_most)]
         for cure in section.cures
