@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from experiments.report.axes import answers
+from experiments.report.axes import answers, cures
 from experiments.report.claims import Judgement
 from experiments.report.claims.registry import NOT_TESTED
 from experiments.report.contents import Contents
@@ -13,7 +13,8 @@ from experiments.report.contents import Contents
 class Headline:
     """The tested claims of one group, or of one study with each network at its best value.
 
-    A study of variants has the summary of its ranking instead.
+    A study of variants has the summary of its ranking instead, a study of doses its smallest cures
+    as well.
     """
 
     label: str
@@ -41,6 +42,16 @@ def of(contents: Contents) -> list[Headline]:
         if row.at is None
     ]
     headlines += [
+        Headline(
+            f"{section.across.study}: smallest {section.across.axis.name} that cures",
+            cures.summary(section.cures),
+            "",
+            (),
+        )
+        for section in untuned
+        if section.cures
+    ]
+    headlines += [
         Headline(f"{section.across.study}: {each.networks}", each.summary, "", ())
         for section in untuned
         if section.across.is_variants
@@ -59,11 +70,15 @@ def of(contents: Contents) -> list[Headline]:
 
 
 def not_tested(judgements: Sequence[Judgement]) -> dict[str, list[str]]:
-    """Returns, by claim, a sentence per reason; it names the groups unless it holds for all."""
+    """Returns, by claim, a sentence per reason; it names the groups unless it holds for all.
+
+    A claim that a group tests is left out.
+    """
     groups = {one.group for one in judgements}
+    tested = {one.id for one in judgements if one.verdict != NOT_TESTED}
     reasons: dict[tuple[str, str, str], list[str]] = {}
-    for one in judgements:
-        if one.verdict == NOT_TESTED:
+    for one in sorted(judgements, key=lambda one: one.id):
+        if one.id not in tested:
             reasons.setdefault((one.id, one.statement, one.detail), []).append(one.group)
     sentences: dict[str, list[str]] = {}
     for (id, statement, detail), own in reasons.items():

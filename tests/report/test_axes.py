@@ -167,8 +167,9 @@ def test_candidates_that_only_some_cells_tried_leave_the_axes_apart(tmp_path):
 
 
 def test_labels_that_would_touch_are_left_out():
-    labels = {0.0: "0", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 1.0: "1"}
-    assert [*figure._apart(labels).values()] == ["1", "0.2", "0.1", "0"]
+    values = [model.Value(f"{number:g}", number) for number in (0.0, 0.05, 0.1, 0.2, 1.0)]
+    axis = model.Axis(("model.shortcut_scale",), tuple(values))
+    assert series.labels(axis) == {0.0: "0", 0.1: "0.1", 0.2: "0.2", 1.0: "1"}
 
 
 def test_a_study_with_nothing_but_pilots_is_shown_by_its_pilots(tmp_path):

@@ -129,6 +129,15 @@ def test_the_smallest_value_that_cures_has_an_interval(tmp_path):
         "resnet-110-A": [None, 1.0, None],
     }  # fmt: skip
     assert {cure.baseline.name for cure in section.cures} == {"resnet-8-A"}
+    report = contents.of_runs(reader.find([tmp_path / "s"]), margin=0.5)
+    opening = {one.label.split(": ")[1]: one.lead for one in headlines.of(report)}
+    assert opening["smallest shortcut_scale that cures"] == (
+        "resnet-20-A: 0.5 (certainly above 0.25); resnet-56-A: 0.75 (certainly above 0.5); "
+        "resnet-110-A: none (certainly above 1)."
+    )
+    # Claim 1 is tested at 0 alone and claim 2 at the others; neither is listed as not tested.
+    assert not {"1", "2"} & headlines.not_tested(report.judgements).keys()
+    assert {"3", "4"} <= headlines.not_tested(report.judgements).keys()
     (table,) = [table for table in section.tables if table.title.startswith("Smallest")]
     assert [field.text for field in table.rows[0]] == [
         "resnet-20-A", "resnet-8-A", "0.5", "0.25", "1",

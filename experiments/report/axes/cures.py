@@ -1,6 +1,7 @@
 """The smallest value on an axis that cures a deep network, as in a dose-response study."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from experiments.report.axes.model import NAMES, Across, Line, Value
 from experiments.report.replicates import Replicate
@@ -47,6 +48,16 @@ def smallest(across: Across, margin: float) -> list[Cure]:
         baseline, *deeper = [line for line in across.lines if line.kind == kind]
         cures += [_cure(across, line, baseline, margin) for line in deeper]
     return cures
+
+
+def summary(found: Sequence[Cure]) -> str:
+    """Returns ``resnet-32-A: 1 (certainly above 0.7); resnet-56-A: none.``."""
+
+    def shown(cure: Cure) -> str:
+        above = f" (certainly above {cure.above.label})" if cure.above else ""
+        return f"{cure.line.name}: {cure.value.label if cure.value else 'none'}{above}"
+
+    return f"{'; '.join(map(shown, found))}."
 
 
 def _cure(across: Across, line: Line, baseline: Line, margin: float) -> Cure:

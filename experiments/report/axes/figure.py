@@ -3,7 +3,7 @@
 import math
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -22,7 +22,7 @@ from matplotlib.ticker import (
 from experiments.report import curves
 from experiments.report.axes import series
 from experiments.report.axes.answers import BestByDepth
-from experiments.report.axes.model import LINEAR, LOG, NAMES, Across, Axis, Line
+from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
 from experiments.report.axes.series import QUANTITIES, Point, Quantity, Range
 from experiments.report.curves import LINE_STYLES
@@ -31,7 +31,6 @@ from experiments.report.figures import LEGEND_ROWS, STYLE, save, set_log_ticks
 RING = 11  # points: the ring around a network's best value
 MOST_LAWS = 3  # in the legend of the best values
 MOST_COLUMNS = 5  # kinds of nets side by side
-LABELS_APART = 0.1  # the least distance of two labels, as a fraction of a linear axis
 
 
 def write(sections: Sequence[Section], out: pathlib.Path) -> None:
@@ -190,23 +189,11 @@ def _set_axes(ax: Axes, axis: Axis, quantity: Quantity, y: Range) -> None:
     ax.set_xlim(series.limits(axis))
     ax.xaxis.set_major_locator(FixedLocator(list(places.values())))
     ax.xaxis.set_minor_locator(NullLocator())
-    labels = {x: value.label for value, x in places.items()}
-    if axis.scale == LINEAR:
-        labels = _apart(labels)
+    labels = series.labels(axis)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: labels.get(x, "")))
     is_wide = sum(map(len, labels.values())) > 26
     ax.tick_params(axis="x", labelrotation=40 if is_wide else 0)
     ax.set(xlabel=axis.name, ylabel=quantity.label)
-
-
-def _apart(labels: Mapping[float, str]) -> dict[float, str]:
-    """Returns the labels that do not touch on a linear axis, from the highest value down."""
-    apart = LABELS_APART * (max(labels) - min(labels))
-    shown: dict[float, str] = {}
-    for x in sorted(labels, reverse=True):
-        if not shown or min(shown) - x >= apart:
-            shown[x] = labels[x]
-    return shown
 
 
 def _draw_best(ax: Axes, axis: Axis, fits: Sequence[BestByDepth]) -> None:

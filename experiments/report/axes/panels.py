@@ -171,14 +171,14 @@ def _scale(y: Range) -> dict[str, object]:
 
 
 def _set_axes(figure: go.Figure, axis: Axis, y: Range) -> None:
-    places = series.places(axis)
+    places, labels = series.places(axis), series.labels(axis)
     low, high = series.limits(axis)
     is_log = axis.scale == LOG
     figure.update_xaxes(
         type="log" if is_log else "linear",
         range=[math.log10(low), math.log10(high)] if is_log else [low, high],
         tickvals=list(places.values()),
-        ticktext=[html.escape(value.label) for value in places],
+        ticktext=[html.escape(labels.get(x, "")) for x in places.values()],
         automargin=True,
     )
     if y.is_log:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 from experiments.report import curves
 from experiments.report.axes.answers import BestByDepth
-from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line, Value
+from experiments.report.axes.model import LINEAR, LOG, NAMES, Across, Axis, Line, Value
 from experiments.report.cells import CellResult, Measure
 from experiments.report.curves import LINE_STYLES
 from experiments.report.replicates import Replicate
 
 CROSS = 0.97  # the height of the crosses of diverged seeds, as a fraction of the axis
 BEST_SIZES = (13, 3)  # the largest and the smallest hollow marker of a best value
+LABELS_APART = 0.1  # the least distance of two labels, as a fraction of a linear axis
 LOG_LOSSES = 10.0  # a ratio of losses from which their axis is logarithmic
 
 
@@ -98,6 +99,19 @@ def places(axis: Axis) -> dict[Value, float]:
     if axis.scale == NAMES:
         return {value: float(i) for i, value in enumerate(axis.values)}
     return {value: value.number or 0.0 for value in axis.values}
+
+
+def labels(axis: Axis) -> dict[float, str]:
+    """Returns the label of each place; on a linear axis those that would touch are left out."""
+    every = {x: value.label for value, x in places(axis).items()}
+    if axis.scale != LINEAR:
+        return every
+    apart = LABELS_APART * (max(every) - min(every))
+    shown: dict[float, str] = {}
+    for x in sorted(every, reverse=True):
+        if not shown or min(shown) - x >= apart:
+            shown[x] = every[x]
+    return shown
 
 
 def points(across: Across, line: Line, quantity: Quantity) -> list[Point]:
