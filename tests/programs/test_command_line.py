@@ -1,42 +1,12 @@
 """Every form of --config is parsed, and every mistake on the command line is one sentence."""
 
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests import forks, tiny
 
-# A program with --config and --workdir that prints the parsed config, run once for each command
-# line of stdin: importing JAX once is enough.
-PROGRAM = """
-import json, os, sys
-from absl import flags
-from experiments.cli import command_line, config_flag
-
-def main(argv):
-    command_line.no_arguments(argv)
-    print(json.dumps(flags.FLAGS["config"].value.to_dict()))
-
-results = []
-for kind, argv in json.load(sys.stdin):
-    read, write = os.pipe()
-    if not os.fork():
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        sys.argv = ["program", *argv]
-        flags.DEFINE_string("workdir", None, "A folder.")
-        config_flag.define("A config.", is_study=kind == "study")
-        command_line.run(main)
-    os.close(write)
-    said = open(read).read()
-    results.append((os.waitstatus_to_exitcode(os.wait()[1]), said))
-json.dump(results, sys.stdout)
-"""
 DIGITS, STUDY = "--config=configs/digits.py", "--config=configs/degradation_digits.py:one_rate"
 
 # Valid command lines: (kind of config that the program takes, argv, {key: value}).
@@ -124,35 +94,22 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """(exit code, output) of every command line above."""
-    folder = tmp_path_factory.mktemp("configs")
-    for name, content in FILES.values():
-        (folder / name).write_text(content)
-
-    def filled(argv):
-        for name, (file, _) in FILES.items():
-            argv = [re.sub(rf"={name}$", f"={folder / file}", argument) for argument in argv]
-        return argv
-
-    cases = PARSED | REFUSED
-    asked = json.dumps([(kind, filled(argv)) for kind, argv, _ in cases.values()])
-    done = subprocess.run(
-        # ml_collections' own loader would raise a DeprecationWarning; JAX warns of every fork.
-        [sys.executable, "-W", "error::DeprecationWarning", "-W", "ignore::RuntimeWarning", "-c", PROGRAM],  # noqa: E501
-        cwd=ROOT, env=os.environ, input=asked, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return dict(zip(cases, json.loads(done.stdout), strict=True))
+def parse(folder, kind, argv):
+    """Runs parsed.py with `argv`, in which names of FILES stand for files in `folder`."""
+    for name, (file, content) in FILES.items():
+        (folder / file).write_text(content)
+        argv = [re.sub(rf"={name}$", f"={folder / file}", argument) for argument in argv]
+    # ml_collections' own loader would raise a DeprecationWarning.
+    environment = tiny.environment() | {"PYTHONWARNINGS": "error::DeprecationWarning"}
+    return forks.run("tests.programs.parsed", [kind, *argv], environment)
 
 
-@pytest.mark.parametrize("case", PARSED)
-def test_the_command_line_sets_the_config(case, outcomes):
-    code, said = outcomes[case]
-    assert code == 0, said
-    config = json.loads(said)
-    for key, value in PARSED[case][2].items():
+@pytest.mark.parametrize(("kind", "argv", "expected"), PARSED.values(), ids=PARSED)
+def test_the_command_line_sets_the_config(tmp_path, kind, argv, expected):
+    done = parse(tmp_path, kind, argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    config = json.loads(done.stdout)
+    for key, value in expected.items():
         actual = config
         for part in key.split("."):
             actual = actual[part]
@@ -160,11 +117,11 @@ def test_the_command_line_sets_the_config(case, outcomes):
         assert type(actual) is type(value)
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_mistakes_on_the_command_line_are_one_sentence(case, outcomes):
-    code, said = outcomes[case]
-    assert code == 2, said
-    assert said.startswith("error: ")
-    assert said.endswith((".\n", "?\n"))
-    assert len(said.splitlines()) == 1
-    assert re.search(REFUSED[case][2], said), said
+@pytest.mark.parametrize(("kind", "argv", "words"), REFUSED.values(), ids=REFUSED)
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path, kind, argv, words):
+    done = parse(tmp_path, kind, argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith((".\n", "?\n"))
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(words, done.stderr)
