@@ -10,7 +10,7 @@ import jinja2
 import plotly.offline
 
 from experiments.report import curves, figures, headlines, interactive, table
-from experiments.report.axes import panels
+from experiments.report.axes import panels, series
 from experiments.report.axes.rows import Section
 from experiments.report.claims import all_claims
 from experiments.report.claims.comparisons import COMPARED
@@ -21,6 +21,7 @@ from resnet_jax.runs import reader
 from resnet_jax.runs.storage import Json
 
 UNKNOWN = "not recorded"
+MOST_OPEN = 6  # groups; with more of them, their sections are folded
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
     autoescape=True,
@@ -43,6 +44,7 @@ def render(contents: Contents, command: str) -> str:
     tops = curves.tops(contents.groups, contents.window), figures.depth_tops(contents.groups)
     drawn = figures.compared(contents.groups)
     return TEMPLATES.get_template("page.html").render(
+        is_folded=len(contents.groups) > MOST_OPEN,
         groups=[_group(group, contents.window, tops, group in drawn) for group in contents.groups],
         headlines=headlines.of(contents),
         not_tested=headlines.not_tested(contents.judgements),
@@ -70,6 +72,10 @@ def _sections(sections: Sequence[Section]) -> list[dict[str, object]]:
             "panels": panels.panels(section, y),
             "entries": panels.entries(section),
             "best_panel": panels.best_panel(section),
+            "has_exploded": any(
+                series.exploded(section.across, line, series.LOSS) for line in section.across.lines
+            ),
+            "most_loss": f"{series.EXPLODED:g}",
         }
         for section in sections
     ]

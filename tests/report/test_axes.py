@@ -9,7 +9,7 @@ import pytest
 
 from experiments import compare
 from experiments.report import contents, outputs, page
-from experiments.report.axes import answers, figure, finding, model, rows, series
+from experiments.report.axes import answers, figure, finding, model, panels, rows, series
 from experiments.report.curves import LINE_STYLES
 from experiments.report.statistics import Difference, Sample, power_law
 from resnet_jax.runs import reader
@@ -220,6 +220,35 @@ def test_a_network_of_a_tuned_study_has_fresh_seeds_at_its_best_value(tuned_stud
 
 def test_a_recipes_setting_is_no_dose(grid):
     assert grid.cures == []
+
+
+def test_an_exploded_loss_is_an_arrow_that_leaves_the_axis_to_the_others(grid, monkeypatch):
+    whole = series.y_range([grid.across], series.LOSS)
+    line = next(line for line in grid.across.lines if line.name == "plain-20")
+    losses = [p.mean for p in series.points(grid.across, line, series.LOSS)]
+    assert series.exploded(grid.across, line, series.LOSS) == []
+    worst = max(losses)
+    monkeypatch.setattr(series, "EXPLODED", 0.99 * worst)
+    ((place, words),) = series.exploded(grid.across, line, series.LOSS)
+    at = series.points(grid.across, line, series.LOSS)[losses.index(worst)]
+    assert (place, words) == (at.x, f"mean training loss {worst:.3g}")
+    assert (at.bar, at.std > 0) == (0.0, True)
+    assert series.exploded(grid.across, line, series.ERROR) == []
+    monkeypatch.setattr(series, "EXPLODED", 0.5 * worst)
+    assert series.y_range([grid.across], series.LOSS).high < 0.6 * worst < whole.high
+    shown = panels.panels(grid, panels.ranges([grid]))
+    arrows = [
+        trace.text[0]
+        for panel in shown[1]
+        for trace in panel.figure.data
+        if trace.marker.symbol == "triangle-up"
+    ]
+    assert any(f"<b>{line.name}</b><br>{words}" == text for text in arrows)
+
+
+def test_a_place_at_the_edge_is_a_fraction_of_the_axis():
+    assert series.Range(0.0, 50.0, is_log=False).at(0.9) == 45.0
+    assert series.Range(0.01, 100.0, is_log=True).at(0.75) == pytest.approx(10.0)
 
 
 def test_the_exponent_of_the_best_value_has_an_interval(grid):

@@ -10,6 +10,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from experiments.report import page as render
 from tests import tiny
 from tests.report import fixture
 
@@ -233,6 +234,26 @@ def test_the_table_along_an_axis_aligns_numbers_to_the_right(page, out):
     trials = page.find_elements(By.CSS_SELECTOR, ".trials tbody tr:first-child td")
     alignments = [cell.value_of_css_property("text-align") for cell in trials]
     assert alignments == ["left", "right", "right", "right", "left"]
+
+
+def test_many_groups_are_folded_and_drawn_when_opened(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "MOST_OPEN", 1)
+    for name, size in (("one", 100), ("two", 50)):
+        fixture.study(tmp_path / name, depths=(8, 14), batch_size=size)
+    studies = [str(tmp_path / name) for name in ("one", "two")]
+    assert tiny.compare(*studies, f"--out={tmp_path / 'out'}") == 0
+    resize(browser, 1400)
+    browser.get((tmp_path / "out" / "index.html").as_uri())
+    first, second = browser.find_elements(By.CSS_SELECTOR, "details.group")
+    assert not browser.find_elements(By.CSS_SELECTOR, ".main-svg")
+    first.find_element(By.TAG_NAME, "summary").click()
+    WebDriverWait(browser, 20).until(
+        lambda b: len(first.find_elements(By.CSS_SELECTOR, ".curves .main-svg")) > 0
+    )
+    plot = first.find_element(By.CSS_SELECTOR, ".curves .plot")
+    drawn_width = plot.find_element(By.CSS_SELECTOR, ".main-svg").size["width"]
+    assert drawn_width == pytest.approx(plot.size["width"], abs=2)
+    assert not second.find_elements(By.CSS_SELECTOR, ".main-svg")
 
 
 @pytest.mark.parametrize("width", [340, 400, 1021, 1400])

@@ -24,7 +24,7 @@ from experiments.report.axes import series
 from experiments.report.axes.answers import BestByDepth
 from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
-from experiments.report.axes.series import QUANTITIES, Point, Quantity, Range
+from experiments.report.axes.series import LOSS, QUANTITIES, Point, Quantity, Range
 from experiments.report.curves import LINE_STYLES
 from experiments.report.figures import LEGEND_ROWS, STYLE, save, set_log_ticks
 
@@ -96,9 +96,9 @@ def _draw_numbers(figure: Figure, section: Section, ranges: dict[str, Range]) ->
         for ax in axes[len(across.kinds) :]:
             ax.set_visible(False)
         if section.fits and i == 0:
-            ax = axes[len(across.kinds)]
+            ax, *spare = axes[len(across.kinds) :]
             ax.set_visible(True)
-            _draw_best(ax, across.axis, section.fits)
+            _draw_best(ax, across.axis, section.fits, beside=bool(spare))
     _legend(figure, across, palette, _rows(section))
 
 
@@ -111,14 +111,16 @@ def _draw_names(figure: Figure, section: Section, ranges: dict[str, Range]) -> N
     places = series.places(across.axis)
     for ax, quantity in zip(grid, QUANTITIES, strict=True):
         for line in across.lines:
+            colour = palette[line.depth]
             for p in series.points(across, line, quantity):
                 look: dict[str, Any] = {"marker": LINE_STYLES[line.shortcut].marker, "ms": 5}
-                look |= {"capsize": 2.5, "elinewidth": 1, "color": palette[line.depth]}
-                ax.errorbar(p.mean, p.x, xerr=p.std, ls="", **look)
+                look |= {"capsize": 2.5, "elinewidth": 1, "color": colour}
+                ax.errorbar(p.mean, p.x, xerr=p.bar, ls="", **look)
+            edge = {"ls": "", "color": colour, "transform": ax.get_yaxis_transform()}
+            for y, _ in series.exploded(across, line, quantity):
+                ax.plot(series.ARROW, y, marker=">", **edge)
             for y, _ in series.diverged(across, line):
-                transform = ax.get_yaxis_transform()
-                own = {"color": palette[line.depth], "transform": transform, "clip_on": False}
-                ax.plot(series.CROSS, y, "x", mew=2, **own)
+                ax.plot(series.CROSS, y, marker="x", mew=2, **edge)
         own_range = ranges[quantity.name]
         if own_range.is_log:
             ax.set_xscale("log")
@@ -150,14 +152,16 @@ def _draw_line(ax: Axes, across: Across, line: Line, quantity: Quantity, colour:
                 "ms": RING,
                 "mfc": "none",
                 "mec": colour,
-                "clip_on": False,
+                "clip_on": point.is_exploded,
             }
             ax.plot(point.x, point.mean, **ring)
     if fresh := series.fresh_point(across, line, quantity):
         _draw_points(ax, [fresh], colour, "D", "", mfc="white")
+    edge: dict[str, Any] = {"ls": "", "color": colour, "transform": ax.get_xaxis_transform()}
+    for x, _ in series.exploded(across, line, quantity):
+        ax.plot(x, series.ARROW, marker="^", **edge)
     for x, _ in series.diverged(across, line):
-        transform = ax.get_xaxis_transform()
-        ax.plot(x, series.CROSS, "x", mew=2, color=colour, transform=transform, clip_on=False)
+        ax.plot(x, series.CROSS, marker="x", mew=2, clip_on=False, **edge)
 
 
 def _draw_points(
@@ -166,7 +170,7 @@ def _draw_points(
     ax.errorbar(
         [p.x for p in points],
         [p.mean for p in points],
-        yerr=[p.std for p in points],
+        yerr=[p.bar for p in points],
         color=colour,
         marker=marker,
         ms=5,
@@ -196,8 +200,11 @@ def _set_axes(ax: Axes, axis: Axis, quantity: Quantity, y: Range) -> None:
     ax.set(xlabel=axis.name, ylabel=quantity.label)
 
 
-def _draw_best(ax: Axes, axis: Axis, fits: Sequence[BestByDepth]) -> None:
-    """Draws the best values against depth, with the fitted power laws."""
+def _draw_best(ax: Axes, axis: Axis, fits: Sequence[BestByDepth], beside: bool) -> None:
+    """Draws the best values against depth, with the fitted power laws.
+
+    The legend lies beside the panel if there is room.
+    """
     depths = sorted({line.depth for fit in fits for line in fit.lines})
     for fit, shown in zip(fits, series.best_looks(fits), strict=True):
         style = LINE_STYLES[fit.lines[0].shortcut]
@@ -222,7 +229,10 @@ def _draw_best(ax: Axes, axis: Axis, fits: Sequence[BestByDepth]) -> None:
         one.set_minor_locator(NullLocator())
         one.set_minor_formatter(NullFormatter())
         one.set_major_formatter(FuncFormatter(lambda x, _, n=names: n[x] if n else f"{x:.0f}"))
-    ax.legend(fontsize=8 if len(fits) <= MOST_LAWS else 6, loc="best")
+    place: dict[str, Any] = {"loc": "best", "fontsize": 8 if len(fits) <= MOST_LAWS else 6}
+    if beside:
+        place = {"loc": "upper left", "fontsize": 8, "bbox_to_anchor": (1.02, 1)}
+    ax.legend(**place).set_in_layout(not beside)
 
 
 def _handles(across: Across, palette: dict[int, str]) -> list[Line2D]:
@@ -240,4 +250,9 @@ def _handles(across: Across, palette: dict[int, str]) -> list[Line2D]:
         )
     if any(series.diverged(across, line) for line in across.lines):
         handles.append(Line2D([], [], **grey, marker="x", mew=2, label="seeds diverged"))
+    if any(series.exploded(across, line, LOSS) for line in across.lines):
+        marker = ">" if across.axis.scale == NAMES else "^"
+        handles.append(
+            Line2D([], [], **grey, marker=marker, label=f"loss above {series.EXPLODED:g}")
+        )
     return handles

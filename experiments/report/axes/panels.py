@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -118,8 +118,8 @@ def _panel(
             figure.add_trace(_trace(across.axis, line, points, quantity, colour))
         if fresh := series.fresh_point(across, line, quantity):
             figure.add_trace(_fresh(line, fresh, quantity, colour))
-        if crosses := series.diverged(across, line):
-            figure.add_trace(_crosses(line, crosses, y, colour))
+        for marks in _at_the_edge(across, line, quantity, y, colour):
+            figure.add_trace(marks)
     return Panel(title, figure, [], "" if drawn else "no run has ended")
 
 
@@ -147,8 +147,8 @@ def _names(across: Across, quantity: Quantity, y: Range, palette: Mapping[int, s
                 meta=line.name,
             )
         )  # fmt: skip
-        if crosses := series.diverged(across, line):
-            figure.add_trace(_crosses(line, crosses, y, colour, is_across=True))
+        for marks in _at_the_edge(across, line, quantity, y, colour):
+            figure.add_trace(marks)
     places = series.places(axis)
     low, high = series.limits(axis)
     figure.update_yaxes(
@@ -229,28 +229,33 @@ def _fresh(line: Line, point: Point, quantity: Quantity, colour: str) -> go.Scat
     )
 
 
-def _crosses(
-    line: Line,
-    crosses: Sequence[tuple[float, str]],
-    y: Range,
-    colour: str,
-    is_across: bool = False,
-) -> go.Scatter:
-    places, ends = [x for x, _ in crosses], [series.CROSS * y.high] * len(crosses)
-    return go.Scatter(
-        x=ends if is_across else places,
-        y=places if is_across else ends,
-        text=[f"<b>{html.escape(line.name)}</b><br>{words}" for _, words in crosses],
-        mode="markers",
-        marker={"symbol": "x-thin", "size": 9, "line": {"width": 2.5, "color": colour}},
-        hovertemplate="%{text}<extra></extra>",
-        cliponaxis=False,
-        meta=line.name,
-    )
+def _at_the_edge(
+    across: Across, line: Line, quantity: Quantity, y: Range, colour: str
+) -> Iterator[go.Scatter]:
+    """Yields crosses for diverged seeds and arrows for exploded losses."""
+    is_names = across.axis.scale == NAMES
+    arrow = "triangle-right" if is_names else "triangle-up"
+    for marks, symbol, height in (
+        (series.diverged(across, line), "x-thin", series.CROSS),
+        (series.exploded(across, line, quantity), arrow, series.ARROW),
+    ):
+        places, ends = [x for x, _ in marks], [y.at(height)] * len(marks)
+        look = {"symbol": symbol, "size": 9, "color": colour}
+        if marks:
+            yield go.Scatter(
+                x=ends if is_names else places,
+                y=places if is_names else ends,
+                text=[f"<b>{html.escape(line.name)}</b><br>{words}" for _, words in marks],
+                mode="markers",
+                marker=look | {"line": {"width": 2.5, "color": colour}},
+                hovertemplate="%{text}<extra></extra>",
+                cliponaxis=False,
+                meta=line.name,
+            )
 
 
 def _bars(points: Sequence[Point]) -> dict[str, object]:
-    return {"type": "data", "array": [_rounded(p.std) for p in points], "thickness": 1.2,
+    return {"type": "data", "array": [_rounded(p.bar) for p in points], "thickness": 1.2,
             "width": 3}  # fmt: skip
 
 

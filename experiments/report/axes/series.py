@@ -11,6 +11,8 @@ from experiments.report.curves import LINE_STYLES
 from experiments.report.replicates import Replicate
 
 CROSS = 0.97  # the height of the crosses of diverged seeds, as a fraction of the axis
+ARROW = 0.92  # and that of the arrows of exploded losses
+EXPLODED = 100.0  # nats: higher mean losses would leave the others no room on the axis
 BEST_SIZES = (13, 3)  # the largest and the smallest hollow marker of a best value
 LABELS_APART = 0.1  # the least distance of two labels, as a fraction of a linear axis
 LOG_LOSSES = 10.0  # a ratio of losses from which their axis is logarithmic
@@ -46,6 +48,7 @@ class Point:
       std: 0 for a single seed.
       n: the seeds in the mean.
       is_best: whether it is the network's best value.
+      is_exploded: whether an arrow at the edge stands for its mean, a loss.
     """
 
     x: float
@@ -54,6 +57,12 @@ class Point:
     std: float
     n: int
     is_best: bool = False
+    is_exploded: bool = False
+
+    @property
+    def bar(self) -> float:
+        """The length of the error bar."""
+        return 0.0 if self.is_exploded else self.std
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +72,12 @@ class Range:
     low: float
     high: float
     is_log: bool
+
+    def at(self, fraction: float) -> float:
+        """Returns the value at a fraction of the axis's length."""
+        if self.is_log:
+            return self.low * (self.high / self.low) ** fraction
+        return self.low + fraction * (self.high - self.low)
 
 
 def palette(across: Across) -> dict[int, str]:
@@ -140,6 +155,12 @@ def diverged(across: Across, line: Line) -> list[tuple[float, str]]:
     ]
 
 
+def exploded(across: Across, line: Line, quantity: Quantity) -> list[tuple[float, str]]:
+    """Returns the place and the words for each mean loss that an arrow stands for."""
+    drawn = (*points(across, line, quantity), fresh_point(across, line, quantity))
+    return [(p.x, f"mean {quantity.name} {p.mean:.3g}") for p in drawn if p and p.is_exploded]
+
+
 def y_range(every: Sequence[Across], quantity: Quantity) -> Range:
     """Returns the range of a quantity over all panels of a report."""
     shown = [
@@ -147,7 +168,7 @@ def y_range(every: Sequence[Across], quantity: Quantity) -> Range:
         for across in every
         for line in across.lines
         for point in (*points(across, line, quantity), fresh_point(across, line, quantity))
-        if point
+        if point and not point.is_exploded
     ]
     high = 1.06 * max((p.mean + p.std for p in shown), default=0.0) or 1.0
     least = min((p.mean for p in shown), default=0.0)
@@ -172,4 +193,5 @@ def _point(
     stat = cell.stat(quantity.measure)
     if stat.mean is None:
         return None
-    return Point(x, value.label, stat.mean, stat.std or 0.0, stat.n, is_best)
+    is_exploded = quantity is LOSS and stat.mean > EXPLODED
+    return Point(x, value.label, stat.mean, stat.std or 0.0, stat.n, is_best, is_exploded)

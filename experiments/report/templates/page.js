@@ -48,9 +48,16 @@ function setCurve(button, shown) {
   }
 }
 
-for (const plot of document.querySelectorAll(".plot")) {
+function draw(plot) {
   const { data, layout } = JSON.parse(plot.querySelector("script").textContent);
   Plotly.newPlot(plot, data, { ...layout, dragmode: DRAG }, CONFIG).then(() => link(plot));
+}
+
+for (const plot of document.querySelectorAll(".plot")) {
+  // A folded section has no width yet.
+  const folded = plot.closest("details:not([open])");
+  if (folded) folded.addEventListener("toggle", () => draw(plot), { once: true });
+  else draw(plot);
 }
 for (const button of document.querySelectorAll("button[data-curve]")) {
   button.addEventListener("click", () => {
