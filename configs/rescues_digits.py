@@ -76,7 +76,7 @@ def with_cures(study: ConfigDict) -> ConfigDict:
             if changes
         }
     )
-    study.claims = ("3", "3b", "3c")
+    study.claims = ("3", "3b", "3c", "3d")
     return study
 
 

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from experiments.report.axes import answers, cures
+from experiments.report.axes.model import all_variants
 from experiments.report.claims import Judgement
-from experiments.report.claims.registry import NOT_TESTED
+from experiments.report.claims.registry import NOT_TESTED, RECIPE
 from experiments.report.contents import Contents
 
 
@@ -52,21 +53,31 @@ def of(contents: Contents) -> list[Headline]:
         if section.cures
     ]
     headlines += [
-        Headline(f"{section.across.study}: {each.networks}", each.summary, "", ())
+        Headline(
+            f"{section.across.study}: {each.networks}",
+            each.summary,
+            "",
+            _tested(contents, all_variants(section.across).label) if i == 0 else (),
+        )
         for section in untuned
         if section.across.is_variants
-        for each in section.rankings
+        for i, each in enumerate(section.rankings)
     ]
     along = {section.across.study for section in untuned}
     for group in contents.groups:
         if {str(run.path.parent) for cell in group.cells for run in cell.runs} <= along:
             continue
-        own = [one for one in contents.judgements if one.group == group.label]
         best = ", ".join(group.tuned)
         lead = f"Each network is at its best {best}, which its pilots chose." if best else ""
-        tested = tuple(one for one in own if one.verdict != NOT_TESTED)
+        tested = _tested(contents, group.label)
         headlines.append(Headline(group.label, lead, group.note, tested))
     return headlines
+
+
+def _tested(contents: Contents, label: str) -> tuple[Judgement, ...]:
+    """Returns the judgements of a group's claims that could be tested."""
+    own = [one for one in contents.judgements if one.group == label]
+    return tuple(one for one in own if one.verdict != NOT_TESTED)
 
 
 def not_tested(judgements: Sequence[Judgement]) -> dict[str, list[str]]:
@@ -74,7 +85,7 @@ def not_tested(judgements: Sequence[Judgement]) -> dict[str, list[str]]:
 
     A claim that a group tests is left out.
     """
-    groups = {one.group for one in judgements}
+    groups = {one.group for one in judgements if one.claim.over == RECIPE}
     tested = {one.id for one in judgements if one.verdict != NOT_TESTED}
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for one in sorted(judgements, key=lambda one: one.id):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from experiments.cli import tables
 from experiments.report import headlines
 from experiments.report.axes import numbers
+from experiments.report.axes.model import all_variants
 from experiments.report.axes.rows import Field
 from experiments.report.cells import CellResult
 from experiments.report.claims import Judgement
@@ -132,17 +133,13 @@ def as_text(contents: Contents) -> tables.Parts:
         rows += [[column.show(cell) for column in columns] for cell in group.cells]
         parts += [group.label, tables.aligned(rows, indent=2)]
         parts += [f"  {note}." for note in footnotes(group)]
-        own = [judgement for judgement in contents.judgements if judgement.group == group.label]
-        for section in claim_sections(own):
-            parts.append(f"  {section.heading}")
-            for judgement in section.judgements:
-                parts += _verdict(judgement) if judgement.verdict != NOT_TESTED else []
-        parts.append("")
+        parts += [*_verdicts(contents, group.label), ""]
     for sentences in headlines.not_tested(contents.judgements).values():
         parts += sentences
     parts.append("")
     for across in contents.sections:
         parts += [f"{across.title} ({across.across.study})", across.origin]
+        parts += _verdicts(contents, all_variants(across.across).label)
         for table in across.tables:
             fields = [[_field(field, bold="*") for field in row] for row in table.rows]
             parts += [f"  {table.title}", tables.aligned([table.headings, *fields], indent=4)]
@@ -155,6 +152,16 @@ def as_text(contents: Contents) -> tables.Parts:
 def _field(field: Field, bold: str = "**") -> str:
     shown = f"{bold}{field.text}{bold}" if field.is_best else field.text
     return f"{shown} ({field.note})" if field.note else shown
+
+
+def _verdicts(contents: Contents, label: str) -> tables.Parts:
+    """Returns the verdicts on a group's claims, those named before the runs first."""
+    parts: list[tables.RenderableType] = []
+    for section in claim_sections([one for one in contents.judgements if one.group == label]):
+        parts.append(f"  {section.heading}")
+        for judgement in section.judgements:
+            parts += _verdict(judgement) if judgement.verdict != NOT_TESTED else []
+    return parts
 
 
 def _verdict(judgement: Judgement) -> tables.Parts:

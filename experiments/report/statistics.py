@@ -261,6 +261,25 @@ class PowerLaw:
     factor: float
 
 
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Returns Kendall's tau-b and its 95 % interval.
+
+    The interval is that of Fieller, Hartley and Pearson (1957): arctanh(tau) has variance
+    0.437 / (n - 4). A perfect order of n values is taken as half a pair less than perfect.
+
+    Args:
+      x: more than four values.
+      y: as many.
+    """
+    tau = float(scipy.stats.kendalltau(x, y).statistic)
+    if math.isnan(tau):  # all values of x or y are equal
+        return 0.0, (-1.0, 1.0)
+    most = 1 - 1 / math.comb(len(x), 2)
+    z = math.atanh(min(max(tau, -most), most))
+    half = float(scipy.stats.norm.ppf(1 - ALPHA / 2)) * math.sqrt(0.437 / (len(x) - 4))
+    return tau, (math.tanh(z - half), math.tanh(z + half))
+
+
 LEAST_POINTS = 3  # a line through two points leaves nothing to estimate its error from
 
 

@@ -89,6 +89,7 @@ def test_summary_is_strict_json_of_the_agreed_shape(out):
         "3",
         "3b",
         "3c",
+        "3d",
         "4",
         "7a",
         "7b",

@@ -150,6 +150,12 @@ class Across:
         return [v for v in self.axis.values if all(v in line.cells for line in self.lines)]
 
 
+def all_variants(across: Across) -> Group:
+    """Returns the nets of all variants as a group, for claims that compare them."""
+    every = [cell for line in across.lines for cell in line.cells.values()]
+    return as_group(f"{across.study}: all variants", every)
+
+
 def as_group(label: str, networks: Iterable[CellResult]) -> Group:
     """Returns cells as a group whose claims can be judged."""
     return Group(label, {}, "", tuple(sorted(networks, key=cells.order)))

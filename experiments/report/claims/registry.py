@@ -16,6 +16,8 @@ from experiments.report.groups import Group
 CONFIRMED, REJECTED = "confirmed", "rejected"
 POINTS = "points of training error"
 NOT_TESTED = "not tested"  # the runs lack data that the claim needs
+# What a claim compares: nets of one recipe, or the variants of a study, each with its own.
+RECIPE, VARIANTS = "one recipe", "variants"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Claim:
       rule: when it is confirmed, after "Claim 1 ..."; ``{margin}`` stands for the margin.
       words: the verdict in plain words, for each verdict but NOT_TESTED.
       unit: of the difference.
+      over: RECIPE or VARIANTS, which nets it compares.
       judge: the judgement of a group, given the margin in percentage points; None if the report
         cannot judge the claim.
     """
@@ -63,6 +66,7 @@ class Claim:
     rule: str = ""
     words: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unit: str = POINTS
+    over: str = RECIPE
     judge: Judge | None = None
 
 
@@ -121,8 +125,11 @@ def all_claims() -> list[Claim]:
     return [_REGISTRY[id] for id in sorted(_REGISTRY)]
 
 
-def judge(group: Group, margin: float) -> list[Judgement]:
+def judge(group: Group, margin: float, over: str = RECIPE) -> list[Judgement]:
     """Returns the judgement of every claim for one group.
+
+    Claims about VARIANTS are not tested in a group of one recipe, and the others are left out in a
+    group of variants.
 
     Only cells whose runs have ended are compared. A diverged replicate counts with an error of
     100 %.
@@ -131,11 +138,14 @@ def judge(group: Group, margin: float) -> list[Judgement]:
       group: comparable cells.
       margin: percentage points. A claim that the error does *not* rise cannot be shown by a finite
         sample, so a rise below the margin counts as none (a test of non-inferiority).
+      over: RECIPE, or VARIANTS for a group of all variants of a study.
     """
     namings = naming.of_group(group)
     judgements = []
     for one in all_claims():
-        lack = one.needs(group)
+        if over == VARIANTS != one.over:
+            continue
+        lack = one.needs(group) if one.over == over else "needs a study of variants"
         if lack or one.judge is None:
             finding = Finding(NOT_TESTED, lack or "this report has no judgement of it")
         else:
