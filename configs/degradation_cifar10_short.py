@@ -4,8 +4,9 @@
         --config.base.data.dir=TFDS_DATA_DIR --workdir=runs/degradation_cifar10_short
 
 Do deeper plain nets have higher training error even when each network has its own learning rate?
-Plain and residual nets of 20 and 56 layers, three seeds each, after one pilot per rate. --dry_run
-estimates the time on your machine.
+Plain and residual nets of 20 and 56 layers, three seeds each, after one pilot per rate. Give
+--extend as well: three of the four best rates lie at the edge of these. results/README.md has the
+answer; --dry_run estimates the time on your machine.
 """
 
 from ml_collections import ConfigDict
