@@ -1,12 +1,12 @@
 """Degradation on CIFAR-10 in 2,000 steps, each network at its best rate: some hours on a CPU.
 
     python -m experiments.sweep --config=configs/degradation_cifar10_short.py \
-        --config.base.data.dir=TFDS_DATA_DIR --workdir=runs/degradation_cifar10_short
+        --config.base.data.dir=TFDS_DATA_DIR --workdir=runs/degradation_cifar10_short --extend
 
 Do deeper plain nets have higher training error even when each network has its own learning rate?
-Plain and residual nets of 20 and 56 layers, three seeds each, after one pilot per rate. Give
---extend as well: three of the four best rates lie at the edge of these. results/README.md has the
-answer; --dry_run estimates the time on your machine.
+Plain and residual nets of 20 and 56 layers, three seeds each, after one pilot per rate. Without
+--extend, three of the four best rates would lie at the edge of the candidates. results/README.md
+has the answer; --dry_run estimates the time on your machine.
 """
 
 from ml_collections import ConfigDict

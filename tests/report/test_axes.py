@@ -13,6 +13,7 @@ from experiments.report.axes import answers, figure, finding, model, panels, row
 from experiments.report.curves import LINE_STYLES
 from experiments.report.statistics import Difference, Sample, power_law
 from resnet_jax.runs import reader
+from tests import tiny
 from tests.report import fixture
 
 RATES = (0.01, 0.03, 0.1)
@@ -244,6 +245,17 @@ def test_an_exploded_loss_is_an_arrow_that_leaves_the_axis_to_the_others(grid, m
         if trace.marker.symbol == "triangle-up"
     ]
     assert any(f"<b>{line.name}</b><br>{words}" == text for text in arrows)
+
+
+def test_figure_and_page_explain_the_arrow_only_where_there_is_one(folder, tmp_path, monkeypatch):
+    for name, least, shown in (("none", 100.0, False), ("some", 0.2, True)):
+        monkeypatch.setattr(series, "EXPLODED", least)
+        assert tiny.compare(str(folder / "grid"), f"--out={tmp_path / name}") == 0
+        page_has = (
+            "An arrow there marks a mean loss" in (tmp_path / name / "index.html").read_text()
+        )
+        figure_has = "loss above 0.2" in (tmp_path / name / "axes.svg").read_text()
+        assert (page_has, figure_has) == (shown, shown)
 
 
 def test_a_place_at_the_edge_is_a_fraction_of_the_axis():

@@ -13,7 +13,7 @@ from resnet_jax.runs import reader
 from tests.report import fixture
 
 
-def study(folder, nets, *, claim=True, **changes):
+def study(folder, nets, **changes):
     """Writes a variant per (powers of ten between first and last gradient, training error).
 
     The gradients of every second variant vanish towards the input, those of the others explode.
@@ -31,10 +31,9 @@ def study(folder, nets, *, claim=True, **changes):
             folder / name, rows, variant=name, replicates=2, model__depth=56,
             optimizer__clip_norm=float(i), **{"model__shortcut": "none"} | changes,
         )  # fmt: skip
-    if claim:
-        (folder / "claims.json").write_text(
-            '{"3d": {"before_runs": true, "at": "2026-01-02T03:04:05+00:00"}}'
-        )
+    (folder / "claims.json").write_text(
+        '{"3d": {"before_runs": true, "at": "2026-01-02T03:04:05+00:00"}}'
+    )
     return contents.of_runs(reader.find([folder]), margin=0.5)
 
 

@@ -143,7 +143,7 @@ def judge(group: Group, margin: float, over: str = RECIPE) -> list[Judgement]:
     namings = naming.of_group(group)
     judgements = []
     for one in all_claims():
-        if over == VARIANTS != one.over:
+        if over == VARIANTS and one.over != VARIANTS:
             continue
         lack = one.needs(group) if one.over == over else "needs a study of variants"
         if lack or one.judge is None:

@@ -1,7 +1,5 @@
 """Claim 3d, which compares nets of different recipes: the variants of a study."""
 
-import math
-
 from experiments.report.claims.comparisons import UNDECIDED
 from experiments.report.claims.nets import PLAIN, ended, of_kind
 from experiments.report.claims.registry import (
@@ -12,7 +10,7 @@ from experiments.report.claims.registry import (
     Finding,
     judges,
 )
-from experiments.report.claims.signals import ORDERS
+from experiments.report.claims.signals import ORDERS, Ends
 from experiments.report.groups import Group
 from experiments.report.replicates import Replicate
 from experiments.report.signals.profiles import GRADIENTS, first_and_last, profiles
@@ -60,7 +58,7 @@ def healthy_gradients_train_better(group: Group, margin: float) -> Finding:
     found = []  # pairs of powers of ten and error, by net
     for cell in ended(of_kind(group, PLAIN)):
         apart = [
-            abs(math.log10(ends[0] / ends[1]))
+            abs(Ends(*ends, step=0).orders)
             for replicate in cell.replicates
             if (ends := first_and_last(profiles(replicate, GRADIENTS).get(0, {})))
         ]
