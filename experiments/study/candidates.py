@@ -56,7 +56,7 @@ class Tuning:
         """Returns the next candidate beyond a value at the edge, in the candidates' spacing.
 
         It is as many times the value as the value is its neighbour: 0.005 and 0.01 are followed by
-        0.0025 at the lower end. It has six digits, or is whole if the setting's values are.
+        0.0025 at the lower end. It has three digits, or is whole if the setting's values are.
 
         Returns:
           The candidate; or None if FURTHER were added there, the setting does not allow it, or
@@ -74,7 +74,7 @@ class Tuning:
         if added >= FURTHER or min(last, neighbour) <= 0 or not isinstance(allowed, Range):
             return None
         number = last * last / neighbour
-        number = round(number) if allowed.whole else float(f"{number:.6g}")
+        number = round(number) if allowed.whole else float(f"{number:.3g}")
         is_beyond = number > last if is_highest else number < last
         return number if is_beyond and number in allowed else None
 
