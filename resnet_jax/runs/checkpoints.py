@@ -9,7 +9,9 @@ downloads the whole checkpoint.
 """
 
 import contextlib
+import errno
 import functools
+import os
 import pathlib
 import shutil
 import tempfile
@@ -71,7 +73,12 @@ class Checkpoints:
         single = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"{process}"
         )
-        items = ocp.CompositeOptions(multiprocessing_options=single)
+        # Otherwise a thread makes the directories. If it fails, as on a full disk, the threads that
+        # wait for them keep the process alive for five minutes.
+        directories_first = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        items = ocp.CompositeOptions(
+            multiprocessing_options=single, async_options=directories_first
+        )
         self._orbax = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(composite_options=items), multiprocessing_options=single
         )
@@ -186,8 +193,7 @@ class Checkpoints:
                 self._remove(old)
         except Exception as e:
             _clear(self._local)
-            reason = storage.reason(e) if isinstance(e, OSError) else str(e)
-            raise self._unwritable(" ".join(reason.split())[:300]) from e
+            raise self._unwritable(_reason(e)) from e
 
     def _unwritable(self, reason: str) -> RunError:
         return RunError(f"A checkpoint could not be written to {self._folder}: {reason}")
@@ -295,6 +301,15 @@ class Checkpoints:
                 yield
         except OSError as e:
             raise RunError(f"{path} cannot be read: {storage.reason(e)}.") from e
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return storage.reason(error)
+    # TensorStore's messages name several files before the system's reason.
+    text = " ".join(str(error).split())
+    reasons = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
+    return next((reason for reason in reasons if reason in text), text[:300])
 
 
 def _clear(folder: pathlib.Path) -> None:
