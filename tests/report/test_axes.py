@@ -171,6 +171,10 @@ def test_labels_that_would_touch_are_left_out():
     values = [model.Value(f"{number:g}", number) for number in (0.0, 0.05, 0.1, 0.2, 1.0)]
     axis = model.Axis(("model.shortcut_scale",), tuple(values))
     assert series.labels(axis) == {0.0: "0", 0.1: "0.1", 0.2: "0.2", 1.0: "1"}
+    # On a logarithmic axis the distance is that of the logarithms.
+    rates = [model.Value(f"{number:g}", number) for number in (1e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1.0)]
+    axis = model.Axis(("schedule.rate",), tuple(rates))
+    assert [*series.labels(axis).values()] == ["1", "0.01", "0.001", "0.0001", "1e-05"]
 
 
 def test_a_study_with_nothing_but_pilots_is_shown_by_its_pilots(tmp_path):

@@ -1,6 +1,7 @@
 """The numbers that both kinds of figure draw along an axis."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from experiments.report import curves
@@ -14,7 +15,8 @@ CROSS = 0.97  # the height of the crosses of diverged seeds, as a fraction of th
 ARROW = 0.92  # and that of the arrows of exploded losses
 EXPLODED = 100.0  # nats: higher mean losses would leave the others no room on the axis
 BEST_SIZES = (13, 3)  # the largest and the smallest hollow marker of a best value
-LABELS_APART = 0.1  # the least distance of two labels, as a fraction of a linear axis
+# The least distance of two labels, as a fraction of the axis. Logarithmic ones have more digits.
+LABELS_APART = {LINEAR: 0.1, LOG: 0.14}
 LOG_LOSSES = 10.0  # a ratio of losses from which their axis is logarithmic
 
 
@@ -117,16 +119,17 @@ def places(axis: Axis) -> dict[Value, float]:
 
 
 def labels(axis: Axis) -> dict[float, str]:
-    """Returns the label of each place; on a linear axis those that would touch are left out."""
+    """Returns the label of each place; those of numbers that would touch are left out."""
     every = {x: value.label for value, x in places(axis).items()}
-    if axis.scale != LINEAR:
+    if axis.scale == NAMES:
         return every
-    apart = LABELS_APART * (max(every) - min(every))
-    shown: dict[float, str] = {}
+    along = {x: math.log(x) if axis.scale == LOG else x for x in every}
+    apart = LABELS_APART[axis.scale] * (max(along.values()) - min(along.values()))
+    shown: list[float] = []
     for x in sorted(every, reverse=True):
-        if not shown or min(shown) - x >= apart:
-            shown[x] = every[x]
-    return shown
+        if not shown or along[shown[-1]] - along[x] >= apart:
+            shown.append(x)
+    return {x: every[x] for x in shown}
 
 
 def points(across: Across, line: Line, quantity: Quantity) -> list[Point]:
