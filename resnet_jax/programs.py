@@ -100,7 +100,7 @@ def build(
       select: of the training split, see data.splits.Split.
     """
     initialize = initializer(config, execution)
-    convolution, product = seeds.convolution_and_product(execution.seeds_by)
+    convolution, product = seeds.convolution_and_product(execution.seeds_by, execution.mesh)
     model = dataclasses.replace(
         resnet.from_config(config.model, execution.scan),
         convolution=convolution,

@@ -1,4 +1,4 @@
-"""Convolutions and products for several seeds in one program.
+"""Convolutions and products, of one seed and of several seeds in one program.
 
 `vmap` over seeds turns a convolution, and each of its gradients, into a grouped convolution with
 one group per seed. A compiler may pad the groups with zeros; 0 * NaN then carries one seed's NaN
@@ -16,6 +16,11 @@ import jax.custom_batching
 import jax.numpy as jnp
 
 from resnet_jax.pytree import Tree
+
+
+def convolution(x_BHWC: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
+    """Computes jax.lax.conv_general_dilated in the input's dtype, whatever the kernel's."""
+    return jax.lax.conv_general_dilated(x_BHWC, kernel.astype(x_BHWC.dtype), *args, **options)
 
 
 def one_by_one(

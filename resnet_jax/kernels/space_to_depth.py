@@ -27,7 +27,7 @@ def convolution(
 
     Args:
       x_BHWC: float (B, H, W, C).
-      kernel: (k, k, C, filters), k odd; of the same dtype.
+      kernel: (k, k, C, filters), k odd; of a dtype that `convolve` takes.
       strides: (2, 2).
       padding: ((k // 2, k // 2),) * 2.
       convolve: jax.lax.conv_general_dilated or an equivalent, for the convolution of stride 1.
@@ -36,7 +36,7 @@ def convolution(
       **options: ignored; nn.Conv passes no dilation and one group.
 
     Returns:
-      (B, ceil(H / 2), ceil(W / 2), filters) of the same dtype.
+      (B, ceil(H / 2), ceil(W / 2), filters), as from `convolve`.
     """
     batch, height, width, channels = x_BHWC.shape
     size, _, _, filters = kernel.shape

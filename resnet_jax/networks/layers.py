@@ -29,7 +29,7 @@ class Layers:
     Attributes:
       nonlinearity: see nonlinearities.py.
       init: of the kernels.
-      convolve: jax.lax.conv_general_dilated or an equivalent.
+      convolve: jax.lax.conv_general_dilated for a float32 kernel, computed in the input's dtype.
       standardize: whether kernels are standardised.
       norm_kind: "batch" | "none" (the identity; convolutions have biases) | "group" (Wu & He 2018,
         arXiv 1803.08494) | "frozen" (a BatchNorm that keeps its initial statistics, mean 0 and
@@ -87,6 +87,7 @@ class Layers:
             strides,
             padding=padding,
             conv_general_dilated=convolve,
+            promote_dtype=for_convolve,
             dtype=self.dtype,
             precision=self.precision,
             **options,
@@ -139,6 +140,22 @@ class Layers:
         return apply
 
 
+def for_convolve(
+    *args: jax.Array | None, dtype: Any = None, inexact: bool = True
+) -> list[jax.Array | None]:
+    """Converts a convolution's (input, kernel, bias) to the activations' dtype, for nn.Conv.
+
+    The kernel stays float32, see Layers.convolve. Each example gets its own copy of a bias in
+    bfloat16, so that the gradient is summed over the batch in float32.
+    """
+    x_BHWC, kernel, bias = args
+    assert x_BHWC is not None
+    x_BHWC = x_BHWC.astype(dtype)
+    if bias is not None and bias.dtype != dtype:
+        bias = jnp.broadcast_to(bias, (x_BHWC.shape[0], 1, 1, bias.size)).astype(dtype)
+    return [x_BHWC, kernel, bias]
+
+
 class _Identity(nn.Module):
     """In place of a norm, so that its signals have the norm's name."""
 
@@ -164,15 +181,14 @@ def standardized(
 
     Args:
       x_BHWC: the input.
-      kernel: (height, width, C, filters).
+      kernel: float32 (height, width, C, filters).
       *args: of `convolve`.
       convolve: jax.lax.conv_general_dilated or an equivalent.
       gain: see above.
       **options: of `convolve`.
     """
-    weights = kernel.astype(jnp.float32)
-    axes = tuple(range(weights.ndim - 1))
-    variance = weights.var(axes, keepdims=True) * math.prod(weights.shape[:-1])
-    weights = weights - weights.mean(axes, keepdims=True)
-    weights = weights * (gain * jax.lax.rsqrt(jnp.maximum(variance, 1e-4)))
-    return convolve(x_BHWC, weights.astype(kernel.dtype), *args, **options)
+    axes = tuple(range(kernel.ndim - 1))
+    variance = kernel.var(axes, keepdims=True) * math.prod(kernel.shape[:-1])
+    centred = kernel - kernel.mean(axes, keepdims=True)
+    weights = centred * (gain * jax.lax.rsqrt(jnp.maximum(variance, 1e-4)))
+    return convolve(x_BHWC, weights, *args, **options)

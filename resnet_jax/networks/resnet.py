@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.errors import UserError, nearest
 from resnet_jax.kernels import space_to_depth
+from resnet_jax.kernels.convolution import convolution
 from resnet_jax.kernels.pooling import max_pool
 from resnet_jax.networks import layout, signals
 from resnet_jax.networks.architectures import (
@@ -72,7 +73,7 @@ class ResNet(nn.Module):
       space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
       remat: stages (from 1) whose blocks keep only their inputs and are recomputed in the backward
         pass.
-      convolution: jax.lax.conv_general_dilated or an equivalent, see convolution.py.
+      convolution: see Layers.convolve.
       product: the classifier's; jax.lax.dot_general or an equivalent.
     """
 
@@ -106,7 +107,7 @@ class ResNet(nn.Module):
     scan: bool = False
     space_to_depth: bool = False
     remat: tuple[int, ...] = ()
-    convolution: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+    convolution: Callable[..., jax.Array] = convolution
     product: Callable[..., jax.Array] = jax.lax.dot_general
 
     def __post_init__(self) -> None:

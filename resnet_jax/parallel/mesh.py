@@ -113,17 +113,22 @@ def place(shapes: Tree, mesh: Mesh) -> Tree:
       shapes: a pytree of ShapeDtypeStructs (R, ...).
       mesh: the mesh.
     """
-    fsdp = mesh.shape[FSDP]
 
     def one(a: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        spec: list[str | None] = [REPLICATES] + [None] * (len(a.shape) - 1)
-        divisible = [axis for axis in range(1, len(a.shape)) if a.shape[axis] % fsdp == 0]
-        if fsdp > 1 and divisible and math.prod(a.shape[1:]) >= _MIN_SPLIT_ELEMENTS:
-            spec[max(divisible, key=lambda axis: a.shape[axis])] = FSDP
-        sharding = NamedSharding(mesh, P(*spec))
+        sharding = NamedSharding(mesh, P(REPLICATES, *split_parameter(a.shape[1:], mesh)))
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
 
     return jax.tree.map(one, shapes)
+
+
+def split_parameter(shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Returns how a replicate's array is split: the largest divisible axis of a large one."""
+    fsdp = mesh.shape[FSDP]
+    divisible = [axis for axis, length in enumerate(shape) if length % fsdp == 0]
+    if fsdp == 1 or not divisible or math.prod(shape) < _MIN_SPLIT_ELEMENTS:
+        return P(*[None] * len(shape))
+    longest = max(divisible, key=lambda axis: shape[axis])
+    return P(*[FSDP if axis == longest else None for axis in range(len(shape))])
 
 
 def constrain(tree: Tree, spec: P, mesh: Mesh) -> Tree:

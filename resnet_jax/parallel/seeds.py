@@ -11,18 +11,19 @@ from jax.typing import ArrayLike
 
 from resnet_jax.kernels.convolution import one_by_one, product_one_by_one
 from resnet_jax.parallel import mesh as meshes
+from resnet_jax.parallel.gradients import summed_in_float32
 from resnet_jax.pytree import PyTree, Tree
 
 Axes = tuple[int | None, ...]  # 0 for an argument with an axis of replicates, else None
 
 
 def convolution_and_product(
-    way: str,
+    way: str, mesh: Mesh
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """Returns the ResNet.convolution and ResNet.product for one of WAYS."""
+    """Returns the ResNet.convolution and ResNet.product for one of WAYS on a mesh."""
     if way == "separate":
-        return one_by_one, product_one_by_one
-    return jax.lax.conv_general_dilated, jax.lax.dot_general
+        return summed_in_float32(one_by_one, mesh), product_one_by_one
+    return summed_in_float32(jax.lax.conv_general_dilated, mesh), jax.lax.dot_general
 
 
 def over_seeds(

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 
 from resnet_jax.kernels import space_to_depth
-from resnet_jax.kernels.convolution import one_by_one
-from resnet_jax.networks import layout
+from resnet_jax.kernels.convolution import convolution, one_by_one
+from resnet_jax.networks import layers, layout
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.networks.summary import summarize
@@ -148,3 +148,27 @@ def test_the_network_is_the_same(options):
     np.testing.assert_allclose(a, b, rtol=1e-5)
     for one, other in zip(jax.tree.leaves(da), jax.tree.leaves(db), strict=True):
         assert difference(one, other) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_float32_kernel_and_bias_compute_the_same_and_their_gradients_are_not_rounded(dtype):
+    theirs = layer(3, 1, dtype).copy(use_bias=True)
+    ours = theirs.copy(conv_general_dilated=convolution, promote_dtype=layers.for_convolve)
+    x = jax.random.normal(jax.random.key(0), (64, 8, 8, 5))
+    variables = theirs.init(jax.random.key(1), x)
+    variables["params"]["bias"] = jax.random.normal(jax.random.key(2), (6,))
+    tiny.assert_bit_equal(ours.apply(variables, x), theirs.apply(variables, x))
+    weights = jax.random.normal(jax.random.key(3), (64, 8, 8, 6))
+
+    def gradient(conv):
+        def weighed(variables):
+            return (weights * conv.apply(variables, x).astype(jnp.float32)).sum()
+
+        return jax.grad(weighed)(variables)["params"]
+
+    expected, found = gradient(theirs), gradient(ours)
+    assert difference(expected["kernel"], found["kernel"]) < TOLERANCES[dtype]
+    assert difference(weights.sum((0, 1, 2)), found["bias"]) < TOLERANCES[dtype]
+    # Each example's share of the bias's gradient is rounded, but not their sum.
+    bias = found["bias"]
+    assert np.abs(bias - bias.astype(jnp.bfloat16).astype(jnp.float32)).max() > 1e-3

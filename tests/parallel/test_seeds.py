@@ -80,7 +80,9 @@ def test_on_a_tpu_no_product_sees_two_seeds():
         pytest.skip("libtpu is not installed")
 
     def products(seeds):
-        config = ours.config("cifar", 8, batch_size=8, scan="off", replicates=seeds)
+        config = ours.config(
+            "cifar", 8, batch_size=8, precision="default", scan="off", replicates=seeds
+        )
         config.replicates_by = "separate"
         programs, others = ours.shapes(config, target.named("v5e"))
         text = programs.train_steps.lower(programs.state, *others).compile().as_text()
@@ -237,7 +239,8 @@ def small_step(way, preactivation):
 
     It contains every kind of layer and returns losses, logits, statistics and gradients.
     """
-    convolution, product = convolution_and_product(way)
+    one_device = meshes.make_mesh(devices=jax.devices()[:1])
+    convolution, product = convolution_and_product(way, one_device)
     model = ResNet(
         Architecture("bottleneck" if preactivation else "basic", (2, 1), (4, 8)),
         num_classes=3,
