@@ -29,8 +29,15 @@ test: venv
 	.venv-skypilot/bin/python -m pip install --disable-pip-version-check --quiet -r $<
 	@touch $@
 
-test-slow: venv .venv-skypilot/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+# The compiler for TPUs, outside of .venv: with it, JAX looks for a TPU in every program.
+.libtpu/.installed: requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps \
+		--target .libtpu 'libtpu==0.0.42.*'
+	@touch $@
+
+test-slow: venv .venv-skypilot/.installed .libtpu/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not compiler"
+	PYTHONPATH=.libtpu $(BIN)/python -m pytest -n 2 -m compiler
 
 check: venv
 	$(BIN)/ruff check .
@@ -38,4 +45,4 @@ check: venv
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-skypilot runs
+	rm -rf .venv .venv-skypilot .libtpu runs

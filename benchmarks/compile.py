@@ -21,9 +21,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from benchmarks import results
-from benchmarks.compiled import target
 from benchmarks.peers import ours
 from experiments.cli import command_line
+from experiments.pods import target
+from experiments.pods.program import shapes
 
 DEPTHS = {"cifar": ["20", "56", "110", "1202"], "imagenet": ["18", "34", "50", "101", "152"]}
 LAYOUTS = {"loop": "on", "unrolled": "off"}  # values of model.scan
@@ -85,7 +86,7 @@ def _row(config: ConfigDict, how: str) -> results.Row:
 
 def _measure(config: ConfigDict, row: results.Row, device: jax.Device) -> None:
     """Traces and compiles a resolved config's training step, and again from a cache."""
-    programs, arguments = ours.shapes(config, device)
+    programs, arguments = shapes(config, [device])
     before = {name: getattr(jax.config, name) for name in _CACHE}
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -1,6 +1,5 @@
 """The machine of a benchmark: its processor, package versions and accelerator's limits."""
 
-import dataclasses
 import importlib.metadata
 import pathlib
 import platform
@@ -10,33 +9,8 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
+from experiments.pods.chips import CHIPS
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """The peak rates of a device.
-
-    Attributes:
-      bandwidth: memory bandwidth in GB/s.
-      peaks: TFLOP/s of dense matrix products, by the activations' dtype; float32 in the default
-        precision of JAX and PyTorch (TensorFloat-32 on NVIDIA).
-    """
-
-    bandwidth: float
-    peaks: dict[str, float]
-
-
-# The manufacturers' numbers, by JAX's device_kind.
-LIMITS = {
-    "NVIDIA H200": Limits(4800, {"bfloat16": 989.4, "float32": 494.7}),
-    "NVIDIA H100 80GB HBM3": Limits(3350, {"bfloat16": 989.4, "float32": 494.7}),
-    "NVIDIA H100 PCIe": Limits(2039, {"bfloat16": 756.0, "float32": 378.0}),
-    "NVIDIA A100-SXM4-80GB": Limits(2039, {"bfloat16": 312.0, "float32": 156.0}),
-    "NVIDIA A100-SXM4-40GB": Limits(1555, {"bfloat16": 312.0, "float32": 156.0}),
-    "TPU v4": Limits(1228, {"bfloat16": 275.0}),
-    "TPU v5 lite": Limits(819, {"bfloat16": 197.0}),
-    "TPU v5": Limits(2765, {"bfloat16": 459.0}),
-    "TPU v6 lite": Limits(1640, {"bfloat16": 918.0}),
-}
 _TRIAD_ELEMENTS = 2**26  # 256 MB of float32: larger than any cache
 _TRIAD_ROUNDS = 7
 
@@ -50,8 +24,8 @@ def bandwidth(device: jax.Device, given: float) -> tuple[float, str]:
     """
     if given:
         return given, "--bandwidth"
-    if device.device_kind in LIMITS:
-        return LIMITS[device.device_kind].bandwidth, "the maker"
+    if device.device_kind in CHIPS:
+        return CHIPS[device.device_kind].bandwidth, "the maker"
     return _triad(device), f"a += 2 b over 2 x {4 * _TRIAD_ELEMENTS / 1e6:.0f} MB, the best round"
 
 
@@ -59,7 +33,7 @@ def peak(device: jax.Device, dtype: str, given: float) -> tuple[float, str] | No
     """Returns a device's peak TFLOP/s and the number's source, or None if it is unknown."""
     if given:
         return given, "--peak"
-    known = LIMITS.get(device.device_kind)
+    known = CHIPS.get(device.device_kind)
     return (known.peaks[dtype], "the maker") if known and dtype in known.peaks else None
 
 

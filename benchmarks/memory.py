@@ -26,10 +26,11 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from benchmarks import results
-from benchmarks.compiled import target
 from benchmarks.compiled.kept import kept_bytes
 from benchmarks.peers import ours
 from experiments.cli import command_line
+from experiments.pods import target
+from experiments.pods.program import shapes
 from resnet_jax.data import sets
 from resnet_jax.data.views import make_views, pictures_per_batch
 from resnet_jax.errors import UserError
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     about = {
         "remat": "stages whose blocks are computed again in the backward pass (model.remat)",
         "kept": "by the forward pass for the backward pass, from shapes alone: on every platform",
-        "beside it": f"a data set that lives on the device; CIFAR-10: {_cifar10() / 1e9:.2f} GB",
+        "arguments": "with the training split of a data set on the device, not the other splits",
     }
     results.publish(_HEADINGS, _show, rows, about | _about(device))
     return 0
@@ -103,7 +104,7 @@ def _configs() -> list[ConfigDict]:
 
 
 def _row(config: ConfigDict, device: jax.Device) -> results.Row:
-    programs, arguments = ours.shapes(config, device)
+    programs, arguments = shapes(config, [device])
     variables = jax.tree.map(  # of one replicate
         lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
         {"params": programs.state.params, "batch_stats": programs.state.batch_stats},
@@ -158,7 +159,7 @@ def _publish_views(device: jax.Device) -> int:
 
 def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[results.Row]:
     """Yields a row for the training step, the population statistics and each view of a test."""
-    programs, arguments = ours.shapes(config, device)
+    programs, arguments = shapes(config, [device])
     variables = {"params": programs.state.params, "batch_stats": programs.state.batch_stats}
     batch_size, size = config.batch_size, config.data.image_size
     training_batch = {"pictures": batch_size, "largest_view": [1, size, size]}
@@ -196,13 +197,6 @@ def _after_training(config: ConfigDict, device: jax.Device) -> Iterator[results.
             shaped(dtype=np.int32),
             shaped(dtype=bool),
         )
-
-
-def _cifar10() -> int:
-    """Returns the bytes of CIFAR-10 on a device: uint8 images and int32 labels."""
-    facts = sets.DATA_SETS["cifar10"]
-    example = int(np.prod(facts.image_shape)) + np.dtype(np.int32).itemsize
-    return (facts.train + facts.test) * example
 
 
 def _show(row: results.Row) -> list[str]:

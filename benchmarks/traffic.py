@@ -19,9 +19,11 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from benchmarks import machine, results
-from benchmarks.compiled import hlo, target
 from benchmarks.peers import flax_example, ours
 from experiments.cli import command_line
+from experiments.pods import target
+from experiments.pods.kernels import of_text as kernels_of_text
+from experiments.pods.program import shapes
 from resnet_jax.errors import UserError
 from resnet_jax.parallel.seeds import WAYS
 
@@ -53,8 +55,9 @@ def main(argv: Sequence[str]) -> int:
     device = target.device()
     if device.platform == "tpu":
         raise UserError(
-            f"--target={target.TARGET.value or 'none'} is a TPU, whose programs do not give their "
-            "loops' trip counts; allowed are H100 and H200, or none on a GPU or CPU."
+            f"--target={target.TARGET.value or 'none'} is a TPU, whose convolutions are fused with "
+            "other operations (benchmarks.pod reads its programs); allowed are H100 and H200, or "
+            "none on a GPU or CPU."
         )
     bandwidth, source = machine.bandwidth(device, 0)
     rows = []
@@ -125,10 +128,10 @@ def _row(config: ConfigDict, program: str, device: jax.Device, bandwidth: float)
     if program == "flax":
         steps, (step, arguments) = 1, flax_example.shapes(config, device)
     else:
-        programs, rest = ours.shapes(config, device)
+        programs, rest = shapes(config, [device])
         step, arguments = programs.train_steps, (programs.state, *rest)
-        steps = rest[-1].shape[1]  # of batches (R, steps, parts, ...)
-    kernels = hlo.kernels(step.lower(*arguments).compile().as_text())
+        steps = programs.execution.steps_per_dispatch
+    kernels = kernels_of_text(step.lower(*arguments).compile().as_text())
     for kernel in sorted(kernels, key=lambda kernel: -kernel.total)[: _KERNELS.value]:
         print(f"{kernel.total / 1e6:10.2f} MB {kernel.times:4} x {kernel.opcode} {kernel.name} "
               f"{kernel.source}")  # fmt: skip

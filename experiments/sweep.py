@@ -9,6 +9,9 @@ their last checkpoints. --config.base.KEY=VALUE changes a setting for all cells,
 to a scheduler; 1 a cell failed; 2 a mistake in the command; 42 the sweep or a cell was stopped,
 with everything saved.
 
+--dry_run --target=v5e:16x16 compiles every cell for absent chips, and says whether it fits and the
+least that it takes there (experiments/pods/target.py has the targets).
+
 --launcher=slurm submits the missing cells to Slurm as one array, --launcher=skypilot submits one
 job per cell to SkyPilot; both return at once and skip cells that are already submitted. --status
 then shows the scheduler's state of each cell, and --cancel cancels the jobs.
@@ -25,12 +28,14 @@ from experiments.cli import command_line, config_flag, tables
 from experiments.launchers import choice, local
 from experiments.launchers.interface import Job
 from experiments.launchers.local import Machine
+from experiments.pods import target
 from experiments.study import (
     cell_folders,
     estimate,
     grid,
     ledger,
     named_claims,
+    on_target,
     packing,
     plan,
     scheduling,
@@ -59,6 +64,12 @@ _RATE = flags.DEFINE_float(
     "rate", None, "For --dry_run: images per second at which one device trains ResNet-50 at 224 "
     "pixels, instead of timing this machine.",
 )  # fmt: skip
+_SHARE = flags.DEFINE_float(
+    "share", 0.5, "For --dry_run with --target: the share of the bound's speed that runs reach."
+)
+_PRICE = flags.DEFINE_float(
+    "price", 0.0, "For --dry_run with --target: the price of a chip-hour.", lower_bound=0.0
+)
 _DEVICES = flags.DEFINE_integer("devices", None, "For --rate: devices per cell.", lower_bound=1)
 
 
@@ -168,6 +179,10 @@ def _stage(
     if not _DRY_RUN.value:
         for cell in missing:
             require_data(cell.config.data.name, cell.config.data.dir)
+    if _DRY_RUN.value and target.TARGET.value:
+        chips = target.parse(target.TARGET.value)
+        tables.print_parts(on_target.dry_run(missing, chips, _SHARE.value, _PRICE.value))
+        return 0
     sizes = {cell.name: estimate.size_of(cell) for cell in cells}
     cells, missing = (estimate.start_order(each, sizes) for each in (cells, missing))
     machine = Machine(queue.name) if queue else local.machine()
@@ -245,6 +260,15 @@ def _check_rate() -> None:
         raise UserError("--rate has an effect only with --dry_run.")
     if _DEVICES.value is not None and _RATE.value is None:
         raise UserError("--devices has an effect only with --rate.")
+    if target.TARGET.value and not _DRY_RUN.value:
+        raise UserError("--target has an effect only with --dry_run.")
+    if target.TARGET.value and _RATE.value is not None:
+        raise UserError("Give either --target or --rate.")
+    for flag in (_SHARE, _PRICE):
+        if flag.present and not target.TARGET.value:
+            raise UserError(f"--{flag.name} has an effect only with --target.")
+    if not 0 < _SHARE.value <= 1:
+        raise UserError(f"--share={_SHARE.value:g} is not allowed; it is above 0 and at most 1.")
 
 
 def _matching(cells: list[Cell]) -> list[Cell]:

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from configs import cifar10, imagenet
@@ -18,7 +17,7 @@ from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.execution import decide
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import put
-from resnet_jax.programs import Programs, build
+from resnet_jax.programs import build
 from resnet_jax.pytree import PyTree
 from resnet_jax.resolve import resolve
 
@@ -157,39 +156,6 @@ def make_work(config: ConfigDict) -> Work:
     labels = random.integers(0, config.model.num_classes, count, dtype=np.int32)
     normalization = fit_normalization(images, config.data.mean, config.data.std)
     return Work(config, images, labels, normalization)
-
-
-def shapes(config: ConfigDict, device: jax.Device) -> tuple[Programs, tuple[PyTree, ...]]:
-    """Returns a run's programs, and the shapes of train_steps's arguments after the state.
-
-    They are for compiling only, so the device may be absent (target.py). The split has the images
-    of one batch.
-
-    Args:
-      config: resolved.
-      device: the device to compile for.
-    """
-    execution = decide(config, [device])
-    mesh = execution.mesh
-    shape = sets.image_shape(config.data)
-    mean_shape = shape if config.data.mean == "pixel" else (1, 1, shape[-1])
-    mean, std = np.zeros((1, *mean_shape), np.float32), np.ones((1, 1, 1, shape[-1]), np.float32)
-
-    def array(shape: tuple[int, ...], dtype: DTypeLike, sharding: jax.sharding.Sharding) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    everywhere = meshes.everywhere(mesh)
-    images = array((config.batch_size, *shape), jnp.uint8, everywhere)
-    split = ResidentSplit(images, array((config.batch_size,), jnp.int32, everywhere), mesh)
-    parts = (config.accumulate, config.batch_size // config.accumulate)
-    batches = array(
-        (config.replicates, execution.steps_per_dispatch, *parts),
-        jnp.int32,
-        meshes.split_batches(mesh),
-    )
-    seeds = array((config.replicates,), jnp.int32, meshes.by_replicate(mesh))
-    programs = build(config, execution, Normalization(mean, std), split.select)
-    return programs, (seeds, programs.numbers, split.arrays, batches)
 
 
 def make(work: Work) -> Program:

@@ -57,7 +57,7 @@ def dry_run(
                 cell, size, rate, status.get("step", 0), cell.name in compiling
             )
             durations[estimate.is_pilot(cell)].append(seconds)
-            times = [show_time(seconds), _hours(seconds * rate.devices)]
+            times = [show_time(seconds), hours(seconds * rate.devices / 3600)]
         rows.append([*_facts(cell, size), _progress(status, cell), *times])
     notes = [
         f"{cell.name} is an exception: {', '.join(others)}."
@@ -80,8 +80,8 @@ def dry_run(
     if any(durations.values()) and rate:
         # Cells start when all pilots have ended.
         total = sum(estimate.makespan(each, at_once) for each in durations.values())
-        hours = _hours(sum(map(sum, durations.values())) * rate.devices)
-        notes.append(f"Estimated total time: {show_time(total)}, {hours} device-hours.")
+        devices = hours(sum(map(sum, durations.values())) * rate.devices / 3600)
+        notes.append(f"Estimated total time: {show_time(total)}, {devices} device-hours.")
     return [tables.aligned(rows), "", *notes, *source, "Nothing was started or written."]
 
 
@@ -95,9 +95,9 @@ def _facts(cell: Cell, size: Size) -> list[str]:
     return [cell.name, str(model.depth), model.shortcut, *sizes, str(cell.config.replicates)]
 
 
-def _hours(seconds: float) -> str:
-    hours = seconds / 3600
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+def hours(number: float) -> str:
+    """Returns hours as text."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _progress(status: Mapping[str, object], cell: Cell) -> str:

@@ -16,35 +16,46 @@ from resnet_jax.parallel.processes import put
 
 @dataclasses.dataclass(frozen=True)
 class ResidentSplit:
-    """One split, replicated on every device: images uint8 (N, H, W, C), labels int32 (N,)."""
+    """One split, replicated on every device.
 
-    images: jax.Array
+    Attributes:
+      pixels: uint8 (N, H * W * C). In a TPU's memory the last two axes are padded to 32 x 128, so
+        that images would take four times as much, and each program would copy them.
+      labels: int32 (N,).
+      image_shape: (H, W, C).
+      mesh: the devices.
+    """
+
+    pixels: jax.Array
     labels: jax.Array
+    image_shape: tuple[int, ...]
     mesh: jax.sharding.Mesh
 
     @classmethod
     def place(
         cls, images: np.ndarray, labels: np.ndarray, mesh: jax.sharding.Mesh
     ) -> "ResidentSplit":
-        """Puts a split on every device of `mesh`."""
-        placed_images, placed_labels = put((images, labels), meshes.everywhere(mesh))
-        return cls(placed_images, placed_labels, mesh)
+        """Puts a split on every device of `mesh`: images uint8 (N, H, W, C), labels int32 (N,)."""
+        pixels = images.reshape(len(images), -1)
+        placed_pixels, placed_labels = put((pixels, labels), meshes.everywhere(mesh))
+        return cls(placed_pixels, placed_labels, images.shape[1:], mesh)
 
     @property
     def arrays(self) -> tuple[jax.Array, jax.Array]:
         """See Split.arrays."""
-        return self.images, self.labels
+        return self.pixels, self.labels
 
     def __len__(self) -> int:
         """Examples in the split."""
-        return self.images.shape[0]
+        return self.pixels.shape[0]
 
     def select(
         self, arrays: tuple[jax.Array, jax.Array], batch: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """See Split.select; a batch holds example numbers."""
-        images, labels = arrays
-        selected = images[batch], labels[batch]
+        pixels, labels = arrays
+        images = pixels[batch].reshape(*batch.shape, *self.image_shape)
+        selected = images, labels[batch]
         return meshes.constrain(selected, P(None, meshes.BATCH_AXES), self.mesh)
 
     def batches(
@@ -71,7 +82,10 @@ class ResidentSplit:
         # A separate program, so that the network compiles once for splits of all sizes.
         everywhere, split = meshes.everywhere(self.mesh), meshes.split_batch(self.mesh)
         gather = jax.jit(
-            lambda images, labels, indices_B: (images[indices_B][:, None], labels[indices_B]),
+            lambda pixels, labels, indices_B: (
+                pixels[indices_B].reshape(-1, 1, *self.image_shape),
+                labels[indices_B],
+            ),
             in_shardings=(everywhere, everywhere, split),
             out_shardings=split,
         )
@@ -79,5 +93,5 @@ class ResidentSplit:
             indices = np.arange(start, start + batch_size)
             mask = indices < len(self)
             indices_B, mask_B = put((np.where(mask, indices, 0), mask), split)
-            images, labels = gather(self.images, self.labels, indices_B)
+            images, labels = gather(self.pixels, self.labels, indices_B)
             yield EvalBatch((images,), labels, mask_B)

@@ -122,9 +122,8 @@ class StreamedSplit:
         """Examples in the split."""
         return len(self.members)
 
-    def select(
-        self, arrays: tuple[()], batch: Mapping[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
+    @staticmethod
+    def select(arrays: tuple[()], batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """See Split.select; the batch holds the images and labels themselves."""
         return batch["images"], batch["labels"]
 

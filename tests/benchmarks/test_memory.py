@@ -83,12 +83,11 @@ def test_more_rematerialised_stages_keep_less():
 @pytest.mark.slow
 def test_it_measures_every_choice_of_remat(tmp_path):
     done = launch(
-        "--family=cifar", "--depths=20", "--batch_size=64", "--device_gb=0.09", f"--out={tmp_path}"
+        "--family=cifar", "--depths=20", "--batch_size=64", "--device_gb=0.228", f"--out={tmp_path}"
     )
     assert done.returncode == 0, done.stderr
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["compiled for"] == "cpu; another compiler lays memory out otherwise"
-    assert "CIFAR-10: 0.18 GB" in table["beside it"]  # 60,000 * (32 * 32 * 3 + 4)
     rows = table["rows"]
     assert [tuple(row["remat"]) for row in rows] == list(EVERY)
     for row in rows:
@@ -96,7 +95,9 @@ def test_it_measures_every_choice_of_remat(tmp_path):
         held = row["arguments_bytes"] + row["output_bytes"] - row["aliased_bytes"]
         assert row["peak_bytes"] == held + row["temporaries_bytes"]
         assert row["kept_bytes"] < row["temporaries_bytes"]
-        assert row["fits"] == (row["peak_bytes"] <= 0.09e9)
+        # With the training split of 45,000 images.
+        assert 45_000 * (32 * 32 * 3 + 4) < row["arguments_bytes"] < 160e6
+        assert row["fits"] == (row["peak_bytes"] <= 0.228e9)
     assert {row["fits"] for row in rows} == {True, False}
     for name in ("kept_bytes", "temporaries_bytes"):
         values = [row[name] for row in rows]

@@ -63,7 +63,10 @@ def test_it_reads_several_seeds_beside_one(tmp_path):
     [
         ("--depths=20,x", "error: --depths has 'x'; allowed are whole numbers from 1 up."),
         ("--program=lop", "--program=lop: value should be one of <loop|unrolled|flax>"),
-        ("--target=h200", "--target=h200: value should be one of <H100|H200|v4|v5e|v5p|v6e>"),
+        (
+            "--target=h200",
+            "--target=h200 is not a chip; allowed are H100, H200, v4, v5e, v5p or v6e",
+        ),
         ("--batch_size=0", "batch_size"),
         ("--seeds=0", "seeds"),
         ("--seeds=2 --program=flax", "error: --program=flax does not support --seeds=2; allowed"),
@@ -120,6 +123,7 @@ def test_on_a_gpu_no_convolution_sees_two_seeds():
 
 
 @pytest.mark.slow
+@pytest.mark.compiler
 @pytest.mark.skipif(not has("libtpu"), reason="jax[tpu] is not installed")
 def test_a_tpus_program_is_refused():
     done = launch("--target=v5e", "--depths=20")

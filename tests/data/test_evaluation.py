@@ -75,11 +75,10 @@ def test_mean_is_numpys(batch_size, split, network):
     result = evaluate.evaluate({False: eval_step}, variables, split, ONE_VIEW, execution)
 
     labels = np.asarray(split.labels)
+    images = np.float32(split.pixels).reshape(-1, *split.image_shape)
     for replicate in (0, 1):
         replicate_variables = jax.tree.map(lambda a, r=replicate: a[r], variables)
-        logits = model.apply(
-            replicate_variables, (np.float32(split.images) - 128) / 64, train=False
-        )
+        logits = model.apply(replicate_variables, (images - 128) / 64, train=False)
         logits = np.asarray(logits, np.float64)
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         loss = -log_p[np.arange(N), labels].mean()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.compiled import target
+from experiments.pods import target
 from resnet_jax.data.augment import Augmentation
 from resnet_jax.networks.architectures import Architecture
 from resnet_jax.networks.resnet import ResNet
@@ -69,7 +69,13 @@ def test_precision_is_part_of_a_runs_identity_and_defaults_to_float32():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "count"), [("highest", 11), ("default", 0)])
-@pytest.mark.parametrize(("chip", "package"), [("H200", "jax_cuda13_plugin"), ("v5e", "libtpu")])
+@pytest.mark.parametrize(
+    ("chip", "package"),
+    [
+        ("H200", "jax_cuda13_plugin"),
+        pytest.param("v5e", "libtpu", marks=pytest.mark.compiler),
+    ],
+)
 def test_precision_reaches_the_program_of_a_chip(chip, package, precision, count):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.compiled import target
 from benchmarks.peers import ours
+from experiments.pods import target
+from experiments.pods.program import shapes
 from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.execution import on_mesh
 from resnet_jax.kernels.convolution import one_by_one
@@ -75,6 +76,7 @@ def test_each_way_is_a_different_program():
 
 
 @pytest.mark.slow
+@pytest.mark.compiler
 def test_on_a_tpu_no_product_sees_two_seeds():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
@@ -84,7 +86,7 @@ def test_on_a_tpu_no_product_sees_two_seeds():
             "cifar", 8, batch_size=8, precision="default", scan="off", replicates=seeds
         )
         config.replicates_by = "separate"
-        programs, others = ours.shapes(config, target.named("v5e"))
+        programs, others = shapes(config, [target.named("v5e")])
         text = programs.train_steps.lower(programs.state, *others).compile().as_text()
         # XLA for TPU turns matrix products into convolutions. A layout follows each shape.
         return Counter(re.findall(r"= (\w+\[[0-9,]+\])\S* convolution\(", text))

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.compiled import target
 from benchmarks.peers import ours
+from experiments.pods import target
+from experiments.pods.program import shapes
 from resnet_jax import train
 from resnet_jax.errors import UserError
 from resnet_jax.execution import decide, on_mesh
@@ -117,5 +118,5 @@ def test_the_compiler_of_a_gpu_knows_the_option():
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         pytest.skip("jax_cuda13_plugin is not installed")
     config = ours.config("cifar", 8, deterministic=True)
-    programs, others = ours.shapes(config, target.named("H200"))
+    programs, others = shapes(config, [target.named("H200")])
     programs.train_steps.lower(programs.state, *others).compile()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.compiled import hlo
+from experiments.pods import kernels
 
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true
@@ -68,7 +68,7 @@ custom_call_target="__cudnn$convForward", metadata={op_name="jit(step)/conv (3x3
 
 
 def test_by_hand():
-    found = {kernel.name: kernel for kernel in hlo.kernels(PROGRAM)}
+    found = {kernel.name: kernel for kernel in kernels.of_text(PROGRAM)}
     assert {name: (kernel.size, kernel.times) for name, kernel in found.items()} == {
         "none": (4 * (10 + 30), 1),
         "next": (3 * 4, 3),
@@ -86,14 +86,74 @@ def test_by_hand():
     assert list(found) == ["none", "next", "fusion.1", "fusion.2", "conv", "updated"]
 
 
-def test_a_loop_without_a_trip_count_is_refused():
-    with pytest.raises(ValueError, match="the loop loop has no known trip count"):
-        hlo.kernels(PROGRAM.replace("known_trip_count", "unknown"))
+def test_a_trip_count_that_is_not_noted_is_that_of_the_counter():
+    unknown = PROGRAM.replace("known_trip_count", "unknown")
+    assert kernels.of_text(unknown) == kernels.of_text(PROGRAM)
+    copied = unknown.replace("tuple(%start,", "tuple(%copied,").replace(
+        "  %none =", "  %copied = s32[] copy(%start)\n  %none ="
+    )
+    assert [k for k in kernels.of_text(copied) if k.name != "copied"] == kernels.of_text(PROGRAM)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("direction=LT", "direction=LE"),
+        ("%start = s32[] constant(0)", "%start = s32[] constant(1)"),
+        ("%start = s32[] constant(0)", "%start = s32[] parameter(2)"),
+        ("%one = s32[] constant(1)", "%one = s32[] constant(2)"),
+        ("%next = s32[] add(", "%next = s32[] multiply("),
+        ("%three = s32[] constant(3)", "%three = s32[] parameter(1)"),
+    ],
+)
+def test_a_loop_whose_iterations_cannot_be_told_is_refused(old, new):
+    text = PROGRAM.replace("known_trip_count", "unknown")
+    assert text.count(old) == 1
+    with pytest.raises(ValueError, match="iterations of the loop loop cannot be told"):
+        kernels.of_text(text.replace(old, new))
+
+
+ON_A_TPU = """\
+HloModule jit_step, is_scheduled=true
+
+%fused (p.0: bf16[64,3], p.1: s32[4]) -> bf16[4,3] {
+  %p.0 = bf16[64,3]{0,1:T(4,128)(2,1)} parameter(0)
+  %p.1 = s32[4]{0:T(128)S(1)} parameter(1)
+  ROOT %rows = bf16[4,3]{0,1:T(4,128)(2,1)} gather(%p.0, %p.1), offset_dims={1}
+}
+
+ENTRY %main (x: f32[20,3], table: bf16[64,3]) -> bf16[4,3] {
+  %x = f32[20,3]{1,0:T(8,128)} parameter(0)
+  %table = bf16[64,3]{0,1:T(4,128)(2,1)} parameter(1)
+  %copy-start = (f32[20,3]{1,0:T(8,128)S(1)}, f32[20,3]{1,0:T(8,128)}, u32[]{:S(2)}) \
+copy-start(%x)
+  %copy-done = f32[20,3]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  %slice-start = ((f32[20,3]{1,0:T(8,128)}), f32[8,3]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) \
+slice-start(%x), slice={[0:8], [0:3]}
+  %slice-done = f32[8,3]{1,0:T(8,128)S(1)} slice-done(%slice-start)
+  %sum = f32[20,3]{1,0:T(8,128)S(1)} add(%copy-done, %copy-done)
+  %space = f32[8]{0:T(128)} custom-call(), custom_call_target="AllocateBuffer"
+  %ids = s32[4]{0:T(128)S(1)} custom-call(), custom_call_target="Numbers"
+  ROOT %out = bf16[4,3]{0,1:T(4,128)(2,1)} fusion(%table, %ids), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_of_a_tpu_whole_tiles_are_moved_and_nothing_that_stays_on_the_chip():
+    found = {kernel.name: kernel.size for kernel in kernels.of_text(ON_A_TPU)}
+    assert found == {
+        "copy-start": 4 * 24 * 128,  # rows in eights, columns in 128s; the copy stays on the chip
+        "slice-start": 4 * 8 * 128,
+        "sum": 0,
+        "ids": 0,
+        # Only the rows are read: their axis is the contiguous one, padded from 4 to 128.
+        "out": 2 * (2 * 4 * 128),
+    }
 
 
 def compiled(function, *shapes):
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    return hlo.kernels(jax.jit(function).lower(*arguments).compile().as_text())
+    return kernels.of_text(jax.jit(function).lower(*arguments).compile().as_text())
 
 
 def test_an_elementwise_function_reads_and_writes_once():
