@@ -30,7 +30,7 @@ test: venv
 	@touch $@
 
 # The compiler for TPUs, outside of .venv: with it, JAX looks for a TPU in every program.
-.libtpu/.installed: requirements.txt
+.libtpu/.installed: requirements.txt | venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps \
 		--target .libtpu 'libtpu==0.0.42.*'
 	@touch $@
