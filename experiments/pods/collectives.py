@@ -66,32 +66,41 @@ def of_program(program: Program, mesh: Mesh) -> list[Collective]:
     Raises:
       ValueError: the text names groups in an unknown form, or no trip count for a loop.
     """
-    found: dict[str, Collective] = {}  # by channel, or by name
+    found: list[Collective] = []
+    started: dict[tuple[int, str], int] = {}  # the numbers of those that fusions have started
     for computation, instruction, times in program.executed():
         for instructions, each in _inside(program, computation, instruction):
             groups = _groups(each, mesh.size)
             if len(groups[0]) == 1:
                 continue
-            # XLA for TPU starts one in a fusion, goes on with it in others, and ends it in another.
-            key = each.attribute(r"channel_id=(\d+)") or each.name
-            is_piece = instruction.opcode == "fusion"
-            if key in found and is_piece:
-                if "done" not in instruction.name:
-                    found[key] = dataclasses.replace(found[key], is_overlapped=True)
-                continue
+            if instruction.opcode == "fusion":
+                # XLA for TPU starts one in a fusion, goes on in others, and ends it in another.
+                piece = (id(computation), each.attribute(r'chain_id="(\d+)"'))
+                if piece in started:
+                    if "done" not in instruction.name:
+                        number = started[piece]
+                        found[number] = dataclasses.replace(found[number], is_overlapped=True)
+                    continue
+                started[piece] = len(found)
             kind = each.opcode.removesuffix("-start")
             operands = [array for name in each.operands for array in instructions[name].arrays]
             results = each.arrays if kind == each.opcode else _results(each)
-            found[key] = Collective(
-                kind=kind,
-                sizes=_sizes(max(operands, results, key=lambda a: sum(each.size for each in a))),
-                axes=_axes(groups, mesh),
-                chips=len(groups[0]),
-                times=times,
-                is_overlapped=kind != each.opcode and _has_work_before_done(instructions, each),
-                source=each.attribute(r'op_name="([^"]+)"'),
+            found.append(
+                Collective(
+                    kind=kind,
+                    sizes=_sizes(max(operands, results, key=_total)),
+                    axes=_axes(groups, mesh),
+                    chips=len(groups[0]),
+                    times=times,
+                    is_overlapped=kind != each.opcode and _has_work_before_done(instructions, each),
+                    source=each.attribute(r'op_name="([^"]+)"'),
+                )
             )
-    return [*found.values()]
+    return found
+
+
+def _total(arrays: Iterable[Array]) -> int:
+    return sum(array.size for array in arrays)
 
 
 def _inside(

@@ -10,14 +10,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters import partial_eval
 
 
 def of_jaxpr(jaxpr: Jaxpr) -> int:
     """Returns the operations of a program on all its devices together.
 
+    Results that nothing uses do not count, as the compiler removes what computes them.
+
     Raises:
       ValueError: a loop without a fixed number of iterations computes products.
     """
+    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _of_used(used)
+
+
+def _of_used(jaxpr: Jaxpr) -> int:
     return sum(map(_of_equation, jaxpr.eqns))
 
 
@@ -33,7 +41,7 @@ def _of_equation(equation: Any) -> int:
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         return 2 * output.aval.size * math.prod(inputs[0].aval.shape[i] for i in contracted)
-    inner = [of_jaxpr(each) for each in _inside(parameters)]
+    inner = [_of_used(each) for each in _inside(parameters)]
     if name == "scan":
         return parameters["length"] * sum(inner)
     if name == "while" and any(inner):

@@ -75,6 +75,12 @@ def test_groups_of_one_chip_send_nothing():
     )
 
 
+def test_those_of_one_channel_all_count():
+    line = "%{} = f32[8]{{0}} all-reduce(%x), channel_id=1, replica_groups={{{{0,1}}}}, to_apply=%a"
+    found = read([line.format("p"), line.format("q")], 1, 2, 1)
+    assert [each.size for each in found] == [32, 32]
+
+
 def test_bytes_of_each_kind():
     found = read(
         [
@@ -123,20 +129,23 @@ def test_an_asynchronous_one_is_overlapped_if_work_is_scheduled_before_it_is_don
 FUSED = """\
 %piece (p.0: f32[8]) -> (f32[8], f32[16]) {
   %p.0 = f32[8]{0} parameter(0)
-  %g.0 = f32[16]{0} all-gather(%p.0), channel_id=7, replica_groups={{0,1}}, dimensions={0}
+  %g.0 = f32[16]{0} all-gather(%p.0), channel_id=7, replica_groups={{0,1}}, dimensions={0}, \
+frontend_attributes={chain_id="3"}
   ROOT %out.0 = (f32[8]{0}, f32[16]{0}) tuple(%p.0, %g.0)
 }
 
 %work (p.1: f32[8], p.2: f32[8]) -> f32[8] {
   %p.1 = f32[8]{0} parameter(0)
   %p.2 = f32[8]{0} parameter(1)
-  %g.1 = f32[16]{0} all-gather(%p.1), channel_id=7, replica_groups={{0,1}}, dimensions={0}
+  %g.1 = f32[16]{0} all-gather(%p.1), channel_id=7, replica_groups={{0,1}}, dimensions={0}, \
+frontend_attributes={chain_id="3"}
   ROOT %sum = f32[8]{0} add(%p.1, %p.2)
 }
 
 %end (p.3: f32[8]) -> f32[16] {
   %p.3 = f32[8]{0} parameter(0)
-  ROOT %g.2 = f32[16]{0} all-gather(%p.3), channel_id=7, replica_groups={{0,1}}, dimensions={0}
+  ROOT %g.2 = f32[16]{0} all-gather(%p.3), channel_id=7, replica_groups={{0,1}}, dimensions={0}, \
+frontend_attributes={chain_id="3"}
 }
 
 ENTRY %main (x: f32[8]) -> f32[16] {

@@ -43,8 +43,8 @@ def test_each_gradient_of_a_convolution_costs_as_much_as_its_forward_pass(stride
     def loss(x, kernel):
         return convolve(x, kernel, stride).sum()
 
-    assert count(jax.grad(loss), X, KERNEL) == 2 * forward
-    assert count(jax.grad(loss, (0, 1)), X, KERNEL) == 3 * forward
+    assert count(jax.value_and_grad(loss), X, KERNEL) == 2 * forward
+    assert count(jax.value_and_grad(loss, (0, 1)), X, KERNEL) == 3 * forward
 
 
 def test_loops_branches_and_what_is_computed_again():
@@ -54,7 +54,7 @@ def test_loops_branches_and_what_is_computed_again():
     assert count(lambda a: jax.lax.cond(a[0, 0] > 0, square, lambda b: b, a), (5, 5)) == one
     assert count(lambda a: jax.jit(square)(square(a)), (5, 5)) == 2 * one
     again = jax.checkpoint(lambda a: square(square(a)))
-    assert count(jax.grad(lambda a: again(a).sum()), (5, 5)) == (2 + 4 + 1) * one
+    assert count(jax.value_and_grad(lambda a: again(a).sum()), (5, 5)) == (2 + 1 + 4) * one
     with pytest.raises(ValueError, match="iterations are unknown"):
         count(lambda a: jax.lax.while_loop(lambda b: b[0, 0] < 0, square, a), (5, 5))
 
@@ -66,13 +66,24 @@ def test_all_devices_count():
 
 
 @pytest.mark.parametrize(
-    ("family", "depth", "seeds"), [("cifar", 20, 1), ("cifar", 20, 2), ("imagenet", 50, 1)]
+    ("family", "depth", "seeds", "how", "devices"),
+    [
+        ("cifar", 20, 1, "auto", 1),
+        ("cifar", 20, 2, "unroll", 1),
+        ("cifar", 20, 2, "separate", 1),
+        ("cifar", 20, 1, "auto", 4),  # the devices' kernel gradients are summed in float32
+        ("cifar", 20, 4, "separate", 4),
+        ("imagenet", 50, 1, "auto", 1),
+    ],
 )
 def test_a_training_step_is_three_forward_passes_without_the_gradient_of_the_images(
-    family, depth, seeds
+    family, depth, seeds, how, devices
 ):
-    config = ours.config(family, depth, batch_size=8, replicates=seeds)
-    programs, arguments = program.shapes(config, jax.devices()[:1])
+    config = ours.config(
+        family, depth, batch_size=8, replicates=seeds, dtype="bfloat16", bn_group=0
+    )
+    config.replicates_by = how
+    programs, arguments = program.shapes(config, jax.devices()[:devices])
     found = flops.of_jaxpr(programs.train_steps.trace(programs.state, *arguments).jaxpr.jaxpr)
     network = summary.summarize(programs.model, sets.image_shape(config.data))
     stem = network.layers[0].mult_adds

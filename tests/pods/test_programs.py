@@ -46,7 +46,8 @@ def test_seeds_on_separate_chips_send_nothing():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_data_parallelism_sends_every_gradient_once_in_float32(dtype):
-    settings = {"batch_size": 64, "bn_group": 16, "dtype": dtype}
+    # 20 layers: a loop over two blocks in each stage.
+    settings = {"batch_size": 64, "bn_group": 16, "dtype": dtype, "depth": 20}
     found = needs("v5e:2x2", **settings)
     steps = found.steps
     assert {each.kind for each in found.collectives} == {"all-reduce"}
