@@ -1,7 +1,7 @@
 """Whether a training step fits on many chips, what they send each other, and how far it scales.
 
     python -m benchmarks.pod --target=v5e:16x16 --family=imagenet --depth=50 --batch_size=16384
-    python -m benchmarks.pod --topologies=v5e:2x2,v5e:4x4,v5e:16x16 --images_per_chip=64
+    python -m benchmarks.pod --topologies=v5e:2x2,v5e:4x4,v5e:16x16 --family=cifar --depth=56
 
 The run's own step is compiled for every chip, on any machine (experiments/pods/target.py), and the
 program is read; nothing runs. The bounds are those of the manufacturer's peak rates: a step takes
