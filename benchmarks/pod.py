@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     about = {
         "network": f"{_FAMILY.value} {_DEPTH.value}, {_DTYPE.value}, "
         + (f"{_SEEDS.value} seeds per chip" if _SEEDS.value else "one seed on all chips"),
-        "memory": "GB of 1e9 bytes that the step takes on a chip, of those it has",
+        "memory": "GB of 1e9 bytes that the step takes on a device, of those it has",
         "exposed": "the links' time during which a chip does nothing else",
         "bound": "max(matrix, memory, links - exposed) + exposed; a step takes longer",
         "peaks": f"{chip.peaks['bfloat16']:g} TFLOP/s, {chip.bandwidth:g} GB/s of memory, "
@@ -110,7 +110,8 @@ def _config(each: Target, last: Target) -> ConfigDict:
 
 def _row(each: Target, config: ConfigDict) -> results.Row:
     row: results.Row = {
-        "target": str(each), "chips": each.chips, "capacity_bytes": each.chip.memory,
+        "target": str(each), "chips": each.chips,
+        "capacity_bytes": each.chip.per_device().memory,
         "fits": False, "efficiency": None, "collectives": [],
         "images_per_chip": config.replicates * config.batch_size // each.chips,
     }  # fmt: skip
@@ -123,7 +124,7 @@ def _row(each: Target, config: ConfigDict) -> results.Row:
         "mesh": dict(needs.mesh.shape),
         "memory_bytes": needs.memory,
         "temporaries_bytes": needs.temporaries,
-        "fits": needs.memory <= each.chip.memory,
+        "fits": needs.memory <= row["capacity_bytes"],
         "flops": needs.flops,
         "moved_bytes": needs.moved,
         "sent_bytes": sum(c.sent for c in needs.collectives) / needs.steps,

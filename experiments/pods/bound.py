@@ -52,7 +52,7 @@ def of_step(needs: Needs, target: Target, dtype: str) -> Bound:
       target: the chips it is compiled for.
       dtype: of the activations.
     """
-    chip = target.chip
+    chip = target.chip.per_device()
     peak = chip.peaks.get(dtype) or chip.peaks["bfloat16"]
     sent = [(each, seconds(each, target) / needs.steps) for each in needs.collectives]
     return Bound(

@@ -18,6 +18,7 @@ class Chip:
       host: chips of one host.
       network: GB/s that a chip sends to another host, where that takes another way; 0 if not.
       source: where the numbers are published.
+      devices: that the compiler offers for a chip.
     """
 
     kind: str
@@ -29,6 +30,16 @@ class Chip:
     host: int = 8
     network: float = 0.0
     source: str = ""
+    devices: int = 1
+
+    def per_device(self) -> "Chip":
+        """Returns a device's part of the numbers; a chip's devices can share all of its links."""
+        return dataclasses.replace(
+            self,
+            memory=self.memory // self.devices,
+            bandwidth=self.bandwidth / self.devices,
+            peaks={dtype: peak / self.devices for dtype, peak in self.peaks.items()},
+        )
 
 
 _NVIDIA = "nvidia.com/en-us/data-center"
@@ -44,7 +55,8 @@ ALL = [
     Chip("NVIDIA H100 PCIe", 80 << 30, 2039, {"bfloat16": 756.0, "float32": 378.0}),
     Chip("NVIDIA A100-SXM4-80GB", 80 << 30, 2039, {"bfloat16": 312.0, "float32": 156.0}),
     Chip("NVIDIA A100-SXM4-40GB", 40 << 30, 1555, {"bfloat16": 312.0, "float32": 156.0}),
-    Chip("TPU v4", 32 << 30, 1228, {"bfloat16": 275.0}, 300, 6, 4, source=f"{_CLOUD}/v4"),
+    Chip("TPU v4", 32 << 30, 1228, {"bfloat16": 275.0}, 300, 6, 4, source=f"{_CLOUD}/v4",
+         devices=2),
     Chip("TPU v5 lite", 16 << 30, 819, {"bfloat16": 197.0}, 200, 4, 8, source=f"{_CLOUD}/v5e"),
     Chip("TPU v5", 95 << 30, 2765, {"bfloat16": 459.0}, 600, 6, 4, source=f"{_CLOUD}/v5p"),
     Chip("TPU v6 lite", 32 << 30, 1638, {"bfloat16": 918.0}, 400, 4, 8, source=f"{_CLOUD}/v6e"),

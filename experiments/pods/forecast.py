@@ -22,7 +22,7 @@ class Forecast:
     Attributes:
       target: the chips.
       steps: of the run.
-      memory: bytes that a training step takes on a chip; 0 if the compiler does not tell.
+      memory: bytes that a training step takes on a device; 0 if the compiler does not tell.
       step: the bounds of a training step; None if it does not fit.
       remedies: if it does not fit, settings with which it does, for example "accumulate=2".
     """
@@ -69,7 +69,7 @@ class Forecaster:
         except program.TooLargeError as e:
             return Forecast(self._target, config.steps, e.memory, None)
         least = None
-        if needs.memory <= self._target.chip.memory:
+        if needs.memory <= self._target.chip.per_device().memory:
             least = bound.of_step(needs, self._target, config.model.dtype)
         return Forecast(self._target, config.steps, needs.memory, least)
 

@@ -60,7 +60,7 @@ def _row(name: str, forecast: Forecast, share: float, price: float) -> list[str]
 
 
 def _notes(found: Mapping[str, Forecast], target: Target, share: float, price: float) -> list[str]:
-    chip, fitting = target.chip, [each for each in found.values() if each.step]
+    chip, fitting = target.chip.per_device(), [each for each in found.values() if each.step]
     notes = []
     for name, each in found.items():
         if not each.step:

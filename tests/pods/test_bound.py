@@ -48,6 +48,12 @@ def test_a_program_of_several_steps_is_divided_by_them():
     assert of("v5e:2x2", dataclasses.replace(SUM, times=5), steps=5).links == pytest.approx(6e-5)
 
 
+def test_a_device_of_a_v4_is_half_a_chip_with_all_of_its_links():
+    whole = of("v4:2x2x1", flops=275e9, moved=1.228e9)
+    assert (whole.matrix, whole.memory) == pytest.approx((2e-3, 2e-3))
+    assert of("v4:2x2x1", SUM).links == pytest.approx(2 * 3 / 4 * 4e6 / (300e9 * 2 / 6))
+
+
 def test_float32_products_take_a_gpus_tensorfloat_and_a_tpus_only_peak():
     assert of("H100:8", dtype="float32").matrix == 2 * of("H100:8").matrix
     assert of("v5e:2x2", dtype="float32").matrix == of("v5e:2x2").matrix
