@@ -29,7 +29,8 @@ test: venv
 	.venv-skypilot/bin/python -m pip install --disable-pip-version-check --quiet -r $<
 	@touch $@
 
-# The compiler for TPUs, outside of .venv: with it, JAX looks for a TPU in every program.
+# The compiler for TPUs, in the version of jax[tpu]. It is not in .venv, where JAX would look for a
+# TPU in every program.
 .libtpu/.installed: requirements.txt | venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps \
 		--target .libtpu 'libtpu==0.0.42.*'

@@ -5,8 +5,8 @@
 
 The run's own step is compiled for every chip, on any machine (experiments/pods/target.py), and the
 program is read; nothing runs. The bounds are those of the manufacturer's peak rates: a step takes
-longer. The efficiency is the share of the first row's images per second and chip. With --target
-that row is one host, with as many images per chip.
+longer. The efficiency is the images per second and chip, divided by those of the first row. With
+--target that row is one host with as many images per chip.
 
 --seeds_per_chip=1 trains as many seeds as there are chips, each with a batch of its own.
 """
@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from benchmarks import results
 from benchmarks.peers import ours
 from experiments.cli import command_line, tables
-from experiments.pods import bound, program, target
+from experiments.pods import target
 from experiments.pods.collectives import Collective
+from experiments.pods.forecast import Forecaster
 from experiments.pods.program import Needs
 from experiments.pods.target import Target
 from resnet_jax.errors import UserError
@@ -112,19 +113,17 @@ def _row(each: Target, config: ConfigDict) -> results.Row:
     row: results.Row = {
         "target": str(each), "chips": each.chips,
         "capacity_bytes": each.chip.per_device().memory,
-        "fits": False, "efficiency": None, "collectives": [],
+        "efficiency": None, "collectives": [],
         "images_per_chip": config.replicates * config.batch_size // each.chips,
     }  # fmt: skip
-    try:
-        needs = program.Compiler(each.devices()).needs(config)
-    except program.TooLargeError as e:
-        return row | {"memory_bytes": e.memory}
-    least = bound.of_step(needs, each, _DTYPE.value)
+    found = Forecaster(each).of_step(config)
+    needs, least = found.needs, found.step
+    row |= {"memory_bytes": found.memory, "fits": needs is not None}
+    if needs is None or least is None:
+        return row
     return row | {
         "mesh": dict(needs.mesh.shape),
-        "memory_bytes": needs.memory,
         "temporaries_bytes": needs.temporaries,
-        "fits": needs.memory <= row["capacity_bytes"],
         "flops": needs.flops,
         "moved_bytes": needs.moved,
         "sent_bytes": sum(c.sent for c in needs.collectives) / needs.steps,

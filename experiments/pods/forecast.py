@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from experiments.pods import bound, program
 from experiments.pods.bound import Bound
+from experiments.pods.program import Needs
 from experiments.pods.target import Target
 from resnet_jax.errors import UserError
 from resnet_jax.networks.architectures import architecture
@@ -23,6 +24,7 @@ class Forecast:
       target: the chips.
       steps: of the run.
       memory: bytes that a training step takes on a device; 0 if the compiler does not tell.
+      needs: of a training step; None if it does not fit.
       step: the bounds of a training step; None if it does not fit.
       remedies: if it does not fit, settings with which it does, for example "accumulate=2".
     """
@@ -30,6 +32,7 @@ class Forecast:
     target: Target
     steps: int
     memory: int
+    needs: Needs | None
     step: Bound | None
     remedies: tuple[str, ...] = ()
 
@@ -58,20 +61,21 @@ class Forecaster:
         Raises:
           UserError: the chips cannot share the run.
         """
-        found = self._of_run(config)
+        found = self.of_step(config)
         if found.step:
             return found
         return dataclasses.replace(found, remedies=tuple(self._remedies(config)))
 
-    def _of_run(self, config: ConfigDict) -> Forecast:
+    def of_step(self, config: ConfigDict) -> Forecast:
+        """Returns the forecast of a resolved config without remedies; raises as of_run()."""
         try:
             needs = self._compiler.needs(config)
         except program.TooLargeError as e:
-            return Forecast(self._target, config.steps, e.memory, None)
-        least = None
-        if needs.memory <= self._target.chip.per_device().memory:
-            least = bound.of_step(needs, self._target, config.model.dtype)
-        return Forecast(self._target, config.steps, needs.memory, least)
+            return Forecast(self._target, config.steps, e.memory, None, None)
+        if needs.memory > self._target.chip.per_device().memory:
+            return Forecast(self._target, config.steps, needs.memory, None, None)
+        least = bound.of_step(needs, self._target, config.model.dtype)
+        return Forecast(self._target, config.steps, needs.memory, needs, least)
 
     def _remedies(self, config: ConfigDict) -> Iterable[str]:
         """Yields the smallest change of each kind with which a run fits."""
@@ -96,6 +100,6 @@ class Forecaster:
         with changed.unlocked():
             changed.update_from_flattened_dict(change)
         try:
-            return self._of_run(resolve(changed)).step is not None
+            return self.of_step(resolve(changed)).step is not None
         except UserError:  # the batch does not divide into as many parts
             return False

@@ -35,8 +35,8 @@ def shown(monkeypatch, forecasts, share=0.5, price=0.0):
     return tables.plain(on_target.dry_run(plain, CHIPS, share, price)).splitlines()
 
 
-FITS = Forecast(CHIPS, 3600, 2_500_000_000, Bound(0.5, 1.0, 0.0, 0.0))
-TOO_LARGE = Forecast(CHIPS, 100, 20_000_000_000, None, ("accumulate=2", "batch_size=64"))
+FITS = Forecast(CHIPS, 3600, 2_500_000_000, None, Bound(0.5, 1.0, 0.0, 0.0))
+TOO_LARGE = Forecast(CHIPS, 100, 20_000_000_000, None, None, ("accumulate=2", "batch_size=64"))
 
 
 def test_a_cell_that_fits_has_its_time_at_the_share(monkeypatch):
