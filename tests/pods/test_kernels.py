@@ -116,15 +116,15 @@ def test_a_loop_whose_iterations_cannot_be_told_is_refused(old, new):
 ON_A_TPU = """\
 HloModule jit_step, is_scheduled=true
 
-%fused (p.0: bf16[64,3], p.1: s32[4]) -> bf16[4,3] {
-  %p.0 = bf16[64,3]{0,1:T(4,128)(2,1)} parameter(0)
+%fused (p.0: bf16[300,3], p.1: s32[4]) -> bf16[4,3] {
+  %p.0 = bf16[300,3]{0,1:T(4,128)(2,1)} parameter(0)
   %p.1 = s32[4]{0:T(128)S(1)} parameter(1)
   ROOT %rows = bf16[4,3]{0,1:T(4,128)(2,1)} gather(%p.0, %p.1), offset_dims={1}
 }
 
-ENTRY %main (x: f32[20,3], table: bf16[64,3]) -> bf16[4,3] {
+ENTRY %main (x: f32[20,3], table: bf16[300,3]) -> bf16[4,3] {
   %x = f32[20,3]{1,0:T(8,128)} parameter(0)
-  %table = bf16[64,3]{0,1:T(4,128)(2,1)} parameter(1)
+  %table = bf16[300,3]{0,1:T(4,128)(2,1)} parameter(1)
   %copy-start = (f32[20,3]{1,0:T(8,128)S(1)}, f32[20,3]{1,0:T(8,128)}, u32[]{:S(2)}) \
 copy-start(%x)
   %copy-done = f32[20,3]{1,0:T(8,128)S(1)} copy-done(%copy-start)
