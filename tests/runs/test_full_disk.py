@@ -8,6 +8,7 @@ import pytest
 
 from resnet_jax import train
 from resnet_jax.errors import RunError
+from resnet_jax.runs import checkpoints
 from resnet_jax.runs.reader import read
 from tests import tiny
 
@@ -102,3 +103,10 @@ def test_a_disk_that_fills_up_at_any_file_is_a_run_error(small_disk, kilobytes):
     config = tiny.config(log__tensorboard=True, log__every=1, steps=40, checkpoint__every=100)
     with pytest.raises(RunError, match="written"):
         train.train(config, str(disk / "run"))
+
+
+def test_of_a_long_message_the_systems_reason_is_given():
+    message = f"RESOURCE_EXHAUSTED: Error\nwriting {'x/' * 200}: No space left on device; [code]"
+    assert checkpoints._reason(ValueError(message)) == "No space left on device"
+    assert checkpoints._reason(OSError(122, "Disk quota exceeded")) == "Disk quota exceeded"
+    assert checkpoints._reason(ValueError(f"odd\n{'x' * 400}")) == "odd " + 296 * "x"
