@@ -29,6 +29,12 @@ test: venv
 	.venv-skypilot/bin/python -m pip install --disable-pip-version-check --quiet -r $<
 	@touch $@
 
+# TFDS with TensorFlow, to compare experiments.prepare with.
+.venv-tensorflow/.installed: tests/requirements-tensorflow.txt
+	test -x .venv-tensorflow/bin/python || $(PYTHON) -m venv .venv-tensorflow
+	.venv-tensorflow/bin/python -m pip install --disable-pip-version-check --quiet --no-compile -r $<
+	@touch $@
+
 # The compiler for TPUs, in the version of jax[tpu]. It is not in .venv, where JAX would look for a
 # TPU in every program.
 .libtpu/.installed: requirements.txt | venv
@@ -36,7 +42,7 @@ test: venv
 		--target .libtpu 'libtpu==0.0.42.*'
 	@touch $@
 
-test-slow: venv .venv-skypilot/.installed .libtpu/.installed
+test-slow: venv .venv-skypilot/.installed .venv-tensorflow/.installed .libtpu/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not compiler"
 	PYTHONPATH=.libtpu $(BIN)/python -m pytest -n 2 -m compiler
 
@@ -46,4 +52,4 @@ check: venv
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-skypilot .libtpu runs
+	rm -rf .venv .venv-skypilot .venv-tensorflow .libtpu runs

@@ -3,7 +3,7 @@
     pip install -r benchmarks/requirements.txt    # TensorFlow, only for the comparison
     python -m benchmarks.input --data_dir=TFDS_DATA_DIR [--out=results/input]
 
-Each row is an augmentation, of the data set as TFDS stores it or of a copy by experiments.prepare.
+Each row is an augmentation, of the data set as TFDS stores it or of a copy by experiments.shrink.
 All three programs do the same work, from encoded records to batches of uint8 crops of 224 pixels,
 on all cores of this process. They take turns, so a noisy machine affects all alike. Results are
 medians over the rounds, with the lowest and highest.
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         logging.warning("TensorFlow is not installed: pip install -r benchmarks/requirements.txt")
     with tempfile.TemporaryDirectory() as small:
         subprocess.run(
-            [sys.executable, "-m", "experiments.prepare", f"--data_dir={_DATA_DIR.value}",
+            [sys.executable, "-m", "experiments.shrink", f"--data_dir={_DATA_DIR.value}",
              f"--out={small}"],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip

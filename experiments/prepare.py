@@ -1,220 +1,117 @@
-"""Writes a copy of a streamed data set with smaller pictures, which is faster to train from.
+"""Prepares a data set for training, in the form of TensorFlow Datasets and without TensorFlow.
 
-    python -m experiments.prepare --data_dir=TFDS_DATA_DIR --out=SMALL [--short_side=256]
+    python -m experiments.prepare cifar10 --out=DIR                  # downloads what is published
+    python -m experiments.prepare cifar10 --out=DIR --from=cifar-10-binary.tar.gz
+    python -m experiments.prepare imagenet2012 --out=DIR --from=FOLDER_OF_THE_TWO_TAR_FILES
+    python -m experiments.prepare image_folder --out=DIR --from=FOLDER_OF_CLASS_FOLDERS
 
-Train from the copy with --config.data.dir=SMALL. It has the same pictures in the same order, so
-each step of a run sees the same ones. Pictures with a longer short side are reduced and
-recompressed; pictures that are not RGB JPEGs are recompressed. All others are copied byte by byte,
-as are those too long for a JPEG. Every picture is decoded strictly: those that fail, or that
-libjpeg warns about, are listed by name. An unreadable record or an invalid label stops the program.
-The same command resumes an unfinished copy.
+Train from it with --config.data.dir=DIR. cifar10, cifar100, mnist, fashion_mnist, svhn_cropped and
+imagenet2012 get the records, order and metadata that TFDS gives them. image_folder is for your own
+pictures: one folder per class, of which a share is drawn for the test, or such folders in train/
+and test/.
+
+Archives are checked against the published sizes and SHA-256, and read without being extracted. The
+same command resumes an interrupted download or an unfinished data set.
 """
 
-import dataclasses
-import functools
-import io
-import json
-import math
 import pathlib
-import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-import numpy as np
-from absl import flags, logging
-from PIL import Image
+from absl import flags
 
 from experiments.cli import command_line
+from experiments.preparation import download, image_folder, published
 from resnet_jax.allowed import check_choice
-from resnet_jax.data import jpeg, sets, sources
-from resnet_jax.data.records import Records, Shard
-from resnet_jax.errors import RunError, UserError
-from resnet_jax.parallel.cores import usable_cores
+from resnet_jax.data import sources
+from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
-from resnet_jax.runs.progress import Bars
-from resnet_jax.runs.storage import Json, read_json, write_bytes, write_json
 
-_NAME = flags.DEFINE_string("name", "imagenet2012", "The data set; see data.name.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "The TFDS data_dir to read; see data.dir.")
 _OUT = flags.DEFINE_string("out", None, "The TFDS data_dir to write; created if it does not exist.")
-_SHORT_SIDE = flags.DEFINE_integer("short_side", 256, "Short side of reduced pictures, in pixels.")
-_QUALITY = flags.DEFINE_integer("quality", 90, "Quality of recompressed JPEGs, up to 95.")
+_FROM = flags.DEFINE_list(
+    "from", None, "The archives, or a folder that has them; the folder of an image_folder."
+)
+_MIRROR = flags.DEFINE_string(
+    "mirror", None, "Download the archives from this URL instead, under their published names."
+)
+_VERIFY = flags.DEFINE_boolean(
+    "verify", True, "Refuse archives that differ from the published ones; otherwise reports say so."
+)
+_TEST_SHARE = flags.DEFINE_float(
+    "test_share", 0.1, "image_folder: the share of each class for the test.", 0.001, 0.999
+)
+_SEED = flags.DEFINE_integer("seed", 0, "image_folder: of the draw of test pictures.", 0)
 
-_LONGEST = 65500  # pixels: the longest side of a JPEG that libjpeg writes
-_TALLY = "{}.tally.json"  # beside a finished shard
-
-
-@dataclasses.dataclass
-class Tally:
-    """Counts over some pictures of how they were copied."""
-
-    pictures: int = 0
-    reduced: int = 0
-    converted: int = 0  # to RGB JPEGs
-    bytes_before: int = 0
-    bytes_after: int = 0
-    squared_error: float = 0.0  # of recompression: the mean over pixels, summed over pictures
-    compressed: int = 0
-    damaged: list[str] = dataclasses.field(default_factory=list)
-    doubtful: list[str] = dataclasses.field(default_factory=list)
-
-    def __add__(self, other: "Tally") -> "Tally":
-        """Sums every count."""
-        ours, theirs = vars(self), vars(other)
-        return Tally(**{key: ours[key] + theirs[key] for key in ours})
-
-    def __str__(self) -> str:
-        """Returns the counts as a sentence."""
-        share = self.bytes_after / self.bytes_before
-        text = (
-            f"{self.pictures:,} pictures, {self.reduced:,} reduced: "
-            f"{_megabytes(self.bytes_before)} became {_megabytes(self.bytes_after)} ({share:.0%})"
-        )
-        if self.converted:
-            text += f"; {self.converted:,} converted to RGB JPEGs"
-        if self.compressed:
-            noise = 10 * math.log10(255**2 * self.compressed / max(self.squared_error, 1e-9))
-            text += f"; PSNR after recompression {noise:.1f} dB"
-        if self.damaged:
-            text += f"; cannot be decoded: {', '.join(self.damaged)}"
-        if self.doubtful:
-            text += f"; decoded with warnings: {', '.join(self.doubtful)}"
-        return f"{text}."
+_NAMES = (*published.NAMES, image_folder.NAME)
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
-    command_line.no_arguments(argv)
-    name, out = _NAME.value, storage.on_disk(command_line.required(_OUT), "--out").absolute()
-    check_choice("--name", name, [n for n, facts in sets.DATA_SETS.items() if not facts.resident])
-    for flag, low, high in ((_SHORT_SIDE, 32, 4096), (_QUALITY, 50, 95)):
-        if not low <= flag.value <= high:
-            raise UserError(f"--{flag.name}={flag.value}; allowed is from {low} to {high}.")
-    folder, info = sources.folder_and_info(name, _DATA_DIR.value)
-    if (folder / sources.PREPARED).is_file():
-        raise UserError(f"{folder} is itself a prepared copy; give the data set that TFDS made.")
-    target = out / name / folder.name
-    if target == folder:
-        raise UserError(f"--out={out} is the folder of the original data set; give another one.")
-    try:
-        tallies = _prepare(folder, info, target)
-    except OSError as e:
-        raise RunError(f"{target} cannot be written: {e.strerror or e}.") from e
-    for split, tally in tallies.items():
-        print(f"{split}: {tally}")
-    print(f"Train from it with --config.data.dir={out}")
+    name = _name(argv)
+    out = storage.on_disk(command_line.required(_OUT), "--out").absolute()
+    _check_flags(name)
+    if name == image_folder.NAME:
+        _prepare_folder(out)
+    else:
+        _prepare_published(name, out)
+    facts = sources.facts(name, str(out))
+    print(f"{out / name}: {facts.train:,} training and {facts.test:,} test pictures.")
+    print(f"Train from it with --config.data.name={name} --config.data.dir={out}")
     return 0
 
 
-def _prepare(folder: pathlib.Path, info: Json, target: pathlib.Path) -> dict[str, Tally]:
-    settings = {"short_side": _SHORT_SIDE.value, "quality": _QUALITY.value}
-    note = (
-        f"copies of the pictures reduced to a short side of {settings['short_side']} pixels, JPEG "
-        f"quality {settings['quality']}"
-    )
-    splits = sources.open_records(_NAME.value, _DATA_DIR.value)[:2]
-    target.mkdir(parents=True, exist_ok=True)
-    facts_file = target / sources.PREPARED
-    facts = settings | {"note": note}
-    present = read_json(facts_file)
-    if present and present != facts:
+def _name(argv: Sequence[str]) -> str:
+    if len(argv) < 2:
         raise UserError(
-            f"{target} holds a copy made with different settings ({present}); give another --out "
-            "or the same settings."
+            f"NAME is missing; allowed are {', '.join(_NAMES)}. "
+            f"({command_line.spelled('shrink')} makes a copy with smaller pictures.)"
         )
-    write_json(facts_file, facts)
-    tallies = {records.split: Tally() for records in splits}
-    with (
-        ThreadPoolExecutor(len(usable_cores())) as pool,
-        Bars() as bars,
-    ):
-        task = bars.add_task("pictures", total=sum(map(len, splits)), figures="")
-        for records in splits:
-            for number, shard in enumerate(records.shards, start=1):
-                tally = _shard(records, shard, target / shard.path.name, pool)
-                tallies[records.split] += tally
-                bars.advance(task, tally.pictures)
-                bars.draw()
-                if bars.disable:
-                    logging.info("%s: shard %d of %d.", records.split, number, len(records.shards))
-    for file in folder.iterdir():
-        if file.suffix in (".json", ".txt") and file.name != "dataset_info.json":
-            shutil.copy(file, target / file.name)
-    for split in info["splits"]:
-        if split["name"] in tallies:
-            split["numBytes"] = str(tallies[split["name"]].bytes_after)
-    info["splits"] = [split for split in info["splits"] if split["name"] in tallies]
-    write_json(target / "dataset_info.json", info)  # last: it marks the data set as complete
-    return tallies
+    command_line.no_arguments(argv[1:])
+    check_choice("NAME", argv[1], _NAMES)
+    return argv[1]
 
 
-def _shard(records: Records, shard: Shard, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
-    """Writes one shard, unless it is already complete; returns its tally."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    tally_file = path.with_name(_TALLY.format(path.name))
-    if path.is_file() and (counts := read_json(tally_file)):
-        return Tally(**counts)
-    tally = Tally()
-    unfinished = path.with_name(f".{path.name}.tmp")
-    # One record per group, for random access; JPEGs cannot be compressed further.
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
-    try:
-        copy = functools.partial(
-            _copy, records, short_side=_SHORT_SIDE.value, quality=_QUALITY.value
-        )
-        numbers = range(shard.first, shard.first + shard.length)
-        for number, (record, one) in zip(numbers, pool.map(copy, numbers), strict=True):
-            for problem in (*one.damaged, *one.doubtful):
-                logging.warning("%s: record %d: %s", path.name, number - shard.first, problem)
-            tally += one
-            writer.write(record)
-    finally:
-        writer.close()
-    unfinished.replace(path)
-    write_bytes(tally_file, json.dumps(vars(tally)).encode())
-    return tally
+def _check_flags(name: str) -> None:
+    wanted = {
+        published.IMAGENET: "the folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, "
+        "which image-net.org gives to registered users",
+        image_folder.NAME: "a folder with one folder of pictures per class",
+    }
+    if name in wanted and not _FROM.value:
+        raise UserError(f"--from is missing; {name} is prepared from {wanted[name]}.")
+    if _MIRROR.value and _FROM.value:
+        raise UserError("--from and --mirror are both given; allowed is one of them.")
+    if _MIRROR.value and not _MIRROR.value.startswith(("http://", "https://")):
+        raise UserError(f"--mirror={_MIRROR.value} is not allowed; allowed is http:// or https://.")
+    if not _VERIFY.value and not _FROM.value:
+        raise UserError("--noverify has no effect on downloads; allowed is with --from.")
+    for flag in (_TEST_SHARE, _SEED):
+        if flag.present and name != image_folder.NAME:
+            raise UserError(f"--{flag.name} has no effect on {name}, whose splits are published.")
 
 
-def _copy(records: Records, number: int, short_side: int, quality: int) -> tuple[bytes, Tally]:
-    """Returns a record of the copy, a TFDS example, and its tally."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    stored = records.stored(number)
-    before, _, name = records.parse(number, stored)
-    name = name or "a picture"
-    tally = Tally(pictures=1, bytes_before=len(before), bytes_after=len(before))
-    try:
-        image = jpeg.decode(before)
-    except jpeg.UnreadableError as e:
-        tally.damaged = [f"{name} ({e})"]
-        return stored, tally
-    if doubt := jpeg.doubt(before):
-        tally.doubtful = [f"{name} ({doubt})"]
-    shrink = short_side / min(image.shape[:2])
-    is_rgb = jpeg.is_rgb(before)
-    if shrink >= 1 and is_rgb:
-        return stored, tally
-    if shrink < 1:
-        height, width = (max(short_side, round(length * shrink)) for length in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    if max(image.shape[:2]) > _LONGEST:
-        return stored, tally
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    after = buffer.getvalue()
-    tally.bytes_after = len(after)
-    tally.reduced, tally.converted, tally.compressed = int(shrink < 1), int(not is_rgb), 1
-    error = np.square(jpeg.decode(after).astype(np.float32) - image).mean()
-    tally.squared_error = float(error)
-    example = tf_example_pb2.Example.FromString(stored)
-    example.features.feature["image"].bytes_list.value[0] = after
-    return example.SerializeToString(), tally
+def _prepare_published(name: str, out: pathlib.Path) -> None:
+    description = published.info(name, out)
+    folder = out / name / str(description.version)
+    if (folder / "dataset_info.json").is_file():
+        print(f"{folder} is already complete; remove it to prepare it again.")
+        return
+    files = published.files(name, _MIRROR.value)
+    if _FROM.value:
+        paths = published.locate(files, _FROM.value)
+    else:
+        paths = download.fetch(files, out / "downloads")
+    published.prepare(name, description, folder, files, paths, _VERIFY.value)
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def _prepare_folder(out: pathlib.Path) -> None:
+    given = _FROM.value or []
+    if len(given) != 1 or not pathlib.Path(given[0]).expanduser().is_dir():
+        raise UserError(f"--from={','.join(given)} is not a folder.")
+    folder = out / image_folder.NAME / image_folder.VERSION
+    if (folder / "dataset_info.json").is_file():
+        raise UserError(f"{folder} is already complete; remove it, or give another --out.")
+    pictures = pathlib.Path(given[0]).expanduser().absolute()
+    image_folder.prepare(pictures, folder, _TEST_SHARE.value, _SEED.value)
 
 
 if __name__ == "__main__":

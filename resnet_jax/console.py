@@ -19,7 +19,8 @@ PROGRAMS = {
     "sweep": "run a study: every cell of a grid",
     "compare": "write a report on runs and studies",
     "describe": "describe a network before it is trained",
-    "prepare": "write a smaller copy of ImageNet, which is read faster",
+    "prepare": "prepare a data set",
+    "shrink": "write a smaller copy of ImageNet, which is read faster",
 }
 _HERE = pathlib.Path(__file__).parent
 _USAGE = "\n".join([

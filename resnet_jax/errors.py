@@ -10,7 +10,7 @@ EXTRAS = {
     "jpeg": ("cv2", "nvidia.nvimgcodec", "PIL", "simplejpeg"),
     "plots": ("jinja2", "matplotlib", "plotly", "scipy"),
     "tensorboard": ("tensorboardX",),
-    "tfds": ("array_record", "tensorflow_datasets"),
+    "tfds": ("array_record", "requests", "tensorflow_datasets"),
 }
 
 

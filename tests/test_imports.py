@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "experiments.report.signals": ["experiments.report"],
     "experiments.launchers": ["experiments.cli", "resnet_jax.data", "resnet_jax.parallel",
                               "resnet_jax.runs"],
+    "experiments.preparation": ["resnet_jax.data", "resnet_jax.parallel", "resnet_jax.runs"],
     "experiments.pods": [TOP, "resnet_jax.data", "resnet_jax.networks", "resnet_jax.parallel"],
     "experiments.cli": ["configs", "experiments.study", TOP, "resnet_jax.runs"],
 }  # fmt: skip

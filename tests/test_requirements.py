@@ -12,7 +12,8 @@ import pytest
 from resnet_jax.errors import EXTRAS, sentence
 from tests import tiny
 
-FILES = ["requirements.txt", "benchmarks/requirements.txt", "tests/requirements-skypilot.txt"]
+FILES = ["requirements.txt", "benchmarks/requirements.txt", "tests/requirements-skypilot.txt",
+         "tests/requirements-tensorflow.txt"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -79,7 +79,8 @@ def test_the_core_trains_digits_and_names_the_extra_of_all_else(wheel, tmp_path)
     assert file.startswith(str(installed.packages))
     for arguments, extra in {
         ("compare", "run", "--out=report"): "plots",
-        ("prepare", "--out=small"): "jpeg",
+        ("prepare", "cifar10", "--out=data"): "tfds",
+        ("shrink", "--out=small"): "jpeg",
         ("train", "--config=configs/cifar10.py", "--workdir=other"): "tfds",
         ("train", "--config=configs/digits.py", "--workdir=s3://bucket/run"): "buckets",
     }.items():

@@ -71,7 +71,7 @@ def doubt(encoded: bytes) -> str:
     """Returns libjpeg's warning about a JPEG that decodes nonetheless; empty if there is none.
 
     Flipped bits in the middle of a file cause such a warning, or none. The check decodes the whole
-    picture, so only experiments.prepare makes it.
+    picture, so only experiments.shrink makes it.
     """
     if _stream(encoded) is None or encoding(encoded) != "JPEG":
         return ""

@@ -1,6 +1,6 @@
 """Reads data sets that TFDS prepared as array_record, and checks every file, record and label.
 
-Resident sets, streamed sets and experiments.prepare all read through this module. A fault found
+Resident sets, streamed sets and experiments.shrink all read through this module. A fault found
 before a run raises UserError, one found while reading records RunError. Both name the file, the
 record and the reason.
 """

@@ -11,7 +11,7 @@ class Facts:
 
     Attributes:
       image_shape: (H, W, C); the usual input size if pictures differ in size.
-      num_classes: labels run from 0 to num_classes - 1.
+      num_classes: labels run from 0 to num_classes - 1; 0 if only the prepared copy knows.
       train: examples in the training split, including validation.
       test: examples in the test split.
       mirrored_keeps_class: whether a horizontal flip preserves the class.
@@ -30,6 +30,9 @@ class Facts:
     channels: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
 
+# Of ImageNet's training split; the customary numbers, in [0, 255].
+_IMAGENET_CHANNELS = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
 # Published sizes; a prepared copy's metadata take precedence.
 DATA_SETS = {
     "digits": Facts((8, 8, 1), 10, 1437, 360, mirrored_keeps_class=False),
@@ -47,8 +50,17 @@ DATA_SETS = {
         resident=False,
         # The labels of its test split are not public: all papers report the validation split.
         test_split="validation",
-        # Of the training split; the customary numbers, in [0, 255].
-        channels=((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        channels=_IMAGENET_CHANNELS,
+    ),
+    # A user's own pictures, see experiments.prepare.
+    "image_folder": Facts(
+        (224, 224, 3),
+        0,
+        0,
+        0,
+        mirrored_keeps_class=True,
+        resident=False,
+        channels=_IMAGENET_CHANNELS,
     ),
 }
 

@@ -17,7 +17,9 @@ from resnet_jax.runs.storage import read_json
 # TFDS stores these losslessly; errors on a JPEG copy are not comparable with the paper's.
 _LOSSLESS = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
 _DIGITS_TEST = 360
-PREPARED = "prepared.json"  # written by experiments.prepare into its copy's folder
+# In the folder of a copy that differs from the published data set, with a note about it; written by
+# experiments.prepare and experiments.shrink.
+PREPARED = "prepared.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +38,20 @@ def facts(name: str, data_dir: str) -> Facts:
     """Returns a set's facts, with the sizes of the copy under `data_dir`, if there is one.
 
     Raises:
-      UserError: the name is unknown, or the copy is broken.
+      UserError: the name is unknown, or the copy is broken; or there is none, and only it knows.
     """
     check_choice("data.name", name, DATA_SETS)
     known = DATA_SETS[name]
     folder = None if name == "digits" else _folder(name, data_dir)
     if folder is None:
+        if not known.num_classes:
+            require(name, data_dir)
         return known
     _require_packages(name)
     info = read_info(folder)
     train, test = (examples(info, split) for split in splits_of(name))
-    return dataclasses.replace(known, train=train, test=test)
+    classes = known.num_classes or info.features["label"].num_classes
+    return dataclasses.replace(known, train=train, test=test, num_classes=classes)
 
 
 def require(name: str, data_dir: str) -> None:
@@ -92,7 +97,8 @@ def read_set(name: str, data_dir: str) -> Source:
             except jpeg.UnreadableError as e:
                 raise records.error(number, f"its image cannot be used ({e})") from e
         arrays |= {f"{key}_images": images, f"{key}_labels": labels}
-    return Source(**arrays, version=records.version, note=_note(name, encodings))
+    note = _prepared_note(folder) or _note(name, encodings)
+    return Source(**arrays, version=records.version, note=note)
 
 
 def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -117,9 +123,13 @@ def open_records(name: str, data_dir: str) -> tuple[Records, Records, str]:
       UserError: the set is missing or broken.
     """
     folder = _required_folder(name, data_dir)
-    classes = DATA_SETS[name].num_classes
+    classes = facts(name, data_dir).num_classes
     train, test = (Records(folder, split, classes) for split in splits_of(name))
-    return train, test, read_json(folder / PREPARED).get("note", "")
+    return train, test, _prepared_note(folder)
+
+
+def _prepared_note(folder: pathlib.Path) -> str:
+    return read_json(folder / PREPARED).get("note", "")
 
 
 def folder_and_info(name: str, data_dir: str) -> tuple[pathlib.Path, storage.Json]:
@@ -153,11 +163,10 @@ def _required_folder(name: str, data_dir: str) -> pathlib.Path:
     if folder := _folder(name, data_dir):
         return folder
     root = root_of(data_dir)
+    given = " --from=FOLDER" if name in ("image_folder", "imagenet2012") else ""
     raise UserError(
-        f"data.dir={str(root)!r} holds no {name} in TFDS's array_record form; on a machine with "
-        "internet access, prepare it with: pip install tensorflow importlib_resources && "
-        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
-        f"data_dir='{root}', file_format='array_record').download_and_prepare()\"."
+        f"data.dir={str(root)!r} holds no {name} in TFDS's array_record form; prepare it with: "
+        f"python -m experiments.prepare {name} --out={root}{given}."
     )
 
 

@@ -258,7 +258,7 @@ def test_a_file_name_that_is_not_utf8_is_escaped(tmp_path):
 def test_preparing_stops_at_a_broken_record_and_at_a_broken_set(tmp_path):
     def prepare_():
         done = tiny.program(
-            "experiments.prepare", f"--data_dir={tmp_path}", f"--out={tmp_path / 'out'}"
+            "experiments.shrink", f"--data_dir={tmp_path}", f"--out={tmp_path / 'out'}"
         )
         assert "Traceback" not in done.stderr
         return done.returncode, done.stderr.splitlines()[-1]

@@ -15,9 +15,9 @@ from tests import tiny
 from tests.data import pictures
 
 
-def prepare(root, out, *flags):
+def shrink(root, out, *flags):
     return tiny.program(
-        "experiments.prepare", f"--data_dir={root}", f"--out={out}", "--short_side=60", *flags
+        "experiments.shrink", f"--data_dir={root}", f"--out={out}", "--short_side=60", *flags
     )
 
 
@@ -39,7 +39,7 @@ def copied(tmp_path_factory):
         8: pictures.encode(pictures.paint(8, 2, 66_000), kind="PNG"),  # too long for a JPEG
     }
     pictures.prepare(root, replaced)
-    done = prepare(root, out)
+    done = shrink(root, out)
     assert done.returncode == 0, done.stderr
     return root, out, done
 
@@ -109,7 +109,7 @@ def test_a_run_trains_from_a_copy_and_records_that(copied, tmp_path):
 
 def test_a_killed_copy_resumes(tmp_path):
     pictures.prepare(tmp_path / "tfds")
-    first = prepare(tmp_path / "tfds", tmp_path / "small")
+    first = shrink(tmp_path / "tfds", tmp_path / "small")
     folder = tmp_path / "small" / "imagenet2012" / "5.1.0"
     kept, lost = sorted(folder.glob("*train*00002"))
     names = {path.name for path in folder.iterdir()}
@@ -121,7 +121,7 @@ def test_a_killed_copy_resumes(tmp_path):
     with pytest.raises(sources.UserError, match="holds no imagenet2012"):
         sources.require("imagenet2012", str(tmp_path / "small"))
     stamp = kept.stat().st_mtime_ns
-    second = prepare(tmp_path / "tfds", tmp_path / "small")
+    second = shrink(tmp_path / "tfds", tmp_path / "small")
     assert second.returncode == 0, second.stderr
     assert second.stdout == first.stdout
     assert kept.stat().st_mtime_ns == stamp
@@ -144,7 +144,7 @@ def test_a_killed_copy_resumes(tmp_path):
 def test_a_mistake_is_one_sentence(copied, flags, words):
     root, out, _ = copied
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    done = prepare(root, out, *(flag.format(out=out, root=root) for flag in flags))
+    done = shrink(root, out, *(flag.format(out=out, root=root) for flag in flags))
     assert done.returncode == 2
     assert done.stdout == ""
     assert words in done.stderr
@@ -157,7 +157,7 @@ def test_the_copy_of_the_real_pictures_is_smaller(tmp_path):
     root = pathlib.Path(tiny.ROOT.parent / "shared" / "datasets")
     if not (root / "imagenet2012").is_dir():
         pytest.skip("no prepared imagenet2012 beside the project")
-    done = prepare(root, tmp_path / "small", "--short_side=320")
+    done = shrink(root, tmp_path / "small", "--short_side=320")
     assert done.returncode == 0, done.stderr
     old, new = (pictures.records(where) for where in (root, tmp_path / "small"))
     assert len(old) == len(new)

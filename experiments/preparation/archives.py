@@ -1,0 +1,148 @@
+"""Reads archives that may be cut, altered or hostile, without extracting anything.
+
+Nothing is written, no link is followed and no pickle is loaded. Members are read by name, with a
+limit on their size, into memory. Every fault raises UserError, which names the archive.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import pathlib
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO
+
+from resnet_jax.errors import UserError
+from resnet_jax.runs import storage
+
+_BLOCK = 1 << 20  # bytes
+_TAR_BLOCK = 512  # bytes
+_MORE = 4 << 20  # bytes of headers and of texts that an archive may hold beside its data
+
+
+def sha256(path: pathlib.Path, advance: Callable[[int], None] = lambda count: None) -> str:
+    """Returns a file's SHA-256 in hex; `advance` is called with the bytes of each block read."""
+    digest = hashlib.sha256()
+    with _reading(path), open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def read_gzip(path: pathlib.Path, limit: int) -> bytes:
+    """Returns the content of a gzip file of at most `limit` bytes when decompressed."""
+    with _reading(path), gzip.open(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path} holds more than the {limit:,} bytes that belong in it.")
+    return content
+
+
+def read_tar_gz(path: pathlib.Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Returns members of a .tar.gz by name.
+
+    Args:
+      path: the archive.
+      sizes: the largest size in bytes of each member to be read; all must be there. The whole
+        archive may not hold much more than their sum.
+    """
+    contents: dict[str, bytes] = {}
+    limit = sum(sizes.values()) + _MORE
+    with (
+        _reading(path),
+        _LimitedGzip(path, limit) as file,
+        tarfile.open(fileobj=file, mode="r|") as tar,
+    ):
+        for member in tar:
+            _check_member(path, member)
+            if member.name not in sizes:
+                continue
+            if member.size > sizes[member.name]:
+                raise UserError(
+                    f"{path}: {member.name} has {member.size:,} bytes; allowed are "
+                    f"{sizes[member.name]:,}."
+                )
+            if member.name in contents:
+                raise UserError(f"{path} holds {member.name} twice.")
+            contents[member.name] = _content(tar, member)
+    for name in sizes:
+        if name not in contents:
+            raise UserError(f"{path} holds no {name}; it is cut short or another archive.")
+    return contents
+
+
+class _LimitedGzip(gzip.GzipFile):
+    """A gzip file that is read up to a limit, against archives that decompress without end."""
+
+    def __init__(self, path: pathlib.Path, limit: int):
+        super().__init__(path, "rb")
+        self._path, self._limit, self._left = path, limit, limit
+
+    def read(self, size: int | None = -1) -> bytes:
+        block = super().read(size)
+        self._left -= len(block)
+        if self._left < 0:
+            raise UserError(
+                f"{self._path} holds more than the {self._limit:,} bytes that belong in it."
+            )
+        return block
+
+
+def members(path: pathlib.Path, file: BinaryIO, start: int, end: int) -> Iterator[tarfile.TarInfo]:
+    """Yields the regular files of an uncompressed tar that is a range of an open file.
+
+    Each member's `offset_data` counts from the start of the file.
+
+    Args:
+      path: of the file, for errors.
+      file: open for reading.
+      start: position of the tar's first byte.
+      end: position after its last byte.
+    """
+    position = start
+    with _reading(path):
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                _check_member(path, member)
+                position = member.offset_data + -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
+                if position > end:
+                    raise UserError(f"{path} is cut short within {member.name}.")
+                if member.isfile():
+                    yield member
+        # tarfile takes a damaged header for the end, which is a block of zeros.
+        file.seek(position)
+        if position + _TAR_BLOCK > end or any(file.read(_TAR_BLOCK)):
+            raise UserError(f"{path} is damaged or cut short at byte {position:,}.")
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # it is a regular file
+    content = file.read()
+    if len(content) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
+
+
+def _check_member(path: pathlib.Path, member: tarfile.TarInfo) -> None:
+    """Raises UserError for links, devices and names that lead out of the archive's folder."""
+    name = pathlib.PurePosixPath(member.name)
+    if not (member.isfile() or member.isdir()):
+        raise UserError(f"{path}: {member.name!r} is a link or a device; allowed are files.")
+    if name.is_absolute() or ".." in name.parts:
+        raise UserError(f"{path}: {member.name!r} leads out of the archive's folder.")
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Turns the errors of damaged archives and of disks into UserError."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as e:
+        reason = str(e).split("\n")[0].rstrip(".") or type(e).__name__
+        raise UserError(f"{path} is damaged, cut short or no such archive ({reason}).") from e
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
