@@ -140,7 +140,7 @@ def test_other_data_than_the_run_s_are_refused(trained, monkeypatch):
 
 
 def test_a_normalization_that_cannot_be_measured_here_says_how(no_data):
-    with pytest.raises(UserError, match=r"holds no cifar10 .*download_and_prepare"):
+    with pytest.raises(UserError, match=r"holds no cifar10 .*experiments\.prepare cifar10 --out="):
         datasets.normalization(resolve(cifar10.get_config()).data)
 
 

@@ -56,17 +56,16 @@ def read_tar_gz(path: pathlib.Path, sizes: Mapping[str, int]) -> dict[str, bytes
         tarfile.open(fileobj=file, mode="r|") as tar,
     ):
         for member in tar:
-            _check_member(path, member)
-            if member.name not in sizes:
+            name = _checked_name(path, member)
+            if name not in sizes:
                 continue
-            if member.size > sizes[member.name]:
+            if member.size > sizes[name]:
                 raise UserError(
-                    f"{path}: {member.name} has {member.size:,} bytes; allowed are "
-                    f"{sizes[member.name]:,}."
+                    f"{path}: {name} has {member.size:,} bytes; allowed are {sizes[name]:,}."
                 )
-            if member.name in contents:
-                raise UserError(f"{path} holds {member.name} twice.")
-            contents[member.name] = _content(tar, member)
+            if name in contents:
+                raise UserError(f"{path} holds {name} twice.")
+            contents[name] = _content(tar, member)
     for name in sizes:
         if name not in contents:
             raise UserError(f"{path} holds no {name}; it is cut short or another archive.")
@@ -106,7 +105,7 @@ def members(path: pathlib.Path, file: BinaryIO, start: int, end: int) -> Iterato
         file.seek(start)
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                _check_member(path, member)
+                member.name = _checked_name(path, member)
                 position = member.offset_data + -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
                 if position > end:
                     raise UserError(f"{path} is cut short within {member.name}.")
@@ -127,13 +126,18 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return content
 
 
-def _check_member(path: pathlib.Path, member: tarfile.TarInfo) -> None:
-    """Raises UserError for links, devices and names that lead out of the archive's folder."""
+def _checked_name(path: pathlib.Path, member: tarfile.TarInfo) -> str:
+    """Returns a member's name without ``./``.
+
+    Raises:
+      UserError: it is a link or a device, or its name leads out of the archive's folder.
+    """
     name = pathlib.PurePosixPath(member.name)
     if not (member.isfile() or member.isdir()):
         raise UserError(f"{path}: {member.name!r} is a link or a device; allowed are files.")
     if name.is_absolute() or ".." in name.parts:
         raise UserError(f"{path}: {member.name!r} leads out of the archive's folder.")
+    return str(name)
 
 
 @contextlib.contextmanager

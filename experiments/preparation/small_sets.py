@@ -149,12 +149,12 @@ def _mat(path: pathlib.Path, most: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
         image_shape, image_kind = shapes.get("X", ((), ""))
-        label_shape, label_kind = shapes.get("y", ((), ""))
+        label_shape, _ = shapes.get("y", ((), ""))
         count = image_shape[-1] if len(image_shape) == len(_CIFAR) + 1 else 0
         if (image_shape, label_shape) != ((*_CIFAR, count), (count, 1)) or not 0 < count <= most:
             raise UserError(f"{path} has other arrays than X (32, 32, 3, N) and y (N, 1).")
-        if image_kind != "uint8" or label_kind not in ("uint8", "double"):
-            raise UserError(f"{path} has X of {image_kind} and y of {label_kind}.")
+        if image_kind != "uint8":
+            raise UserError(f"{path} has X of {image_kind}; allowed is uint8.")
         arrays = scipy.io.loadmat(path, variable_names=["X", "y"])
     except UserError:
         raise

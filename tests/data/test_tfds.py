@@ -146,8 +146,7 @@ def test_absent_set_names_the_command_that_prepares_it(name, tmp_path):
         sources.read_set(name, str(tmp_path))
     text = one_sentence(refused)
     assert f"data.dir='{tmp_path}' holds no {name}" in text
-    assert f"tfds.builder('{name}', data_dir='{tmp_path}', file_format='array_record')" in text
-    assert "download_and_prepare()" in text
+    assert text.endswith(f"prepare it with: python -m experiments.prepare {name} --out={tmp_path}.")
 
 
 def test_other_file_formats_are_refused(tmp_path):

@@ -170,7 +170,10 @@ def test_labels_and_images_must_be_as_many(tmp_path):
         ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "has other arrays than X"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.ones((3, 1))}, "has other arrays"),
         ({"X": np.zeros((32, 32, 2), np.uint8), "y": np.ones((2, 1))}, "has other arrays"),
-        ({"X": np.zeros((32, 32, 3, 2)), "y": np.ones((2, 1))}, "has X of double and y of double"),
+        (
+            {"X": np.zeros((32, 32, 3, 2)), "y": np.ones((2, 1))},
+            "has X of double; allowed is uint8",
+        ),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.uint8([[1], [11]])}, "outside 1 to 10"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.zeros((2, 1))}, "outside 1 to 10"),
         ({"X": np.zeros((32, 32, 3, 73_258), np.uint8), "y": np.ones((73_258, 1))}, "has other"),
