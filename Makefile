@@ -3,16 +3,17 @@
 #   make test       the tests (the long ones, marked slow: make test-slow)
 #   make check      ruff and the type checker
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 STUDY := runs/degradation_digits
 
 .PHONY: ablation test test-slow check venv clean
 
-venv: .venv/.installed
+venv: $(VENV)/.installed
 
-.venv/.installed: requirements.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "PYTHON=$(PYTHON) is Python %d.%d; allowed are 3.11, 3.12 and 3.13, as in: make PYTHON=python3.11 $(MAKECMDGOALS)" % v)'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "PYTHON=$(PYTHON) is Python %d.%d; allowed are 3.11 to 3.14, as in: make PYTHON=python3.11 $(MAKECMDGOALS)" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.txt
 	@touch $@
 
@@ -39,7 +40,8 @@ test: venv
 # TPU in every program.
 .libtpu/.installed: requirements.txt | venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps \
-		--target .libtpu 'libtpu==0.0.42.*'
+		--target .libtpu "$$($(BIN)/python -c 'import importlib.metadata as m; print(next( \
+		r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))')"
 	@touch $@
 
 test-slow: venv .venv-skypilot/.installed .venv-tensorflow/.installed .libtpu/.installed

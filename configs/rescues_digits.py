@@ -3,7 +3,7 @@
     python -m experiments.sweep --config=configs/rescues_digits.py \
         --workdir=runs/rescues_digits --extend
 
-docs/cures.md has the cures and their papers. The study takes about two hours on 2 CPU cores, half
+docs/cures.md has the cures and their papers. The study takes about 2.5 hours on 2 CPU cores, half
 as long with --config.base.model.depth=32; --dry_run estimates the time on your machine. Without
 --extend, some best rates would lie at the edge of the candidates. Three seeds per pilot: with one,
 rates would be chosen that are stable for that seed alone.

@@ -16,6 +16,7 @@ import json
 import pathlib
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Collection, Sequence
 
@@ -37,7 +38,7 @@ _SETUP = """\
 set -e
 command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 export PATH="$HOME/.local/bin:$PATH"
-test -x .venv/bin/python || uv venv --python 3.11 .venv
+test -x .venv/bin/python || uv venv --python {python} .venv
 uv pip install --python .venv -r requirements.txt {jax}
 """
 _COORDINATOR = """\
@@ -178,14 +179,16 @@ class SkyPilot:
         }
         kind = "tpu" if options.accelerators.startswith("tpu-") else ""
         kind = kind or ("cuda13" if options.accelerators else "")
-        version = importlib.metadata.version("jax")
+        # This machine's versions: a run resumes on the versions that it was started with.
+        python = ".".join(map(str, sys.version_info[:2]))
+        jax = f"'jax[{kind}]=={importlib.metadata.version('jax')}'" if kind else ""
         task: dict[str, object] = {
             "name": self._job_name(job.name),
             "workdir": str(command_line.ROOT),
             "num_nodes": options.nodes,
             "resources": {key: value for key, value in resources.items() if value != ""}
             | self._resources,
-            "setup": _SETUP.format(jax=f"'jax[{kind}]=={version}'" if kind else "").rstrip() + "\n",
+            "setup": _SETUP.format(python=python, jax=jax).rstrip() + "\n",
             "run": _command(job, needs_coordinator=kind != "tpu"),
         }
         if self._mounts:

@@ -3,8 +3,8 @@
 XLA's compilers for GPUs and TPUs run without the chip, so its programs can be read, and compiling
 timed, on any machine:
 
-    pip install 'jax[cuda13]==0.10.2'    # for H100, H200
-    pip install 'jax[tpu]==0.10.2'       # for v4, v5e, v5p, v6e
+    pip install -c requirements.txt 'jax[cuda13]'    # for H100, H200
+    pip install -c requirements.txt 'jax[tpu]'       # for v4, v5e, v5p, v6e
 
 A target is a chip, such as v5e, or several: v5e:16x16 is a slice with that topology, H100:8 one
 host with eight GPUs, H100:4x8 four such hosts.

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 import yaml
 
@@ -94,7 +95,8 @@ class TestBySkyPilotsOwnCode:
         assert task["strategy"] == "EagerFailoverStrategyExecutor"
         assert task["mounts"] == {"/data": ["gs://lab/tfds", "MOUNT"]}
         assert task["workdir"] == str(tiny.ROOT)
-        assert "jax[tpu]==" in task["setup"]
+        assert f"'jax[tpu]=={jax.__version__}'" in task["setup"]
+        assert "--python {}.{} ".format(*sys.version_info) in task["setup"]
         assert task["run"].split() == [
             ".venv/bin/python", "-m", "experiments.train",
             f"--config=configs/saved.py:{BUCKET}/plain-34/config.json",

@@ -175,6 +175,10 @@ def test_labels_that_would_touch_are_left_out():
     rates = [model.Value(f"{number:g}", number) for number in (1e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1.0)]
     axis = model.Axis(("schedule.rate",), tuple(rates))
     assert [*series.labels(axis).values()] == ["1", "0.01", "0.001", "0.0001", "1e-05"]
+    # Long labels need more room.
+    rates = [model.Value(f"{n:g}", n) for n in (3.7e-5, 1.11e-4, 3.33e-4, 1e-3, 1e-2, 0.1, 1.11)]
+    axis = model.Axis(("schedule.rate",), tuple(rates))
+    assert [*series.labels(axis).values()] == ["1.11", "0.1", "0.01", "0.001", "3.7e-05"]
 
 
 def test_a_study_with_nothing_but_pilots_is_shown_by_its_pilots(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments.report import curves
 from experiments.report.axes.answers import BestByDepth
-from experiments.report.axes.model import LINEAR, LOG, NAMES, Across, Axis, Line, Value
+from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line, Value
 from experiments.report.cells import CellResult, Measure
 from experiments.report.curves import LINE_STYLES
 from experiments.report.replicates import Replicate
@@ -15,8 +15,9 @@ CROSS = 0.97  # the height of the crosses of diverged seeds, as a fraction of th
 ARROW = 0.92  # and that of the arrows of exploded losses
 EXPLODED = 100.0  # nats: higher mean losses would leave the others no room on the axis
 BEST_SIZES = (13, 3)  # the largest and the smallest hollow marker of a best value
-# The least distance of two labels, as a fraction of the axis. Logarithmic ones have more digits.
-LABELS_APART = {LINEAR: 0.1, LOG: 0.14}
+# The width of a label's digit and the gap between labels, as fractions of the axis; a point is half
+# a digit.
+DIGIT, GAP = 0.034, 0.014
 LOG_LOSSES = 10.0  # a ratio of losses from which their axis is logarithmic
 
 
@@ -124,11 +125,15 @@ def labels(axis: Axis) -> dict[float, str]:
     if axis.scale == NAMES:
         return every
     along = {x: math.log(x) if axis.scale == LOG else x for x in every}
-    apart = LABELS_APART[axis.scale] * (max(along.values()) - min(along.values()))
+    length = max(along.values()) - min(along.values())
     shown: list[float] = []
     for x in sorted(every, reverse=True):
-        if not shown or along[shown[-1]] - along[x] >= apart:
-            shown.append(x)
+        if shown:
+            both = every[shown[-1]] + every[x]
+            apart = DIGIT * (len(both) - both.count(".") / 2) / 2 + GAP
+            if along[shown[-1]] - along[x] < apart * length:
+                continue
+        shown.append(x)
     return {x: every[x] for x in shown}
 
 
