@@ -17,7 +17,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -28,7 +28,7 @@ from PIL import Image
 from experiments.cli import command_line
 from resnet_jax.allowed import check_choice
 from resnet_jax.data import jpeg, sets, sources
-from resnet_jax.data.records import Records, Shard
+from resnet_jax.data.records import Records, Shard, write_shard
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
@@ -151,28 +151,23 @@ def _prepare(folder: pathlib.Path, info: Json, target: pathlib.Path) -> dict[str
 
 def _shard(records: Records, shard: Shard, path: pathlib.Path, pool: ThreadPoolExecutor) -> Tally:
     """Writes one shard, unless it is already complete; returns its tally."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     tally_file = path.with_name(_TALLY.format(path.name))
     if path.is_file() and (counts := read_json(tally_file)):
         return Tally(**counts)
     tally = Tally()
-    unfinished = path.with_name(f".{path.name}.tmp")
-    # One record per group, for random access; JPEGs cannot be compressed further.
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
-    try:
-        copy = functools.partial(
-            _copy, records, short_side=_SHORT_SIDE.value, quality=_QUALITY.value
-        )
-        numbers = range(shard.first, shard.first + shard.length)
+    copy = functools.partial(_copy, records, short_side=_SHORT_SIDE.value, quality=_QUALITY.value)
+    numbers = range(shard.first, shard.first + shard.length)
+
+    def copies() -> Iterator[bytes]:
+        nonlocal tally
         for number, (record, one) in zip(numbers, pool.map(copy, numbers), strict=True):
             for problem in (*one.damaged, *one.doubtful):
                 logging.warning("%s: record %d: %s", path.name, number - shard.first, problem)
             tally += one
-            writer.write(record)
-    finally:
-        writer.close()
-    unfinished.replace(path)
+            yield record
+
+    # One record per group, for random access; JPEGs cannot be compressed further.
+    write_shard(path, copies(), "group_size:1,uncompressed")
     write_bytes(tally_file, json.dumps(vars(tally)).encode())
     return tally
 
@@ -210,7 +205,7 @@ def _copy(records: Records, number: int, short_side: int, quality: int) -> tuple
     tally.squared_error = float(error)
     example = tf_example_pb2.Example.FromString(stored)
     example.features.feature["image"].bytes_list.value[0] = after
-    return example.SerializeToString(), tally
+    return example.SerializeToString(deterministic=True), tally
 
 
 def _megabytes(count: int) -> str:

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import pathlib
 import signal
+import subprocess
 
 import pytest
 
@@ -65,3 +66,19 @@ def no_data(monkeypatch, tmp_path):
     """An empty TFDS root, also the default one, so that a test cannot use this machine's data."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     return str(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Returns a function that mounts a file system with room for few bytes or few files."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", str(disk)], check=True)

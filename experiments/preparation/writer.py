@@ -6,10 +6,8 @@ random in each process; here it is alphabetical.
 """
 
 import dataclasses
-import errno
 import hashlib
 import itertools
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from absl import logging
 
-from resnet_jax.data import sources
+from resnet_jax.data import records, sources
 from resnet_jax.errors import RunError
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
@@ -173,18 +171,5 @@ def _write_shard(
     path: pathlib.Path, split: Split, numbers: Sequence[int], pool: ThreadPoolExecutor
 ) -> None:
     """Writes one file, unless it is already complete."""
-    from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-
-    if path.is_file():
-        return
-    unfinished = path.with_name(f".{path.name}.tmp")
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1")
-    try:
-        for stored in pool.map(split.record, numbers):
-            writer.write(stored)
-    finally:
-        writer.close()
-    # array_record reports no full disk.
-    if not unfinished.is_file() or ArrayRecordReader(str(unfinished)).num_records() != len(numbers):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    unfinished.replace(path)
+    if not path.is_file():
+        records.write_shard(path, pool.map(split.record, numbers), "group_size:1")

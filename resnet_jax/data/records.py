@@ -1,4 +1,4 @@
-"""Reads data sets that TFDS prepared as array_record, and checks every file, record and label.
+"""Reads data sets in TFDS's array_record form, and checks every file, record and label.
 
 Resident sets, streamed sets and experiments.shrink all read through this module. A fault found
 before a run raises UserError, one found while reading records RunError. Both name the file, the
@@ -7,11 +7,14 @@ record and the reason.
 
 import bisect
 import contextlib
+import errno
 import functools
 import hashlib
 import pathlib
+import re
 import resource
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -238,6 +241,41 @@ def _open_shard(path: pathlib.Path) -> "ArrayRecordReader":
         pass  # raises OSError; ArrayRecordReader treats an unreadable file as empty
     options = "readahead_buffer_size:0"  # for random access, as in array_record's own data source
     return ArrayRecordReader(str(path), options, file_reader_buffer_size=1 << 15)
+
+
+def write_shard(path: pathlib.Path, records: Iterable[bytes], options: str) -> None:
+    """Writes an array_record file, which has its name once it is complete.
+
+    Args:
+      path: of the file.
+      records: serialised tf.train.Examples.
+      options: array_record's, such as ``group_size:1``.
+
+    Raises:
+      OSError: the disk is full or cannot be written.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    unfinished = path.with_name(f".{path.name}.tmp")
+    writer = ArrayRecordWriter(str(unfinished), options)
+    try:
+        for record in records:
+            with _its_errors():
+                writer.write(record)
+    finally:
+        with _its_errors():
+            writer.close()
+    unfinished.replace(path)
+
+
+@contextlib.contextmanager
+def _its_errors() -> Iterator[None]:
+    """Turns array_record's ``write() failed: REASON; writing FILE; ...`` into OSError."""
+    try:
+        yield
+    except RuntimeError as e:
+        reason = re.sub(r"^\w+\(\) failed: |;.*", "", _first_line(e))
+        raise OSError(errno.EIO, reason) from e
 
 
 def _raise_file_limit() -> int:

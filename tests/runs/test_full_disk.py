@@ -15,22 +15,6 @@ from tests import tiny
 WIDE = {"model__width": 0.5, "checkpoint__every": 4}
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Returns a function that mounts a file system with room for few bytes or few files."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("needs the right to mount a tmpfs")
-        return disk
-
-    yield mount
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def enlarge(disk):
     subprocess.run(["mount", "-o", "remount,size=64m,nr_inodes=10000", str(disk)], check=True)
 
