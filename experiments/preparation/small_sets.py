@@ -16,6 +16,7 @@ from experiments.preparation import archives, png
 from experiments.preparation.writer import Split, in_memory, record
 from resnet_jax.errors import UserError
 from resnet_jax.parallel.cores import usable_cores
+from resnet_jax.runs.progress import Bars
 
 Paths = Mapping[str, pathlib.Path]  # an archive's published file name -> the file
 Names = dict[str, list[str]]  # a label's feature -> names of its classes
@@ -121,8 +122,11 @@ def _cifar(
     for label, (file, classes) in labels.items():
         text = found[f"{folder}/{file}"].decode(errors="replace")
         names[label] = [name for name in text.split("\n") if name]
-        if len(set(names[label])) != classes:
-            raise UserError(f"{path}: {file} has {len(names[label])} names for {classes} classes.")
+        if not len(set(names[label])) == len(names[label]) == classes:
+            raise UserError(
+                f"{path}: {file} has {len(names[label])} names, {len(set(names[label]))} different "
+                f"ones, for {classes} classes."
+            )
     return contents, names
 
 
@@ -190,6 +194,11 @@ def _split(
         features = {feature: column[number] for feature, column in columns.items()}
         return record({"image": png.encode(images[number]), **features})
 
-    with ThreadPoolExecutor(len(usable_cores())) as pool:
-        records = list(pool.map(encode, range(len(images))))
+    records = []
+    with ThreadPoolExecutor(len(usable_cores())) as pool, Bars() as bars:
+        task = bars.add_task(f"encoding {name}", total=len(images), figures="")
+        for stored in pool.map(encode, range(len(images))):
+            records.append(stored)
+            bars.advance(task, 1)
+            bars.draw()
     return in_memory(name, [str(number) for number in range(len(records))], records)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from absl import logging
 
 from resnet_jax.data import records, sources
-from resnet_jax.errors import RunError
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
 from resnet_jax.runs.progress import Bars
@@ -87,6 +87,7 @@ def write(
       note: a caveat for readers of errors on this data set, or empty; see sources.Source.
 
     Raises:
+      UserError: a record cannot be read again, or has changed.
       RunError: the disk is full or cannot be written.
     """
     try:
@@ -171,5 +172,17 @@ def _write_shard(
     path: pathlib.Path, split: Split, numbers: Sequence[int], pool: ThreadPoolExecutor
 ) -> None:
     """Writes one file, unless it is already complete."""
-    if not path.is_file():
-        records.write_shard(path, pool.map(split.record, numbers), "group_size:1")
+    if path.is_file():
+        return
+
+    def read(number: int) -> bytes:
+        name = f"{split.keys[number]} of {split.name}"
+        try:
+            stored = split.record(number)
+        except OSError as e:
+            raise UserError(f"{name} cannot be read: {storage.reason(e)}.") from e
+        if len(stored) != split.sizes[number]:
+            raise UserError(f"{name} has changed since it was first read; start again.")
+        return stored
+
+    records.write_shard(path, pool.map(read, numbers), "group_size:1")

@@ -100,8 +100,16 @@ def test_a_missing_member_is_named(lost, cifar):
         ("test_batch.bin", bytes(3073 * 4 + 1), "test has 12,293 bytes, not whole records"),
         ("test_batch.bin", b"", "test has 0 bytes, not whole records"),
         ("test_batch.bin", bytes([10]) + bytes(3072), "a label of test is 10; allowed is up to 9"),
-        ("batches.meta.txt", b"cat\ndog\n", "batches.meta.txt has 2 names for 10 classes"),
-        ("batches.meta.txt", b"a\n" * 10, "batches.meta.txt has 10 names for 10 classes"),
+        (
+            "batches.meta.txt",
+            b"cat\ndog\n",
+            "batches.meta.txt has 2 names, 2 different ones, for 10 classes",
+        ),
+        (
+            "batches.meta.txt",
+            b"a\n" * 10,
+            "batches.meta.txt has 10 names, 1 different ones, for 10 classes",
+        ),
         ("readme.html", bytes(400 << 20), "holds more than the"),
     ],
 )

@@ -164,6 +164,24 @@ def test_a_folder_of_another_form_is_refused(make, sentence, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda path: path.unlink(), "a/000.JPG of train cannot be read: No such file"),
+        (lambda path: path.write_bytes(b"short"), "a/000.JPG of train has changed since it was"),
+    ],
+)
+def test_a_picture_that_changes_meanwhile_is_named(change, sentence, tmp_path):
+    paint(tmp_path, {"a": 2, "b": 2})
+    pictures_ = image_folder._pictures(tmp_path, ["a", "b"])
+    split = image_folder._split("train", pictures_)
+    change(tmp_path / "a" / "000.JPG")
+    info = image_folder._info(tmp_path, ["a", "b"])
+    with pytest.raises(UserError, match=sentence):
+        image_folder.writer.write(info, tmp_path / "out", [split], made_from="", note="")
+    assert not list((tmp_path / "out").glob("image_folder-*"))
+
+
 def test_a_complete_data_set_is_not_replaced(prepared):
     folder, _, out, _ = prepared
     done = prepare(folder, out)
