@@ -33,7 +33,7 @@ def sha256(path: pathlib.Path, advance: Callable[[int], None] = lambda count: No
 
 def read_gzip(path: pathlib.Path, limit: int) -> bytes:
     """Returns the content of a gzip file of at most `limit` bytes when decompressed."""
-    with _reading(path), gzip.open(path) as file:
+    with _reading(path), gzip.open(path, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise UserError(f"{path} holds more than the {limit:,} bytes that belong in it.")
