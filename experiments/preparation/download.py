@@ -90,7 +90,9 @@ class _Download:
             first = had if resumed else 0
             if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {had}-"):
                 raise requests.RequestException("the server sent another range of bytes")
-            with open(self._part, "ab" if resumed else "wb") as part:
+            if not resumed:
+                self._part.unlink(missing_ok=True)
+            with open(self._part, "ab") as part:
                 received = first
                 for block in answer.iter_content(_BLOCK):
                     received += len(block)
