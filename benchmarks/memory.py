@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         "kept": "by the forward pass for the backward pass, from shapes alone: on every platform",
         "arguments": "with the training split of a data set on the device, not the other splits",
     }
-    results.publish(_HEADINGS, _show, rows, about | _about(device))
+    results.publish(_HEADINGS, _show, rows, about | _about(device), source=results.COMPILED)
     return 0
 
 
@@ -153,7 +153,7 @@ def _publish_views(device: jax.Device) -> int:
         "largest view": "of a picture: views x height x width; mirror images come on top",
     }
     headings = ["network", "program", "pictures", "largest view", *_PARTS, "peak", "fits"]
-    results.publish(headings, _show_view, rows, about | _about(device))
+    results.publish(headings, _show_view, rows, about | _about(device), source=results.COMPILED)
     return 0
 
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         "compiled, not run": ", ".join(map(str, targets)),
     }
     _print_collectives(rows)
-    results.publish(_HEADINGS, _show, rows, about)
+    results.publish(_HEADINGS, _show, rows, about, source=results.COMPILED)
     return 0
 
 

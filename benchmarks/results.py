@@ -17,6 +17,9 @@ from resnet_jax.runs import storage
 from resnet_jax.runs.storage import write_bytes, write_json
 
 Row = dict[str, Any]  # a measurement, ready for JSON
+# Where a table's numbers come from.
+MEASURED = "measured on this machine, which ran the programs"
+COMPILED = "read off the compiled programs, which nothing ran"
 OUT = flags.DEFINE_string(
     "out", None, "The folder for table.txt and table.json; by default only print."
 )
@@ -80,6 +83,8 @@ def publish(
     rows: Sequence[Row],
     about: Mapping[str, object],
     packages: Sequence[str] = ("jax", "jaxlib", "flax"),
+    *,
+    source: str,
 ) -> None:
     """Prints a table and writes it to --out.
 
@@ -89,8 +94,9 @@ def publish(
       rows: the measurements, for table.json.
       about: facts below the table; the machine, the date and versions are added.
       packages: packages whose versions to add.
+      source: MEASURED or COMPILED.
     """
-    about = dict(about) | _environment(packages)
+    about = {"numbers": source} | dict(about) | _environment(packages)
     cells = [headings, *map(show, rows)]
     parts = [tables.aligned(cells), "", *(f"{key}: {value}" for key, value in about.items())]
     tables.print_parts(parts)

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
         "dtype": _DTYPE.value,
         "device": results.name(device),
     }
-    results.publish(_HEADINGS, _show, rows, about)
+    results.publish(_HEADINGS, _show, rows, about, source=results.COMPILED)
     return 0
 
 

@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
         )
         rows.append(row)
         results.log(turns.HEADINGS, [turns.show(row)])
-    results.publish(turns.HEADINGS, turns.show, rows, about, _PACKAGES)
+    results.publish(turns.HEADINGS, turns.show, rows, about, _PACKAGES, source=results.MEASURED)
     return 0
 
 
