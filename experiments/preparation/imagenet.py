@@ -130,4 +130,4 @@ def _lines(file: str) -> list[str]:
     """Returns the lines of a text that TFDS ships."""
     import tensorflow_datasets as tfds
 
-    return tfds.core.tfds_path(f"datasets/imagenet2012/{file}").read_text(encoding="ascii").split()
+    return tfds.core.tfds_path(f"datasets/imagenet2012/{file}").read_text(encoding="utf-8").split()
