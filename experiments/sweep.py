@@ -12,6 +12,9 @@ with everything saved.
 --dry_run --target=v5e:16x16 compiles every cell for absent chips, and says whether it fits and the
 least that it takes there (experiments/pods/target.py has the targets).
 
+--part=I/N runs every N-th cell: for N machines that run one study together. --commands prints a
+command per cell: for hosts that train each cell together, one cell after another (docs/tpu.md).
+
 --launcher=slurm submits the missing cells to Slurm as one array, --launcher=skypilot submits one
 job per cell to SkyPilot; both return at once and skip cells that are already submitted. --status
 then shows the scheduler's state of each cell, and --cancel cancels the jobs.
@@ -26,7 +29,7 @@ from absl import flags, logging
 
 from experiments.cli import command_line, config_flag, tables
 from experiments.launchers import choice, local
-from experiments.launchers.interface import Job
+from experiments.launchers.interface import Job, in_a_checkout
 from experiments.launchers.local import Machine
 from experiments.pods import target
 from experiments.study import (
@@ -70,6 +73,14 @@ _SHARE = flags.DEFINE_float(
 _PRICE = flags.DEFINE_float(
     "price", 0.0, "For --dry_run with --target: the price of a chip-hour.", lower_bound=0.0
 )
+_COMMANDS = flags.DEFINE_bool(
+    "commands", False, "Queue the missing cells, print a command for each and start nothing: for a "
+    "slice or cluster whose hosts all run the same command."
+)  # fmt: skip
+_PART = flags.DEFINE_string(
+    "part", None, "I/N: only every N-th cell, from the I-th (0 is the first), for N machines that "
+    "run one study together."
+)  # fmt: skip
 _DEVICES = flags.DEFINE_integer("devices", None, "For --rate: devices per cell.", lower_bound=1)
 
 
@@ -77,7 +88,9 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
     workdir = storage.locate(command_line.required(_WORKDIR), "--workdir")
-    choice.chosen_queue(workdir)  # refuses flags of another launcher
+    queue = choice.chosen_queue(workdir)  # refuses flags of another launcher
+    if queue and _COMMANDS.value:
+        raise UserError(f"--commands has no effect with --launcher={queue.name}.")
     _check_rate()
     # This process only traces shapes and must not occupy the devices that its cells need.
     jax.config.update("jax_platforms", "cpu")
@@ -176,7 +189,7 @@ def _stage(
     cell_folders.refuse_others(workdir, [cell for cell in cells if cell.name not in waiting])
     missing = [cell for cell in cells if not cell_folders.has_ended(workdir / cell.name, cell)]
     require_data = queue.require_data if queue else sources.require
-    if not _DRY_RUN.value:
+    if not (_DRY_RUN.value or _COMMANDS.value):  # the commands' hosts have the data
         for cell in missing:
             require_data(cell.config.data.name, cell.config.data.dir)
     if _DRY_RUN.value and target.TARGET.value:
@@ -185,8 +198,15 @@ def _stage(
         return 0
     sizes = {cell.name: estimate.size_of(cell) for cell in cells}
     cells, missing = (estimate.start_order(each, sizes) for each in (cells, missing))
+    if _COMMANDS.value and not _DRY_RUN.value:
+        _record_claims(workdir)
+        for cell in missing:
+            cell_folders.queue(workdir / cell.name, cell)
+            print(in_a_checkout(cell_folders.job(workdir / cell.name, with_cluster=True)))
+        return 0
     machine = Machine(queue.name) if queue else local.machine()
     at_once = choice.JOBS.value
+    packing.refuse_shared_chips(machine, at_once)
     if not at_once:
         # With a given rate nothing is timed.
         timed = [] if _RATE.value else missing
@@ -210,8 +230,7 @@ def _stage(
         return 0
     for sentence in plan.ineffective_settings(cells):
         logging.info("%s.", sentence)
-    folder = workdir.parent if workdir.name == reader.PILOTS else workdir
-    named_claims.record(folder, named_claims.of_study(_CONFIG.value))
+    _record_claims(workdir)
     if queue:
         return submission.submit(queue, workdir, missing, jobs)
 
@@ -219,6 +238,12 @@ def _stage(
     runs = [reader.read(workdir / cell.name) for cell in cells]
     tables.print_parts(ledger.status_table(runs))
     return exit_code(runs, signals)
+
+
+def _record_claims(workdir: storage.Path) -> None:
+    """Records the claims that the study names; `workdir` may be that of its pilots."""
+    folder = workdir.parent if workdir.name == reader.PILOTS else workdir
+    named_claims.record(folder, named_claims.of_study(_CONFIG.value))
 
 
 def exit_code(runs: Sequence[reader.Run], signals: int) -> int:
@@ -279,7 +304,24 @@ def _matching(cells: list[Cell]) -> list[Cell]:
             f"--only={_ONLY.value} matches no cell; the cells are {listing(names)}"
             f"{nearest(_ONLY.value, names)}."
         )
-    return chosen
+    return _part_of(chosen)
+
+
+def _part_of(cells: list[Cell]) -> list[Cell]:
+    """Returns this machine's part of the cells; raises UserError if it is empty or ill-defined."""
+    if _PART.value is None:
+        return cells
+    index, slash, count = _PART.value.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(f"--part={_PART.value} is not allowed; it is I/N with I from 0 to N - 1.")
+    if _EXTEND.value:
+        raise UserError(
+            "--extend needs the pilots of all cells: give it without --part once all parts are "
+            "done."
+        )
+    if not (part := cells[int(index) :: int(count)]):
+        raise UserError(f"--part={_PART.value} has no cell: there are {len(cells)}.")
+    return part
 
 
 def _stages(workdir: storage.Path) -> list[storage.Path]:

@@ -15,7 +15,7 @@ _LAUNCHER = flags.DEFINE_string("launcher", "local", f"Starts the cells: {listin
 JOBS = flags.DEFINE_integer(
     "jobs",
     0,
-    "Cells at a time; 0: one per core, on GPUs the fastest number, on TPU one.",
+    "Cells at a time; 0: one per core or TPU chip, on GPUs the fastest number.",
     lower_bound=0,
 )
 ONLY_NEW = flags.DEFINE_bool(

@@ -1,10 +1,12 @@
 """The interfaces of launchers, which start a sweep's cells."""
 
 import dataclasses
+import shlex
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from experiments.cli import command_line
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 
@@ -24,6 +26,12 @@ class Job:
     name: str
     command: tuple[str, ...]
     log: storage.Path
+
+
+def in_a_checkout(job: Job) -> str:
+    """Returns a job's shell command in a copy of this checkout that has its own .venv."""
+    words = [".venv/bin/python", *job.command[1:]]
+    return shlex.join(word.replace(f"{command_line.ROOT}/", "") for word in words)
 
 
 class Launcher(Protocol):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -16,6 +17,7 @@ from typing import IO
 from absl import logging
 
 from experiments.launchers.interface import Job
+from resnet_jax.parallel import clusters
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
 
@@ -43,8 +45,12 @@ def machine() -> Machine:
     A separate process queries JAX, because a process that does so holds the devices, and memory
     that the cells need, until it ends.
     """
-    if os.environ.get("JAX_PLATFORMS", "").lower() == "cpu":
+    platforms = os.environ.get("JAX_PLATFORMS", "").lower()
+    if platforms == "cpu":
         return Machine("cpu")
+    may_have_tpu = importlib.util.find_spec("libtpu") and platforms in ("", "tpu", "tpu,cpu")
+    if may_have_tpu and (chips := clusters.tpu_chips(pathlib.Path("/dev"))):
+        return Machine("tpu", chips)
     answer = subprocess.run(
         [sys.executable, "-c", _PRINT_DEVICES],
         capture_output=True, encoding="utf-8", errors="replace",
@@ -68,7 +74,7 @@ def placed(machine: Machine, share: int, at_once: int) -> Iterator[dict[str, str
     """A context in which to start one of `at_once` processes; yields its environment.
 
     On GPUs the environment sets the visible GPUs, and the fraction of memory if processes share a
-    GPU and the user has not set one.
+    GPU and the user has not set one. On TPUs each of several processes has one chip.
 
     On CPU the context narrows this process's affinity to a share of the cores, which the child
     inherits. XLA starts one thread per core of its process, so cells on the same cores would slow
@@ -87,6 +93,8 @@ def placed(machine: Machine, share: int, at_once: int) -> Iterator[dict[str, str
         per_gpu = -(-at_once // machine.devices)
         if per_gpu > 1:
             environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{_GPU_MEMORY / per_gpu:.3f}")
+    if machine.platform == "tpu" and at_once > 1:
+        environment |= clusters.one_chip(share)
     if machine.platform != "cpu" or not hasattr(os, "sched_setaffinity"):
         yield environment
         return

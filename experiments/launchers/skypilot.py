@@ -15,7 +15,6 @@ import importlib.metadata
 import json
 import pathlib
 import re
-import shlex
 import sys
 import tempfile
 from collections.abc import Collection, Sequence
@@ -23,7 +22,7 @@ from collections.abc import Collection, Sequence
 import yaml
 
 from experiments.cli import command_line
-from experiments.launchers.interface import Job, printed
+from experiments.launchers.interface import Job, in_a_checkout, printed
 from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
 
@@ -226,9 +225,8 @@ def cancel_command(numbers: Sequence[str]) -> tuple[str, ...]:
 
 
 def _command(job: Job, needs_coordinator: bool) -> str:
-    """Returns a job's shell command, with paths relative to the copy of this checkout."""
-    words = [".venv/bin/python", *job.command[1:]]
-    text = shlex.join(word.replace(f"{command_line.ROOT}/", "") for word in words)
+    """Returns a job's shell command on a machine with a copy of this checkout."""
+    text = in_a_checkout(job)
     return f"{text} \\\n  {_COORDINATOR.format(port=_PORT)}" if needs_coordinator else f"{text}\n"
 
 

@@ -12,6 +12,7 @@ from experiments.launchers.local import Machine
 from experiments.study.grid import Cell
 from experiments.study.side_by_side import TimedProcesses, TimingFailedError
 from resnet_jax.data import sets
+from resnet_jax.errors import UserError
 from resnet_jax.parallel.cores import usable_cores
 
 _PER_GPU = (1, 2, 4)  # numbers of cells on one GPU that are tried
@@ -24,9 +25,9 @@ def default_jobs(machine: Machine, cells: Sequence[Cell], missing: Sequence[Cell
     """Returns how many cells to run at a time.
 
     On CPU it is one per core, since compilation and small convolutions hardly use a second thread.
-    On GPUs it is one per GPU, or several if a measurement shows that they train faster together. It
-    is one on TPU, which processes cannot share, and if a cell needs the whole machine: to decode
-    pictures while it trains, or because its mesh spans several GPUs.
+    On GPUs it is one per GPU, or several if a measurement shows that they train faster together. On
+    TPUs it is one per chip, which processes cannot share. It is one if a cell needs the whole
+    machine: to decode pictures while it trains, or because its mesh spans several devices.
 
     It depends on the size of the whole study, not on the cells that are left: a cell's cores decide
     its threads, and these, like its GPUs, the last digits of its results. A resumed cell should
@@ -39,11 +40,20 @@ def default_jobs(machine: Machine, cells: Sequence[Cell], missing: Sequence[Cell
     """
     if machine.platform == "cpu":
         return min(len(cells), len(usable_cores()))
-    if machine.platform != "gpu" or any(_needs_machine(cell) for cell in cells):
+    if machine.platform not in ("gpu", "tpu") or any(_needs_machine(cell) for cell in cells):
         return 1
-    if len(missing) <= machine.devices:
+    if len(missing) <= machine.devices or machine.platform == "tpu":
         return min(len(cells), machine.devices)
     return machine.devices * _jobs_per_gpu(missing[0], len(missing) // machine.devices)
+
+
+def refuse_shared_chips(machine: Machine, jobs: int) -> None:
+    """Raises UserError if more cells are asked for at a time than this machine has TPU chips."""
+    if machine.platform == "tpu" and jobs > machine.devices:
+        raise UserError(
+            f"--jobs={jobs} is more than this machine's {machine.devices} TPU chips, which "
+            "processes cannot share."
+        )
 
 
 def _needs_machine(cell: Cell) -> bool:

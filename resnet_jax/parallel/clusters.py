@@ -12,6 +12,7 @@ CLUSTERS = ("slurm", "kubernetes", "tpu")
 _SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID",
                "SLURM_LOCALID")  # fmt: skip
 _TPU_DEVICES = ("accel*", "vfio/[0-9]*")
+_FIRST_PORT = 8476  # libtpu's default
 
 
 def detect(environment: Mapping[str, str], devices: pathlib.Path, has_libtpu: bool) -> str:
@@ -25,12 +26,35 @@ def detect(environment: Mapping[str, str], devices: pathlib.Path, has_libtpu: bo
     if all(name in environment for name in _SLURM_STEP):
         return "slurm"
     # Before Kubernetes: a GKE JobSet with TPUs is both, and JAX reads its TPU variables.
-    has_device_files = any(any(devices.glob(pattern)) for pattern in _TPU_DEVICES)
-    if "TPU_WORKER_HOSTNAMES" in environment or (has_libtpu and has_device_files):
+    if "TPU_WORKER_HOSTNAMES" in environment or (has_libtpu and tpu_chips(devices)):
         return "tpu" if environment.get("JAX_PLATFORMS", "") in ("", "tpu", "tpu,cpu") else ""
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         return "kubernetes"
     return ""
+
+
+def tpu_chips(devices: pathlib.Path) -> int:
+    """Returns the number of TPU chips of this host, if it has libtpu, from the folder /dev.
+
+    JAX would wait for the other hosts of the slice to tell.
+    """
+    return max(len(list(devices.glob(pattern))) for pattern in _TPU_DEVICES)
+
+
+def one_chip(chip: int) -> dict[str, str]:
+    """Returns the variables with which a process has one TPU chip of its host to itself.
+
+    It joins no other process of the slice; JAX's own tests of several processes set the same ones.
+    """
+    port = str(_FIRST_PORT + chip)
+    return {
+        "TPU_VISIBLE_CHIPS": str(chip),
+        "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+        "TPU_PROCESS_BOUNDS": "1,1,1",
+        "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
+        "TPU_PROCESS_PORT": port,
+        "CLOUD_TPU_TASK_ID": "0",
+    }
 
 
 def arguments(cluster: str, environment: Mapping[str, str]) -> dict[str, int | list[int]]:

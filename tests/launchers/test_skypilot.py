@@ -291,3 +291,16 @@ def test_a_study_is_submitted_followed_and_cancelled(sky):
         assert "Already submitted to skypilot: plain-20." in sweep("--only=plain-20").stderr
         assert "Cancelled: plain-20." in sweep("--cancel").stderr
         assert asked()[-1][0] == ["jobs", "cancel", "--yes", "7"]
+
+
+@pytest.mark.skipif(not OWN.exists(), reason="no .venv-skypilot: make test-slow makes it")
+@pytest.mark.slow
+def test_the_task_in_the_guide_is_accepted(tmp_path):
+    text = (tiny.ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (task,) = ask_skypilot("parse_tasks", [block], tmp_path)
+    assert "refused" not in task, task
+    assert task["accelerators"] == {"tpu-v5litepod-16": 1}
+    assert task["spot"] is True
+    assert task["recovery"]["recover_on_exit_codes"] == [42]
+    assert task["strategy"] == "EagerFailoverStrategyExecutor"

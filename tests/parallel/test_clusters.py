@@ -56,6 +56,21 @@ def test_the_cluster_is_detected(environment, files, cluster, tmp_path):
     assert cluster in ("", *clusters.CLUSTERS)
 
 
+@pytest.mark.parametrize(
+    ("files", "chips"),
+    [
+        ([], 0),
+        (["accel0", "accel1", "null"], 2),
+        (["vfio/vfio", "vfio/0", "vfio/1", "vfio/2", "vfio/3"], 4),
+    ],
+)
+def test_the_chips_of_a_host_are_its_device_files(files, chips, tmp_path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert clusters.tpu_chips(tmp_path) == chips
+
+
 def test_a_slurm_step_counts_its_own_processes_not_the_jobs():
     assert clusters.arguments("slurm", STEP) == {"num_processes": 2, "process_id": 1}
     assert clusters.arguments("kubernetes", STEP) == {}

@@ -12,6 +12,7 @@ from experiments.launchers import local
 from experiments.launchers.local import Machine
 from experiments.study import grid, packing
 from experiments.study.side_by_side import TimedProcesses, TimingFailedError
+from resnet_jax.errors import UserError
 from resnet_jax.parallel.cores import usable_cores
 from tests import tiny
 from tests.study import sweep_fake
@@ -134,11 +135,55 @@ def test_on_gpus_one_each_or_more_if_that_is_faster(packed):
     assert packed == [(cells[0].name, 4), (cells[0].name, 2), (cells[0].name, 1)]
 
 
+def test_on_tpus_one_per_chip_which_processes_cannot_share(packed):
+    cells = cells_of(degradation_digits, "one_rate")  # four
+    assert packing.default_jobs(Machine("tpu", 8), cells, cells) == 4
+    assert packing.default_jobs(Machine("tpu", 2), cells, cells) == 2
+    assert packing.default_jobs(Machine("tpu", 2), cells, cells[:1]) == 2
+    assert packed == []
+    packing.refuse_shared_chips(Machine("tpu", 4), 4)
+    packing.refuse_shared_chips(Machine("gpu", 4), 9)
+    with pytest.raises(UserError, match="--jobs=5 is more than this machine's 4 TPU chips"):
+        packing.refuse_shared_chips(Machine("tpu", 4), 5)
+
+
+def test_on_tpus_each_process_has_one_chip_and_joins_no_other():
+    seen = []
+    for share in range(4):
+        with local.placed(Machine("tpu", 4), share, 4) as environment:
+            seen.append({k: v for k, v in environment.items() if os.environ.get(k) != v})
+    assert [own["TPU_VISIBLE_CHIPS"] for own in seen] == ["0", "1", "2", "3"]
+    assert len({own["TPU_PROCESS_PORT"] for own in seen}) == 4
+    for own in seen:
+        assert own["TPU_PROCESS_ADDRESSES"] == f"localhost:{own['TPU_PROCESS_PORT']}"
+        assert own["TPU_CHIPS_PER_PROCESS_BOUNDS"] == own["TPU_PROCESS_BOUNDS"] == "1,1,1"
+    with local.placed(Machine("tpu", 4), 0, 1) as environment:  # one cell has all chips
+        assert environment == dict(os.environ)
+
+
+def test_tpu_chips_are_counted_without_asking_jax(monkeypatch):
+    """Each host of a slice has a sweep of its own, and JAX would wait for the other hosts."""
+
+    def ask(*_, **__):
+        raise AssertionError("JAX was asked")
+
+    monkeypatch.setattr(local.subprocess, "run", ask)
+    monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(local.clusters, "tpu_chips", lambda folder: 4)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
+    assert local.machine() == Machine("tpu", 4)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert local.machine() == Machine("cpu")
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setattr(local.clusters, "tpu_chips", lambda folder: 0)
+    with pytest.raises(AssertionError, match="JAX was asked"):
+        local.machine()
+
+
 def test_one_at_a_time_if_cells_need_the_whole_machine(packed):
-    cells = cells_of(degradation_digits, "one_rate")
-    assert packing.default_jobs(Machine("tpu", 4), cells, cells) == 1
     streamed = cells_of(degradation_imagenet)
     assert packing.default_jobs(Machine("gpu", 4), streamed, streamed) == 1
+    assert packing.default_jobs(Machine("tpu", 4), streamed, streamed) == 1
     for key in ("fsdp", "replicates"):
         spread = degradation_cifar10.get_config()
         spread.base.mesh[key] = 2

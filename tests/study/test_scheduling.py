@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -273,3 +274,21 @@ def test_shares_cover_the_cores_and_never_overlap():
         assert [core for share in shares for core in share] == cores
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert [local.share_of(n, 5, [4, 5]) for n in range(5)] == [[4], [5], [4], [5], [4]]
+
+
+def test_commands_are_printed_and_run_elsewhere(tmp_path):
+    code, printed, said = outcome(sweep(tmp_path / "study", "--commands"))
+    assert code == 0, said
+    lines = printed.splitlines()
+    assert [line.split("/")[-1] for line in lines] == list(CELLS)
+    assert set(statuses(tmp_path / "study").values()) == {"queued"}
+    assert (tmp_path / "study" / "claims.json").is_file()
+    for line in lines[:3]:
+        program, *arguments = shlex.split(line)
+        assert program == ".venv/bin/python"
+        subprocess.run([sys.executable, *arguments], cwd=tiny.ROOT, check=True)
+    code, printed, _ = outcome(sweep(tmp_path / "study", "--commands"))
+    assert printed.splitlines() == lines[3:]
+    code, _, said = outcome(sweep(tmp_path / "study", "--commands", "--launcher=slurm"))
+    assert code == 2
+    assert "--commands has no effect with --launcher=slurm" in said

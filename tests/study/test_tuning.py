@@ -10,6 +10,7 @@ from configs import digits
 from experiments.study import grid, tuning
 from resnet_jax.errors import UserError
 from resnet_jax.runs import storage, writer
+from tests.study import sweep_fake
 from tests.study.test_scheduling import outcome, statuses, sweep
 
 RATES = (0.01, 0.1, 1.0)
@@ -260,3 +261,28 @@ def test_a_cell_whose_pilot_failed_waits_and_the_others_are_trained(tuned_sweep,
     code, _, said = tuned_sweep()
     assert code == 0, said
     assert statuses(tmp_path / "runs") == {"plain-20": "completed", "plain-56": "completed"}
+
+
+def test_machines_share_out_a_tuned_study_and_then_extend_it_together(tmp_path):
+    config, workdir = tmp_path / "study.py", tmp_path / "runs"
+    config.write_text(STUDY)
+    losses = {f"plain-{depth}-rate=1": 0.5 for depth in (20, 56)}
+    parts = [sweep(workdir, f"--part={i}/2", study=config, losses=losses) for i in range(2)]
+    for process in parts:
+        code, _, said = outcome(process)
+        assert code == 0, said
+    # Each cell and each pilot was run once, by the machine of its cell.
+    assert sorted(line["cell"] for line in sweep_fake.started(workdir)) == ["plain-20", "plain-56"]
+    pilots = [line["cell"] for line in sweep_fake.started(workdir / "pilots")]
+    assert sorted(pilots) == sorted(f"plain-{d}-rate={r}" for d in (20, 56) for r in (0.01, 0.1, 1))
+    assert set(statuses(workdir).values()) == {"completed"}
+    code, shown, _ = outcome(sweep(workdir, "--status", study=config))
+    assert code == 0
+    assert shown.count("completed") == 8
+    refused = outcome(sweep(workdir, "--extend", "--part=0/2", study=config))
+    assert refused[0] == 2
+    assert "--extend needs the pilots of all cells: give it without --part" in refused[2]
+    code, _, said = outcome(sweep(workdir, "--extend", study=config, losses=losses))
+    assert code == 0, said
+    again = [line["cell"] for line in sweep_fake.started(workdir / "pilots")][6:]
+    assert sorted(again) == ["plain-20-rate=10", "plain-56-rate=10"]
