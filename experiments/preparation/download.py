@@ -16,6 +16,7 @@ from resnet_jax.runs.progress import Bars
 _ATTEMPTS = 5  # in a row that receive nothing
 _BLOCK = 1 << 18  # bytes
 _TIMEOUT = 60  # seconds without an answer
+_TRY_AGAIN = (requests.codes.request_timeout, requests.codes.too_many_requests)
 _LOG_EVERY = 30  # seconds, where no bar is drawn
 
 
@@ -127,7 +128,9 @@ class _Download:
 
 def _is_final(error: requests.RequestException) -> bool:
     """Whether another attempt would be refused as well: the file is absent, or not for us."""
-    return error.response is not None and 400 <= error.response.status_code < 500
+    if error.response is None or error.response.status_code in _TRY_AGAIN:
+        return False
+    return 400 <= error.response.status_code < 500
 
 
 def _reason(error: requests.RequestException) -> str:

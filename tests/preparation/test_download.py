@@ -180,6 +180,7 @@ def test_a_silent_server_is_given_up(server, tmp_path):
     [
         ({"status": 404}, "404 Not Found", 1),
         ({"status": 403}, "403 Forbidden", 1),
+        ({"status": 429}, "429 Too Many Requests", 5),
         ({"status": 503}, "503 Service Unavailable", 5),
         ({"wrong_range": True}, "the server sent another range of bytes", 5),
     ],
