@@ -214,15 +214,17 @@ def test_a_disk_that_cannot_be_written_is_named(server, tmp_path):
         download.fetch(server[1], tmp_path / "got")
 
 
-def test_a_set_from_a_mirror(server, tmp_path):
-    """The program downloads from a mirror; the archives are not the published ones."""
+def test_the_program_downloads_from_a_mirror_in_one_sentence(server, tmp_path):
     how, _ = server
-    archives_of.mnist(how.folder)
+    how.status = 404
     done = tiny.program(
         "experiments.prepare", "mnist", f"--out={tmp_path / 'out'}", f"--mirror={how.url}"
     )
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
+    (sentence,) = done.stderr.splitlines()
     file = next(iter(published.files("mnist", None)))
-    assert last.startswith(f"error: {how.url}/{file} ")
-    assert "Traceback" not in done.stderr
+    assert sentence == (
+        f"error: {how.url}/{file} cannot be downloaded (404 Not Found); the same command resumes, "
+        "or give a copy with --from."
+    )
+    assert how.requests == [0]
