@@ -131,14 +131,20 @@ def test_a_part_of_another_file_is_deleted(server, tmp_path):
     assert download.fetch(files, part.parent)["set.bin"].read_bytes() == content(server)
 
 
-@pytest.mark.parametrize("alter", [lambda b: b[:-1] + b"x", lambda b: b + b"x"])
-def test_an_altered_file_is_deleted(alter, server, tmp_path):
+@pytest.mark.parametrize(
+    ("alter", "found"),
+    [
+        (lambda content: content[:-1] + b"x", "SHA-256 "),
+        (lambda content: content * 2, f"more than {SIZE // 256 * 256:,} bytes"),
+    ],
+)
+def test_an_altered_file_is_deleted(alter, found, server, tmp_path):
     how, files = server
     (how.folder / "set.bin").write_bytes(alter(content(server)))
     with pytest.raises(RunError) as refused:
         download.fetch(files, tmp_path / "got")
     text = str(refused.value)
-    assert text.startswith(f"{how.url}/set.bin is not the published file: it has ")
+    assert text.startswith(f"{how.url}/set.bin is not the published file: it has {found}")
     assert text.endswith("; the download was deleted.")
     assert list((tmp_path / "got").iterdir()) == []
 
