@@ -31,7 +31,7 @@ from resnet_jax.runs.storage import read_json, write_json
 _ON = flags.DEFINE_enum("on", None, ["gpu"], "The kind of device to measure.")
 _OUT = flags.DEFINE_string("out", "results", "The folder for the folders of the measurements.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "The TFDS data_dir with CIFAR-10's own pixels.")
-_MINUTES = flags.DEFINE_float("minutes", 40, "The time for everything.", lower_bound=0.01)
+_MINUTES = flags.DEFINE_float("minutes", 40, "Stop after this many minutes.", lower_bound=0.01)
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "List the commands, run nothing.")
 
 _DEVICE = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='|')"
@@ -43,9 +43,9 @@ class Measurement:
     """Commands that answer one question.
 
     Attributes:
-      name: of its folder, before the device's.
-      question: that it answers.
-      minutes: that it is expected to take on an H100 or H200.
+      name: the first part of its folder's name; the second is the device.
+      question: the question that it answers.
+      minutes: its expected time on an H100 or H200.
       commands: arguments for Python, in which {out} is the folder and {data} the TFDS data_dir.
       environment: variables to set.
     """
@@ -209,13 +209,20 @@ def _run(command: Sequence[str], measurement: Measurement, log: int, deadline: f
     try:
         return process.wait(deadline - time.monotonic())
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
         return None
+    finally:
+        if process.poll() is None:  # also after Ctrl-C, which does not reach its session
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stops a process and its children; they have 30 s to save."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _table(rows: Sequence[tuple[Measurement, str, float]], minutes: str) -> RenderableType:

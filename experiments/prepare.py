@@ -39,7 +39,7 @@ _VERIFY = flags.DEFINE_boolean(
 _TEST_SHARE = flags.DEFINE_float(
     "test_share", 0.1, "image_folder: the share of each class for the test.", 0.001, 0.999
 )
-_SEED = flags.DEFINE_integer("seed", 0, "image_folder: of the draw of test pictures.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "image_folder: the seed of the draw of test pictures.", 0)
 
 _NAMES = (*published.NAMES, image_folder.NAME)
 
@@ -84,6 +84,8 @@ def _check_flags(name: str) -> None:
         raise UserError(f"--mirror={_MIRROR.value} is not allowed; allowed is http:// or https://.")
     if not _VERIFY.value and not _FROM.value:
         raise UserError("--noverify has no effect on downloads; allowed is with --from.")
+    if not _VERIFY.value and name == image_folder.NAME:
+        raise UserError("--noverify has no effect on image_folder, of which nothing is published.")
     for flag in (_TEST_SHARE, _SEED):
         if flag.present and name != image_folder.NAME:
             raise UserError(f"--{flag.name} has no effect on {name}, whose splits are published.")

@@ -11,7 +11,6 @@ import pathlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import BinaryIO
 
 from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
@@ -24,7 +23,7 @@ _MORE = 4 << 20  # bytes of headers and of texts that an archive may hold beside
 def sha256(path: pathlib.Path, advance: Callable[[int], None] = lambda count: None) -> str:
     """Returns a file's SHA-256 in hex; `advance` is called with the bytes of each block read."""
     digest = hashlib.sha256()
-    with _reading(path), open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
             advance(len(block))
@@ -33,7 +32,7 @@ def sha256(path: pathlib.Path, advance: Callable[[int], None] = lambda count: No
 
 def read_gzip(path: pathlib.Path, limit: int) -> bytes:
     """Returns the content of a gzip file of at most `limit` bytes when decompressed."""
-    with _reading(path), gzip.open(path, "rb") as file:
+    with reading(path), gzip.open(path, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise UserError(f"{path} holds more than the {limit:,} bytes that belong in it.")
@@ -51,7 +50,7 @@ def read_tar_gz(path: pathlib.Path, sizes: Mapping[str, int]) -> dict[str, bytes
     contents: dict[str, bytes] = {}
     limit = sum(sizes.values()) + _MORE
     with (
-        _reading(path),
+        reading(path),
         _LimitedGzip(path, limit) as file,
         tarfile.open(fileobj=file, mode="r|") as tar,
     ):
@@ -89,19 +88,21 @@ class _LimitedGzip(gzip.GzipFile):
         return block
 
 
-def members(path: pathlib.Path, file: BinaryIO, start: int, end: int) -> Iterator[tarfile.TarInfo]:
-    """Yields the regular files of an uncompressed tar that is a range of an open file.
+def members(
+    path: pathlib.Path, start: int = 0, end: int | None = None
+) -> Iterator[tarfile.TarInfo]:
+    """Yields the regular files of an uncompressed tar, which may be a part of another file.
 
     Each member's `offset_data` counts from the start of the file.
 
     Args:
-      path: of the file, for errors.
-      file: open for reading.
-      start: position of the tar's first byte.
-      end: position after its last byte.
+      path: the file.
+      start: the position of the tar's first byte.
+      end: the position after its last byte; None: the end of the file.
     """
     position = start
-    with _reading(path):
+    with reading(path), open(path, "rb") as file:
+        end = path.stat().st_size if end is None else end
         file.seek(start)
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -141,7 +142,7 @@ def _checked_name(path: pathlib.Path, member: tarfile.TarInfo) -> str:
 
 
 @contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[None]:
+def reading(path: pathlib.Path) -> Iterator[None]:
     """Turns the errors of damaged archives and of disks into UserError."""
     try:
         yield

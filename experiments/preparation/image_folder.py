@@ -1,12 +1,13 @@
 """Reads a folder with one folder of pictures per class."""
 
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.preparation import writer
+from experiments.preparation import archives, writer
 from experiments.preparation.writer import Split, record
 from resnet_jax.data import jpeg
 from resnet_jax.errors import UserError, listing
@@ -39,15 +40,31 @@ def prepare(folder: pathlib.Path, target: pathlib.Path, test_share: float, seed:
 
     Args:
       folder: holds a folder per class, or such folders for each split.
-      target: the version's folder, to be written.
+      target: the folder of its version, which is written.
       test_share: of each class, above 0 and below 1.
-      seed: of the draw.
+      seed: the seed of the draw.
 
     Raises:
       UserError: a picture cannot be decoded, or the folder does not have this form.
     """
-    given = _given_splits(folder)
-    if given:
+    with archives.reading(folder):
+        train, test, classes = _find(folder, test_share, seed)
+    _decode(train + test)
+    with archives.reading(folder):
+        about = [
+            [(p.name, p.label, p.path.stat().st_size, p.path.stat().st_mtime_ns) for p in split]
+            for split in (train, test)
+        ]
+        splits = [_split("train", train), _split("test", test)]
+    made_from = hashlib.sha256(repr((classes, about)).encode()).hexdigest()
+    writer.write(_info(target, classes), target, splits, made_from=made_from, note="")
+
+
+def _find(
+    folder: pathlib.Path, test_share: float, seed: int
+) -> tuple[list[_Picture], list[_Picture], list[str]]:
+    """Returns the pictures of the training split and of the test split, and the classes."""
+    if given := _given_splits(folder):
         classes = _classes(folder / given[0])
         if (others := _classes(folder / given[1])) != classes:
             differing = sorted(set(classes) ^ set(others))
@@ -58,21 +75,10 @@ def prepare(folder: pathlib.Path, target: pathlib.Path, test_share: float, seed:
         train, test = (_pictures(folder / split, classes) for split in given)
     else:
         classes = _classes(folder)
-        train, test = _draw(_pictures(folder, classes), len(classes), test_share, seed)
+        train, test = _draw(_pictures(folder, classes), test_share, seed)
     if not (train and test):
         raise UserError(f"{folder} leaves no picture for {'test' if train else 'training'}.")
-    _decode(train + test)
-    about = [
-        [(p.name, p.label, p.path.stat().st_size, p.path.stat().st_mtime_ns) for p in split]
-        for split in (train, test)
-    ]
-    writer.write(
-        _info(target, classes),
-        target,
-        [_split("train", train), _split("test", test)],
-        made_from=hashlib.sha256(repr((classes, about)).encode()).hexdigest(),
-        note="",
-    )
+    return train, test, classes
 
 
 def _info(folder: pathlib.Path, classes: Sequence[str]) -> "tfds.core.DatasetInfo":
@@ -139,13 +145,12 @@ def _pictures(folder: pathlib.Path, classes: Sequence[str]) -> list[_Picture]:
 
 
 def _draw(
-    pictures: Sequence[_Picture], classes: int, share: float, seed: int
+    pictures: Sequence[_Picture], share: float, seed: int
 ) -> tuple[list[_Picture], list[_Picture]]:
-    """Splits each class; returns (train, test)."""
+    """Splits each class, whose pictures are neighbours; returns (train, test)."""
     train, test = [], []
-    for label in range(classes):
-        members = [picture for picture in pictures if picture.label == label]
-        members.sort(key=lambda p: hashlib.sha256(f"{seed}:{p.name}".encode()).digest())
+    for _, group in itertools.groupby(pictures, key=lambda picture: picture.label):
+        members = sorted(group, key=lambda p: hashlib.sha256(f"{seed}:{p.name}".encode()).digest())
         count = min(max(1, round(share * len(members))), len(members) - 1)
         test += members[:count]
         train += members[count:]

@@ -36,14 +36,14 @@ def _train(path: pathlib.Path) -> Split:
     """Finds the pictures of ILSVRC2012_img_train.tar, which has a tar file per class."""
     synsets = {synset: label for label, synset in enumerate(_lines("labels.txt"))}
     pictures = []
-    with open(path, "rb") as file, Bars() as bars:
+    with Bars() as bars:
         task = bars.add_task("classes", total=_CLASSES, figures="")
-        for outer in archives.members(path, file, 0, path.stat().st_size):
+        for outer in archives.members(path):
             synset = outer.name.removesuffix(".tar")
             if synset not in synsets:
                 raise UserError(f"{path}: {outer.name} is not the tar file of one of its classes.")
             start = outer.offset_data
-            for inner in archives.members(path, file, start, start + outer.size):
+            for inner in archives.members(path, start, start + outer.size):
                 if not inner.name.startswith(f"{synset}_"):
                     raise UserError(f"{path}: {inner.name} does not belong in {outer.name}.")
                 pictures.append(
@@ -62,13 +62,10 @@ def _validation(path: pathlib.Path) -> Split:
         for number, synset in enumerate(_lines("validation_labels.txt"), start=1)
     }
     pictures = []
-    with open(path, "rb") as file:
-        for member in archives.members(path, file, 0, path.stat().st_size):
-            if member.name not in labels:
-                raise UserError(f"{path}: {member.name} is not a picture of this split.")
-            pictures.append(
-                _Picture(member.name, labels[member.name], member.offset_data, member.size)
-            )
+    for member in archives.members(path):
+        if member.name not in labels:
+            raise UserError(f"{path}: {member.name} is not a picture of this split.")
+        pictures.append(_Picture(member.name, labels[member.name], member.offset_data, member.size))
     return _split("validation", path, pictures)
 
 

@@ -1,7 +1,6 @@
 """Reads the small sets' archives, in the formats of their publishers, into records.
 
-Every array is checked against the sizes that belong in it before it is used. The numbers that
-follow an image are its features in TFDS's form.
+Every array is checked against its published shape before it is used.
 """
 
 import math

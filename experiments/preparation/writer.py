@@ -5,11 +5,12 @@ by their total size. It leaves the order of a record's features to protobuf, whi
 random in each process; here it is alphabetical.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,9 @@ class Split:
     """The records of one split, in any order.
 
     Attributes:
-      name: TFDS's.
+      name: TFDS's name of the split.
       keys: one per record, all different; they decide the order on disk.
-      sizes: of each record, in bytes.
+      sizes: the size of each record in bytes.
       record: returns a record by its number, see `record()`; called from several threads.
     """
 
@@ -64,7 +65,7 @@ def in_memory(name: str, keys: Sequence[str], records: Sequence[bytes]) -> Split
 
 
 def is_begun(folder: pathlib.Path, made_from: str) -> bool:
-    """Whether an interrupted call of write() left files made from the same."""
+    """Whether an interrupted write() from the same sources left files in `folder`."""
     return storage.read_json(folder / _UNFINISHED) == {"made_from": made_from}
 
 
@@ -80,8 +81,8 @@ def write(
 
     Args:
       info: version, features and description; receives the splits.
-      folder: of the version, such as DIR/cifar10/3.0.2.
-      splits: all of them.
+      folder: the folder of its version, such as DIR/cifar10/3.0.2.
+      splits: all splits.
       made_from: a digest of everything that the records depend on; files that were made from
         anything else are written again.
       note: a caveat for readers of errors on this data set, or empty; see sources.Source.
@@ -90,30 +91,32 @@ def write(
       UserError: a record cannot be read again, or has changed.
       RunError: the disk is full or cannot be written.
     """
-    try:
-        _write(info, folder, splits, made_from, note)
-    except OSError as e:
-        raise RunError(
-            f"{folder} cannot be written: {storage.reason(e)}; the same command resumes."
-        ) from e
+    with _writing(folder):
+        _begin(folder, made_from)
+        _write_splits(info, folder, splits)
+        if note:
+            storage.write_json(folder / sources.PREPARED, {"note": note})
+        _write_metadata(info, folder)
+        (folder / _UNFINISHED).unlink()
 
 
-def _write(
-    info: "tfds.core.DatasetInfo",
-    folder: pathlib.Path,
-    splits: Sequence[Split],
-    made_from: str,
-    note: str,
-) -> None:
-    from tensorflow_datasets.core import naming
-    from tensorflow_datasets.core import splits as tfds_splits
-
+def _begin(folder: pathlib.Path, made_from: str) -> None:
+    """Removes what was made from anything else."""
     folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / _UNFINISHED
     if not is_begun(folder, made_from):
         for path in (*folder.glob("*.array_record-*"), *folder.glob(".*.tmp")):
             path.unlink()
-        storage.write_json(marker, {"made_from": made_from})
+        (folder / sources.PREPARED).unlink(missing_ok=True)
+        storage.write_json(folder / _UNFINISHED, {"made_from": made_from})
+
+
+def _write_splits(
+    info: "tfds.core.DatasetInfo", folder: pathlib.Path, splits: Sequence[Split]
+) -> None:
+    """Writes the files of all splits, and notes them in `info`."""
+    from tensorflow_datasets.core import naming
+    from tensorflow_datasets.core import splits as tfds_splits
+
     written = []
     with ThreadPoolExecutor(2 * len(usable_cores())) as pool, Bars() as bars:
         task = bars.add_task("records", total=sum(len(s.keys) for s in splits), figures="")
@@ -139,8 +142,9 @@ def _write(
             )
     info.set_file_format("array_record", override=True)
     info.set_splits(tfds_splits.SplitDict(written))
-    if note:
-        storage.write_json(folder / sources.PREPARED, {"note": note})
+
+
+def _write_metadata(info: "tfds.core.DatasetInfo", folder: pathlib.Path) -> None:
     # TFDS's reader needs dataset_info.json: a copy without it counts as absent.
     metadata = folder / "metadata.tmp"
     metadata.mkdir(exist_ok=True)
@@ -148,7 +152,16 @@ def _write(
     for path in sorted(metadata.iterdir(), key=lambda path: path.name == "dataset_info.json"):
         path.replace(folder / path.name)
     metadata.rmdir()
-    marker.unlink()
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise RunError(
+            f"{folder} cannot be written: {storage.reason(e)}; the same command resumes."
+        ) from e
 
 
 def _shards(split: Split) -> list[list[int]]:

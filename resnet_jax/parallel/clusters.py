@@ -36,7 +36,7 @@ def detect(environment: Mapping[str, str], devices: pathlib.Path, has_libtpu: bo
 def tpu_chips(devices: pathlib.Path) -> int:
     """Returns the number of TPU chips of this host, if it has libtpu, from the folder /dev.
 
-    JAX would wait for the other hosts of the slice to tell.
+    JAX cannot be asked: it would wait for the other hosts of the slice.
     """
     return max(len(list(devices.glob(pattern))) for pattern in _TPU_DEVICES)
 

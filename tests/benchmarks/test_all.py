@@ -1,12 +1,15 @@
 """One command runs all measurements in order, within a time, and resumes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from tests import tiny
+from tests.study.test_scheduling import until
 
 FAKE = """
 from benchmarks import all as every
@@ -57,6 +60,31 @@ def test_measurements_are_run_in_order_and_once(tmp_path):
     assert "third: done." in again.stderr
     assert not (first / "table.txt").exists()
     assert not (tmp_path / "slow_fake_9000" / "done.json").exists()
+
+
+ENDLESS = """
+from benchmarks import all as every
+from experiments.cli import command_line
+
+SLEEPS = "-c 'import os, time; print(os.getpid(), flush=True); time.sleep(1000)'"
+every.device = lambda: ("gpu", "Fake")
+every.measurements = lambda: [every.Measurement("endless", "Is it stopped?", 1, (SLEEPS,))]
+command_line.run(every.main)
+"""
+
+
+def test_ctrl_c_stops_the_measurement_as_well(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, "--on=gpu", f"--out={tmp_path}"],
+        cwd=tiny.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    log = tmp_path / "endless_fake" / "log.txt"
+    until(lambda: log.is_file() and len(log.read_text().splitlines()) > 1)
+    child = int(log.read_text().splitlines()[1])
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 def test_another_device_is_refused(tmp_path):

@@ -214,6 +214,8 @@ def test_a_cut_matlab_file_is_refused(share, tmp_path):
 def test_an_unreadable_archive_is_named(cifar, tmp_path):
     with pytest.raises(UserError, match="absent cannot be read: No such file"):
         archives.sha256(tmp_path / "absent")
+    with pytest.raises(UserError, match="absent cannot be read: No such file"):
+        list(archives.members(tmp_path / "absent"))
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         archives.read_gzip(tmp_path, 10)
 

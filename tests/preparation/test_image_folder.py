@@ -86,7 +86,7 @@ def test_another_picture_moves_no_other_from_the_training_split_to_the_test(tmp_
             for label, (c, count) in enumerate(counts.items())
             for n in range(count)
         ]
-        train_, test = image_folder._draw(found, len(counts), 0.5, 0)
+        train_, test = image_folder._draw(found, 0.5, 0)
         return {p.name for p in train_}, {p.name for p in test}
 
     train_, test = draw({"a": 20, "b": 20})
@@ -180,6 +180,11 @@ def test_a_picture_that_changes_meanwhile_is_named(change, sentence, tmp_path):
     with pytest.raises(UserError, match=sentence):
         image_folder.writer.write(info, tmp_path / "out", [split], made_from="", note="")
     assert not list((tmp_path / "out").glob("image_folder-*"))
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match="absent cannot be read: No such file"):
+        image_folder.prepare(tmp_path / "absent", tmp_path / "out", 0.1, 0)
 
 
 def test_a_complete_data_set_is_not_replaced(prepared):

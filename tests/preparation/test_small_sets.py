@@ -147,7 +147,10 @@ def test_a_published_set_has_no_note_and_an_altered_one_is_refused(tmp_path):
     files = archives_of.described(given)
     paths = published.locate(files, [str(given)])
     info = published.info("cifar10", out)
-    published.prepare("cifar10", info, out / "cifar10" / "3.0.2", files, paths, True)
+    folder = out / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "prepared.json").write_text('{"note": "of an earlier attempt with --noverify"}')
+    published.prepare("cifar10", info, folder, files, paths, True)
     assert sources.read_set("cifar10", str(out)).note == ""
     (archive,) = paths.values()
     content = bytearray(archive.read_bytes())
@@ -214,6 +217,7 @@ def test_png_is_lossless(name):
         (["image_folder", "--out={}", "--from={}/a,{}/b"], "is not a folder"),
         (["mnist", "--out={}", "--from={}", "--mirror=http://a"], "--from and --mirror are both"),
         (["mnist", "--out={}", "--mirror=file:///etc"], "--mirror=file:///etc is not allowed"),
+        (["image_folder", "--out={}", "--from={}", "--noverify"], "--noverify has no effect on im"),
         (["mnist", "--out={}", "--noverify"], "--noverify has no effect on downloads"),
         (["mnist", "--out={}", "--from={}", "--seed=1"], "--seed has no effect on mnist"),
         (["image_folder", "--out={}", "--from={}", "--test_share=1"], "test_share"),
