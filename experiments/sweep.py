@@ -50,7 +50,7 @@ from experiments.study.estimate import Size
 from experiments.study.grid import Cell
 from experiments.study.overview import Overview
 from resnet_jax.data import sources
-from resnet_jax.errors import UserError, listing, nearest
+from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
 
 _CONFIG = config_flag.define("The study, for example configs/degradation_digits.py.", is_study=True)
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
     study = command_line.required(_CONFIG)
     tune, all_cells = tuning.of_study(study), grid.cells(study)
     named_claims.of_study(study)  # refuses unknown ones
-    cells = _matching(all_cells)
+    cells = _chosen(all_cells)
     if tune is None:
         if _EXTEND.value:
             raise UserError("--extend has an effect only if the study has a part tune.")
@@ -296,32 +296,17 @@ def _check_rate() -> None:
         raise UserError(f"--share={_SHARE.value:g} is not allowed; it is above 0 and at most 1.")
 
 
-def _matching(cells: list[Cell]) -> list[Cell]:
-    chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell.name, _ONLY.value)]
-    if not chosen:
-        names = [cell.name for cell in cells]
-        raise UserError(
-            f"--only={_ONLY.value} matches no cell; the cells are {listing(names)}"
-            f"{nearest(_ONLY.value, names)}."
-        )
-    return _part_of(chosen)
-
-
-def _part_of(cells: list[Cell]) -> list[Cell]:
-    """Returns this machine's part of the cells; raises UserError if it is empty or ill-defined."""
+def _chosen(cells: list[Cell]) -> list[Cell]:
+    """Returns the cells that --only and --part choose."""
+    chosen = grid.matching(cells, _ONLY.value)
     if _PART.value is None:
-        return cells
-    index, slash, count = _PART.value.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise UserError(f"--part={_PART.value} is not allowed; it is I/N with I from 0 to N - 1.")
+        return chosen
     if _EXTEND.value:
         raise UserError(
             "--extend needs the pilots of all cells: give it without --part once all parts are "
             "done."
         )
-    if not (part := cells[int(index) :: int(count)]):
-        raise UserError(f"--part={_PART.value} has no cell: there are {len(cells)}.")
-    return part
+    return grid.part_of(chosen, _PART.value)
 
 
 def _stages(workdir: storage.Path) -> list[storage.Path]:
@@ -333,7 +318,7 @@ def _stages(workdir: storage.Path) -> list[storage.Path]:
 def _status(workdir: storage.Path) -> tables.Parts:
     names: dict[storage.Path, list[str]] = {}  # the runs that the study wants in each folder
     if study := _CONFIG.value:
-        cells, tune = _matching(grid.cells(study)), tuning.of_study(study)
+        cells, tune = _chosen(grid.cells(study)), tuning.of_study(study)
         if tune:
             pilots = _pilots(tune.recorded(workdir), cells)
             names[workdir / reader.PILOTS] = [pilot.name for pilot in pilots]

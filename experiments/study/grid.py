@@ -12,15 +12,16 @@ each, has a cell per combination (configs/rescues_digits.py).
 """
 
 import dataclasses
+import fnmatch
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
 from experiments.cli import command_line
 from resnet_jax import settings
-from resnet_jax.errors import UserError, nearest, nearest_key
+from resnet_jax.errors import UserError, listing, nearest, nearest_key
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import identity
 
@@ -85,6 +86,32 @@ def cells(study: ConfigDict) -> list[Cell]:
     if "variant" in axes:
         _refuse_twins(grid_cells)
     return grid_cells
+
+
+def matching(cells: Sequence[Cell], pattern: str) -> list[Cell]:
+    """Returns the cells whose names match; raises UserError if there is none."""
+    chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell.name, pattern)]
+    if not chosen:
+        names = [cell.name for cell in cells]
+        raise UserError(
+            f"--only={pattern} matches no cell; the cells are {listing(names)}"
+            f"{nearest(pattern, names)}."
+        )
+    return chosen
+
+
+def part_of(cells: Sequence[Cell], part: str) -> list[Cell]:
+    """Returns every N-th cell from the I-th, for a part ``I/N``.
+
+    Raises:
+      UserError: the part is not of this form, or has no cell.
+    """
+    index, slash, count = part.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(f"--part={part} is not allowed; it is I/N with I from 0 to N - 1.")
+    if not (chosen := cells[int(index) :: int(count)]):
+        raise UserError(f"--part={part} has no cell: there are {len(cells)}.")
+    return list(chosen)
 
 
 def _refuse_twins(cells: Iterable[Cell]) -> None:
