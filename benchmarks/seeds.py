@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import results
 from configs import cifar10
-from experiments.cli import command_line
+from experiments.cli import command_line, huge_pages
 from experiments.study.side_by_side import TimedProcesses, TimingFailedError
 from resnet_jax.allowed import check_choice
 from resnet_jax.errors import UserError
@@ -138,4 +138,5 @@ def _show(row: results.Row) -> list[str]:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     command_line.run(main)

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import machine, results
 from benchmarks.peers import ours, turns
-from experiments.cli import command_line
+from experiments.cli import command_line, huge_pages
 from resnet_jax.allowed import check_choice
 from resnet_jax.errors import UserError
 from resnet_jax.networks.architectures import SHORTCUTS
@@ -157,4 +157,5 @@ def _installed(peers: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     command_line.run(main)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from configs import base
-from experiments.cli import command_line, compilation_cache, config_flag
+from experiments.cli import command_line, compilation_cache, config_flag, huge_pages
 from resnet_jax.errors import UserError
 from resnet_jax.parallel import processes
 from resnet_jax.runs import storage
@@ -69,4 +69,5 @@ def _join_processes() -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     command_line.run(main)

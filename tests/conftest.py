@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from experiments.cli import huge_pages
+
 # Set before jax is imported, which reads them once; values of the user are kept. Most of a test's
 # time is compiling, which takes half as long without LLVM's optimisations, and half as long again
 # in one piece and without fusion emitters, which only jaxlib 0.10 can switch off. Programs that
@@ -23,6 +25,8 @@ for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Programs that tests start need not restart themselves.
+os.environ.update(huge_pages.environment(os.environ))
 
 import jax  # noqa: E402 - see above
 

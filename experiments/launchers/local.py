@@ -16,6 +16,7 @@ from typing import IO
 
 from absl import logging
 
+from experiments.cli import huge_pages
 from experiments.launchers.interface import Job
 from resnet_jax.parallel import clusters
 from resnet_jax.parallel.cores import usable_cores
@@ -95,6 +96,8 @@ def placed(machine: Machine, share: int, at_once: int) -> Iterator[dict[str, str
             environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{_GPU_MEMORY / per_gpu:.3f}")
     if machine.platform == "tpu" and at_once > 1:
         environment |= clusters.one_chip(share)
+    if machine.platform == "cpu":
+        environment = huge_pages.environment(environment)  # no cell needs to restart itself
     if machine.platform != "cpu" or not hasattr(os, "sched_setaffinity"):
         yield environment
         return

@@ -219,7 +219,9 @@ def _sums(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]
     """Returns the sums of two arrays over each group and all positions, (G, 1, 1, 1, C) each."""
     # On GPUs, a single reduction lets XLA read the operands once. XLA for CPU reads them once
     # either way, but does not vectorise a reduction of two arrays.
-    return jax.lax.platform_dependent(a_GgHWC, b_GgHWC, cuda=_sums_together, default=_sums_apart)
+    return jax.lax.platform_dependent(
+        a_GgHWC, b_GgHWC, cuda=_sums_together, cpu=_sums_by_chunk, default=_sums_apart
+    )
 
 
 @_sums.defjvp
@@ -240,6 +242,22 @@ def _sums_together(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, j
 def _sums_apart(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
     within = tuple(range(1, a_GgHWC.ndim - 1))
     return a_GgHWC.sum(within, keepdims=True), b_GgHWC.sum(within, keepdims=True)
+
+
+def _sums_by_chunk(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _sum_by_chunk(a_GgHWC), _sum_by_chunk(b_GgHWC)
+
+
+def _sum_by_chunk(x_GgHWC: jax.Array) -> jax.Array:
+    # XLA for CPU splits a long sum into windows. It writes what it adds to memory first, and does
+    # not vectorise the loop over windows. A sum of 16 it vectorises, and computes what it adds in
+    # the same loop.
+    groups, group, *positions, channels = x_GgHWC.shape
+    chunk = max(n for n in range(1, 17) if math.prod(positions) % n == 0)
+    sums_GgPC = x_GgHWC.reshape(groups, group, -1, chunk, channels).sum(axis=3)
+    # Without the barrier XLA would merge the two sums.
+    sums_GC = jax.lax.optimization_barrier(sums_GgPC).sum(axis=(1, 2))
+    return jnp.expand_dims(sums_GC, tuple(range(1, x_GgHWC.ndim - 1)))
 
 
 def pool_moments(moments: Tree) -> Tree:

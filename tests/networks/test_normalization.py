@@ -1,5 +1,8 @@
 """BatchNorm: statistics of exactly its group; exact moments; gradients."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +15,13 @@ from resnet_jax.data.order import batch_indices
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.networks import initializers
 from resnet_jax.networks.architectures import Architecture
-from resnet_jax.networks.normalization import MOMENTS, BatchNorm, _sums_apart, _sums_together
+from resnet_jax.networks.normalization import (
+    MOMENTS,
+    BatchNorm,
+    _sums_apart,
+    _sums_by_chunk,
+    _sums_together,
+)
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.programs import Compiler
@@ -239,13 +248,27 @@ def test_hessian_vector_products_are_correct(reverse):
     np.testing.assert_allclose(result, wanted, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("axes", [(5, 3, 2, 2, 4), (2, 8, 3)])
-def test_sums_together_are_the_sums_apart(axes):
-    """GPUs compute them together, CPUs apart; see _sums()."""
+@pytest.mark.parametrize("sums", [_sums_together, _sums_by_chunk])
+@pytest.mark.parametrize("axes", [(5, 3, 2, 2, 4), (2, 8, 3), (2, 3, 7, 7, 4), (1, 2, 1, 19, 2)])
+def test_sums_are_the_sums_apart(axes, sums):
+    """GPUs and CPUs compute them in other ways; see _sums()."""
     a, b = np.random.default_rng(0).normal(size=(2, *axes)).astype(np.float32)
-    for one, other in zip(_sums_together(a, b), _sums_apart(a, b), strict=True):
+    for one, other in zip(sums(a, b), _sums_apart(a, b), strict=True):
         assert one.shape == other.shape == (axes[0], *[1] * (len(axes) - 2), axes[-1])
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_on_a_cpu_nothing_of_the_batchs_size_is_written_but_the_gradient():
+    x = jnp.zeros((128, 8, 8, 16))
+    norm = BatchNorm(train=True, group=64)
+
+    def total(x, weights):
+        return (norm.apply(fresh(16), x, mutable=["batch_stats"])[0] * weights).sum()
+
+    program = jax.jit(jax.grad(total)).lower(x, x).compile().as_text()
+    results = re.findall(r"= f32\[([\d,]+)\]\S* (?!parameter)", program.split("\nENTRY ")[1])
+    sizes = [math.prod(map(int, result.split(","))) for result in results]
+    assert sizes.count(x.size) == 1, program
 
 
 def test_in_bfloat16_the_gradient_is_rounded_once():
