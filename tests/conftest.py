@@ -36,8 +36,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_configure(config):
-    # nohup ignores SIGHUP, and programs that tests start would inherit that.
+    # nohup ignores SIGHUP, and a shell's & SIGINT; programs that tests start would inherit that.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # No pinned library warns today; an exception added here needs its reason.
     config.addinivalue_line("filterwarnings", "error")
 
