@@ -7,7 +7,8 @@
 Networks with their blocks in a loop (model.scan=on) and unrolled (off) take turns. "Compile" is
 XLA's time without a cache. "From the cache" is the time with a warm persistent compilation cache,
 as in later launches of a study; programs for a --target cannot be loaded here, so it has none.
-Nothing is trained. Memory is the compiled program's temporaries.
+Nothing is trained. Memory is the compiled program's temporaries. Kernels, and GB between the chip
+and its memory, are those of a step; they are counted for a --target only.
 """
 
 import statistics
@@ -23,7 +24,7 @@ from ml_collections import ConfigDict
 from benchmarks import results
 from benchmarks.peers import ours
 from experiments.cli import command_line
-from experiments.pods import target
+from experiments.pods import kernels, target
 from experiments.pods.program import shapes
 
 DEPTHS = {"cifar": ["20", "56", "110", "1202"], "imagenet": ["18", "34", "50", "101", "152"]}
@@ -38,7 +39,7 @@ _ROUNDS = results.define_rounds(3)
 
 _SECONDS = ("trace", "compile", "from_cache")
 _HEADINGS = ["network", "blocks", "trace s", "compile s", "from the cache s", "over the first",
-             "operations", "memory GB"]  # fmt: skip
+             "operations", "memory GB", "kernels", "GB moved"]  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         "over the first": "trace + compile over those of the table's first network",
         "device": results.name(device),
     }
-    results.publish(_HEADINGS, _show, rows, about, source=results.MEASURED)
+    results.publish(_HEADINGS, _show, rows, about, source=results.TIMED)
     return 0
 
 
@@ -111,6 +112,11 @@ def _measure(config: ConfigDict, row: results.Row, device: jax.Device) -> None:
     memory = compiled.memory_analysis()
     assert memory is not None  # CPUs, GPUs and TPUs have it
     row["memory_bytes"] = memory.temp_size_in_bytes
+    if target.TARGET.value is not None and "kernels" not in row:
+        steps = programs.execution.steps_per_dispatch
+        of_step = kernels.of_text(compiled.as_text() or "")
+        row["kernels"] = sum(kernel.times for kernel in of_step) / steps
+        row["moved_bytes"] = sum(kernel.total for kernel in of_step) / steps
 
 
 _CACHE: Mapping[str, str | float | None] = {
@@ -140,6 +146,8 @@ def _show(row: results.Row) -> list[str]:
         f"{row['over_the_first']:.2f}",
         f"{row['operations']:,}",
         f"{row['memory_bytes'] / 1e9:.1f}",
+        f"{row['kernels']:,.0f}" if "kernels" in row else "-",
+        f"{row['moved_bytes'] / 1e9:.3f}" if "moved_bytes" in row else "-",
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
-from experiments.pods.chips import CHIPS
+from resnet_jax.parallel.chips import CHIPS
 
 _TRIAD_ELEMENTS = 2**26  # 256 MB of float32: larger than any cache
 _TRIAD_ROUNDS = 7

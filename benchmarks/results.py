@@ -20,6 +20,7 @@ Row = dict[str, Any]  # a measurement, ready for JSON
 # Where a table's numbers come from.
 MEASURED = "measured on this machine, which ran the programs"
 COMPILED = "read off the compiled programs, which nothing ran"
+TIMED = "seconds measured on this machine, which compiled the programs; the rest read off them"
 OUT = flags.DEFINE_string(
     "out", None, "The folder for table.txt and table.json; by default only print."
 )
@@ -94,7 +95,7 @@ def publish(
       rows: the measurements, for table.json.
       about: facts below the table; the machine, the date and versions are added.
       packages: packages whose versions to add.
-      source: MEASURED or COMPILED.
+      source: MEASURED, COMPILED or TIMED.
     """
     about = {"numbers": source} | dict(about) | _environment(packages)
     cells = [headings, *map(show, rows)]

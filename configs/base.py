@@ -85,7 +85,8 @@ def get_config() -> ConfigDict:
     # default: the fastest: TensorFloat-32 on GPU, one bfloat16 product on TPU
     m.precision = "highest"
     # Whether equal blocks of a stage run in a loop, so that compile time does not grow with depth:
-    # on | off | auto: except on CPU, where convolutions in a loop are over ten times slower
+    # on | off | auto: if a run of `steps` steps then ends sooner, although a loop copies what it
+    # keeps (loops.py); never on CPU, where convolutions in a loop are over ten times slower
     m.scan = "auto"
     # Stages, such as (1, 2), whose activations are recomputed in the backward pass to save memory.
     # On CPU this saves memory only if `scan` is on.

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data.sets import DATA_SETS
+from resnet_jax.loops import Estimate, estimate
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.pytree import PyTree
 from resnet_jax.settings import get
@@ -34,6 +35,7 @@ class Execution:
       mesh: the devices, see parallel/mesh.py.
       platform: "cpu", "gpu" or "tpu".
       scan: whether equal blocks of a stage run in a loop.
+      loops: what such loops save and cost, as estimated for `scan`; None on CPU.
       seeds_by: how seeds that share a device are computed, one of parallel.seeds.WAYS.
       steps_per_dispatch: training steps per program.
       unroll: whether loops over steps, and over the parts of a batch, are unrolled.
@@ -46,6 +48,7 @@ class Execution:
     mesh: Mesh
     platform: str
     scan: bool
+    loops: Estimate | None
     seeds_by: str
     steps_per_dispatch: int
     unroll: bool
@@ -62,7 +65,8 @@ class Execution:
     def facts(self) -> dict[str, object]:
         """Returns all decisions, ready for JSON."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return values | {"mesh": dict(self.mesh.shape)}
+        loops = self.loops and dataclasses.asdict(self.loops)
+        return values | {"mesh": dict(self.mesh.shape), "loops": loops}
 
 
 def decide(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Execution:
@@ -83,13 +87,15 @@ def on_mesh(config: ConfigDict, mesh: Mesh) -> Execution:
     platform = mesh.devices.flat[0].platform
     on_cpu = platform == "cpu"
     is_resident = DATA_SETS[config.data.name].resident
+    seeds_by = _seeds_by(config, mesh, on_cpu)
+    loops = None if on_cpu else _loops(config, mesh, seeds_by)
     return Execution(
         mesh=mesh,
         platform=platform,
-        # XLA's convolutions in a loop are over ten times slower on CPU.
-        scan=not on_cpu if config.model.scan == "auto" else config.model.scan == "on",
+        scan=_scan(config, loops),
+        loops=loops,
         unroll=on_cpu,
-        seeds_by=_seeds_by(config, mesh, on_cpu),
+        seeds_by=seeds_by,
         steps_per_dispatch=_steps_per_dispatch(config, on_cpu, is_resident),
         # On several CPU devices a collective blocks a thread until all devices arrive, and there
         # are only as many threads as cores: two programs at once could deadlock.
@@ -107,6 +113,20 @@ def on_mesh(config: ConfigDict, mesh: Mesh) -> Execution:
         # Weights are drawn once per seed, so optimising that program for seconds does not pay.
         init_options={"xla_backend_optimization_level": "0"} if on_cpu else {},
     )
+
+
+def _loops(config: ConfigDict, mesh: Mesh, seeds_by: str) -> Estimate:
+    seeds = config.replicates // mesh.shape[meshes.REPLICATES]
+    compiled = 1 if seeds_by == "loop" else seeds
+    return estimate(config, mesh, compiled)
+
+
+def _scan(config: ConfigDict, loops: Estimate | None) -> bool:
+    if config.model.scan != "auto":
+        return bool(config.model.scan == "on")
+    # On CPU XLA's convolutions in a loop are over ten times slower. Elsewhere all steps of the run
+    # count, also when it resumes, so that it resumes with the same program.
+    return loops is not None and loops.pays(config.steps)
 
 
 def allowed_steps_per_dispatch(config: ConfigDict) -> list[int]:

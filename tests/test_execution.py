@@ -50,7 +50,7 @@ def test_a_resumed_run_has_the_spans_of_an_undisturbed_one():
 
 
 def mesh_of(platform, groups=1, size=1):
-    device = types.SimpleNamespace(platform=platform)
+    device = types.SimpleNamespace(platform=platform, device_kind="of a test")
     return types.SimpleNamespace(
         devices=np.array([device]), size=size, shape={"replicates": groups, "data": 1, "fsdp": 1}
     )

@@ -143,8 +143,9 @@ def compiled_once(*ignored: str) -> Iterator[None]:
 def execution(mesh: Mesh, **changes: Any) -> Execution:
     """Returns an execution on `mesh` for tests without a run."""
     usual = Execution(
-        mesh=mesh, platform="cpu", scan=False, seeds_by="separate", steps_per_dispatch=1,
-        unroll=True, waits=mesh.size > 1, eval_batch_size=64, compiler_options={}, init_options={},
+        mesh=mesh, platform="cpu", scan=False, loops=None, seeds_by="separate",
+        steps_per_dispatch=1, unroll=True, waits=mesh.size > 1, eval_batch_size=64,
+        compiler_options={}, init_options={},
     )  # fmt: skip
     return dataclasses.replace(usual, **changes)
 

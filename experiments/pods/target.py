@@ -24,8 +24,8 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
-from experiments.pods.chips import CHIPS, Chip
 from resnet_jax.errors import UserError, listing, nearest
+from resnet_jax.parallel.chips import CHIPS, Chip
 
 GPUS = {"H100": "NVIDIA H100 80GB HBM3", "H200": "NVIDIA H200"}
 # The smallest topology of each: a host with four chips.

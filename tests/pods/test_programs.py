@@ -44,10 +44,10 @@ def test_seeds_on_separate_chips_send_nothing():
     assert {each.axes for each in shared.collectives} == {("data",)}
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_data_parallelism_sends_every_gradient_once_in_float32(dtype):
-    # 20 layers: a loop over two blocks in each stage.
-    settings = {"batch_size": 64, "bn_group": 16, "dtype": dtype, "depth": 20}
+@pytest.mark.parametrize(("dtype", "scan"), [("bfloat16", "on"), ("float32", "off")])
+def test_data_parallelism_sends_every_gradient_once_in_float32(dtype, scan):
+    # 20 layers: a loop over two blocks in each stage, if blocks run in loops.
+    settings = {"batch_size": 64, "bn_group": 16, "dtype": dtype, "depth": 20, "scan": scan}
     found = needs("v5e:2x2", **settings)
     steps = found.steps
     assert {each.kind for each in found.collectives} == {"all-reduce"}
