@@ -19,9 +19,9 @@ class Costs:
     """What loops save and cost on a platform; measured in results/README.md, Compile time.
 
     Attributes:
-      seconds: to trace and compile a convolution, its gradients and the norm after it.
-      seconds_of_loop: to trace and compile a loop itself.
-      copied: bytes that a step with loops moves more, per byte that their blocks keep.
+      seconds: time to trace and compile a convolution, its gradients and the norm after it.
+      seconds_of_loop: time to trace and compile a loop itself.
+      copied: additional bytes that a step with loops moves, per byte that their blocks keep.
     """
 
     seconds: float
@@ -33,7 +33,7 @@ COSTS = {
     "gpu": Costs(seconds=0.18, seconds_of_loop=1.5, copied=6.0),
     "tpu": Costs(seconds=0.7, seconds_of_loop=5.0, copied=2.0),
 }
-# The largest number whose compilation was timed, for CIFAR's ResNet-218.
+# The largest number that was timed: CIFAR's ResNet-218.
 MOST_CONVOLUTIONS = 210
 # GB/s between a device and its memory, where chips.py does not know it: that of the fastest known,
 # whose loops cost least.
@@ -45,9 +45,9 @@ class Estimate:
     """What loops save and cost a run.
 
     Attributes:
-      convolutions: that they spare the compiler.
-      compile_seconds: that they save; negative for few blocks.
-      step_seconds: that they add to each step.
+      convolutions: the number that need not be compiled.
+      compile_seconds: the time saved before the first step; negative for few blocks.
+      step_seconds: the time added to each step.
     """
 
     convolutions: int

@@ -22,7 +22,7 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart() -> None:
-    """Restarts this program with the option, unless it is set or not for a CPU under Linux."""
+    """Restarts this program with the option if it trains on a CPU under Linux and lacks it."""
     wanted = environment(os.environ)
     if sys.platform == "linux" and wanted != dict(os.environ) and _is_for_cpu(os.environ):
         sys.stdout.flush()

@@ -249,9 +249,9 @@ def _sums_by_chunk(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, j
 
 
 def _sum_by_chunk(x_GgHWC: jax.Array) -> jax.Array:
-    # XLA for CPU splits a long sum into windows. It writes what it adds to memory first, and does
-    # not vectorise the loop over windows. A sum of 16 it vectorises, and computes what it adds in
-    # the same loop.
+    # XLA for CPU splits a long sum into windows: it first writes all summands to memory, and its
+    # loop over a window is not vectorised. It vectorises a sum of up to 16 numbers and computes the
+    # summands in the same loop.
     groups, group, *positions, channels = x_GgHWC.shape
     chunk = max(n for n in range(1, 17) if math.prod(positions) % n == 0)
     sums_GgPC = x_GgHWC.reshape(groups, group, -1, chunk, channels).sum(axis=3)
