@@ -1,8 +1,8 @@
 """BatchNorm (Ioffe & Szegedy 2015) with an explicit group size for its statistics.
 
 Under `jit`, the usual BatchNorm takes its statistics over the global batch, so the group grows with
-the number of devices. Here the batch is reshaped to (groups, examples per group, ...): a group of
-64 gives the same numbers on 1 device and on 8.
+the number of devices. Here the batch consists of groups of consecutive examples, each with its own
+statistics: a group of 64 gives the same numbers on 1 device and on 8.
 """
 
 import functools
@@ -127,10 +127,10 @@ def _normalize(
 def _forward(
     x_BHWC: jax.Array, scale: jax.Array, bias: jax.Array, options: _Options
 ) -> tuple[_Pair, _Residuals]:
-    moments_G2C = checkpoint_name(_moments(_grouped(x_BHWC, options.group)), MOMENTS_OF_GROUPS)
-    centred_GgHWC, factor_G1C, _ = _centre(x_BHWC, moments_G2C, scale, options)
-    y_GgHWC = centred_GgHWC * factor_G1C + _over_positions(bias, centred_GgHWC)
-    y_BHWC = y_GgHWC.reshape(x_BHWC.shape).astype(options.dtype)
+    moments_G2C = checkpoint_name(_moments(x_BHWC, options.group), MOMENTS_OF_GROUPS)
+    centred_BHWC, factor_B11C, _ = _centre(x_BHWC, moments_G2C, scale, options)
+    y_BHWC = centred_BHWC * factor_B11C + _over_positions(bias, centred_BHWC)
+    y_BHWC = y_BHWC.astype(options.dtype)
     if options.rectify:
         y_BHWC = relu(y_BHWC)
     return (y_BHWC, moments_G2C), (x_BHWC, moments_G2C, scale, bias)
@@ -143,70 +143,74 @@ def _backward(
     dy_BHWC, _ = gradients
 
     def start(x_BHWC: jax.Array, dy_BHWC: jax.Array) -> tuple[jax.Array, ...]:
-        centred_GgHWC, factor_G1C, inverse_std_G1C = _centre(x_BHWC, moments_G2C, scale, options)
-        dy_GgHWC = _grouped(dy_BHWC, options.group)
+        centred_BHWC, factor_B11C, inverse_std_GC = _centre(x_BHWC, moments_G2C, scale, options)
+        dy_BHWC = dy_BHWC.astype(jnp.float32)
         if options.rectify:
             # y <= 0, but not in the forward pass's words: common-subexpression elimination would
             # merge the two and keep the forward mask alive.
-            is_off = centred_GgHWC * factor_G1C <= -_over_positions(bias, dy_GgHWC)
-            dy_GgHWC = jnp.where(is_off, 0, dy_GgHWC)
-        return centred_GgHWC, factor_G1C, inverse_std_G1C, dy_GgHWC
+            is_off = centred_BHWC * factor_B11C <= -_over_positions(bias, dy_BHWC)
+            dy_BHWC = jnp.where(is_off, 0, dy_BHWC)
+        return centred_BHWC, factor_B11C, inverse_std_GC, dy_BHWC
 
-    centred_GgHWC, _, inverse_std_G1C, dy_GgHWC = start(x_BHWC, dy_BHWC)
-    sum_G1C, product_G1C = _sums(dy_GgHWC, dy_GgHWC * centred_GgHWC)
-    all_but_channels = tuple(range(dy_GgHWC.ndim - 1))
-    dscale = (product_G1C * inverse_std_G1C).sum(all_but_channels)
-    dbias = sum_G1C.sum(all_but_channels)
+    centred_BHWC, _, inverse_std_GC, masked_BHWC = start(x_BHWC, dy_BHWC)
+    sum_GC, product_GC = _sums(masked_BHWC, masked_BHWC * centred_BHWC, options.group)
+    dscale = (product_GC * inverse_std_GC).sum(axis=0)
+    dbias = sum_GC.sum(axis=0)
     # The barrier makes the second pass recompute from x and dy: reusing the first pass's
     # intermediates would mean writing them to memory.
-    x_BHWC, dy_BHWC, sum_G1C, product_G1C = jax.lax.optimization_barrier(
-        (x_BHWC, dy_BHWC, sum_G1C, product_G1C)
+    x_BHWC, dy_BHWC, sum_GC, product_GC = jax.lax.optimization_barrier(
+        (x_BHWC, dy_BHWC, sum_GC, product_GC)
     )
-    centred_GgHWC, factor_G1C, inverse_std_G1C, dy_GgHWC = start(x_BHWC, dy_BHWC)
-    count = math.prod(dy_GgHWC.shape[1:-1])
-    slope_G1C = product_G1C / count * jnp.square(inverse_std_G1C)
-    dx_GgHWC = (dy_GgHWC - sum_G1C / count - centred_GgHWC * slope_G1C) * factor_G1C
-    return dx_GgHWC.reshape(x_BHWC.shape).astype(x_BHWC.dtype), dscale, dbias
+    centred_BHWC, factor_B11C, inverse_std_GC, masked_BHWC = start(x_BHWC, dy_BHWC)
+    count = options.group * math.prod(x_BHWC.shape[1:-1])
+    mean_B11C = _spread(sum_GC / count, x_BHWC)
+    slope_B11C = _spread(product_GC / count * jnp.square(inverse_std_GC), x_BHWC)
+    dx_BHWC = (masked_BHWC - mean_B11C - centred_BHWC * slope_B11C) * factor_B11C
+    return dx_BHWC.astype(x_BHWC.dtype), dscale, dbias
 
 
 _normalize.defvjp(_forward, _backward)
 
 
-def _grouped(x_BHWC: jax.Array, group: int) -> jax.Array:
-    batch, *rest = x_BHWC.shape
-    return x_BHWC.astype(jnp.float32).reshape(batch // group, group, *rest)
-
-
-def _moments(x_GgHWC: jax.Array) -> jax.Array:
+def _moments(x_BHWC: jax.Array, group: int) -> jax.Array:
     """Returns the mean and variance of each channel per group, (G, 2, C)."""
     # One pass for both moments, over differences from a guess of the mean: E[x^2] - E[x]^2 loses
     # the variance when |mean| >> std (Chan et al. 1983, section 3). The guess is the mean of the
     # group's first example. Any single value may be an outlier; the mean of one example out of g
     # is at most sqrt(g) standard deviations off. Devices that share a group exchange one number
     # per channel for it.
-    groups, channels = x_GgHWC.shape[0], x_GgHWC.shape[-1]
-    within = tuple(range(1, x_GgHWC.ndim - 1))
-    guess_G1C = x_GgHWC[:, :1].mean(within, keepdims=True)
-    shifted_GgHWC = x_GgHWC - guess_G1C
-    count = math.prod(x_GgHWC.shape[1:-1])
-    sums = _sums(shifted_GgHWC, jnp.square(shifted_GgHWC))
-    shift_G1C, square_G1C = (total / count for total in sums)
-    mean_G1C = guess_G1C + shift_G1C
-    var_G1C = jnp.maximum(square_G1C - jnp.square(shift_G1C), 0)
-    return jnp.stack([mean_G1C, var_G1C], axis=1).reshape(groups, 2, channels)
+    x_BHWC = x_BHWC.astype(jnp.float32)
+    first_GHWC = _grouped(x_BHWC, group)[:, 0]
+    guess_GC = first_GHWC.mean(tuple(range(1, first_GHWC.ndim - 1)))
+    shifted_BHWC = x_BHWC - _spread(guess_GC, x_BHWC)
+    count = group * math.prod(x_BHWC.shape[1:-1])
+    sums = _sums(shifted_BHWC, jnp.square(shifted_BHWC), group)
+    shift_GC, square_GC = (total / count for total in sums)
+    var_GC = jnp.maximum(square_GC - jnp.square(shift_GC), 0)
+    return jnp.stack([guess_GC + shift_GC, var_GC], axis=1)
 
 
 def _centre(
     x_BHWC: jax.Array, moments_G2C: jax.Array, scale: jax.Array, options: _Options
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns x - mean (G, g, H, W, C), gamma / std and 1 / std (G, 1, 1, 1, C)."""
-    x_GgHWC = _grouped(x_BHWC, options.group)
-    groups, _, channels = moments_G2C.shape
-    positions = (1,) * (x_GgHWC.ndim - 2)
-    mean_G1C, var_G1C = (moments_G2C[:, i].reshape(groups, *positions, channels) for i in range(2))
-    inverse_std_G1C = jax.lax.rsqrt(var_G1C + options.epsilon)
-    factor_G1C = inverse_std_G1C * _over_positions(scale, x_GgHWC)
-    return x_GgHWC - mean_G1C, factor_G1C, inverse_std_G1C
+    """Returns x - mean, gamma / std (B, 1, 1, C) and 1 / std (G, C)."""
+    mean_GC, var_GC = moments_G2C[:, 0], moments_G2C[:, 1]
+    inverse_std_GC = jax.lax.rsqrt(var_GC + options.epsilon)
+    centred_BHWC = x_BHWC.astype(jnp.float32) - _spread(mean_GC, x_BHWC)
+    factor_GC = inverse_std_GC * _over_positions(scale, inverse_std_GC)
+    return centred_BHWC, _spread(factor_GC, x_BHWC), inverse_std_GC
+
+
+def _grouped(x_B: jax.Array, group: int) -> jax.Array:
+    """Splits the batch into groups: (B, ...) -> (G, g, ...)."""
+    return x_B.reshape(-1, group, *x_B.shape[1:])
+
+
+def _spread(values_GC: jax.Array, x_BHWC: jax.Array) -> jax.Array:
+    """Repeats each group's values for its examples: (G, C) -> (B, 1, 1, C)."""
+    batch, *positions, channels = x_BHWC.shape
+    values_BC = jnp.repeat(values_GC, batch // values_GC.shape[0], axis=0)
+    return values_BC.reshape(batch, *(1 for _ in positions), channels)
 
 
 def _over_positions(values_C: jax.Array, x: jax.Array) -> jax.Array:
@@ -214,50 +218,54 @@ def _over_positions(values_C: jax.Array, x: jax.Array) -> jax.Array:
     return values_C.reshape((1,) * (x.ndim - 1) + values_C.shape)
 
 
-@jax.custom_jvp
-def _sums(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums of two arrays over each group and all positions, (G, 1, 1, 1, C) each."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _sums(a_BHWC: jax.Array, b_BHWC: jax.Array, group: int) -> _Pair:
+    """Returns the sums of two arrays over each group and all positions, (G, C) each."""
     # On GPUs, a single reduction lets XLA read the operands once. XLA for CPU reads them once
     # either way, but does not vectorise a reduction of two arrays.
     return jax.lax.platform_dependent(
-        a_GgHWC, b_GgHWC, cuda=_sums_together, cpu=_sums_by_chunk, default=_sums_apart
+        a_BHWC,
+        b_BHWC,
+        cuda=functools.partial(_sums_together, group=group),
+        cpu=functools.partial(_sums_by_chunk, group=group),
+        default=functools.partial(_sums_apart, group=group),
     )
 
 
 @_sums.defjvp
-def _sums_jvp(primals: _Pair, tangents: _Pair) -> tuple[_Pair, _Pair]:
+def _sums_jvp(group: int, primals: _Pair, tangents: _Pair) -> tuple[_Pair, _Pair]:
     # For Hessian-vector products: JAX cannot differentiate a reduction of two arrays.
-    return _sums(*primals), _sums_apart(*tangents)
+    return _sums(*primals, group), _sums_apart(*tangents, group)
 
 
-def _sums_together(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    within = tuple(range(1, a_GgHWC.ndim - 1))
-    zero = jnp.zeros((), a_GgHWC.dtype)
-    a_GC, b_GC = jax.lax.reduce(
-        (a_GgHWC, b_GgHWC), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), within
-    )
-    return jnp.expand_dims(a_GC, within), jnp.expand_dims(b_GC, within)
+def _sums_together(a_BHWC: jax.Array, b_BHWC: jax.Array, group: int) -> _Pair:
+    pair = _grouped(a_BHWC, group), _grouped(b_BHWC, group)
+    zero = jnp.zeros((), a_BHWC.dtype)
+    within = tuple(range(1, a_BHWC.ndim))
+    return jax.lax.reduce(pair, (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), within)
 
 
-def _sums_apart(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    within = tuple(range(1, a_GgHWC.ndim - 1))
-    return a_GgHWC.sum(within, keepdims=True), b_GgHWC.sum(within, keepdims=True)
+def _sums_apart(a_BHWC: jax.Array, b_BHWC: jax.Array, group: int) -> _Pair:
+    # Positions first, so that only a small array is split into groups. TPUs have the batch in the
+    # last dimension, whose size they round up to 128: the groups of a large array would be padded.
+    within = tuple(range(1, a_BHWC.ndim - 1))
+    a_BC, b_BC = a_BHWC.sum(within), b_BHWC.sum(within)
+    return _grouped(a_BC, group).sum(1), _grouped(b_BC, group).sum(1)
 
 
-def _sums_by_chunk(a_GgHWC: jax.Array, b_GgHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _sum_by_chunk(a_GgHWC), _sum_by_chunk(b_GgHWC)
+def _sums_by_chunk(a_BHWC: jax.Array, b_BHWC: jax.Array, group: int) -> _Pair:
+    return _sum_by_chunk(a_BHWC, group), _sum_by_chunk(b_BHWC, group)
 
 
-def _sum_by_chunk(x_GgHWC: jax.Array) -> jax.Array:
+def _sum_by_chunk(x_BHWC: jax.Array, group: int) -> jax.Array:
     # XLA for CPU splits a long sum into windows: it first writes all summands to memory, and its
     # loop over a window is not vectorised. It vectorises a sum of up to 16 numbers and computes the
     # summands in the same loop.
-    groups, group, *positions, channels = x_GgHWC.shape
+    batch, *positions, channels = x_BHWC.shape
     chunk = max(n for n in range(1, 17) if math.prod(positions) % n == 0)
-    sums_GgPC = x_GgHWC.reshape(groups, group, -1, chunk, channels).sum(axis=3)
+    sums_BPC = x_BHWC.reshape(batch, -1, chunk, channels).sum(axis=2)
     # Without the barrier XLA would merge the two sums.
-    sums_GC = jax.lax.optimization_barrier(sums_GgPC).sum(axis=(1, 2))
-    return jnp.expand_dims(sums_GC, tuple(range(1, x_GgHWC.ndim - 1)))
+    return _grouped(jax.lax.optimization_barrier(sums_BPC), group).sum((1, 2))
 
 
 def pool_moments(moments: Tree) -> Tree:

@@ -248,14 +248,16 @@ def test_hessian_vector_products_are_correct(reverse):
     np.testing.assert_allclose(result, wanted, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("sums", [_sums_together, _sums_by_chunk])
-@pytest.mark.parametrize("axes", [(5, 3, 2, 2, 4), (2, 8, 3), (2, 3, 7, 7, 4), (1, 2, 1, 19, 2)])
-def test_sums_are_the_sums_apart(axes, sums):
-    """GPUs and CPUs compute them in other ways; see _sums()."""
-    a, b = np.random.default_rng(0).normal(size=(2, *axes)).astype(np.float32)
-    for one, other in zip(sums(a, b), _sums_apart(a, b), strict=True):
-        assert one.shape == other.shape == (axes[0], *[1] * (len(axes) - 2), axes[-1])
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("sums", [_sums_together, _sums_by_chunk, _sums_apart])
+@pytest.mark.parametrize(
+    ("shape", "group"), [((15, 2, 2, 4), 3), ((16, 3), 8), ((6, 7, 7, 4), 3), ((2, 1, 19, 2), 2)]
+)
+def test_sums_are_those_of_each_group(shape, group, sums):
+    """GPUs, CPUs and TPUs compute them in three ways; see _sums()."""
+    pair = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    for values, result in zip(pair, sums(*pair, group), strict=True):
+        wanted = values.reshape(-1, group * math.prod(shape[1:-1]), shape[-1]).sum(1)
+        np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_on_a_cpu_nothing_of_the_batchs_size_is_written_but_the_gradient():
