@@ -31,8 +31,10 @@ def get_config(preset: str = "tuned") -> ConfigDict:
 def _tuned(study: ConfigDict) -> ConfigDict:
     # So few steps that residual nets still make errors: at 0 % they could not be told apart.
     study.base.steps = 48
-    study.base.seed = 100  # depths and steps were chosen with the seeds from 0 to 2
-    study.base.replicates = 4
+    # Depths and steps were chosen with the seeds from 0 to 2. Four others, from 100, left claim 2
+    # undecided, and the report said that about 10 would decide it.
+    study.base.seed = 200
+    study.base.replicates = 10
     study.base.eval.every = 24
     study.base.eval.population_examples = 640
     study.base.checkpoint.every = 48
