@@ -62,6 +62,10 @@ def get_config() -> ConfigDict:
     # same, but twelve input channels suit matrix units better than three.
     m.space_to_depth = False
     m.width = 1.0  # factor on the filters of every layer
+    m.stem_filters = 0  # 0: as many as the first stage's 3x3 convolutions
+    # Layers of stride 2 that pad as TensorFlow's "SAME": their windows on an even length start one
+    # pixel later than the paper's and PyTorch's. Any of stem, pool (of the imagenet stem), blocks
+    m.same_padding = ()
     # Each block starts as its shortcut: the scale of its last BatchNorm (post) or its last kernel
     # (pre) starts at 0.
     m.zero_init_residual = False

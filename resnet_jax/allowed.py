@@ -40,9 +40,15 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """A non-empty tuple of distinct names from a list."""
+    """A tuple of distinct names from a list.
+
+    Attributes:
+      names: the list.
+      or_none: whether the tuple may be empty.
+    """
 
     names: tuple[str, ...]
+    or_none: bool = False
 
     def check(self, key: str, value: object) -> None:
         """Raises UserError unless `value` is a tuple of distinct names."""
@@ -50,9 +56,10 @@ class Choices:
             raise UserError(f"{key}={value!r} is not a tuple of {listing(self.names)}.")
         for name in value:
             check_choice(key, name, self.names)
-        if not value or len(set(value)) < len(value):
+        if not (value or self.or_none) or len(set(value)) < len(value):
+            count = "any" if self.or_none else "one or more"
             raise UserError(
-                f"{key}={value}; allowed are one or more of {listing(self.names)}, each once."
+                f"{key}={value}; allowed are {count} of {listing(self.names)}, each once."
             )
 
 

@@ -32,6 +32,7 @@ from resnet_jax.networks.architectures import (
     INITS,
     NONLINEARITIES,
     NORMS,
+    PADDED,
     SCALED_BY,
     SHORTCUTS,
 )
@@ -169,6 +170,8 @@ SETTINGS: dict[str, Setting] = {
     "model.stem": Setting(Choice(("cifar", "imagenet"))),
     "model.space_to_depth": Setting(_SWITCH, changes_results=False),
     "model.width": Setting(Range(1e-3, 1e3)),
+    "model.stem_filters": Setting(_COUNT_OR_0, implied=0),
+    "model.same_padding": Setting(Choices(PADDED, or_none=True), implied=()),
     "model.zero_init_residual": Setting(_SWITCH),
     "model.nonlinearity": Setting(Choice(NONLINEARITIES), implied="relu"),
     "model.tailored_eta": Setting(

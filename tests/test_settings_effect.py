@@ -34,6 +34,7 @@ ALWAYS = {
     "model.stochastic_depth",  # refused without a shortcut
     "model.space_to_depth",  # refused with another stem
     "model.width", "model.zero_init_residual", "model.dtype", "model.precision",
+    "model.stem_filters", "model.same_padding",  # refused with another stem
     "model.scan", "model.remat",
     "model.num_classes",
     "data.name", "data.dir", "data.validation", "data.mean", "data.std",

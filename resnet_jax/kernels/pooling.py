@@ -5,28 +5,38 @@ import functools
 import jax
 import jax.numpy as jnp
 
-_WINDOW, _STRIDE, _PADDING = 3, 2, 1
+_WINDOW, _STRIDE = 3, 2
 
 
-def max_pool(x_BHWC: jax.Array) -> jax.Array:
-    """Returns the maxima of 3x3 windows, stride 2, padding 1: float (B, ceil(H/2), ceil(W/2), C).
+def max_pool(x_BHWC: jax.Array, same_padding: bool = False) -> jax.Array:
+    """Returns the maxima of 3x3 windows of stride 2: float (B, ceil(H/2), ceil(W/2), C).
+
+    Args:
+      x_BHWC: float.
+      same_padding: pad as TensorFlow's "SAME": windows on an even length start at its first pixel;
+        by default one before it, as in PyTorch.
 
     Among equal maxima, the gradient goes to the first in row-major order, as in Caffe, PyTorch and
     XLA. XLA's gradient reads the input again and scatters. Here the forward pass keeps only the
     position of each maximum in its window, one byte per output.
     """
-    return _max_pool(x_BHWC, x_BHWC.shape[1:3])
+    size = x_BHWC.shape[1:3]
+    # "SAME" pads an odd length by 1 at both ends.
+    height, width = (0 if same_padding and length % 2 == 0 else 1 for length in size)
+    return _max_pool(x_BHWC, size, (height, width))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(x_BHWC: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return _forward(x_BHWC, size)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x_BHWC: jax.Array, size: tuple[int, int], before: tuple[int, int]) -> jax.Array:
+    return _forward(x_BHWC, size, before)[0]
 
 
-def _forward(x_BHWC: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+def _forward(
+    x_BHWC: jax.Array, size: tuple[int, int], before: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
     lowest = jnp.array(-jnp.inf, x_BHWC.dtype)
-    around = (_PADDING, _PADDING, 0)
-    padded = jax.lax.pad(x_BHWC, lowest, ((0, 0, 0), around, around, (0, 0, 0)))
+    around = ((start, 1, 0) for start in before)
+    padded = jax.lax.pad(x_BHWC, lowest, ((0, 0, 0), *around, (0, 0, 0)))
     batch, height, width, channels = padded.shape
     y_BHWC = jnp.full((), lowest)
     position_BHWC = jnp.zeros((), jnp.int8)
@@ -46,16 +56,16 @@ def _forward(x_BHWC: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.A
 
 
 def _backward(
-    size: tuple[int, int], position_BHWC: jax.Array, dy_BHWC: jax.Array
+    size: tuple[int, int], before: tuple[int, int], position_BHWC: jax.Array, dy_BHWC: jax.Array
 ) -> tuple[jax.Array]:
     dx_BHWC = jnp.zeros((), jnp.float32)
     for number in range(_WINDOW**2):
         routed_BHWC = jnp.where(position_BHWC == number, dy_BHWC.astype(jnp.float32), 0)
-        # Row r of output i's window is row 2 i + r - 1 of the input.
+        # Row r of output i's window is row 2 i + r - before of the input.
         padding = [
-            (first - _PADDING, side - (first - _PADDING) - (_STRIDE * (windows - 1) + 1), 1)
-            for first, side, windows in zip(
-                divmod(number, _WINDOW), size, dy_BHWC.shape[1:3], strict=True
+            (first - start, side - (first - start) - (_STRIDE * (windows - 1) + 1), 1)
+            for first, start, side, windows in zip(
+                divmod(number, _WINDOW), before, size, dy_BHWC.shape[1:3], strict=True
             )
         ]
         spread = jax.lax.pad(routed_BHWC, jnp.float32(0), ((0, 0, 0), *padding, (0, 0, 0)))

@@ -16,6 +16,7 @@ BOTTLENECK_STRIDES = ("v1", "v1.5")  # on the first 1x1 (the paper) | on the 3x3
 NONLINEARITIES = ("relu", "leaky_relu", "crelu", "tailored", "gelu", "linear")
 NORMS = ("batch", "none", "group", "frozen")
 INITS = ("he", "orthogonal", "delta_orthogonal", "looks_linear", "dirac", "fixup")
+PADDED = ("stem", "pool", "blocks")  # layers of stride 2 whose padding can differ
 GATES = ("none", "exclusive", "shortcut_only")
 CONVOLUTIONS = {"basic": 2, "bottleneck": 3}  # of a block, without its shortcut
 EXPANSION = {"basic": 1, "bottleneck": 4}  # a block's output channels / filters of its 3x3

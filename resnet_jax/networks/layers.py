@@ -62,20 +62,22 @@ class Layers:
         kernel_size: tuple[int, int],
         strides: tuple[int, int],
         *,
+        same_padding: bool = False,
         strided: Callable[..., jax.Array] | None = None,
         **options: Any,
     ) -> nn.Conv:
-        """Returns a convolution with symmetric padding.
+        """Returns a convolution.
 
         Args:
           filters: its output channels.
           kernel_size: odd numbers.
           strides: of height and width.
+          same_padding: pad as TensorFlow's "SAME": with stride 2, windows on an even length start
+            one pixel later. By default both ends are padded, as in Caffe and PyTorch.
           strided: computes it by a convolution `convolve`; by default it is computed directly.
           **options: of nn.Conv.
         """
-        # As in Caffe and PyTorch; "SAME" pads a strided 3x3 on one side only.
-        padding = [(size // 2, size // 2) for size in kernel_size]
+        both_ends = [(size // 2, size // 2) for size in kernel_size]
         convolve = functools.partial(strided, convolve=self.convolve) if strided else self.convolve
         if self.standardize:
             gain = self.nonlinearity.variance**-0.5
@@ -85,7 +87,7 @@ class Layers:
             filters,
             kernel_size,
             strides,
-            padding=padding,
+            padding="SAME" if same_padding else both_ends,
             conv_general_dilated=convolve,
             promote_dtype=for_convolve,
             dtype=self.dtype,

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError
-from resnet_jax.networks.architectures import architecture
+from resnet_jax.networks.architectures import EXPANSION, architecture
 from resnet_jax.networks.nonlinearities import similarity
 
 
@@ -31,11 +31,31 @@ def _structure(model: ConfigDict) -> list[str]:
             f"model.space_to_depth=True needs model.stem='imagenet', but it is {model.stem!r}; "
             "allowed is False."
         )
+    if model.space_to_depth and "stem" in model.same_padding:
+        refusals.append(
+            f"model.same_padding={tuple(model.same_padding)} has the stem, which model."
+            "space_to_depth=True computes with symmetric padding; allowed is False."
+        )
+    of_stem = [name for name in ("stem", "pool") if name in model.same_padding]
+    if of_stem and model.stem != "imagenet":
+        refusals.append(
+            f"model.same_padding={tuple(model.same_padding)} has {' and '.join(of_stem)}, which "
+            f"have stride 2 with model.stem='imagenet' only, but it is {model.stem!r}; allowed are "
+            "'blocks' and ()."
+        )
     filters = arch.widened(model.width)
-    if model.norm == "group" and any(number % model.norm_groups for number in filters):
+    ends = filters[0] * EXPANSION[arch.block]
+    if model.shortcut == "A" and model.stem_filters > ends:
+        refusals.append(
+            f"model.stem_filters={model.stem_filters} are more channels than the first block "
+            f"outputs, {ends}, and model.shortcut='A' can only add channels; allowed are 0 to "
+            f"{ends}, or another shortcut."
+        )
+    normed = ((model.stem_filters,) if model.stem_filters else ()) + filters
+    if model.norm == "group" and any(number % model.norm_groups for number in normed):
         refusals.append(
             f"model.norm_groups={model.norm_groups} does not divide the filters of all stages, "
-            f"{', '.join(map(str, filters))}; allowed are their common divisors."
+            f"{', '.join(map(str, normed))}; allowed are their common divisors."
         )
     if model.nonlinearity == "crelu" and model.shortcut != "none" and model.activation == "post":
         refusals.append(

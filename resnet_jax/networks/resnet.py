@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from resnet_jax.allowed import Range, check_choice
+from resnet_jax.allowed import Choices, Range, check_choice
 from resnet_jax.errors import UserError, nearest
 from resnet_jax.kernels import space_to_depth
 from resnet_jax.kernels.convolution import convolution
@@ -21,6 +21,7 @@ from resnet_jax.networks.architectures import (
     INITS,
     NONLINEARITIES,
     NORMS,
+    PADDED,
     SCALED_BY,
     SHORTCUTS,
     Architecture,
@@ -51,6 +52,8 @@ class ResNet(nn.Module):
       preactivation: the order of He et al. 2016 instead of 2015.
       stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 max pool) | "cifar" (3x3, BN, ReLU).
       width: multiplies all numbers of filters.
+      stem_filters: of the stem; 0 for as many as the first stage's 3x3 convolutions have.
+      same_padding: the layers among PADDED that pad as TensorFlow's "SAME", see Layers.conv.
       zero_init_residual: each block starts as its shortcut, see Block.
       shortcut_scale, branch_scale: numbers that multiply each block's shortcut and branch.
       shortcut_scale_by, branch_scale_by: "constant" | "1/sqrt(L)" | "1/L" (times this; L is the
@@ -84,6 +87,8 @@ class ResNet(nn.Module):
     preactivation: bool = False
     stem: str = "cifar"
     width: float = 1.0
+    stem_filters: int = 0
+    same_padding: tuple[str, ...] = ()
     zero_init_residual: bool = False
     shortcut_scale: float = 1.0
     shortcut_scale_by: str = "constant"
@@ -130,6 +135,8 @@ class ResNet(nn.Module):
         check_choice("precision", self.precision, PRECISIONS)
         Range(1, whole=True).check("num_classes", self.num_classes)
         Range(0, above=True).check("width", self.width)
+        Range(0, whole=True).check("stem_filters", self.stem_filters)
+        Choices(PADDED, or_none=True).check("same_padding", self.same_padding)
         Range(0, whole=True).check("bn_group", self.bn_group)
         Range(0, 1, below=True).check("bn_momentum", self.bn_momentum)
         super().__post_init__()
@@ -210,15 +217,21 @@ class ResNet(nn.Module):
         return self.arch.widened(self.width)[stage - 1]
 
     def _stem(self, x_BHWC: jax.Array, make: Layers) -> jax.Array:
-        conv = functools.partial(make.conv, name="stem_conv", kernel_init=make.init.stem)
+        conv = functools.partial(
+            make.conv,
+            self.stem_filters or self._filters(1),
+            name="stem_conv",
+            kernel_init=make.init.stem,
+            same_padding="stem" in self.same_padding,
+        )
         if self.stem == "imagenet":
             strided = space_to_depth.convolution if self.space_to_depth else None
-            x = conv(self._filters(1), (7, 7), (2, 2), strided=strided)(x_BHWC)
+            x = conv((7, 7), (2, 2), strided=strided)(x_BHWC)
         else:
-            x = conv(self._filters(1), (3, 3), (1, 1))(x_BHWC)
+            x = conv((3, 3), (1, 1))(x_BHWC)
         if not self.preactivation:
             x = make.norm(name="stem_norm", activate=True)(x)
-        return max_pool(x) if self.stem == "imagenet" else x
+        return max_pool(x, "pool" in self.same_padding) if self.stem == "imagenet" else x
 
     def _stage(self, x: jax.Array, stage: int, make: Layers, per_block: PerBlock) -> jax.Array:
         block = functools.partial(
@@ -229,7 +242,11 @@ class ResNet(nn.Module):
             shortcut_kind=self.shortcut,
             bottleneck_stride=self.bottleneck_stride,
             preactivation=self.preactivation,
-            conv=functools.partial(make.conv, kernel_init=make.init.branch),
+            conv=functools.partial(
+                make.conv,
+                kernel_init=make.init.branch,
+                same_padding="blocks" in self.same_padding,
+            ),
             project=functools.partial(make.conv, kernel_init=make.init.shortcut),
             norm=make.norm,
             nonlinearity=make.nonlinearity.apply,
@@ -303,7 +320,7 @@ def from_config(model: Mapping[str, Any], scan: bool = True) -> ResNet:
       UserError: the family does not have this depth.
     """
     return ResNet(
-        **{name: model[name] for name in _SHARED},
+        **{name: model[name] for name in _SHARED} | {"same_padding": tuple(model["same_padding"])},
         arch=architecture(model["family"], model["depth"]),
         preactivation=model["activation"] == "pre",
         kernel_init=model["init"],

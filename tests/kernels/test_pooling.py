@@ -1,5 +1,7 @@
 """The stem's max pool is Flax's, and its gradient goes to the first maximum."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from flax import linen as nn
 from resnet_jax.kernels.pooling import max_pool
 
 
-def theirs(x):
-    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+def theirs(x, same_padding=False):
+    padding = "SAME" if same_padding else ((1, 1), (1, 1))
+    return nn.max_pool(x, (3, 3), (2, 2), padding=padding)
 
 
 def gradient(pool, x, dy):
@@ -26,12 +29,14 @@ def drawn(dtype, *shape):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (8, 5), (1, 2)], ids=str)
-def test_values_and_gradients_are_those_of_flax(size, dtype):
+@pytest.mark.parametrize("same_padding", [False, True])
+def test_values_and_gradients_are_those_of_flax(size, dtype, same_padding):
     x, dy = drawn(dtype, 3, *size, 5)
-    assert max_pool(x).dtype == dtype
-    np.testing.assert_array_equal(*(np.asarray(f(x), np.float32) for f in (max_pool, theirs)))
+    pools = [functools.partial(f, same_padding=same_padding) for f in (max_pool, theirs)]
+    assert pools[0](x).dtype == dtype
+    np.testing.assert_array_equal(*(np.asarray(pool(x), np.float32) for pool in pools))
     # Up to four windows add to a pixel, in different orders; ours always adds in float32.
-    ours, flax = gradient(max_pool, x, dy), gradient(theirs, x, dy)
+    ours, flax = (gradient(pool, x, dy) for pool in pools)
     assert ours.dtype == dtype
     tolerance = {"float32": 1e-6, "bfloat16": 0.05}[dtype]
     np.testing.assert_allclose(
