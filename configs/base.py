@@ -118,6 +118,10 @@ def get_config() -> ConfigDict:
     # not for streamed data) | channel: the mean of each channel (C) | none
     d.mean = "pixel"
     d.std = True  # divide by the standard deviation of each channel over the training split
+    # Given instead of measured, as for a network that others trained: of pixels from 0 to 255, a
+    # number per channel. (): measured, or the customary numbers of ImageNet
+    d.channel_mean = ()  # with the mean "channel"
+    d.channel_std = ()
     d.pad = 0  # random crops after padding each side with this many zero pixels; 0: no crops
     d.flip = "auto"  # random horizontal flips: on | off | auto: if a mirrored image keeps its class
     d.color = False  # shifts along the principal axes of colour (Krizhevsky et al. 2012)

@@ -184,6 +184,12 @@ def _check_data(config: ConfigDict, known: Facts) -> None:
     """Raises UserError unless the data set supports the config's images and views."""
     data, evaluation = config.data, config.eval
     side, channels = known.image_shape[0], known.image_shape[2]
+    for key in ("channel_mean", "channel_std"):
+        if len(data[key]) not in (0, channels):
+            raise UserError(
+                f"data.{key}={tuple(data[key])} has {len(data[key])} numbers, but {data.name} has "
+                f"{channels} channels; allowed are one per channel, or () for measured ones."
+            )
     if data.color and channels != 3:
         raise UserError(
             f"data.color=True needs three channels, but {data.name} has {channels}; allowed is "

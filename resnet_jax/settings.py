@@ -200,6 +200,12 @@ SETTINGS: dict[str, Setting] = {
     "data.split_seed": Setting(_COUNT_OR_0, (_VALIDATED,)),
     "data.mean": Setting(Choice(("pixel", "channel", "none"))),
     "data.std": Setting(_SWITCH),
+    "data.channel_mean": Setting(
+        Numbers(Range(0, 255)), (_among("data.mean", "channel"),), implied=()
+    ),
+    "data.channel_std": Setting(
+        Numbers(Range(0, 255, above=True)), (_among("data.std", True),), implied=()
+    ),
     "data.pad": Setting(Range(0, 1024, whole=True)),
     "data.flip": Setting(Choice(("on", "off", "auto"))),
     "data.color": Setting(_SWITCH),

@@ -338,6 +338,13 @@ def test_resolving_is_fast_for_huge_intervals():
     resolve(changed(**rarely))
 
 
+@pytest.mark.parametrize("key", ["channel_mean", "channel_std"])
+def test_a_given_normalization_has_a_number_per_channel(key):
+    text = refusal(changed(**{f"data__{key}": (7.0, 7.0)}))
+    assert f"data.{key}=(7.0, 7.0) has 2 numbers, but digits has 1 channels" in text
+    resolve(changed(**{f"data__{key}": (7.0,)}))
+
+
 @pytest.mark.parametrize(
     ("unit", "boundaries", "warmup", "expected"),
     [

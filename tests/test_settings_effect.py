@@ -54,6 +54,7 @@ OTHER = {
     "model.shortcut_scale_by": "learned", "model.gate": "exclusive", "model.gate_bias": -1.0,
     "model.tailored_eta": 0.5, "model.norm_groups": 4, "model.bn_group": 64,
     "model.bn_epsilon": 1e-3, "eval.statistics": "moving_average", "model.bn_momentum": 0.5,
+    "data.channel_mean": (9.0,), "data.channel_std": (9.0,),
     "data.split_seed": 3, "data.crop": "random_resized", "data.scales": (300, 400),
     "data.area": (0.5, 1.0), "data.aspect": (1.0, 1.5), "data.resample": "area",
     "data.workers": 2, "optimizer.momentum": 0.8, "optimizer.nesterov": True,

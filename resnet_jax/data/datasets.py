@@ -84,7 +84,9 @@ def _resident(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
         train=ResidentSplit.place(images[train], labels[train], mesh),
         validation=ResidentSplit.place(images[held_out], labels[held_out], mesh),
         test=ResidentSplit.place(source.test_images, source.test_labels, mesh),
-        normalization=fit_normalization(images[train], config.mean, config.std),
+        normalization=_with_given(
+            config, fit_normalization(images[train], config.mean, config.std)
+        ),
         version=source.version,
         content=_content(source),
         note=source.note,
@@ -109,7 +111,7 @@ def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
         train=split(train, members),
         validation=split(train, held_out),
         test=split(test, np.arange(len(test))),
-        normalization=_fixed_normalization(config),
+        normalization=_with_given(config, _customary(config)),
         version=train.version,
         content=content,
         note=note,
@@ -120,26 +122,42 @@ def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
 def normalization(config: ConfigDict) -> tuple[Normalization, str]:
     """Returns the normalisation of a resolved config's `data`, and the set's DataSet.content.
 
-    A streamed set has a fixed normalisation; it is not read, and the content is empty.
+    The set is not read, and the content is empty, if nothing is measured: for a streamed set, or if
+    the config gives all numbers.
 
     Raises:
       UserError: the data set is missing.
       RunError: the data set is broken.
     """
-    if not sets.DATA_SETS[config.name].resident:
-        return _fixed_normalization(config), ""
+    is_given = {"pixel": False, "channel": bool(config.channel_mean), "none": True}[config.mean]
+    is_given &= bool(config.channel_std) or not config.std
+    if is_given or not sets.DATA_SETS[config.name].resident:
+        return _with_given(config, _customary(config)), ""
     source = sources.read_set(config.name, config.dir)
     train, _ = split_indices(len(source.train_images), config.validation, config.split_seed)
     fitted = fit_normalization(source.train_images[train], config.mean, config.std)
-    return fitted, _content(source)
+    return _with_given(config, fitted), _content(source)
 
 
-def _fixed_normalization(config: ConfigDict) -> Normalization:
-    mean, std = sets.DATA_SETS[config.name].channels
+def _customary(config: ConfigDict) -> Normalization:
+    """Returns the customary normalisation of a streamed set; no numbers for a resident one."""
+    facts = sets.DATA_SETS[config.name]
+    mean, std = facts.channels
+    channels = facts.image_shape[-1]
     return Normalization(
-        mean=np.array(mean if config.mean == "channel" else (0, 0, 0), np.float32, ndmin=4),
-        std=np.array(std if config.std else (1, 1, 1), np.float32, ndmin=4),
+        mean=np.array(mean if config.mean == "channel" else (0,) * channels, np.float32, ndmin=4),
+        std=np.array(std if config.std else (1,) * channels, np.float32, ndmin=4),
     )
+
+
+def _with_given(config: ConfigDict, normalization: Normalization) -> Normalization:
+    """Replaces the mean and the deviation that a config gives."""
+    mean, std = normalization.mean, normalization.std
+    if config.mean == "channel" and config.channel_mean:
+        mean = np.array(config.channel_mean, np.float32, ndmin=4)
+    if config.std and config.channel_std:
+        std = np.array(config.channel_std, np.float32, ndmin=4)
+    return Normalization(mean=mean, std=std)
 
 
 def _content(source: sources.Source) -> str:
