@@ -1,4 +1,8 @@
-"""Reads HDF5 files of Keras: whole models and weights of Keras 1 and 2, weights of Keras 3."""
+"""Reads HDF5 files of Keras: whole models and weights of Keras 1 and 2, weights of Keras 3.
+
+The HDF5 library itself can hang on a damaged list of strings, so only open HDF5 files from a source
+that you trust.
+"""
 
 import pathlib
 from collections.abc import Iterator
@@ -17,7 +21,7 @@ _MODEL = "model_weights"  # the group that a whole model of Keras 1 and 2 has it
 
 
 def read(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each weight's dotted HDF5 path and array, in the order of Keras if the file tells it.
+    """Yields each weight's dotted HDF5 path and array, in Keras's order if the file states it.
 
     A path lacks the ``:0`` at its end and, at its start, the group that only files of whole models
     have. Datasets of strings are left out. Needs h5py.

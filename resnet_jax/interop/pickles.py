@@ -93,8 +93,8 @@ class _Machine:
                 count = int(name[-1])
                 stack[-count:] = [tuple(stack[-count:])]
             case "TUPLE":
-                items = tuple(self._pop_mark())
-                self.stack.append(items)
+                items = self._pop_mark()
+                self.stack.append(tuple(items))
             case "EMPTY_DICT":
                 stack.append({})
             case "EMPTY_LIST" | "EMPTY_SET":

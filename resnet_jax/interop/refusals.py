@@ -8,7 +8,7 @@ _SHOWN = 120  # characters of a file's text that a sentence repeats
 
 
 class Refusal(Exception):  # noqa: N818 - it is not always an error of the file
-    """A file cannot be read; the message goes on after the file's path, without a full stop."""
+    """A file cannot be read; the message continues the file's path and has no full stop."""
 
 
 def shown(text: object) -> str:

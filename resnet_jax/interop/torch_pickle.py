@@ -49,18 +49,18 @@ _IGNORED = (
 # Parts of names that belong to tensors of other kinds.
 _OTHER_TENSORS = {
     "qtensor": "quantised", "torch.Q": "quantised", "torch.q": "quantised", "sparse": "sparse",
-    "nested": "nested", "meta_tensor": "empty (meta)",
+    "nested": "nested", "meta_tensor": "data-less (meta)",
 }  # fmt: skip
 
 
 class Storage(NamedTuple):
-    """Where a tensor's elements are: `count` elements from `start` of the storage `key`."""
+    """Where a tensor's elements are: `length` elements from `start` of the storage `key`."""
 
     key: str
     dtype: np.dtype
     total: int  # elements of the whole storage
     start: int
-    count: int
+    length: int
 
 
 class Tensor(NamedTuple):
@@ -76,9 +76,9 @@ class Tensor(NamedTuple):
         """Returns a read-only view of `data`, the storage's bytes, in this machine's byte order."""
         storage, dtype = self.storage, self.dtype
         offset, size, stride = _integer(self.offset), _integers(self.size), _integers(self.stride)
-        capacity = storage.count * storage.dtype.itemsize // dtype.itemsize
+        capacity = storage.length * storage.dtype.itemsize // dtype.itemsize
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if storage.start + storage.count > storage.total or (0 not in size and last >= capacity):
+        if storage.start + storage.length > storage.total or (0 not in size and last >= capacity):
             raise Refusal(
                 f"is damaged: a tensor of shape {shown(size)} reaches element {shown(last)} of "
                 f"storage {shown(storage.key)}, which has {capacity:,}"
@@ -180,10 +180,10 @@ class TorchPickle:
         dtype, key, total = name[1], name[2], _integer(name[4])
         if not isinstance(dtype, np.dtype) or not isinstance(key, str):
             raise Refusal("is damaged: it refers to a storage without a type or a name")
-        start, count = 0, total
+        start, length = 0, total
         if len(name) == 6 and name[5] is not None:  # by PyTorch before 0.4
-            _, start, count = name[5]
-        storage = Storage(key, dtype, total, _integer(start), _integer(count))
+            _, start, length = name[5]
+        storage = Storage(key, dtype, total, _integer(start), _integer(length))
         self.storages.setdefault(key, storage)
         return storage
 
