@@ -14,6 +14,7 @@ TOP = "resnet_jax"  # the files directly in resnet_jax/: the loop, the step, the
 
 # The rooms (folders) that each room may import besides itself, and besides UNIVERSAL.
 MAY_IMPORT = {
+    "resnet_jax.interop": [],
     "resnet_jax.kernels": [],
     "resnet_jax.networks": ["resnet_jax.kernels"],
     "resnet_jax.parallel": ["resnet_jax.kernels"],

@@ -82,7 +82,7 @@ def test_an_extra_declares_its_packages_and_nothing_else(extra):
 def test_the_extras_are_those_that_the_library_knows():
     extras = project()["project"]["optional-dependencies"]
     assert extras.keys() == EXTRAS.keys() | {"all"}
-    assert extras["all"] == ["resnet_jax[buckets,plots,tensorboard,tfds]"]
+    assert extras["all"] == ["resnet_jax[buckets,interop,plots,tensorboard,tfds]"]
     assert "resnet_jax[jpeg]" in extras["tfds"]
     # Packages reached through another one, as buckets are, are imported nowhere.
     reached = {package.split(".")[0] for extra in EXTRAS if extra != "buckets"

@@ -1,0 +1,93 @@
+"""Reads HDF5 files of Keras: whole models and weights of Keras 1 and 2, weights of Keras 3.
+
+The HDF5 library itself can hang on a damaged list of strings, so only open HDF5 files from a source
+that you trust.
+"""
+
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from resnet_jax.interop.refusals import Refusal, check_expansion, shown
+
+if TYPE_CHECKING:
+    import h5py
+
+_DEPTH = 64  # groups in groups; Keras 3 nests a few per layer that holds layers
+_MODEL = "model_weights"  # the group that a whole model of Keras 1 and 2 has its weights in
+
+
+def read(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields each weight's dotted HDF5 path and array, in Keras's order if the file states it.
+
+    A path lacks the ``:0`` at its end and, at its start, the group that only files of whole models
+    have. Datasets of strings are left out. Needs h5py.
+
+    Raises:
+      Refusal: the file links to another place, lacks a weight, or declares too many bytes.
+      Exception: of any type, if it is damaged otherwise.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        datasets = dict(_datasets(file, "", set()))
+        check_expansion(path, sum(dataset.nbytes for dataset in datasets.values()))
+        prefix = f"{_MODEL}/" if _MODEL in file else ""
+        ordered = [prefix + name for name in _declared(file[_MODEL] if prefix else file)]
+        for name in ordered:
+            if name not in datasets:
+                raise Refusal(f"is damaged: it lacks the weight {shown(name)} of its own list")
+        for name in dict.fromkeys([*ordered, *datasets]):
+            if h5py.check_string_dtype(datasets[name].dtype) is None:
+                short = name.removeprefix(prefix).removesuffix(":0")
+                yield short.replace("/", "."), _array(datasets[name])
+
+
+def _datasets(
+    group: "h5py.Group", prefix: str, seen: set[int]
+) -> "Iterator[tuple[str, h5py.Dataset]]":
+    """Yields each dataset and its path, and refuses all that leads elsewhere."""
+    import h5py
+
+    if prefix.count("/") > _DEPTH:
+        raise Refusal(f"nests its groups deeper than {_DEPTH} levels")
+    for key in group:
+        name = prefix + key
+        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+            raise Refusal(f"has a link at {shown(name)}; allowed are data in the file itself")
+        member = group[key]
+        # A group may hold itself, and one object may have thousands of paths.
+        address = h5py.h5o.get_info(member.id).addr
+        if address in seen:
+            raise Refusal(f"has a link at {shown(name)} to what it holds under another name")
+        seen.add(address)
+        if isinstance(member, h5py.Group):
+            yield from _datasets(member, f"{name}/", seen)
+        elif isinstance(member, h5py.Dataset):
+            if member.is_virtual or member.external:
+                raise Refusal(f"has the data of {shown(name)} in another file")
+            yield name, member
+
+
+def _declared(group: "h5py.Group") -> list[str]:
+    """Returns the weights' paths in a group, in the order of the lists of Keras 1 and 2."""
+    return [
+        f"{layer}/{weight}"
+        for layer in _strings(group.attrs.get("layer_names", ()))
+        for weight in _strings(group[layer].attrs.get("weight_names", ()))
+    ]
+
+
+def _strings(values: Any) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _array(dataset: "h5py.Dataset") -> np.ndarray:
+    array = np.asarray(dataset[()])
+    # HDF5 has no bfloat16: Keras 3 writes two opaque bytes, and says what they are.
+    if array.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16":
+        return array.view(ml_dtypes.bfloat16)
+    return array
