@@ -70,6 +70,7 @@ class Launch(TypedDict, total=False):
     network: dict[str, int]
     data: storage.Json
     without_effect: list[str]
+    converted: storage.Json  # of a network that others trained: its file and conventions
     step: int
 
 

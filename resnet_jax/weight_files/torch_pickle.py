@@ -7,8 +7,8 @@ from typing import IO, Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from resnet_jax.interop import pickles
-from resnet_jax.interop.refusals import Refusal, shown
+from resnet_jax.weight_files import pickles
+from resnet_jax.weight_files.refusals import Refusal, shown
 
 _DEPTH = 32  # of containers; an optimizer's state is five deep
 _WORK = 10_000_000  # values and characters of names; a large checkpoint has a million

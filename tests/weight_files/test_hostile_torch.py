@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UserError
-from resnet_jax.interop.files import read
-from tests.interop import torch_writer
-from tests.interop.refused import refusal
-from tests.interop.torch_writer import Call, Storage, dense, save, tensor
+from resnet_jax.weight_files.files import read
+from tests.weight_files import torch_writer
+from tests.weight_files.refused import refusal
+from tests.weight_files.torch_writer import Call, Storage, dense, save, tensor
 
 FORMATS = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 ONES = np.ones(4, np.float32)

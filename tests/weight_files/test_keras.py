@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UserError
-from resnet_jax.interop.files import read
-from tests.interop.refused import refusal
+from resnet_jax.weight_files.files import read
+from tests.weight_files.refused import refusal
 
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
 LAYERS = {

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from resnet_jax.errors import listing
-from resnet_jax.interop.refusals import Refusal, check_expansion, shown
+from resnet_jax.weight_files.refusals import Refusal, check_expansion, shown
 
 _SAFETENSORS = {
     "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_, "C64": np.complex64,

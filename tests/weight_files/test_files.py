@@ -13,8 +13,8 @@ import pytest
 import safetensors.numpy
 
 from resnet_jax.errors import UserError
-from resnet_jax.interop.files import read
-from tests.interop.refused import refusal
+from resnet_jax.weight_files.files import read
+from tests.weight_files.refused import refusal
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float16", "float64"]

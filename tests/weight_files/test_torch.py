@@ -7,9 +7,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from resnet_jax.interop.files import read
-from tests.interop import torch_writer
-from tests.interop.torch_writer import STORAGES, Call, Storage, dense, save, tensor
+from resnet_jax.weight_files.files import read
+from tests.weight_files import torch_writer
+from tests.weight_files.torch_writer import STORAGES, Call, Storage, dense, save, tensor
 
 FORMATS = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from resnet_jax.interop.refusals import Refusal, check_expansion, shown
+from resnet_jax.weight_files.refusals import Refusal, check_expansion, shown
 
 if TYPE_CHECKING:
     import h5py

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resnet_jax.interop.refusals import Refusal, shown
+from resnet_jax.weight_files.refusals import Refusal, shown
 
 if TYPE_CHECKING:
     import onnx

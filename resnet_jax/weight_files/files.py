@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnet_jax.errors import UserError, require_packages
-from resnet_jax.interop import flat_files, keras_file, onnx_file, torch_file
-from resnet_jax.interop.refusals import Refusal, reason, shown
+from resnet_jax.weight_files import flat_files, keras_file, onnx_file, torch_file
+from resnet_jax.weight_files.refusals import Refusal, reason, shown
 
 if TYPE_CHECKING:
     import onnx

@@ -3,7 +3,7 @@
 import pytest
 
 from resnet_jax.errors import UserError
-from resnet_jax.interop.files import read
+from resnet_jax.weight_files.files import read
 
 
 def refusal(path):

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from resnet_jax.interop.refusals import Refusal, shown
-from resnet_jax.interop.torch_pickle import NumpyArray, Storage, TorchPickle, named
+from resnet_jax.weight_files.refusals import Refusal, shown
+from resnet_jax.weight_files.torch_pickle import NumpyArray, Storage, TorchPickle, named
 
 # The number that begins the older format, as a pickle has it after its protocol.
 LEGACY_MAGIC = b"\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little")

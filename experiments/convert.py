@@ -1,0 +1,164 @@
+"""Converts a network that others trained to a run folder.
+
+    python -m experiments.convert --from=resnet50.pth --to=runs/resnet50 --data=imagenet2012
+    python -m experiments.convert --from=resnet56.th --to=runs/resnet56 --data=cifar10 \
+        --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225
+
+It reads .safetensors, PyTorch's .pth and .th (only tensors, never code), .npz, Keras' .h5 and ONNX,
+with the names of torchvision, timm, Hugging Face, Keras applications, Flax's ImageNet example and
+akamaster/pytorch_resnet_cifar10. Tensors fix the architecture; a tensor without a place refuses the
+file. They do not fix the conventions, which are those of the code base unless a flag says
+otherwise: on which convolution a bottleneck strides, how layers of stride 2 pad, BatchNorm's
+epsilon, the order of the colours, where shortcut A adds channels.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+from rich.console import RenderableType
+
+from configs import cifar10, imagenet
+from experiments.cli import command_line, tables
+from resnet_jax.allowed import Range, check_choice
+from resnet_jax.data import sets
+from resnet_jax.errors import UserError
+from resnet_jax.interop import names, run_folder, weights
+from resnet_jax.interop.schemes import SCHEMES, Conventions
+from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, PADDED
+from resnet_jax.resolve import resolve
+from resnet_jax.runs import storage
+from resnet_jax.weight_files import files
+
+_FROM = flags.DEFINE_string("from", None, "The file with the weights.")
+_TO = flags.DEFINE_string("to", None, "The run folder to write.")
+_PREFIX = flags.DEFINE_string(
+    "prefix", None, "What precedes the names of the network's tensors, if the file has several."
+)
+_DATA = flags.DEFINE_string("data", None, "The data set it was trained on; see data.name.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Its TFDS data_dir; see data.dir.")
+_MEAN = flags.DEFINE_list(
+    "mean", None, "R,G,B that were subtracted from pixels in [0, 1]; by default ImageNet's usual "
+    "ones, for its pictures only.",
+)  # fmt: skip
+_STD = flags.DEFINE_list("std", None, "R,G,B that the rest was divided by; see --mean.")
+_STRIDE = flags.DEFINE_enum(
+    "bottleneck_stride", None, BOTTLENECK_STRIDES, "See model.bottleneck_stride."
+)
+_SAME_PADDING = flags.DEFINE_list("same_padding", None, "See model.same_padding.")
+_EPSILON = flags.DEFINE_float("epsilon", None, "See model.bn_epsilon.")
+_ORDER = flags.DEFINE_enum("order", None, ["RGB", "BGR"], "Order of the colours in the input.")
+_NEW_CHANNELS = flags.DEFINE_enum(
+    "new_channels", None, ["after", "around"], "Where shortcut A adds channels to the old ones."
+)
+_SHORTCUT = flags.DEFINE_enum(
+    "shortcut", None, ["none", "A"], "The shortcut, if the file has no projection."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    command_line.no_arguments(argv)
+    path = command_line.required(_FROM)
+    to = storage.locate(command_line.required(_TO), "--to")
+    data = command_line.required(_DATA)
+    check_choice("--data", data, sets.DATA_SETS)
+    file = files.read(path)
+    conventions, chosen = _conventions(names.find(file.tensors, path, _PREFIX.value).scheme)
+    imported = weights.convert(file.tensors, path, prefix=_PREFIX.value, conventions=conventions)
+    config = _config(imported, data)
+    run_folder.write(imported, config, to, path)
+    tables.print_parts(_summary(imported, chosen))
+    print(f"\n{to}")
+    return 0
+
+
+def _conventions(scheme: str) -> tuple[Conventions, set[str]]:
+    """Returns the conventions, and the names of those that flags gave."""
+    values: dict[str, Any] = {
+        "bottleneck_stride": _STRIDE.value,
+        "same_padding": None if _SAME_PADDING.value is None else tuple(_SAME_PADDING.value),
+        "epsilon": _EPSILON.value,
+        "order": _ORDER.value,
+        "new_channels": _NEW_CHANNELS.value,
+        "shortcut": _SHORTCUT.value,
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in given.get("same_padding", ()):
+        check_choice("--same_padding", name, PADDED)
+    if "epsilon" in given:
+        Range(0, 1, above=True).check("--epsilon", given["epsilon"])
+    return dataclasses.replace(SCHEMES[scheme].conventions, **given), set(given)
+
+
+def _config(imported: weights.Imported, data: str) -> ConfigDict:
+    """Returns the resolved config of a run of this network: that of its data set's recipe."""
+    facts = sets.DATA_SETS[data]
+    config = cifar10.get_config() if facts.resident else imagenet.get_config()
+    config.data.name, config.data.dir = data, _DATA_DIR.value
+    config.data.validation = 0  # others chose what to hold out
+    config.schedule.name = "constant"  # nothing is trained, and "plateau" needs a validation split
+    for name, value in imported.settings.items():
+        config.model[name] = value
+    mean, std = (_numbers(flag, facts.image_shape[-1]) for flag in (_MEAN, _STD))
+    if facts.resident and (mean is None or std is None):
+        raise UserError(
+            f"--data={data} needs --mean and --std: the tensors cannot tell how pixels were "
+            "normalised; --mean=0 and --std=1 if they were not."
+        )
+    config.data.mean, config.data.std = "channel", True
+    if mean is not None:
+        config.data.channel_mean = tuple(255 * number for number in mean)
+    if std is not None:
+        config.data.channel_std = tuple(255 * number for number in std)
+    return resolve(config)
+
+
+def _numbers(flag: flags.FlagHolder[list[str] | None], channels: int) -> list[float] | None:
+    """Returns the numbers of --mean or --std, one per channel; None if it is not given."""
+    if flag.value is None:
+        return None
+    try:
+        numbers = [float(text) for text in flag.value]
+    except ValueError:
+        numbers = []
+    numbers = numbers * channels if len(numbers) == 1 else numbers
+    allowed = Range(0, 1, above=flag is _STD)
+    if len(numbers) != channels or not all(number in allowed for number in numbers):
+        raise UserError(
+            f"--{flag.name}={','.join(flag.value)} is not one number, or one per channel "
+            f"({channels}); allowed are {allowed}."
+        )
+    return numbers
+
+
+def _summary(imported: weights.Imported, chosen: set[str]) -> tables.Parts:
+    """Returns what was found and what was assumed."""
+    shown = ("family", "depth", "shortcut", "stem", "width", "stem_filters", "norm", "num_classes")
+    of_tensors = [[f"model.{key}", str(imported.settings[key])] for key in shown]
+    acts = {
+        "bottleneck_stride": imported.model.arch.block == "bottleneck",
+        "new_channels": imported.settings["shortcut"] == "A",
+        "shortcut": imported.settings["shortcut"] in ("none", "A"),
+    }
+    of_scheme = [
+        [name, str(value), "a flag" if name in chosen else "assumed"]
+        for name, value in vars(imported.conventions).items()
+        if acts.get(name, True)
+    ]
+    lines: list[RenderableType] = [
+        f"Names of {SCHEMES[imported.scheme].title}.",
+        "",
+        tables.aligned([["from the tensors", ""], *of_tensors]),
+        "",
+        tables.aligned([["not in the tensors", "", "from"], *of_scheme]),
+    ]
+    if imported.elsewhere:
+        lines += ["", f"{len(imported.elsewhere)} tensors outside of the network were not used."]
+    return lines
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,67 @@
+"""Variables of our network under the names and in the layouts of torchvision."""
+
+import jax
+import numpy as np
+
+from resnet_jax.errors import UserError
+from resnet_jax.networks.resnet import ResNet
+from resnet_jax.state import Variables
+
+_LEAVES = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def to_torchvision(model: ResNet, variables: Variables) -> dict[str, np.ndarray]:
+    """Returns a state_dict of torchvision's ResNet.
+
+    Networks that torchvision does not have, such as those with shortcut A, keep its names:
+    "layer2.0.downsample.0.weight" is the projection of the first block of stage 2, "fc.weight" the
+    classifier.
+
+    Args:
+      model: the network.
+      variables: {"params", "batch_stats"} of one seed, block by block.
+
+    Returns:
+      name -> float32 array; kernels as (filters, C, height, width), the classifier's as (classes,
+      C); and for each norm the int64 "num_batches_tracked", 0.
+
+    Raises:
+      UserError: the network has layers for which torchvision has no name.
+    """
+    if model.preactivation or model.gate != "none" or model.norm in ("group", "frozen"):
+        raise UserError(
+            "torchvision has no names for the layers of this network; allowed are networks with "
+            "model.activation='post', model.norm='batch' or 'none', and model.gate='none'."
+        )
+    tensors: dict[str, np.ndarray] = {}
+    for path, array in jax.tree.leaves_with_path(variables):
+        _, *modules, leaf = (key.key for key in path)
+        if leaf in ("shortcut_scale", "branch_scale"):
+            raise UserError(
+                f"torchvision has no name for {'/'.join([*modules, leaf])}; allowed are networks "
+                "without learned scales."
+            )
+        values = np.asarray(array)
+        if leaf == "kernel":
+            values = values.T if values.ndim == 2 else np.transpose(values, (3, 2, 0, 1))
+        layer = _layer(modules)
+        tensors[f"{layer}.{_LEAVES.get(leaf, leaf)}"] = np.ascontiguousarray(values)
+        if leaf == "mean":
+            tensors[f"{layer}.num_batches_tracked"] = np.zeros((), np.int64)
+    return tensors
+
+
+def _layer(modules: list[str]) -> str:
+    """Returns torchvision's name of a module."""
+    *block, layer = modules
+    layer = {
+        "stem_conv": "conv1",
+        "stem_norm": "bn1",
+        "logits": "fc",
+        "shortcut_conv": "downsample.0",
+        "shortcut_norm": "downsample.1",
+    }.get(layer, layer.replace("norm", "bn"))
+    if not block:
+        return layer
+    stage, number = block[0].removeprefix("stage").split("_block")
+    return f"layer{stage}.{int(number) - 1}.{layer}"

@@ -1,0 +1,157 @@
+"""Infers a network's settings from the shapes of its tensors."""
+
+from typing import Any
+
+from resnet_jax.errors import UserError
+from resnet_jax.interop.names import Named
+from resnet_jax.interop.schemes import SCHEMES, Conventions, Place
+from resnet_jax.networks.architectures import (
+    CONVOLUTIONS,
+    EXPANSION,
+    IMAGENET,
+    Architecture,
+    architecture,
+)
+from resnet_jax.networks.blocks import projects
+
+_STEMS = {3: "cifar", 7: "imagenet"}  # by the size of the stem's kernel
+_KINDS = {count: kind for kind, count in CONVOLUTIONS.items()}
+
+
+def settings(named: Named, conventions: Conventions, path: str) -> dict[str, Any]:
+    """Returns the `model.*` settings, without the prefix, that tensors and conventions fix.
+
+    Args:
+      named: the tensors.
+      conventions: whatever the tensors cannot tell.
+      path: of the file, for messages.
+
+    Raises:
+      UserError: it is not one of our networks; the sentence names the tensor or the number.
+    """
+    kernels = _Kernels(named, path)
+    sizes, kind = kernels.stage_sizes(), kernels.kind()
+    filters = tuple(kernels.shape(stage, 1, "conv1")[-1] for stage in range(1, len(sizes) + 1))
+    family, arch, depth = _depth(kind, sizes, path)
+    stem = kernels.shape(0, 0, "stem_conv")
+    if stem[0] not in _STEMS:
+        raise UserError(
+            f"{path}: {kernels.name(0, 0, 'stem_conv')!r} is {stem[0]} x {stem[1]}; known stems "
+            "are 3 x 3 and 7 x 7."
+        )
+    width = filters[0] / arch.filters[0]
+    if arch.widened(width) != filters:
+        raise UserError(
+            f"{path}: its stages have {filters} filters, which are not a multiple of "
+            f"{arch.filters}, those of {family} {depth}."
+        )
+    normed = any(place.layer.endswith(("norm", "norm1")) for place in named.tensors)
+    return {
+        "family": family,
+        "depth": depth,
+        "shortcut": _shortcut(kernels, sizes, filters, stem[-1], conventions),
+        "bottleneck_stride": conventions.bottleneck_stride if kind == "bottleneck" else "v1",
+        "stem": _STEMS[stem[0]],
+        "width": width,
+        "stem_filters": 0 if stem[-1] == filters[0] else stem[-1],
+        "same_padding": _padded(conventions, _STEMS[stem[0]]),
+        "norm": "batch" if normed else "none",
+        "bn_epsilon": conventions.epsilon,
+        "num_classes": kernels.shape(0, 0, "logits")[-1],
+    }
+
+
+class _Kernels:
+    """The kernels of a file by their place, with shapes in our layout."""
+
+    def __init__(self, named: Named, path: str):
+        self._named = named
+        self.path = path
+        self._is_transposed = SCHEMES[named.scheme].is_transposed
+
+    def shape(self, stage: int, block: int, layer: str) -> tuple[int, ...]:
+        """Returns (height, width, C, filters), or (C, classes) of the classifier."""
+        place = Place(stage, block, layer, "kernel")
+        if place not in self._named.tensors:
+            raise UserError(f"{self.path} has no kernel for {place.module} of our network.")
+        shape = self._named.tensors[place].shape
+        if len(shape) != (2 if layer == "logits" else 4):
+            raise UserError(f"{self.path}: {self._named.names[place]!r} has the shape {shape}.")
+        return (*shape[2:], shape[1], shape[0]) if self._is_transposed else shape
+
+    def has(self, stage: int, block: int, layer: str) -> bool:
+        """Whether the file has a kernel."""
+        return Place(stage, block, layer, "kernel") in self._named.tensors
+
+    def name(self, stage: int, block: int, layer: str) -> str:
+        """Returns the name of a kernel in the file."""
+        return self._named.names[Place(stage, block, layer, "kernel")]
+
+    def stage_sizes(self) -> tuple[int, ...]:
+        """Returns the blocks per stage; raises UserError if a block is missing."""
+        blocks = {place[:2] for place in self._named.tensors if place.block}
+        if not blocks:
+            raise UserError(f"{self.path} holds no residual block.")
+        stages = range(1, max(stage for stage, _ in blocks) + 1)
+        sizes = [max([b for s, b in blocks if s == stage], default=0) for stage in stages]
+        for stage, size in zip(stages, sizes, strict=True):
+            for block in range(1, max(size, 1) + 1):
+                if (stage, block) not in blocks:
+                    raise UserError(f"{self.path} lacks block {block} of stage {stage}.")
+        return tuple(sizes)
+
+    def kind(self) -> str:
+        """Returns the kind of all blocks."""
+        layers = {place.layer for place in self._named.tensors}
+        count = sum(f"conv{number}" in layers for number in range(1, 10))
+        if count not in _KINDS:
+            raise UserError(f"{self.path} has {count} convolutions per block; allowed are 2 and 3.")
+        return _KINDS[count]
+
+
+def _depth(kind: str, sizes: tuple[int, ...], path: str) -> tuple[str, Architecture, int]:
+    """Returns the family, architecture and depth with these stages."""
+    for depth, arch in IMAGENET.items():
+        if (arch.block, arch.stage_sizes) == (kind, sizes):
+            return "imagenet", arch, depth
+    if kind == "basic" and len(sizes) == 3 and len(set(sizes)) == 1:
+        depth = 6 * sizes[0] + 2
+        return "cifar", architecture("cifar", depth), depth
+    known = "; ".join(f"{d}: {a.block}, {a.stage_sizes}" for d, a in IMAGENET.items())
+    raise UserError(
+        f"{path}: stages of {sizes} {kind} blocks are in no family; the imagenet family has "
+        f"{known}; the cifar family three equal stages of basic blocks."
+    )
+
+
+def _shortcut(
+    kernels: _Kernels,
+    sizes: tuple[int, ...],
+    filters: tuple[int, ...],
+    channels: int,
+    conventions: Conventions,
+) -> str:
+    """Returns the shortcut of which each block's projection is the one that a file has."""
+    present, changes = {}, {}
+    for stage, size in enumerate(sizes, start=1):
+        outputs = filters[stage - 1] * EXPANSION[kernels.kind()]
+        for block in range(1, size + 1):
+            changes[stage, block] = channels != outputs or (stage > 1 and block == 1)
+            present[stage, block] = kernels.has(stage, block, "shortcut_conv")
+            channels = outputs
+    for name in ("C", "B") if any(present.values()) else (conventions.shortcut,):
+        if present == {block: projects(name, changes[block]) for block in changes}:
+            return name
+    missing = [block for block in changes if changes[block] and not present[block]]
+    which = missing[0] if missing else next(b for b in changes if present[b] and not changes[b])
+    raise UserError(
+        f"{kernels.path}: block {which[1]} of stage {which[0]} has "
+        f"{'no' if missing else 'a'} projection, but other blocks tell otherwise; allowed are "
+        "none, one wherever the shape changes, and one in every block."
+    )
+
+
+def _padded(conventions: Conventions, stem: str) -> tuple[str, ...]:
+    """Returns the layers of stride 2 that this network has and that pad as "SAME"."""
+    absent = () if stem == "imagenet" else ("stem", "pool")
+    return tuple(name for name in conventions.same_padding if name not in absent)

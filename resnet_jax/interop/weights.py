@@ -1,0 +1,178 @@
+"""Weights of other code bases as variables of our network."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.errors import UserError
+from resnet_jax.interop import names, structure
+from resnet_jax.interop.names import Named
+from resnet_jax.interop.schemes import SCHEMES, Conventions
+from resnet_jax.networks import layout, resnet
+from resnet_jax.state import Variables
+
+_STATISTICS = ("mean", "var")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Imported:
+    """A network of another code base.
+
+    Attributes:
+      model: the network, with unrolled blocks.
+      settings: its `model.*` settings, without the prefix.
+      variables: {"params", "batch_stats"}, float32.
+      scheme: the code base, a key of SCHEMES.
+      conventions: see Conventions; those that hold for `variables`.
+      elsewhere: names of the file's tensors that are not of this network.
+    """
+
+    model: resnet.ResNet
+    settings: Mapping[str, Any]
+    variables: Variables
+    scheme: str
+    conventions: Conventions
+    elsewhere: tuple[str, ...]
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    path: str,
+    *,
+    prefix: str | None = None,
+    conventions: Conventions | None = None,
+) -> Imported:
+    """Converts a file's tensors.
+
+    Args:
+      tensors: name -> array.
+      path: of the file, for messages.
+      prefix: see names.find.
+      conventions: whatever the tensors cannot tell; None: those of the code base's own networks.
+
+    Raises:
+      UserError: a tensor is unknown, missing, of a wrong shape or not finite, or the network is not
+        one of ours. The sentence names the tensor.
+    """
+    named = names.find(tensors, path, prefix)
+    if conventions is None:
+        conventions = SCHEMES[named.scheme].conventions
+    settings = structure.settings(named, conventions, path)
+    model = resnet.resnet(**settings)
+    arrays = _arrays(named, path)
+    if settings["norm"] == "batch":
+        _fold_biases(arrays)
+    if settings["shortcut"] == "A" and conventions.new_channels == "around":
+        _move_new_channels_to_the_end(arrays)
+    if conventions.order == "BGR":
+        arrays["stem_conv", "kernel"] = arrays["stem_conv", "kernel"][:, :, ::-1]
+    return Imported(
+        model=model,
+        settings=settings,
+        variables=_variables(arrays, named, model, path),
+        scheme=named.scheme,
+        conventions=conventions,
+        elsewhere=named.elsewhere,
+    )
+
+
+_Arrays = dict[tuple[str, str], np.ndarray]  # (module, leaf) -> float32 in our layout
+
+
+def _arrays(named: Named, path: str) -> _Arrays:
+    arrays: _Arrays = {}
+    for place, tensor in named.tensors.items():
+        array = np.asarray(tensor, np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {named.names[place]!r} has numbers that are not finite.")
+        if place.leaf == "kernel" and SCHEMES[named.scheme].is_transposed:
+            array = array.T if array.ndim == 2 else np.transpose(array, (2, 3, 1, 0))
+        arrays[place.module, place.leaf] = array
+    return arrays
+
+
+def _fold_biases(arrays: _Arrays) -> None:
+    """Moves the biases of convolutions into the means of the norms behind them."""
+    for module, leaf in list(arrays):
+        norm = _norm_behind(module)
+        if leaf == "bias" and norm is not None and (norm, "mean") in arrays:
+            arrays[norm, "mean"] = arrays[norm, "mean"] - arrays.pop((module, leaf))
+
+
+def _norm_behind(convolution: str) -> str | None:
+    *parents, layer = convolution.split("/")
+    if "conv" not in layer:
+        return None
+    return "/".join([*parents, layer.replace("conv", "norm")])
+
+
+def _move_new_channels_to_the_end(arrays: _Arrays) -> None:
+    """Reorders the channels between blocks, so that shortcut A adds its zeros after the old ones.
+
+    A code base that adds half of the zeros before and half after them has the same function with
+    its channels in another order. Channels within a block keep theirs.
+    """
+    order = np.arange(arrays["stem_conv", "kernel"].shape[-1])
+    blocks = sorted({m.split("/")[0] for m, _ in arrays if "/" in m}, key=_number)
+    for block in blocks:
+        last = max(m for m, _ in arrays if m.startswith(f"{block}/conv"))
+        first = f"{block}/conv1"
+        arrays[first, "kernel"] = arrays[first, "kernel"][:, :, order]
+        added = arrays[last, "kernel"].shape[-1] - len(order)
+        old = order + added // 2
+        new = [channel for channel in range(len(order) + added) if channel not in set(old)]
+        order = np.array([*old, *new], int)
+        for module in (last, last.replace("conv", "norm")):
+            for leaf in ("kernel", "bias", "scale", *_STATISTICS):
+                if (module, leaf) in arrays:
+                    arrays[module, leaf] = arrays[module, leaf][..., order]
+    arrays["logits", "kernel"] = arrays["logits", "kernel"][order]
+
+
+def _number(block: str) -> tuple[int, int]:
+    stage, number = block.removeprefix("stage").split("_block")
+    return int(stage), int(number)
+
+
+def _variables(arrays: _Arrays, named: Named, model: resnet.ResNet, path: str) -> Variables:
+    """Returns the network's variables; raises UserError unless all arrays are used."""
+    side = 32 if model.stem == "cifar" else 224
+    channels = arrays["stem_conv", "kernel"].shape[2]
+    image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    looped = dataclasses.replace(model, scan=True)  # traced faster
+
+    def initialize(image_BHWC: jax.Array) -> Variables:
+        variables = dict(looped.init(jax.random.key(0), image_BHWC, train=False))
+        return layout.convert(variables, layout.by_block)
+
+    shapes = jax.eval_shape(initialize, image)
+    unused = dict(arrays)
+
+    def fill(keys: tuple[Any, ...], wanted: jax.ShapeDtypeStruct) -> jax.Array:
+        *modules, leaf = (key.key for key in keys[1:])
+        module = "/".join(modules)
+        array = unused.pop((module, leaf), None)
+        if array is None:
+            raise UserError(f"{path} has no {leaf} for {module} of our network.")
+        if array.shape != wanted.shape:
+            raise UserError(
+                f"{path}: {_name(named, module, leaf)!r} has, in our layout, the shape "
+                f"{array.shape}; this network's is {wanted.shape}."
+            )
+        return jnp.asarray(array)
+
+    variables: Variables = jax.tree.map_with_path(fill, shapes)
+    for module, leaf in unused:
+        raise UserError(
+            f"{path}: {_name(named, module, leaf)!r} has no place in this network ({module}'s "
+            f"{leaf})."
+        )
+    return variables
+
+
+def _name(named: Named, module: str, leaf: str) -> str:
+    return next(n for p, n in named.names.items() if (p.module, p.leaf) == (module, leaf))

@@ -1,0 +1,105 @@
+"""From a weight file to a run folder, as a user does it."""
+
+import dataclasses
+import hashlib
+
+import jax
+import numpy as np
+import pytest
+
+import resnet_jax
+from resnet_jax.interop import export
+from resnet_jax.runs import reader
+from tests import tiny
+from tests.interop import foreign
+
+DIGITS = ("--data=digits", "--mean=0.25", "--std=0.5")
+
+
+def convert(*flags):
+    return tiny.program("experiments.convert", *flags)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A plain network of 8 layers for digits: (model, variables)."""
+    model = resnet_jax.resnet("cifar", 8, shortcut="none")
+    return model, foreign.drawn(model, channels=1)
+
+
+@pytest.fixture(scope="module")
+def file(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "plain.npz"
+    np.savez(path, **export.to_torchvision(*network))
+    return path
+
+
+def test_a_converted_network_is_a_run_that_can_be_loaded(network, file, tmp_path):
+    model, variables = network
+    done = convert(f"--from={file}", f"--to={tmp_path / 'run'}", *DIGITS, "--shortcut=none")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    for row in (["model.depth", "8"], ["model.num_classes", "10"]):
+        assert row in lines
+    assert ["shortcut", "none", "a", "flag"] in lines
+    assert ["epsilon", "1e-05", "assumed"] in lines
+    assert not [line for line in lines if line[:1] == ["bottleneck_stride"]]  # it has none
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "run")
+
+    loaded = resnet_jax.load(tmp_path / "run")
+    assert loaded.model == dataclasses.replace(model, bn_group=64)  # of the recipe for training
+    assert (loaded.step, loaded.is_tested) == (0, True)
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), loaded.variables, variables)
+    )
+    pixels = np.full((1, 8, 8, 1), 102, np.uint8)  # 0.4 of 255
+    np.testing.assert_allclose(loaded.normalization(pixels), (0.4 - 0.25) / 0.5, rtol=1e-6)
+
+    run = reader.read(tmp_path / "run")
+    assert run.status["status"] == "completed"
+    assert run.status["reason"] == "converted from plain.npz, not trained here"
+    converted = run.environment["converted"]
+    assert converted["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (converted["scheme"], converted["conventions"]["shortcut"]) == ("torchvision", "none")
+    assert run.environment["network"]["parameters"] == sum(
+        leaf.size for leaf in jax.tree.leaves(variables["params"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--data=digits",), "--data=digits needs --mean and --std: the tensors cannot tell"),
+        (("--data=digit", "--mean=0", "--std=1"), "(nearest: digits)"),
+        (("--data=digits", "--mean=0", "--std=0"), "--std=0 is not one number"),
+        (
+            ("--data=digits", "--mean=1,2,3", "--std=1"),
+            "--mean=1,2,3 is not one number, or one per",
+        ),
+        (("--data=digits", "--mean=x", "--std=1"), "--mean=x is not one number"),
+        ((*DIGITS, "--same_padding=stems"), "(nearest: stem)"),
+        ((*DIGITS, "--epsilon=-1"), "--epsilon=-1.0 is out of range"),
+        ((*DIGITS, "--prefix=module."), "under the prefix 'module.'"),
+        (("--data=imagenet2012",), "model.num_classes=10 is less than the 1000 classes"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(file, tmp_path, flags, words):
+    done = convert(f"--from={file}", f"--to={tmp_path / 'run'}", *flags)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(file, tmp_path):
+    for code in (0, 2):
+        done = convert(f"--from={file}", f"--to={tmp_path / 'run'}", *DIGITS)
+        assert done.returncode == code, done.stderr
+    assert "already holds a run; give a new folder." in done.stderr
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("weights")
+    done = convert(f"--from={tmp_path / 'notes.txt'}", f"--to={tmp_path / 'run'}", *DIGITS)
+    assert done.returncode == 2
+    assert "is of no known format" in done.stderr
