@@ -36,6 +36,12 @@ test: venv
 	.venv-tensorflow/bin/python -m pip install --disable-pip-version-check --quiet --no-compile -r $<
 	@touch $@
 
+# PyTorch and torchvision, whose networks are converted and compared with ours.
+.venv-torch/.installed: tests/requirements-torch.txt
+	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --disable-pip-version-check --quiet --no-compile -r $<
+	@touch $@
+
 # The compiler for TPUs, in the version of jax[tpu]. It is not in .venv, where JAX would look for a
 # TPU in every program.
 .libtpu/.installed: requirements.txt | venv
@@ -44,7 +50,8 @@ test: venv
 		r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))')"
 	@touch $@
 
-test-slow: venv .venv-skypilot/.installed .venv-tensorflow/.installed .libtpu/.installed
+test-slow: venv .venv-skypilot/.installed .venv-tensorflow/.installed .venv-torch/.installed \
+		.libtpu/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not compiler"
 	PYTHONPATH=.libtpu $(BIN)/python -m pytest -n 2 -m compiler
 
@@ -54,4 +61,4 @@ check: venv
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-skypilot .venv-tensorflow .libtpu runs
+	rm -rf .venv .venv-skypilot .venv-tensorflow .venv-torch .libtpu runs
