@@ -1,11 +1,12 @@
 # Everything from a bare checkout: each target builds .venv first, once.
-#   make ablation   the digits degradation study and its report
+#   make ablation   the digits degradation study and its report (FLAGS=... changes the study)
 #   make test       the tests (the long ones, marked slow: make test-slow)
 #   make check      ruff and the type checker
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STUDY := runs/degradation_digits
+FLAGS :=
 
 .PHONY: ablation test test-slow check venv clean
 
@@ -18,7 +19,7 @@ $(VENV)/.installed: requirements.txt
 	@touch $@
 
 ablation: venv
-	$(BIN)/python -m experiments.sweep --config=configs/degradation_digits.py --workdir=$(STUDY)
+	$(BIN)/python -m experiments.sweep --config=configs/degradation_digits.py --workdir=$(STUDY) $(FLAGS)
 	$(BIN)/python -m experiments.compare $(STUDY) --out=$(STUDY)/report
 
 test: venv

@@ -101,7 +101,8 @@ def test_make_ablation_answers_the_question(tmp_path):
     # If these tests run under make, its variables would make this make print folders.
     environment = {k: v for k, v in tiny.environment().items() if not k.startswith("MAKE")}
     done = subprocess.run(
-        ["make", "ablation", f"STUDY={study}"],
+        # Four seeds per cell instead of ten; the pilots take most of the time.
+        ["make", "ablation", f"STUDY={study}", "FLAGS=--config.base.replicates=4"],
         cwd=tiny.ROOT,
         env=environment,
         capture_output=True,
