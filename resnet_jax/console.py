@@ -19,6 +19,7 @@ PROGRAMS = {
     "sweep": "run a study: every cell of a grid",
     "compare": "write a report on runs and studies",
     "describe": "describe a network before it is trained",
+    "evaluate": "evaluate a trained network",
     "convert": "convert a network that others trained to a run folder",
     "prepare": "prepare a data set",
     "shrink": "write a smaller copy of ImageNet, which is read faster",

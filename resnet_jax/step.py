@@ -206,18 +206,12 @@ def eval_step(
       MANY_CLASSES on, "top5_error" (percent).
     """
     gathered = gather_shares(variables, task.mesh)
-    predicted = []
-    for images_BVHWC in groups:
-        batch, views, *image = images_BVHWC.shape
-        views_BHWC = task.normalization(images_BVHWC.reshape(batch * views, *image))
-        for images_BHWC in (views_BHWC, views_BHWC[:, :, ::-1])[: 1 + mirrored]:
-            logits_BK: Any = task.model.apply(
-                gathered, images_BHWC, train=False, scales=task.scales
-            )
-            predicted.append(jax.nn.log_softmax(logits_BK).reshape(batch, views, -1))
-    logs_BVK = jnp.concatenate(predicted, axis=1)
-    # The log of the mean probability, up to a constant that cancels in the losses.
-    logs_BK = jax.nn.logsumexp(logs_BVK, axis=1)
+
+    def logits_of(images_BHWC: jax.Array) -> Any:
+        normalized = task.normalization(images_BHWC)
+        return task.model.apply(gathered, normalized, train=False, scales=task.scales)
+
+    logs_BK = mean_over_views(logits_of, groups, mirrored)
     sums = {
         "loss": cross_entropy(logs_BK, labels_B, smoothing=0.0),
         "error": top1_error(logs_BK, labels_B),
@@ -226,6 +220,30 @@ def eval_step(
         sums["top5_error"] = top5_error(logs_BK, labels_B)
     # `where`, not a product: 0 times a NaN from padding would be NaN.
     return {name: jnp.where(mask_B, each, 0.0).sum() for name, each in sums.items()}
+
+
+def mean_over_views(
+    logits_of: Callable[[jax.Array], jax.Array], groups: tuple[jax.Array, ...], mirrored: bool
+) -> jax.Array:
+    """Returns the log of the mean predicted probability over the views of each image.
+
+    Args:
+      logits_of: maps uint8 images (B, H, W, C) to logits (B, K).
+      groups: see eval_step.
+      mirrored: see eval_step.
+
+    Returns:
+      float32 (B, K).
+    """
+    predicted = []
+    for images_BVHWC in groups:
+        batch, views, *image = images_BVHWC.shape
+        views_BHWC = images_BVHWC.reshape(batch * views, *image)
+        for images_BHWC in (views_BHWC, views_BHWC[:, :, ::-1])[: 1 + mirrored]:
+            logs = jax.nn.log_softmax(logits_of(images_BHWC))
+            predicted.append(logs.reshape(batch, views, -1))
+    logs_BVK = jnp.concatenate(predicted, axis=1)
+    return jax.nn.logsumexp(logs_BVK, axis=1) - jnp.log(logs_BVK.shape[1])
 
 
 def observe_step(

@@ -1,6 +1,7 @@
 """Small data sets, kept as uint8 on every device; a batch is a gather inside the step."""
 
 import dataclasses
+import math
 from collections.abc import Generator, Iterable
 
 import jax
@@ -36,7 +37,7 @@ class ResidentSplit:
         cls, images: np.ndarray, labels: np.ndarray, mesh: jax.sharding.Mesh
     ) -> "ResidentSplit":
         """Puts a split on every device of `mesh`: images uint8 (N, H, W, C), labels int32 (N,)."""
-        pixels = images.reshape(len(images), -1)
+        pixels = images.reshape(len(images), math.prod(images.shape[1:]))  # -1 needs an image
         placed_pixels, placed_labels = put((pixels, labels), meshes.everywhere(mesh))
         return cls(placed_pixels, placed_labels, images.shape[1:], mesh)
 

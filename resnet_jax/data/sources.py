@@ -54,6 +54,14 @@ def facts(name: str, data_dir: str) -> Facts:
     return dataclasses.replace(known, train=train, test=test, num_classes=classes)
 
 
+def class_names(name: str, data_dir: str, classes: int) -> list[str]:
+    """Returns the classes' names in the copy under `data_dir`, or their numbers if it has none."""
+    folder = None if name == "digits" else _folder(name, data_dir)
+    file = folder / "label.labels.txt" if folder else None  # TFDS's
+    lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
+    return lines if len(lines) == classes else [str(number) for number in range(classes)]
+
+
 def require(name: str, data_dir: str) -> None:
     """Raises UserError unless the data set and the packages that read it are present.
 
