@@ -37,10 +37,11 @@ test: venv
 	.venv-tensorflow/bin/python -m pip install --disable-pip-version-check --quiet --no-compile -r $<
 	@touch $@
 
-# PyTorch and torchvision, whose networks are converted and compared with ours.
+# PyTorch, torchvision, onnxruntime and a trained network, which are compared with ours.
 .venv-torch/.installed: tests/requirements-torch.txt
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
-	.venv-torch/bin/python -m pip install --disable-pip-version-check --quiet --no-compile -r $<
+	.venv-torch/bin/python -m pip install --disable-pip-version-check --quiet --no-compile \
+		--no-deps -r $<
 	@touch $@
 
 # The compiler for TPUs, in the version of jax[tpu]. It is not in .venv, where JAX would look for a

@@ -12,8 +12,7 @@ otherwise: on which convolution a bottleneck strides, how layers of stride 2 pad
 epsilon, the order of the colours, where shortcut A adds channels.
 """
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from absl import flags
@@ -25,12 +24,11 @@ from experiments.cli import command_line, tables
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.data import sets
 from resnet_jax.errors import UserError
-from resnet_jax.interop import names, run_folder, weights
-from resnet_jax.interop.schemes import SCHEMES, Conventions
+from resnet_jax.interop import run_folder, weights
+from resnet_jax.interop.schemes import SCHEMES
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, PADDED
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import storage
-from resnet_jax.weight_files import files
 
 _FROM = flags.DEFINE_string("from", None, "The file with the weights.")
 _TO = flags.DEFINE_string("to", None, "The run folder to write.")
@@ -65,18 +63,17 @@ def main(argv: Sequence[str]) -> int:
     to = storage.locate(command_line.required(_TO), "--to")
     data = command_line.required(_DATA)
     check_choice("--data", data, sets.DATA_SETS)
-    file = files.read(path)
-    conventions, chosen = _conventions(names.find(file.tensors, path, _PREFIX.value).scheme)
-    imported = weights.convert(file.tensors, path, prefix=_PREFIX.value, conventions=conventions)
+    given = _given()
+    imported = weights.load(path, prefix=_PREFIX.value, **given)
     config = _config(imported, data)
     run_folder.write(imported, config, to, path)
-    tables.print_parts(_summary(imported, chosen))
+    tables.print_parts(_summary(imported, given.keys()))
     print(f"\n{to}")
     return 0
 
 
-def _conventions(scheme: str) -> tuple[Conventions, set[str]]:
-    """Returns the conventions, and the names of those that flags gave."""
+def _given() -> dict[str, Any]:
+    """Returns the conventions that flags give."""
     values: dict[str, Any] = {
         "bottleneck_stride": _STRIDE.value,
         "same_padding": None if _SAME_PADDING.value is None else tuple(_SAME_PADDING.value),
@@ -90,7 +87,7 @@ def _conventions(scheme: str) -> tuple[Conventions, set[str]]:
         check_choice("--same_padding", name, PADDED)
     if "epsilon" in given:
         Range(0, 1, above=True).check("--epsilon", given["epsilon"])
-    return dataclasses.replace(SCHEMES[scheme].conventions, **given), set(given)
+    return given
 
 
 def _config(imported: weights.Imported, data: str) -> ConfigDict:
@@ -134,7 +131,7 @@ def _numbers(flag: flags.FlagHolder[list[str] | None], channels: int) -> list[fl
     return numbers
 
 
-def _summary(imported: weights.Imported, chosen: set[str]) -> tables.Parts:
+def _summary(imported: weights.Imported, given: Collection[str]) -> tables.Parts:
     """Returns what was found and what was assumed."""
     shown = ("family", "depth", "shortcut", "stem", "width", "stem_filters", "norm", "num_classes")
     of_tensors = [[f"model.{key}", str(imported.settings[key])] for key in shown]
@@ -143,13 +140,15 @@ def _summary(imported: weights.Imported, chosen: set[str]) -> tables.Parts:
         "new_channels": imported.settings["shortcut"] == "A",
         "shortcut": imported.settings["shortcut"] in ("none", "A"),
     }
+    is_graph = imported.scheme == "onnx"
+    told = dict.fromkeys(set(acts) | {"same_padding", "epsilon"}, "the graph") if is_graph else {}
     of_scheme = [
-        [name, str(value), "a flag" if name in chosen else "assumed"]
+        [name, str(value), "a flag" if name in given else told.get(name, "assumed")]
         for name, value in vars(imported.conventions).items()
         if acts.get(name, True)
     ]
     lines: list[RenderableType] = [
-        f"Names of {SCHEMES[imported.scheme].title}.",
+        f"Found by {SCHEMES[imported.scheme].title}.",
         "",
         tables.aligned([["from the tensors", ""], *of_tensors]),
         "",

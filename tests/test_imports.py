@@ -15,7 +15,8 @@ TOP = "resnet_jax"  # the files directly in resnet_jax/: the loop, the step, the
 # The rooms (folders) that each room may import besides itself, and besides UNIVERSAL.
 MAY_IMPORT = {
     "resnet_jax.weight_files": [],
-    "resnet_jax.interop": ["resnet_jax.data", "resnet_jax.networks", "resnet_jax.runs", TOP],
+    "resnet_jax.interop": ["resnet_jax.data", "resnet_jax.networks", "resnet_jax.runs",
+                           "resnet_jax.weight_files", TOP],
     "resnet_jax.kernels": [],
     "resnet_jax.networks": ["resnet_jax.kernels"],
     "resnet_jax.parallel": ["resnet_jax.kernels"],

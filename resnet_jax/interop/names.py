@@ -50,11 +50,11 @@ def find(tensors: Mapping[str, np.ndarray], path: str, prefix: str | None = None
         if prefix in (None, start)
     ]
     if not candidates:
-        titles = "; ".join(scheme.title for scheme in SCHEMES.values())
+        titles = "; ".join(scheme.title for scheme in SCHEMES.values() if scheme.layers)
         where = "" if prefix is None else f" under the prefix {prefix!r}"
         raise UserError(
             f"{path} holds no network whose names are known{where} (it has "
-            f"{_some(tensors)}); known are the names of {titles}."
+            f"{_some(tensors)}); known are {titles}."
         )
     most = max(count for count, _, _ in candidates)
     best = [(scheme, start) for count, scheme, start in candidates if count == most]
@@ -118,7 +118,7 @@ def _named(tensors: Mapping[str, np.ndarray], scheme: str, prefix: str, path: st
         hint = f" (nearest: {close[0]})" if close else ""
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
         raise UserError(
-            f"{path} has a tensor that has no place in a network of {SCHEMES[scheme].title}: "
+            f"{path} has a tensor that has no place in a network with {SCHEMES[scheme].title}: "
             f"{strangers[0]!r}{hint}{more}."
         )
     found = _by_stage(found, tensors, scheme)

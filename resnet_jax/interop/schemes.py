@@ -140,7 +140,7 @@ _KERAS_BLOCK = r"conv(?P<stage>\d)_block(?P<block>\d+)"
 
 SCHEMES = {
     "torchvision": Scheme(
-        title="torchvision and timm",
+        title="the names of torchvision and timm",
         layers=_torch_layers("downsample", "fc"),
         leaves=_TORCH,
         first=(1, 0, 1),
@@ -149,7 +149,7 @@ SCHEMES = {
         conventions=Conventions(),
     ),
     "cifar": Scheme(
-        title="the CIFAR networks of akamaster/pytorch_resnet_cifar10",
+        title="the names of akamaster/pytorch_resnet_cifar10",
         layers=_torch_layers("shortcut", "linear"),
         leaves=_TORCH,
         first=(1, 0, 1),
@@ -158,7 +158,7 @@ SCHEMES = {
         conventions=Conventions(new_channels="around"),
     ),
     "huggingface": Scheme(
-        title="Hugging Face's ResNetForImageClassification",
+        title="the names of Hugging Face's ResNetForImageClassification",
         layers={
             r"(resnet\.)?embedder\.embedder\.convolution": "stem_conv",
             r"(resnet\.)?embedder\.embedder\.normalization": "stem_norm",
@@ -175,7 +175,7 @@ SCHEMES = {
         conventions=Conventions(),
     ),
     "keras": Scheme(
-        title="Keras applications",
+        title="the names of Keras applications",
         layers={
             f"{_GROUP}conv1_conv": "stem_conv",
             f"{_GROUP}conv1_bn": "stem_norm",
@@ -192,7 +192,7 @@ SCHEMES = {
         conventions=Conventions(bottleneck_stride="v1", epsilon=1.001e-5, order="BGR"),
     ),
     "flax": Scheme(
-        title="Flax's ImageNet example",
+        title="the names of Flax's ImageNet example",
         layers={
             "conv_init": "stem_conv",
             "bn_init": "stem_norm",
@@ -208,5 +208,15 @@ SCHEMES = {
         is_transposed=False,
         conventions=Conventions(same_padding=("pool", "blocks")),
         collections=("params", "batch_stats"),
+    ),
+    # Found by structure, see onnx_graph.py.
+    "onnx": Scheme(
+        title="the structure of the ONNX graph",
+        layers={},
+        leaves={},
+        first=(1, 1, 1),
+        ignored=r"(?!)",
+        is_transposed=False,
+        conventions=Conventions(),
     ),
 }

@@ -1,6 +1,7 @@
 """Weights of other code bases as variables of our network."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UserError
-from resnet_jax.interop import names, structure
+from resnet_jax.interop import names, onnx_graph, structure
 from resnet_jax.interop.names import Named
 from resnet_jax.interop.schemes import SCHEMES, Conventions
 from resnet_jax.networks import layout, resnet
 from resnet_jax.state import Variables
+from resnet_jax.weight_files import files
 
 _STATISTICS = ("mean", "var")
 
@@ -39,28 +41,38 @@ class Imported:
     elsewhere: tuple[str, ...]
 
 
-def convert(
-    tensors: Mapping[str, np.ndarray],
-    path: str,
-    *,
-    prefix: str | None = None,
-    conventions: Conventions | None = None,
+def load(
+    path: str | os.PathLike[str], *, prefix: str | None = None, **conventions: Any
 ) -> Imported:
-    """Converts a file's tensors.
+    """Reads a network from a file of any format that weight_files knows.
 
     Args:
-      tensors: name -> array.
-      path: of the file, for messages.
-      prefix: see names.find.
-      conventions: whatever the tensors cannot tell; None: those of the code base's own networks.
+      path: of the file.
+      prefix: see names.find; without effect for ONNX.
+      **conventions: replace those that an ONNX graph shows, or those of the code base's own
+        networks; fields of Conventions.
 
     Raises:
-      UserError: a tensor is unknown, missing, of a wrong shape or not finite, or the network is not
-        one of ours. The sentence names the tensor.
+      UserError: the file cannot be read, a tensor is unknown, missing, of a wrong shape or not
+        finite, or the network is not one of ours. The sentence names the tensor.
     """
+    file = files.read(path)
+    if file.graph is None:
+        return convert(file.tensors, str(path), prefix=prefix, **conventions)
+    named, told = onnx_graph.find(file.graph, file.tensors, str(path))
+    return _convert(named, str(path), dataclasses.replace(told, **conventions))
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray], path: str, *, prefix: str | None = None, **conventions: Any
+) -> Imported:
+    """Converts tensors by their names; see load(). `path` is for messages."""
     named = names.find(tensors, path, prefix)
-    if conventions is None:
-        conventions = SCHEMES[named.scheme].conventions
+    assumed = SCHEMES[named.scheme].conventions
+    return _convert(named, path, dataclasses.replace(assumed, **conventions))
+
+
+def _convert(named: Named, path: str, conventions: Conventions) -> Imported:
     settings = structure.settings(named, conventions, path)
     model = resnet.resnet(**settings)
     arrays = _arrays(named, path)

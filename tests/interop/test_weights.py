@@ -9,11 +9,8 @@ import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.interop import export, weights
-from resnet_jax.interop.schemes import SCHEMES
 from resnet_jax.networks.resnet import resnet
 from tests.interop.foreign import drawn
-
-TORCHVISION = SCHEMES["torchvision"].conventions
 
 
 def exported(family="cifar", depth=8, **fields):
@@ -44,14 +41,13 @@ def equal(a, b):
 )
 def test_an_exported_network_comes_back_bit_for_bit(family, depth, fields):
     model, variables, tensors = exported(family, depth, **fields)
-    conventions = dataclasses.replace(
-        TORCHVISION,
-        shortcut="none" if fields.get("shortcut") == "none" else "A",
-        bottleneck_stride=model.bottleneck_stride,
-        same_padding=model.same_padding,
-        epsilon=model.bn_epsilon,
-    )
-    found = weights.convert(tensors, "file", conventions=conventions)
+    conventions = {
+        "shortcut": "none" if fields.get("shortcut") == "none" else "A",
+        "bottleneck_stride": model.bottleneck_stride,
+        "same_padding": model.same_padding,
+        "epsilon": model.bn_epsilon,
+    }
+    found = weights.convert(tensors, "file", **conventions)
     assert found.scheme == "torchvision"
     assert found.model == model
     assert equal(found.variables, variables)
@@ -238,8 +234,7 @@ def test_channels_that_shortcut_a_adds_around_the_old_ones_are_reordered():
     wanted = reference(tensors, images)
     logits = {}
     for new_channels in ("around", "after"):
-        conventions = dataclasses.replace(SCHEMES["cifar"].conventions, new_channels=new_channels)
-        found = weights.convert(tensors, "file", conventions=conventions)
+        found = weights.convert(tensors, "file", new_channels=new_channels)
         images_BHWC = images.transpose(0, 2, 3, 1)
         logits[new_channels] = found.model.apply(found.variables, images_BHWC, train=False)
     scale = np.abs(wanted).max()

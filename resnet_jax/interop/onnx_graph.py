@@ -1,0 +1,247 @@
+"""Finds a ResNet in an ONNX graph by its structure; names in such files say nothing.
+
+Every addition of two activations ends a block. Going back from its two terms to the activation that
+both come from, the path with more convolutions is the branch, the other one the shortcut. A block
+that strides begins a stage. The graph also tells what tensors alone cannot: strides, padding and
+epsilon.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resnet_jax.errors import UserError
+from resnet_jax.interop.names import Named
+from resnet_jax.interop.schemes import SCHEMES, Conventions, Place
+
+if TYPE_CHECKING:
+    import onnx
+
+# Operations of one activation that a network may have around its layers.
+_PLAIN = {
+    "Relu", "Identity", "Dropout", "Transpose", "Reshape", "Flatten", "Squeeze", "Cast", "Softmax",
+    "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Slice", "Pad",
+}  # fmt: skip
+_LAYERS = {"Conv", "BatchNormalization", "MatMul", "Gemm", "Add"}
+# Padding (top, left, bottom, right) of layers of stride 2, by the size of their windows.
+_SYMMETRIC = {7: (3, 3, 3, 3), 3: (1, 1, 1, 1), 1: (0, 0, 0, 0)}
+_SAME = {7: (2, 2, 3, 3), 3: (0, 0, 1, 1), 1: (0, 0, 0, 0)}  # of an even length
+
+
+def find(
+    graph: "onnx.ModelProto", tensors: dict[str, np.ndarray], path: str
+) -> tuple[Named, Conventions]:
+    """Returns a graph's tensors by place, in our layout, and the conventions that it shows.
+
+    Args:
+      graph: the model.
+      tensors: its constants by name, see weight_files.files.
+      path: of the file, for messages.
+
+    Raises:
+      UserError: it is not a residual network of ours; the sentence names the node.
+    """
+    return _Network(graph, tensors, path).found()
+
+
+class _Network:
+    """A graph, and the network found in it so far."""
+
+    def __init__(self, graph: "onnx.ModelProto", tensors: dict[str, np.ndarray], path: str):
+        self._nodes = [n for n in graph.graph.node if n.op_type not in ("Constant", "Shape")]
+        self._constants = tensors
+        self._path = path
+        self._producer = {output: node for node in self._nodes for output in node.output}
+        self._users: dict[str, list[Any]] = {}
+        for node in self._nodes:
+            for name in node.input:
+                self._users.setdefault(name, []).append(node)
+        self._tensors: dict[Place, np.ndarray] = {}
+        self._names: dict[Place, str] = {}
+        self._epsilons: set[float] = set()
+        self._padding: dict[str, set[bool]] = {"stem": set(), "pool": set(), "blocks": set()}
+        self._strided: set[str] = set()  # of the layers that stride in bottlenecks' first blocks
+        self._added: set[str] = set()  # where shortcut A adds channels
+
+    def found(self) -> tuple[Named, Conventions]:
+        """Walks through the graph."""
+        for node in self._nodes:
+            if node.op_type not in _PLAIN | _LAYERS:
+                self._refuse(node, "is not an operation of a network that is known here")
+        additions = [n for n in self._nodes if n.op_type == "Add" and len(self._data(n)) == 2]
+        if not additions:
+            raise UserError(f"{self._path} adds no two activations, so it has no residual block.")
+        stage = block = 0
+        for addition in additions:
+            branch, shortcut, start = self._paths(addition)
+            if not stage:
+                self._stem(start)
+            strides = [_strides(node) for node in (*branch, *shortcut)]
+            stage, block = (stage + 1, 1) if not stage or 2 in strides else (stage, block + 1)
+            for number, convolution in enumerate(branch, start=1):
+                self._convolution(convolution, stage, block, f"conv{number}")
+                if _strides(convolution) == 2 and len(branch) == 3:
+                    self._strided.add(f"conv{number}")
+            for convolution in shortcut:
+                self._convolution(convolution, stage, block, "shortcut_conv")
+        self._classifier()
+        read = {self._names[place] for place in self._tensors}
+        return (
+            Named(
+                scheme="onnx",
+                prefix="",
+                tensors=self._tensors,
+                names=self._names,
+                elsewhere=tuple(name for name in self._constants if name not in read),
+            ),
+            self._conventions(),
+        )
+
+    def _refuse(self, node: Any, why: str) -> None:
+        label = node.name or node.output[0]
+        raise UserError(f"{self._path}: the node {label!r} ({node.op_type}) {why}.")
+
+    def _data(self, node: Any) -> list[str]:
+        """Returns a node's inputs that are activations."""
+        return [name for name in node.input if name and name not in self._constants]
+
+    def _back(self, name: str) -> list[str]:
+        """Returns an activation and those it comes from, back to an addition or the input."""
+        names = [name]
+        while (node := self._producer.get(names[-1])) is not None and len(self._data(node)) == 1:
+            names.append(self._data(node)[0])
+        return names
+
+    def _paths(self, addition: Any) -> tuple[list[Any], list[Any], str]:
+        """Returns a block's convolutions on the branch and the shortcut, and its input."""
+        first, second = (self._back(name) for name in self._data(addition))
+        start = next((name for name in first if name in second), "")
+        if not start:
+            self._refuse(addition, "adds two activations that come from no common one")
+        paths = [
+            [
+                self._producer[name]
+                for name in names[: names.index(start)]
+                if self._producer[name].op_type == "Conv"
+            ][::-1]
+            for names in (first, second)
+        ]
+        for names in (first, second):
+            for name in names[: names.index(start)]:
+                self._note_channels(self._producer[name])
+        shortcut, branch = sorted(paths, key=len)
+        if len(branch) not in (2, 3) or len(shortcut) > 1:
+            self._refuse(
+                addition,
+                f"ends a block with {len(branch)} and {len(shortcut)} convolutions; allowed are 2 "
+                "or 3, and at most 1 on the shortcut",
+            )
+        return branch, shortcut, start
+
+    def _stem(self, start: str) -> None:
+        """Reads the layers before the first block, whose input is `start`."""
+        nodes = [self._producer[name] for name in self._back(start) if name in self._producer]
+        convolutions = [node for node in nodes if node.op_type == "Conv"]
+        if len(convolutions) != 1:
+            self._refuse(nodes[-1], f"begins a stem of {len(convolutions)} convolutions, not 1")
+        self._convolution(convolutions[0], 0, 0, "stem_conv")
+        for node in nodes:
+            if node.op_type == "MaxPool":
+                self._note_padding(node, "pool", 3)
+
+    def _convolution(self, node: Any, stage: int, block: int, layer: str) -> None:
+        """Reads a convolution, and the BatchNorm behind it, if there is one."""
+        kernel, *bias = node.input[1:]
+        size = self._constants[kernel].shape[-1]
+        if _attributes(node).get("group", 1) != 1:
+            self._refuse(node, "has groups; allowed are convolutions of all channels")
+        self._note_padding(node, "blocks" if block else "stem", size)
+        array = np.transpose(self._constants[kernel], (2, 3, 1, 0))
+        self._add(Place(stage, block, layer, "kernel"), kernel, array)
+        for name in bias:
+            self._add(Place(stage, block, layer, "bias"), name, self._constants[name])
+        users = self._users.get(node.output[0], [])
+        if [user.op_type for user in users] == ["BatchNormalization"]:
+            (norm,) = users
+            # A float32: the shortest decimal number that rounds to it is what its author wrote.
+            epsilon = np.float32(_attributes(norm).get("epsilon", 1e-5))
+            self._epsilons.add(float(str(epsilon)))
+            leaves = ("scale", "bias", "mean", "var")
+            for leaf, name in zip(leaves, norm.input[1:], strict=True):
+                place = Place(stage, block, layer.replace("conv", "norm"), leaf)
+                self._add(place, name, self._constants[name])
+
+    def _add(self, place: Place, name: str, array: np.ndarray) -> None:
+        self._tensors[place], self._names[place] = array, name
+
+    def _note_padding(self, node: Any, layer: str, size: int) -> None:
+        """Notes how a layer of stride 2 pads; refuses a padding that no network of ours has."""
+        attributes = _attributes(node)
+        auto = attributes.get("auto_pad", b"NOTSET").decode()
+        pads = tuple(attributes.get("pads", (0, 0, 0, 0)))
+        is_known = size in _SYMMETRIC and _strides(node) in (1, 2)
+        if is_known and _strides(node) == 1:
+            is_known = auto == "SAME_UPPER" or pads == _SYMMETRIC[size]
+        elif is_known and size > 1:
+            is_same = auto == "SAME_UPPER" or pads == _SAME[size]
+            is_known = is_same or pads == _SYMMETRIC[size]
+            self._padding[layer].add(is_same)
+        if not is_known:
+            self._refuse(node, f"pads {pads} for windows of {size} and stride {_strides(node)}")
+
+    def _note_channels(self, node: Any) -> None:
+        """Notes where shortcut A adds channels; refuses other paddings of a shortcut."""
+        if node.op_type != "Pad":
+            return
+        pads = self._constants.get(node.input[1], np.zeros(0)).tolist()  # of 4 axes, twice
+        before, after = (pads[1], pads[5]) if len(pads) == 8 else (0, 0)
+        if sum(pads) != before + after or before not in (0, after):
+            self._refuse(node, f"pads {pads}; allowed are channels, after the old or around them")
+        self._added.add("around" if before else "after")
+
+    def _classifier(self) -> None:
+        """Reads the fully connected layer."""
+        layers = [node for node in self._nodes if node.op_type in ("MatMul", "Gemm")]
+        if len(layers) != 1:
+            raise UserError(f"{self._path} has {len(layers)} fully connected layers, not 1.")
+        (node,) = layers
+        kernel, *bias = node.input[1:]
+        if node.op_type == "MatMul":
+            users = [u for u in self._users[node.output[0]] if u.op_type == "Add"]
+            bias = [name for user in users for name in user.input if name in self._constants]
+        array = self._constants[kernel]
+        array = array.T if _attributes(node).get("transB", 0) else array
+        self._add(Place(0, 0, "logits", "kernel"), kernel, array)
+        for name in bias:
+            self._add(Place(0, 0, "logits", "bias"), name, self._constants[name])
+
+    def _conventions(self) -> Conventions:
+        mixed = [f"paddings ({k})" for k, same in self._padding.items() if len(same) == 2]
+        kinds: dict[str, set[Any]] = {
+            "epsilons": self._epsilons,
+            "strides": self._strided,
+            "shortcuts": self._added,
+        }
+        mixed += [kind for kind, values in kinds.items() if len(values) > 1]
+        if mixed:
+            raise UserError(f"{self._path} has layers with different {mixed[0]}; allowed is one.")
+        return dataclasses.replace(
+            SCHEMES["onnx"].conventions,
+            bottleneck_stride="v1.5" if "conv2" in self._strided else "v1",
+            same_padding=tuple(layer for layer, same in self._padding.items() if True in same),
+            epsilon=self._epsilons.pop() if self._epsilons else 1e-5,
+            new_channels=self._added.pop() if self._added else "after",
+        )
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
+def _strides(node: Any) -> int:
+    """Returns the stride of a convolution or a pool; -1 if height and width differ."""
+    strides = set(_attributes(node).get("strides", [1]))
+    return int(strides.pop()) if len(strides) == 1 else -1
