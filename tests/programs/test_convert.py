@@ -9,6 +9,7 @@ import pytest
 
 import resnet_jax
 from resnet_jax.interop import export
+from resnet_jax.interop.onnx_export import to_onnx
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.interop import foreign
@@ -89,6 +90,18 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(file, tmp_path, fla
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_an_onnx_graph_tells_its_conventions(tmp_path):
+    model = resnet_jax.resnet("cifar", 8, shortcut="B", bn_epsilon=1e-3)
+    graph = to_onnx(model, foreign.drawn(model, channels=1), (8, 8, 1))
+    (tmp_path / "net.onnx").write_bytes(graph.SerializeToString())
+    done = convert(f"--from={tmp_path / 'net.onnx'}", f"--to={tmp_path / 'run'}", *DIGITS)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["epsilon", "0.001", "the", "graph"] in lines
+    assert ["order", "RGB", "assumed"] in lines
+    assert resnet_jax.load(tmp_path / "run").model.bn_epsilon == 1e-3
 
 
 def test_a_run_is_not_overwritten(file, tmp_path):
