@@ -9,12 +9,15 @@ with the names of torchvision, timm, Hugging Face, Keras applications, Flax's Im
 akamaster/pytorch_resnet_cifar10. Tensors fix the architecture; a tensor without a place refuses the
 file. They do not fix the conventions, which are those of the code base unless a flag says
 otherwise: on which convolution a bottleneck strides, how layers of stride 2 pad, BatchNorm's
-epsilon, the order of the colours, where shortcut A adds channels.
+epsilon, the order of the colours, where shortcut A adds channels. --check=IMAGES.npy with
+--expected=LOGITS.npz tries them all and takes those that compute what the network computed.
 """
 
+import zipfile
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from rich.console import RenderableType
@@ -24,7 +27,7 @@ from experiments.cli import command_line, tables
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.data import sets
 from resnet_jax.errors import UserError
-from resnet_jax.interop import run_folder, weights
+from resnet_jax.interop import run_folder, trial, weights
 from resnet_jax.interop.schemes import SCHEMES
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, PADDED
 from resnet_jax.resolve import resolve
@@ -56,6 +59,16 @@ _SHORTCUT = flags.DEFINE_enum(
 )
 
 
+_CHECK = flags.DEFINE_string(
+    "check", None, "Tries all conventions that no flag gives on these images: .npy or .npz ("
+    "images), (N, H, W, C), float32 as the network takes them, or uint8 for --mean and --std.",
+)  # fmt: skip
+_EXPECTED = flags.DEFINE_string(
+    "expected", None, "With --check, what the network computes: an .npz of logits and, if you have "
+    "them, stem, stage1 ... and pooled, as (N, H, W, C).",
+)  # fmt: skip
+
+
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
@@ -64,12 +77,71 @@ def main(argv: Sequence[str]) -> int:
     data = command_line.required(_DATA)
     check_choice("--data", data, sets.DATA_SETS)
     given = _given()
-    imported = weights.load(path, prefix=_PREFIX.value, **given)
+    if _CHECK.value is None:
+        imported = weights.load(path, prefix=_PREFIX.value, **given)
+    else:
+        imported = _checked(path, given)
     config = _config(imported, data)
     run_folder.write(imported, config, to, path)
     tables.print_parts(_summary(imported, given.keys()))
     print(f"\n{to}")
     return 0
+
+
+def _checked(path: str, given: dict[str, Any]) -> weights.Imported:
+    """Returns the network with the conventions that compute what --expected has."""
+    images, expected = _arrays(_CHECK), _arrays(_EXPECTED)
+    pixels = images.get("images", next(iter(images.values())))
+    if pixels.dtype == np.uint8:
+        mean, std = (_numbers(flag, pixels.shape[-1]) for flag in (_MEAN, _STD))
+        if mean is None or std is None:
+            raise UserError(f"--check={_CHECK.value} has uint8 pixels: give --mean and --std.")
+        pixels = (pixels / 255 - np.array(mean)) / np.array(std)
+    named, assumed = weights.find(path, _PREFIX.value)
+    pixels = pixels.astype(np.float32)
+    found = list(trial.trials(named, path, assumed, given, pixels, expected))
+    best = min(found, key=lambda each: max(each.errors.values()))
+    if not best.fits:
+        raise UserError(
+            f"none of {len(found)} combinations of conventions computes what --expected="
+            f"{_EXPECTED.value} has; the closest ({_spelled(best)}) differs first at "
+            f"{best.differs_at!r}, by {best.errors[best.differs_at]:.2g} of its largest number."
+        )
+    # Rounding decides between combinations that are as good; the first is the likeliest.
+    limit = 3 * max(best.errors.values()) + 1e-7
+    as_good = {
+        _spelled(each): each for each in reversed(found) if max(each.errors.values()) <= limit
+    }
+    first, *others = reversed(as_good)
+    errors = ", ".join(f"{name} {error:.1e}" for name, error in as_good[first].errors.items())
+    print(f"{first} fits, of {len(found)} combinations; largest differences: {errors}.")
+    for spelled in others:
+        print(f"{spelled} fits as well: these images cannot tell.")
+    print()
+    return as_good[first].network
+
+
+def _spelled(each: trial.Trial) -> str:
+    """Returns the conventions of a trial as flags."""
+    values = {
+        name: ",".join(value) if name == "same_padding" else value
+        for name, value in vars(each.network.conventions).items()
+        if name in _acting(each.network)
+    }
+    return " ".join(f"--{name}={value}" for name, value in values.items())
+
+
+def _arrays(flag: flags.FlagHolder[str | None]) -> dict[str, np.ndarray]:
+    """Returns the arrays of --check or --expected."""
+    path = command_line.required(flag)
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = {"images": content} if isinstance(content, np.ndarray) else dict(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise UserError(f"--{flag.name}={path} is no readable .npy or .npz file ({e}).") from e
+    if not arrays:
+        raise UserError(f"--{flag.name}={path} holds no array.")
+    return arrays
 
 
 def _given() -> dict[str, Any]:
@@ -131,21 +203,31 @@ def _numbers(flag: flags.FlagHolder[list[str] | None], channels: int) -> list[fl
     return numbers
 
 
+def _acting(imported: weights.Imported) -> set[str]:
+    """Returns the conventions that have an effect in a network."""
+    model = imported.model
+    acts = {
+        "bottleneck_stride": model.arch.block == "bottleneck",
+        "epsilon": model.norm == "batch",
+        "new_channels": model.shortcut == "A",
+        "shortcut": model.shortcut in ("none", "A"),
+    }
+    return {name for name in vars(imported.conventions) if acts.get(name, True)}
+
+
 def _summary(imported: weights.Imported, given: Collection[str]) -> tables.Parts:
     """Returns what was found and what was assumed."""
     shown = ("family", "depth", "shortcut", "stem", "width", "stem_filters", "norm", "num_classes")
     of_tensors = [[f"model.{key}", str(imported.settings[key])] for key in shown]
-    acts = {
-        "bottleneck_stride": imported.model.arch.block == "bottleneck",
-        "new_channels": imported.settings["shortcut"] == "A",
-        "shortcut": imported.settings["shortcut"] in ("none", "A"),
-    }
+    acts = _acting(imported)
     is_graph = imported.scheme == "onnx"
-    told = dict.fromkeys(set(acts) | {"same_padding", "epsilon"}, "the graph") if is_graph else {}
+    told = dict.fromkeys(acts - {"order"}, "the graph") if is_graph else {}
+    if _CHECK.value is not None:
+        told = dict.fromkeys(acts, "--check")
     of_scheme = [
         [name, str(value), "a flag" if name in given else told.get(name, "assumed")]
         for name, value in vars(imported.conventions).items()
-        if acts.get(name, True)
+        if name in acts
     ]
     lines: list[RenderableType] = [
         f"Found by {SCHEMES[imported.scheme].title}.",

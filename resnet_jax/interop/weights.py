@@ -56,11 +56,17 @@ def load(
       UserError: the file cannot be read, a tensor is unknown, missing, of a wrong shape or not
         finite, or the network is not one of ours. The sentence names the tensor.
     """
+    named, assumed = find(path, prefix)
+    return of_named(named, str(path), dataclasses.replace(assumed, **conventions))
+
+
+def find(path: str | os.PathLike[str], prefix: str | None = None) -> tuple[Named, Conventions]:
+    """Returns a file's tensors by place, and the conventions that load() assumes; see load()."""
     file = files.read(path)
-    if file.graph is None:
-        return convert(file.tensors, str(path), prefix=prefix, **conventions)
-    named, told = onnx_graph.find(file.graph, file.tensors, str(path))
-    return _convert(named, str(path), dataclasses.replace(told, **conventions))
+    if file.graph is not None:
+        return onnx_graph.find(file.graph, file.tensors, str(path))
+    named = names.find(file.tensors, str(path), prefix)
+    return named, SCHEMES[named.scheme].conventions
 
 
 def convert(
@@ -69,10 +75,11 @@ def convert(
     """Converts tensors by their names; see load(). `path` is for messages."""
     named = names.find(tensors, path, prefix)
     assumed = SCHEMES[named.scheme].conventions
-    return _convert(named, path, dataclasses.replace(assumed, **conventions))
+    return of_named(named, path, dataclasses.replace(assumed, **conventions))
 
 
-def _convert(named: Named, path: str, conventions: Conventions) -> Imported:
+def of_named(named: Named, path: str, conventions: Conventions) -> Imported:
+    """Converts tensors whose places are known; see load(). `path` is for messages."""
     settings = structure.settings(named, conventions, path)
     model = resnet.resnet(**settings)
     arrays = _arrays(named, path)

@@ -104,6 +104,55 @@ def test_an_onnx_graph_tells_its_conventions(tmp_path):
     assert resnet_jax.load(tmp_path / "run").model.bn_epsilon == 1e-3
 
 
+@pytest.fixture(scope="module")
+def check(network, tmp_path_factory):
+    """Flags that check a network which pads as "SAME", in eight-bit pixels."""
+    folder = tmp_path_factory.mktemp("check")
+    model = dataclasses.replace(network[0], same_padding=("blocks",))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    images = (pixels / np.float32(255) - np.float32(0.25)) / np.float32(0.5)
+    np.save(folder / "images.npy", pixels)
+    np.savez(folder / "logits.npz", logits=model.apply(network[1], images, train=False))
+    np.savez(folder / "others.npz", logits=np.ones((3, 10)))
+    (folder / "text.npz").write_text("logits")
+    return folder
+
+
+def checked(file, folder, to, expected="logits.npz", *flags):
+    images = f"--check={folder / 'images.npy'}"
+    return convert(
+        f"--from={file}", f"--to={to}", *DIGITS, images, f"--expected={folder / expected}", *flags
+    )
+
+
+def test_conventions_are_found_by_what_the_network_computed(file, check, tmp_path):
+    done = checked(file, check, tmp_path / "run", "logits.npz", "--shortcut=none", "--order=RGB")
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()[:2]
+    assert "--same_padding=blocks --epsilon=1e-05 --order=RGB --shortcut=none fits, of " in first
+    assert "--epsilon=1.001e-05" in second
+    assert second.endswith("fits as well: these images cannot tell.")
+    assert ["same_padding", "('blocks',)", "--check"] in map(str.split, done.stdout.splitlines())
+    assert resnet_jax.load(tmp_path / "run").model.same_padding == ("blocks",)
+
+
+@pytest.mark.parametrize(
+    ("expected", "words"),
+    [
+        ("others.npz", "the closest ("),
+        ("text.npz", "is no readable .npy or .npz file"),
+        ("nothing.npz", "is no readable .npy or .npz file"),
+    ],
+)
+def test_a_network_that_no_convention_explains_is_not_written(
+    file, check, tmp_path, expected, words
+):
+    done = checked(file, check, tmp_path / "run", expected, "--shortcut=none", "--epsilon=1e-5")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_not_overwritten(file, tmp_path):
     for code in (0, 2):
         done = convert(f"--from={file}", f"--to={tmp_path / 'run'}", *DIGITS)
