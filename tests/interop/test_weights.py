@@ -53,6 +53,12 @@ def test_an_exported_network_comes_back_bit_for_bit(family, depth, fields):
     assert equal(found.variables, variables)
 
 
+def test_a_stem_of_stride_1_has_no_padding_of_stride_2():
+    _, _, tensors = exported()
+    found = weights.convert(tensors, "file", same_padding=("stem", "pool", "blocks"))
+    assert found.settings["same_padding"] == found.model.same_padding == ("blocks",)
+
+
 # --------------------------------------------------------------------- names of other code bases
 
 
