@@ -2,12 +2,14 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from resnet_jax import train
 from resnet_jax.losses import top5_error
 from resnet_jax.predictions import Predictions, score
+from resnet_jax.step import mean_over_views
 from tests import tiny
 
 
@@ -115,3 +117,22 @@ def test_perfect_confidence_is_calibrated_if_it_is_right():
     assert right.calibration_error == pytest.approx(0.0, abs=1e-4)
     wrong = score(Predictions(logs, np.array([1, 2, 0], np.int32), note=""))
     assert (wrong.top1_error, wrong.calibration_error) == (100.0, pytest.approx(100.0, rel=1e-5))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_mean_over_views_is_that_of_their_probabilities(mirrored):
+    draw = np.random.default_rng(0)
+    groups = [
+        draw.integers(0, 256, (2, views, 4, side, 1), np.uint8) for views, side in ((3, 5), (1, 7))
+    ]
+    weights = draw.normal(size=(4, 5)).astype(np.float32)
+
+    def logits_of(images):
+        return images[:, :, 0, 0] / np.float32(255) @ weights
+
+    found = mean_over_views(logits_of, tuple(map(jnp.asarray, groups)), mirrored)
+    views = [image for group in groups for image in np.moveaxis(group, 1, 0)]
+    views += [view[:, :, ::-1] for view in views] if mirrored else []
+    exponentials = [np.exp(logits_of(view)) for view in views]
+    wanted = np.mean([each / each.sum(1, keepdims=True) for each in exponentials], axis=0)
+    np.testing.assert_allclose(np.exp(found), wanted, rtol=1e-5)
