@@ -101,7 +101,11 @@ def launch(
 
 def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs ``python -m NAME ARGUMENTS`` on one CPU device to its end."""
-    return forks.run(name, [*map(str, arguments)], environment() | {"JAX_PLATFORMS": "cpu"})
+    given = environment() | {"JAX_PLATFORMS": "cpu"}
+    if name.startswith("benchmarks."):
+        # Most of their time is compiling, and no test looks at how fast their steps are.
+        given["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    return forks.run(name, [*map(str, arguments)], given)
 
 
 def compare(*arguments: object) -> int:
