@@ -17,7 +17,8 @@ RATES_OF_ANY_LENGTH = ("constant", "step", "plateau")
 # Settings that depend on the length of training if the schedule is given in fractions.
 _SCALED_BY_LENGTH = frozenset({"steps", "schedule.boundaries", "schedule.warmup_length"})
 _IMPLIED = {
-    key: setting.implied
+    # As read from JSON, which has no tuples.
+    key: list(setting.implied) if isinstance(setting.implied, tuple) else setting.implied
     for key, setting in settings.SETTINGS.items()
     if setting.implied is not None
 }

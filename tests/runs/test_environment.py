@@ -23,7 +23,8 @@ def depends_on_the_locale(call: ast.Call) -> bool:
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     owner = getattr(getattr(call.func, "value", None), "id", "")
-    if "encoding" in keywords or (name == "open" and owner in ("os", "Image", "tarfile")):
+    opens_bytes = owner in ("os", "Image", "tarfile", "archive")  # the last is a zip file
+    if "encoding" in keywords or (name == "open" and opens_bytes):
         return False
     if name == "open":
         modes = [keywords.get("mode"), *call.args]

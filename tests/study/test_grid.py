@@ -138,7 +138,7 @@ def test_the_studies_have_the_cells_they_describe():
         {c.config.replicates for c in grid.cells(s.get_config())}
         for s in (degradation_digits, degradation_cifar10, shortcuts_cifar10)
     ]
-    assert replicates == [{4}, {5}, {5}]
+    assert replicates == [{10}, {5}, {5}]
 
 
 def test_a_variant_is_a_cell_and_two_with_the_same_settings_are_refused():
