@@ -101,8 +101,13 @@ def test_make_ablation_answers_the_question(tmp_path):
     # If these tests run under make, its variables would make this make print folders.
     environment = {k: v for k, v in tiny.environment().items() if not k.startswith("MAKE")}
     done = subprocess.run(
-        # Four seeds per cell instead of ten; the pilots take most of the time.
-        ["make", "ablation", f"STUDY={study}", "FLAGS=--config.base.replicates=4"],
+        # A test needs fewer seeds than a result, and two candidates instead of four.
+        [
+            "make",
+            "ablation",
+            f"STUDY={study}",
+            "FLAGS=--config.base.replicates=4 '--config.tune.over.schedule.rate=(0.03,0.1)'",
+        ],
         cwd=tiny.ROOT,
         env=environment,
         capture_output=True,
@@ -123,4 +128,4 @@ def test_make_ablation_answers_the_question(tmp_path):
     assert not {"saturated", "not tested"} & set(verdicts.values())
     (tuning,) = summary["tuning"]
     chosen = [trial for trial in tuning["trials"] if trial["is_chosen"]]
-    assert (len(tuning["trials"]), len(chosen)) == (16, 4)
+    assert (len(tuning["trials"]), len(chosen)) == (8, 4)
