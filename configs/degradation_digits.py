@@ -5,7 +5,7 @@
 
 Every network is trained at its own best learning rate, which pilot runs find first: the best rate
 falls with depth, so a single one for all depths would be too high for some of them. The study takes
-about 9 minutes on 2 CPU cores (results in results/README.md). --dry_run lists its runs and
+about 4 minutes on 2 CPU cores (results in results/README.md). --dry_run lists its runs and
 estimates the time on your machine. `configs/degradation_digits.py:one_rate` trains all networks at
 a rate of 0.02 instead, which makes plain-56 look worse than it has to be.
 """
