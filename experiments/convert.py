@@ -172,7 +172,9 @@ def _config(imported: weights.Imported, data: str) -> ConfigDict:
     for name, value in imported.settings.items():
         config.model[name] = value
     mean, std = (_numbers(flag, facts.image_shape[-1]) for flag in (_MEAN, _STD))
-    if facts.resident and (mean is None or std is None):
+    # Keras' own networks take other numbers than ImageNet's usual ones; a graph does not tell.
+    is_usual = not facts.resident and imported.scheme not in ("keras", "onnx")
+    if not is_usual and (mean is None or std is None):
         raise UserError(
             f"--data={data} needs --mean and --std: the tensors cannot tell how pixels were "
             "normalised; --mean=0 and --std=1 if they were not."
