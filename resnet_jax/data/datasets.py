@@ -76,8 +76,19 @@ def open_set(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
         raise UserError(str(e)) from e
 
 
+def _source(config: ConfigDict) -> sources.Source:
+    source = sources.read_set(config.name, config.dir).of_classes(config.classes)
+    if len(source.train_labels) <= config.validation or not len(source.test_labels):
+        raise UserError(
+            f"data.classes={tuple(config.classes)} leaves {len(source.train_labels)} training and "
+            f"{len(source.test_labels)} test examples; data.validation={config.validation} has to "
+            "be less, and no test is possible without any."
+        )
+    return source
+
+
 def _resident(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
-    source = sources.read_set(config.name, config.dir)
+    source = _source(config)
     images, labels = source.train_images, source.train_labels
     train, held_out = split_indices(len(images), config.validation, config.split_seed)
     return DataSet(
@@ -133,7 +144,7 @@ def normalization(config: ConfigDict) -> tuple[Normalization, str]:
     is_given &= bool(config.channel_std) or not config.std
     if is_given or not sets.DATA_SETS[config.name].resident:
         return _with_given(config, _customary(config)), ""
-    source = sources.read_set(config.name, config.dir)
+    source = _source(config)
     train, _ = split_indices(len(source.train_images), config.validation, config.split_seed)
     fitted = fit_normalization(source.train_images[train], config.mean, config.std)
     return _with_given(config, fitted), _content(source)

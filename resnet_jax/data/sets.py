@@ -52,6 +52,8 @@ DATA_SETS = {
         test_split="validation",
         channels=_IMAGENET_CHANNELS,
     ),
+    # A user's own images, see arrays.py; the file has the rest. Gray ones get three channels.
+    "arrays": Facts((0, 0, 3), 0, 0, 0, mirrored_keeps_class=False),
     # A user's own pictures, see experiments.prepare.
     "image_folder": Facts(
         (224, 224, 3),

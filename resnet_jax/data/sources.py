@@ -3,10 +3,12 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from resnet_jax.allowed import check_choice
+from resnet_jax.data import arrays
 from resnet_jax.data.order import DIGITS_SPLIT, stream
 from resnet_jax.data.records import Records, examples, read_info
 from resnet_jax.data.sets import DATA_SETS, Facts, splits_of
@@ -17,6 +19,7 @@ from resnet_jax.runs.storage import read_json
 # TFDS stores these losslessly; errors on a JPEG copy are not comparable with the paper's.
 _LOSSLESS = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
 _DIGITS_TEST = 360
+_WITHOUT_FOLDER = ("digits", "arrays")
 # In the folder of a copy that differs from the published data set, with a note about it; written by
 # experiments.prepare and experiments.shrink.
 PREPARED = "prepared.json"
@@ -30,8 +33,23 @@ class Source:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
-    version: str  # TFDS's; empty for digits
+    version: str  # TFDS's; empty for other sets
     note: str  # a caveat for readers of its errors, or empty
+
+    def of_classes(self, classes: Sequence[int]) -> "Source":
+        """Returns the examples with these labels, renumbered from 0; all of them for ()."""
+        if not classes:
+            return self
+        numbers = np.full(1 + max(*classes, self.train_labels.max()), -1, np.int32)
+        numbers[list(classes)] = np.arange(len(classes))
+        train, test = numbers[self.train_labels], numbers[self.test_labels]
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[train >= 0],
+            train_labels=train[train >= 0],
+            test_images=self.test_images[test >= 0],
+            test_labels=test[test >= 0],
+        )
 
 
 def facts(name: str, data_dir: str) -> Facts:
@@ -42,6 +60,8 @@ def facts(name: str, data_dir: str) -> Facts:
     """
     check_choice("data.name", name, DATA_SETS)
     known = DATA_SETS[name]
+    if name == "arrays":
+        return arrays.facts(known, data_dir)
     folder = None if name == "digits" else _folder(name, data_dir)
     if folder is None:
         if not known.num_classes:
@@ -56,7 +76,7 @@ def facts(name: str, data_dir: str) -> Facts:
 
 def class_names(name: str, data_dir: str, classes: int) -> list[str]:
     """Returns the classes' names in the copy under `data_dir`, or their numbers if it has none."""
-    folder = None if name == "digits" else _folder(name, data_dir)
+    folder = None if name in _WITHOUT_FOLDER else _folder(name, data_dir)
     file = folder / "label.labels.txt" if folder else None  # TFDS's
     lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
     return lines if len(lines) == classes else [str(number) for number in range(classes)]
@@ -67,7 +87,9 @@ def require(name: str, data_dir: str) -> None:
 
     The message has the command that prepares the set or installs the packages.
     """
-    if name != "digits":
+    if name == "arrays":
+        arrays.facts(DATA_SETS[name], data_dir)
+    elif name != "digits":
         _required_folder(name, data_dir)
 
 
@@ -84,13 +106,15 @@ def read_set(name: str, data_dir: str) -> Source:
     """
     if name == "digits":
         return _digits()
+    if name == "arrays":
+        return Source(**arrays.read(data_dir), version="", note="")
     folder = _required_folder(name, data_dir)
     known = DATA_SETS[name]
     if not known.resident:
         raise UserError(f"data.name={name!r} is too large to load into memory.")
     from resnet_jax.data import jpeg  # imported here: digits need no decoder
 
-    arrays: dict[str, np.ndarray] = {}
+    parts: dict[str, np.ndarray] = {}
     encodings = set()
     for key, split in zip(("train", "test"), splits_of(name), strict=True):
         records = Records(folder, split, known.num_classes)
@@ -104,9 +128,9 @@ def read_set(name: str, data_dir: str) -> Source:
                 images[number] = _pixels(record.image, known.image_shape)
             except jpeg.UnreadableError as e:
                 raise records.error(number, f"its image cannot be used ({e})") from e
-        arrays |= {f"{key}_images": images, f"{key}_labels": labels}
+        parts |= {f"{key}_images": images, f"{key}_labels": labels}
     note = _prepared_note(folder) or _note(name, encodings)
-    return Source(**arrays, version=records.version, note=note)
+    return Source(**parts, version=records.version, note=note)
 
 
 def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
