@@ -108,11 +108,15 @@ def get_config() -> ConfigDict:
     c.train.steps_per_dispatch = "auto"
 
     d = c.data = ConfigDict()
-    # digits | cifar10 | cifar100 | mnist | fashion_mnist | svhn_cropped: held in device memory |
-    # imagenet2012: streamed from full-size pictures
+    # digits | cifar10 | cifar100 | mnist | fashion_mnist | svhn_cropped | arrays: your own, see
+    # resnet_jax/data/arrays.py: held in device memory |
+    # imagenet2012 | image_folder: your own pictures: streamed from full-size pictures
     d.name = "digits"
-    d.dir = ""  # TFDS data_dir; empty: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets
+    # TFDS data_dir; empty: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets. For "arrays" the
+    # .npz file
+    d.dir = ""
     d.validation = 180  # examples held out of the training split, chosen by `split_seed`
+    d.classes = ()  # only examples of these labels, such as (3, 5), renumbered from 0; (): all
     d.split_seed = 0  # independent of `seed`, so all runs of a study share one validation split
     # Subtracted from each image, computed on the training split: pixel: the mean image (H x W x C;
     # not for streamed data) | channel: the mean of each channel (C) | none
@@ -149,6 +153,9 @@ def get_config() -> ConfigDict:
     o.epsilon = 1e-8  # adam, adamw
     o.weight_decay = 1e-4
     o.decay_on = "all"  # all: every parameter (the paper) | kernels: not BatchNorm's, no biases
+    # Factors on the learning rate of the stem, each stage and the classifier, such as
+    # (0, 0, 0.1, 0.1, 1) for three stages. 0 freezes a part with its norms' averages. (): 1 for all
+    o.rate_factors = ()
     o.clip_norm = 0.0  # the gradient's global norm is clipped to this; 0: no clipping
 
     s = c.schedule = ConfigDict()
@@ -170,6 +177,13 @@ def get_config() -> ConfigDict:
     s.warmup_rate = 0.01  # until_error
     s.warmup_error = 80.0  # until_error: percent
     s.warmup_window = 100  # until_error: steps over which the training error is averaged
+
+    # Where the weights before the first step come from.
+    i = c.init = ConfigDict()
+    # A run folder, or a file with weights that experiments.convert reads, of the same network.
+    # Empty: drawn by model.init. With several seeds: from as many seeds, or all from one.
+    i["from"] = ""
+    i.head = "new"  # new: the classifier is drawn | kept: it has the same classes
 
     c.label_smoothing = 0.0  # probability mass spread evenly over all classes
     c.ema_decay = 0.0  # of an exponential average of the weights, which is evaluated; 0: no average

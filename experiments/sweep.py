@@ -49,6 +49,7 @@ from experiments.study.candidates import Tuning
 from experiments.study.estimate import Size
 from experiments.study.grid import Cell
 from experiments.study.overview import Overview
+from resnet_jax import pretrained
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
@@ -192,6 +193,7 @@ def _stage(
     if not (_DRY_RUN.value or _COMMANDS.value):  # the commands' hosts have the data
         for cell in missing:
             require_data(cell.config.data.name, cell.config.data.dir)
+            pretrained.require(cell.config, workdir / cell.name)
     if _DRY_RUN.value and target.TARGET.value:
         chips = target.parse(target.TARGET.value)
         tables.print_parts(on_target.dry_run(missing, chips, _SHARE.value, _PRICE.value))

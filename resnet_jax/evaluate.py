@@ -80,6 +80,7 @@ def population_statistics(
     not as a moving average. Batches are drawn and augmented as in training, and only whole batches
     are used, so that BatchNorm sees groups as in training. The variance is taken about the common
     mean of all activations (Chan et al. 1979); it is not the mean of the batches' variances.
+    Frozen parts keep theirs.
 
     Args:
       observe_step: see programs.Programs.
@@ -101,4 +102,4 @@ def population_statistics(
             moments, _ = observe_step(variables, seeds_R, POPULATION, number, train.arrays, batch)
             execution.settle(moments)
             total = moments if total is None else add_moments(total, moments, number)
-    return {"params": variables["params"], "batch_stats": total}
+    return {"params": variables["params"], "batch_stats": variables["batch_stats"] | total}

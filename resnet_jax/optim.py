@@ -4,7 +4,7 @@ The rate may depend on the training and validation errors so far. It is therefor
 small checkpointed state, and optax receives the rate as a number at each step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.struct
@@ -60,6 +60,10 @@ def make_optimizer(
     config = config.optimizer
 
     def build(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        usual = of_all(learning_rate)
+        return optax.chain(usual, _by_part(config.rate_factors)) if config.rate_factors else usual
+
+    def of_all(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
         decay = optax.add_decayed_weights(
             weight_decay, mask=_kernels if config.decay_on == "kernels" else None
@@ -76,6 +80,30 @@ def make_optimizer(
         return optax.chain(*clip, *before, adam, *after, descend)
 
     return optax.inject_hyperparams(build)(learning_rate=0.0)
+
+
+def frozen_parts(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the parts of a network that a resolved config does not train, see layout.parts."""
+    factors = config.optimizer.rate_factors
+    pairs = zip(_parts(factors), factors, strict=True)
+    return tuple(part for part, factor in pairs if factor == 0)
+
+
+def _parts(factors: Sequence[float]) -> tuple[str, ...]:
+    return layout.parts(len(factors) - 2) if factors else ()
+
+
+def _by_part(factors: Sequence[float]) -> optax.GradientTransformation:
+    """Multiplies the updates of each part of a network by the factor on its learning rate."""
+    of_part = dict(zip(_parts(factors), factors, strict=True))
+
+    def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        return {
+            name: optax.tree.scale(of_part[layout.part_of(name, len(factors) - 2)], node)
+            for name, node in updates.items()
+        }
+
+    return optax.stateless(update)
 
 
 def _kernels(params: optax.Params) -> PyTree:

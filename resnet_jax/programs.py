@@ -21,12 +21,12 @@ from resnet_jax.execution import Execution
 from resnet_jax.networks import layout, resnet
 from resnet_jax.networks.per_block import Scales
 from resnet_jax.networks.signals import SIGNALS
-from resnet_jax.optim import Numbers, Schedule, make_optimizer, numbers_of
+from resnet_jax.optim import Numbers, Schedule, frozen_parts, make_optimizer, numbers_of
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel import seeds
 from resnet_jax.parallel.processes import put
 from resnet_jax.pytree import PyTree, Tree
-from resnet_jax.state import Initializer, TrainState, augment_key
+from resnet_jax.state import Initializer, TrainState, Variables, augment_key
 from resnet_jax.step import Batch, Metrics, Task
 
 Select = Callable[[PyTree, PyTree], tuple[jax.Array, jax.Array]]  # see data.splits.Split.select
@@ -66,9 +66,9 @@ class Programs:
         """The network."""
         return self.task.model
 
-    def start(self, seeds_R: np.ndarray) -> TrainState:
-        """Returns the state before the first step, on its devices."""
-        saved = self.initialize(seeds_R)
+    def start(self, seeds_R: np.ndarray, given: Variables | None = None) -> TrainState:
+        """Returns the state before the first step, on its devices; see state.Initializer."""
+        saved = self.initialize(seeds_R, given)
         state = _in_training(self.model, saved, lambda a: np.moveaxis(np.asarray(a), 1, 0))
         return put(state, self.state_shardings)
 
@@ -103,6 +103,7 @@ def build(
     convolution, product = seeds.convolution_and_product(execution.seeds_by, execution.mesh)
     model = dataclasses.replace(
         resnet.from_config(config.model, execution.scan),
+        frozen=frozen_parts(config),
         convolution=convolution,
         product=product,
     )

@@ -12,6 +12,8 @@ from resnet_jax.data import sources
 from resnet_jax.data.sets import Facts
 from resnet_jax.errors import UserError, listing, nearest
 from resnet_jax.execution import DISPATCH_KEYS, allowed_steps_per_dispatch
+from resnet_jax.networks import layout
+from resnet_jax.networks.architectures import architecture
 from resnet_jax.networks.refusals import check_model
 from resnet_jax.settings import LENGTHS, SETTINGS, get
 
@@ -37,7 +39,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     examples = known.train - config.data.validation
     _check_combinations(config, known, examples)
 
-    config.model.num_classes = config.model.num_classes or known.num_classes
+    classes = len(config.data.classes) or known.num_classes
+    config.model.num_classes = config.model.num_classes or classes
     config.data.image_size = config.data.image_size or known.image_shape[0]
     if config.data.flip == "auto":
         config.data.flip = "on" if known.mirrored_keeps_class else "off"
@@ -144,6 +147,16 @@ def _check_parts(config: ConfigDict) -> None:
         )
 
 
+def _check_rate_factors(config: ConfigDict) -> None:
+    factors = tuple(config.optimizer.rate_factors)
+    parts = layout.parts(len(architecture(config.model.family, config.model.depth).stage_sizes))
+    if factors and (len(factors) != len(parts) or not any(factors)):
+        raise UserError(
+            f"optimizer.rate_factors={factors} is out of range; allowed are () and {len(parts)} "
+            f"numbers for {listing(parts, 'and')}, one of them above 0."
+        )
+
+
 def _check_combinations(config: ConfigDict, known: Facts, examples: int) -> None:
     model, data = config.model, config.data
     if examples < 1:
@@ -157,15 +170,17 @@ def _check_combinations(config: ConfigDict, known: Facts, examples: int) -> None
             f"seeds after it; allowed is at most {INT32_MAX - config.replicates + 1}."
         )
     _check_parts(config)
+    _check_rate_factors(config)
     _check_data(config, known)
     if model.norm == "batch" and model.bn_group and config.batch_size % model.bn_group:
         raise UserError(
             f"model.bn_group={model.bn_group} does not divide batch_size={config.batch_size}; "
             "allowed are its divisors, or 0 for the whole batch."
         )
-    if model.num_classes and model.num_classes < known.num_classes:
+    classes = len(data.classes) or known.num_classes
+    if model.num_classes and model.num_classes < classes:
         raise UserError(
-            f"model.num_classes={model.num_classes} is less than the {known.num_classes} classes "
+            f"model.num_classes={model.num_classes} is less than the {classes} classes "
             f"of {data.name}; allowed is at least that, or 0 for exactly that."
         )
     needs_validation = {
@@ -190,6 +205,8 @@ def _check_data(config: ConfigDict, known: Facts) -> None:
                 f"data.{key}={tuple(data[key])} has {len(data[key])} numbers, but {data.name} has "
                 f"{channels} channels; allowed are one per channel, or () for measured ones."
             )
+    if data.classes:
+        _check_classes(config, known)
     if data.color and channels != 3:
         raise UserError(
             f"data.color=True needs three channels, but {data.name} has {channels}; allowed is "
@@ -227,6 +244,25 @@ def _check_data(config: ConfigDict, known: Facts) -> None:
         raise UserError(
             f"eval.short_side={evaluation.short_side} is smaller than the crops of {size} pixels; "
             f"allowed is at least {size}."
+        )
+
+
+def _check_classes(config: ConfigDict, known: Facts) -> None:
+    classes = tuple(config.data.classes)
+    if not known.resident:
+        raise UserError(
+            f"data.classes={classes} needs a set held in memory, but {config.data.name} is "
+            "streamed; allowed is ()."
+        )
+    if len(set(classes)) < max(2, len(classes)) or max(classes) >= known.num_classes:
+        raise UserError(
+            f"data.classes={classes} is out of range; allowed are at least two different labels "
+            f"from 0 to {known.num_classes - 1}, or () for all."
+        )
+    if config.epochs is not None or config.schedule.unit == "epochs":
+        raise UserError(
+            f"data.classes={classes} leaves the number of examples open, so no length can be in "
+            "epochs; allowed are steps, examples and, in schedule.unit, fraction."
         )
 
 

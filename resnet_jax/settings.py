@@ -100,6 +100,8 @@ _COUNT_OR_0 = Range(0, whole=True)
 _UP_TO_1 = Range(0, 1, below=True)  # at 1 an average would never change
 _SCALE_OF_BLOCKS = Range(0, 1e3)
 _SWITCH, _TEXT = Switch(), Text()
+# Sets of a user's own: two runs with such a name may be on different data.
+OWN_DATA = tuple(name for name, facts in DATA_SETS.items() if not facts.num_classes)
 LENGTHS = ("steps", "epochs", "examples")
 
 _STREAMED = Condition(("data.name",), lambda c: not DATA_SETS[c.data.name].resident)
@@ -131,6 +133,7 @@ _VALIDATION_DECIDES = Condition(
     ("schedule.name", "eval.weights"),
     lambda c: c.schedule.name == "plateau" or c.eval.weights == "best",
 )
+_PRETRAINED = Condition(("init.from",), lambda c: bool(c.init["from"]))
 # A resolved config has its length in steps, so this never holds there.
 _GIVES_THE_LENGTH = Condition(("steps",), lambda c: c.steps is None)
 
@@ -197,6 +200,7 @@ SETTINGS: dict[str, Setting] = {
     "data.name": Setting(Choice(tuple(DATA_SETS))),
     "data.dir": Setting(_TEXT, changes_results=False),
     "data.validation": Setting(_COUNT_OR_0),
+    "data.classes": Setting(Numbers(_COUNT_OR_0), implied=()),
     "data.split_seed": Setting(_COUNT_OR_0, (_VALIDATED,)),
     "data.mean": Setting(Choice(("pixel", "channel", "none"))),
     "data.std": Setting(_SWITCH),
@@ -228,6 +232,7 @@ SETTINGS: dict[str, Setting] = {
         Choice(("all", "kernels")), (_above_0("optimizer.weight_decay"),)
     ),
     "optimizer.clip_norm": Setting(Range(0)),
+    "optimizer.rate_factors": Setting(Numbers(Range(0, 1e3)), implied=()),
     "schedule.name": Setting(Choice(("constant", "step", "cosine", "plateau"))),
     "schedule.rate": Setting(Range(0, above=True)),
     "schedule.rate_for_batch": Setting(_COUNT_OR_0),
@@ -245,6 +250,8 @@ SETTINGS: dict[str, Setting] = {
     "schedule.warmup_rate": Setting(Range(0, above=True), (_UNTIL_ERROR,)),
     "schedule.warmup_error": Setting(Range(0, 100, above=True), (_UNTIL_ERROR,)),
     "schedule.warmup_window": Setting(_COUNT, (_UNTIL_ERROR,)),
+    "init.from": Setting(_TEXT, implied=""),
+    "init.head": Setting(Choice(("new", "kept")), (_PRETRAINED,), implied="new"),
     "label_smoothing": Setting(_UP_TO_1),
     "ema_decay": Setting(_UP_TO_1),
     "eval.every": Setting(_COUNT, (_VALIDATED,), decides_if=_VALIDATION_DECIDES),

@@ -99,13 +99,22 @@ class Initializer:
     use_ema: bool
     compiler_options: tuple[tuple[str, str], ...] = ()
 
-    def __call__(self, seeds_R: np.ndarray) -> TrainState:
+    def __call__(self, seeds_R: np.ndarray, given: Variables | None = None) -> TrainState:
         """Initialises one replicate per seed, in host memory.
 
         One program serves every seed, so a seed's weights do not depend on the other seeds.
+
+        Args:
+          seeds_R: of the replicates.
+          given: replaces the modules that it has; with a leading axis of replicates.
         """
         draw = _draw(self.model, self.image_shape, self.compiler_options)
-        states = [jax.device_get(self._state_of(draw(jnp.int32(seed)))) for seed in seeds_R]
+        states = []
+        for replicate, seed in enumerate(seeds_R):
+            variables = draw(jnp.int32(seed))
+            for name, collection in (given or {}).items():
+                variables[name] |= jax.tree.map(lambda a, r=replicate: a[r], collection)
+            states.append(jax.device_get(self._state_of(variables)))
         return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
     def shapes(self, replicates: int) -> TrainState:

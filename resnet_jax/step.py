@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from resnet_jax.data.augment import Augmentation, Draws, Normalization
 from resnet_jax.losses import MANY_CLASSES, cross_entropy, top1_error, top5_error
+from resnet_jax.networks.layout import Collection
 from resnet_jax.networks.normalization import MOMENTS, pool_moments
 from resnet_jax.networks.per_block import NetworkDraws, Scales
 from resnet_jax.networks.resnet import ResNet
@@ -102,10 +103,14 @@ def train_step(
     )
     rate = task.schedule.rate(state.schedule, state.step)
     params, opt_state = descend(task.optimizer, rate, gradients, state.opt_state, state.params)
+    # Bit for bit: a mean over parts of a batch, or over steps, rounds.
+    params = _thawed(task, params, state.params)
+    batch_stats = _thawed(task, batch_stats, state.batch_stats)
     ema = state.ema
     if task.ema_decay:
         averaged = {"params": params, "batch_stats": batch_stats}
-        ema = _moving_average(ema, averaged, state.step, task.ema_decay)
+        average = _moving_average(ema, averaged, state.step, task.ema_decay)
+        ema = {name: _thawed(task, average[name], ema[name]) for name in ema}
 
     # Check the weights too: a finite loss with an infinite gradient spoils the weights, and a
     # checkpoint of them could be written before the next step's loss shows it.
@@ -152,6 +157,8 @@ def _gradients(
     images_BHWC = task.augmentation(draws, task.normalization(images_BHWC))
 
     def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
+        if task.model.frozen:  # no backward pass through frozen parts before the first trained one
+            params = _thawed(task, params, jax.lax.stop_gradient(params))
         variables = {"params": gather_shares(params, task.mesh), "batch_stats": state.batch_stats}
         logits_BK, updated = task.model.apply(
             variables,
@@ -280,6 +287,12 @@ def observe_step(
 
 
 # ----------------------------------------------------------------------------------- helpers
+
+
+def _thawed(task: Task, trained: Collection, frozen: Collection) -> Collection:
+    """Returns the frozen modules of one collection and the other modules of another."""
+    is_frozen = task.model.is_frozen
+    return {name: frozen[name] if is_frozen(name) else node for name, node in trained.items()}
 
 
 def _draws_of_parts(task: Task, key: jax.Array, batch: Batch) -> Draws:

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from resnet_jax import settings
+from resnet_jax import pretrained, settings
 from resnet_jax.data import datasets, sets, sources
 from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.data.splits import Split
@@ -25,11 +25,10 @@ from resnet_jax.parallel.processes import fetch, from_primary, put
 from resnet_jax.parallel.stopping import StopRequest
 from resnet_jax.programs import Programs, build
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import environment, flags, identity, reader
+from resnet_jax.runs import environment, flags, identity, reader, storage
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.log import Clock, RunLog
 from resnet_jax.runs.profile import Profiler
-from resnet_jax.runs.storage import reason
 from resnet_jax.runs.writer import Onlooker, RunFolder
 from resnet_jax.state import TrainState, Variables
 from resnet_jax.step import Metrics
@@ -55,6 +54,7 @@ def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) 
     no_effect = settings.without_effect(config, defaults or config)
     sources.require(config.data.name, config.data.dir)
     identity.refuse_other(workdir, config.to_dict())
+    pretrained.require(config, storage.locate(workdir))
     flags.refuse_other_draws(workdir)
     execution = decide(config)
 
@@ -129,13 +129,21 @@ def _prepare(
     checkpoints = at_end.enter_context(Checkpoints(folder.checkpoints, config.checkpoint.keep))
     saved = checkpoints.restore(programs.saved_state)
     seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
-    state = programs.start(seeds) if saved is None else programs.from_saved(saved)
+    facts: reader.Launch = {}
+    if saved is not None:
+        state = programs.from_saved(saved)
+    elif config.init["from"]:
+        given = pretrained.read(config, folder.path)
+        state = programs.start(seeds, given.variables)
+        facts = {"init": given.facts}
+    else:
+        state = programs.start(seeds)
     start = int(fetch(state.step)[0])
 
     folder.rewind(start)
     flags.log_other_rounding(str(folder.path))
     network = summarize(programs.model, sets.image_shape(config.data))
-    facts = environment.launch_facts(network, execution.facts(), data_facts)
+    facts |= environment.launch_facts(network, execution.facts(), data_facts)
     folder.record_launch(facts | {"without_effect": no_effect, "step": start})
     for notice in no_effect:
         logging.info("%s.", notice)
@@ -268,7 +276,8 @@ def _test(launch: _Launch, state: TrainState) -> tuple[Variables, Metrics] | Non
         state, metrics = _validate(launch, state)
     metrics["diverged_at"] = state.diverged_at
     variables = state.best.variables if config.eval.weights == "best" else state.evaluated
-    if config.eval.statistics == "population" and config.model.norm == "batch":
+    is_measured = config.eval.statistics == "population" and config.model.norm == "batch"
+    if is_measured and programs.model.has_trained_norms:
         variables = population_statistics(
             programs.observe_step, variables, data.train, launch.seeds, config, programs.execution
         )
@@ -313,7 +322,7 @@ def _as_run_error(error: BaseException, config: ConfigDict, folder: RunFolder) -
             f"batch_size={config.batch_size} would be another run)."
         )
     if isinstance(error, OSError):
-        return RunError(f"{folder.path} cannot be written: {reason(error)}.")
+        return RunError(f"{folder.path} cannot be written: {storage.reason(error)}.")
     return error
 
 

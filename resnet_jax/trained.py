@@ -100,7 +100,7 @@ def load(
         raise UserError(
             f"{path}/config.json lacks model.{e.args[0]}; it is of another version."
         ) from e
-    saved = _newest(path)
+    saved = newest(path)
     if not saved.is_tested:
         logging.warning("%s: not tested; these are the variables of step %d.", path, saved.step)
     if data_dir is not None:
@@ -116,7 +116,7 @@ def load(
     )
 
 
-class _Saved(NamedTuple):
+class Saved(NamedTuple):
     """Variables from a checkpoint.
 
     Attributes:
@@ -130,7 +130,7 @@ class _Saved(NamedTuple):
     is_tested: bool
 
 
-def _newest(run: storage.Path) -> _Saved:
+def newest(run: storage.Path) -> Saved:
     """Reads a run's tested variables or, if it has trained on since, its newest checkpoint.
 
     Raises:
@@ -145,7 +145,7 @@ def _newest(run: storage.Path) -> _Saved:
     for step, folder in sorted(places, key=lambda place: (place[0], place[1] == "tested"))[::-1]:
         variables = _read(run / folder / str(step))
         if variables is not None:
-            return _Saved(variables, step, folder == "tested")
+            return Saved(variables, step, folder == "tested")
     what = "no intact checkpoint" if places else "no checkpoint yet"
     raise UserError(f"{run} holds {what}.")
 

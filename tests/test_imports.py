@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "resnet_jax.parallel": ["resnet_jax.kernels"],
     "resnet_jax.data": ["resnet_jax.parallel", "resnet_jax.runs"],
     "resnet_jax.runs": ["resnet_jax.networks", "resnet_jax.parallel", TOP],
-    TOP: [f"resnet_jax.{room}" for room in ("data", "kernels", "networks", "parallel", "runs")],
+    TOP: [f"resnet_jax.{room}"
+          for room in ("data", "interop", "kernels", "networks", "parallel", "runs")],
     "configs": [TOP, "resnet_jax.runs"],
     # A report reads run folders; it may use the names of networks, but nothing that trains.
     "experiments.report": ["configs", "experiments.cli", "experiments.report.axes",

@@ -37,10 +37,11 @@ ALWAYS = {
     "model.stem_filters", "model.same_padding",  # refused with another stem
     "model.scan", "model.remat",
     "model.num_classes",
-    "data.name", "data.dir", "data.validation", "data.mean", "data.std",
+    "data.name", "data.dir", "data.classes", "data.validation", "data.mean", "data.std",
     "data.pad", "data.image_size",  # refused with a streamed and a resident set
     "data.flip", "data.color",
     "optimizer.name", "optimizer.weight_decay", "optimizer.clip_norm",
+    "optimizer.rate_factors", "init.from",
     "schedule.name", "schedule.rate", "schedule.warmup",  # but for the two cases below
     "schedule.rate_for_batch", "schedule.unit",  # settled when a config is resolved
     "eval.batch_size", "eval.weights", "eval.views",
@@ -63,7 +64,7 @@ OTHER = {
     "schedule.final_rate": 0.01, "schedule.patience": 2, "schedule.tolerance": 1.0,
     "schedule.warmup_length": 4.0, "schedule.warmup_rate": 0.02, "schedule.warmup_error": 50.0,
     "schedule.warmup_window": 7, "eval.every": 11, "eval.population_examples": 99,
-    "eval.short_side": 300, "eval.scales": (224, 320),
+    "init.head": "kept", "eval.short_side": 300, "eval.scales": (224, 320),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from resnet_jax.settings import Flat
 
 WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
 VARIANT = "variant"  # the setting that names a combination of settings
+PRETRAINED = "init.from"
 NAMED_SETTINGS = 3  # a label names this many differing settings and counts the others
 
 
@@ -82,7 +83,7 @@ def comparable(runs: Iterable[reader.Run], tuned: Tuned = NOTHING_TUNED) -> list
     by_recipe = _partition(members, [recipe(run, tuned) for run in members])
     parts: list[list[reader.Run]] = []
     for part in by_recipe:
-        for same_data in _partition(part, _notes(part)):
+        for same_data in _partition(part, _data(part)):
             parts += _by_warm_up(same_data)
     recipes = [
         recipe(p[0], tuned) | _warm_up(p) | {"data.note": _note(p) or "", VARIANT: _variants(p)}
@@ -119,6 +120,8 @@ def recipe(run: reader.Run, tuned: Tuned = NOTHING_TUNED) -> Flat:
       tuned: the tuned settings by study.
     """
     shared = identity.recipe(run.config) | dict.fromkeys(_tuned_keys(run, tuned), "tuned")
+    if shared[PRETRAINED]:
+        shared[PRETRAINED] = "trained weights"  # each network has its own
     return shared | {"schedule.warmup": "none"} if _has_papers_warm_up(run) else shared
 
 
@@ -147,9 +150,12 @@ def _network(run: reader.Run) -> Flat:
 
 
 def _by_network(part: Sequence[reader.Run], tuned: Tuned) -> list[list[reader.Run]]:
-    # Two studies may have tuned the same network to different values.
+    # Two studies may have tuned the same network differently, or started it from other weights.
     values = [
-        {key: settings.flatten(run.config).get(key) for key in _tuned_keys(run, tuned)}
+        {
+            key: settings.flatten(run.config).get(key)
+            for key in (*_tuned_keys(run, tuned), PRETRAINED)
+        }
         for run in part
     ]
     return _partition(part, [_network(r) | v for r, v in zip(part, values, strict=True)])
@@ -182,9 +188,16 @@ def _note(part: Sequence[reader.Run]) -> str | None:
     return next((note for note in known if note is not None), None)
 
 
-def _notes(part: Sequence[reader.Run]) -> list[Flat]:
-    """Returns each run's data note; a run that never loaded its data gets the first known note."""
-    return [{"note": own if (own := _note([run])) is not None else _note(part)} for run in part]
+def _data(part: Sequence[reader.Run]) -> list[Flat]:
+    """Returns the data that each run recorded beside their name: their note and, of own sets, more.
+
+    A run that never loaded its data gets the first known values.
+    """
+    facts = [run.environment.get("data", {}) for run in part]
+    # Names of published sets say what they hold.
+    keys = ["note"] + ["content"] * (part[0].config["data"]["name"] in settings.OWN_DATA)
+    first = {key: next((each[key] for each in facts if key in each), None) for key in keys}
+    return [{key: each.get(key, first[key]) for key in keys} for each in facts]
 
 
 def _partition(members: Sequence[reader.Run], keys: Sequence[Flat]) -> list[list[reader.Run]]:

@@ -53,7 +53,7 @@ def write(
         }
         folder.record_launch(facts | {"converted": converted})
         with Checkpoints(folder.tested, keep=1) as checkpoints:
-            checkpoints.save(0, _as_saved(imported.variables))
+            checkpoints.save(0, as_saved(imported.variables))
             checkpoints.close()
         folder.set_status(
             "completed",
@@ -68,7 +68,7 @@ def write(
         folder.close()
 
 
-def _as_saved(variables: Variables) -> Variables:
+def as_saved(variables: Variables) -> Variables:
     """Returns variables in the layout of checkpoints, with one replicate."""
     stacked = layout.convert(variables, layout.stacked)
     return jax.tree.map(lambda array: np.asarray(array)[None], stacked)

@@ -61,6 +61,11 @@ def settings(named: Named, conventions: Conventions, path: str) -> dict[str, Any
     }
 
 
+def image_channels(named: Named, path: str) -> int:
+    """Returns the channels of the images that a network takes; see settings()."""
+    return _Kernels(named, path).shape(0, 0, "stem_conv")[2]
+
+
 class _Kernels:
     """The kernels of a file by their place, with shapes in our layout."""
 

@@ -36,6 +36,17 @@ def rest(stage: int) -> str:
     return f"stage{stage}{_REST}"
 
 
+def parts(stages: int) -> tuple[str, ...]:
+    """Returns the parts of a network: ``("stem", "stage1", ..., "logits")``."""
+    return ("stem", *(f"stage{number}" for number in range(1, stages + 1)), "logits")
+
+
+def part_of(name: str, stages: int) -> str:
+    """Returns the part with the module `name`, of a network of `stages` stages."""
+    # A pre-activation network ends with a norm of the last stage's output.
+    return f"stage{stages}" if name == "head_norm" else name.partition("_")[0]
+
+
 def is_stacked(name: str) -> bool:
     """Whether the arrays under `name` have an axis of blocks."""
     return name.endswith(_REST)

@@ -71,6 +71,7 @@ class ResNet(nn.Module):
       dtype: of activations; parameters, statistics and logits are float32.
       precision: of float32 products in convolutions and the classifier, one of PRECISIONS.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
+      frozen: parts, see layout.parts, whose norms keep their moving averages, also in training.
       scan: run a stage's blocks after the first in a loop, compiled once whatever the depth; their
         variables are stacked, see layout.py.
       space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
@@ -109,6 +110,7 @@ class ResNet(nn.Module):
     bn_group: int = 0
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    frozen: tuple[str, ...] = ()
     scan: bool = False
     space_to_depth: bool = False
     remat: tuple[int, ...] = ()
@@ -139,12 +141,27 @@ class ResNet(nn.Module):
         Choices(PADDED, or_none=True).check("same_padding", self.same_padding)
         Range(0, whole=True).check("bn_group", self.bn_group)
         Range(0, 1, below=True).check("bn_momentum", self.bn_momentum)
+        Choices(self.parts, or_none=True).check("frozen", self.frozen)
         super().__post_init__()
 
     @property
     def is_random(self) -> bool:
         """Whether training draws random numbers."""
         return self.stochastic_depth > 0 or self.dropout > 0
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of its parts, see layout.parts."""
+        return layout.parts(len(self.arch.stage_sizes))
+
+    @property
+    def has_trained_norms(self) -> bool:
+        """Whether any part but the classifier is trained."""
+        return not set(self.parts[:-1]) <= set(self.frozen)
+
+    def is_frozen(self, module: str) -> bool:
+        """Whether a top-level module is in a frozen part."""
+        return layout.part_of(module, len(self.arch.stage_sizes)) in self.frozen
 
     @nn.compact
     def __call__(
@@ -166,14 +183,19 @@ class ResNet(nn.Module):
           draws: the source of stochastic depth and dropout; None for the network of an evaluation.
         """
         make = self._layers(train)
-        x = self._stem(images_BHWC.astype(self.dtype), make)
+        fixed = dataclasses.replace(make, train=False)
+
+        def layers(part: str) -> Layers:
+            return fixed if part in self.frozen else make
+
+        x = self._stem(images_BHWC.astype(self.dtype), layers("stem"))
         self._keep("stem", x)
         per_block = self._variation().of_blocks(scales, draws)
         for stage in range(1, len(self.arch.stage_sizes) + 1):
-            x = self._stage(x, stage, make, per_block)
+            x = self._stage(x, stage, layers(f"stage{stage}"), per_block)
             self._keep(f"stage{stage}", x)
         if self.preactivation:
-            x = make.norm(name="head_norm", activate=True)(x)
+            x = layers(self.parts[-2]).norm(name="head_norm", activate=True)(x)
         pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         self._keep("pooled", pooled_BC)
         # float32, so that bfloat16's 8 bits never reach the loss.
@@ -305,7 +327,7 @@ _SHARED = tuple(
     field.name
     for field in dataclasses.fields(ResNet)
     if field.name not in ("arch", "preactivation", "kernel_init", "dtype", "scan", "remat")
-    and field.name not in ("convolution", "product", "parent", "name")
+    and field.name not in ("frozen", "convolution", "product", "parent", "name")
 )
 
 

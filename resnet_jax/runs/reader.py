@@ -70,6 +70,7 @@ class Launch(TypedDict, total=False):
     network: dict[str, int]
     data: storage.Json
     without_effect: list[str]
+    init: storage.Json  # the origin of the weights before the first step, if they were not drawn
     converted: storage.Json  # of a network that others trained: its file and conventions
     step: int
 

@@ -1,5 +1,6 @@
 """Pooling runs into cells and cells into groups, with unfinished and diverged runs."""
 
+import json
 import os
 import socket
 import subprocess
@@ -341,6 +342,34 @@ def test_data_with_a_note_are_not_compared_with_data_without(tmp_path):
     found = made(tmp_path)
     assert [g.note for g in found] == ["", note]
     assert [g.label for g in found] == ["digits, no note", f"digits, note: {note}"]
+
+
+@pytest.mark.parametrize(("name", "groups_"), [("arrays", 2), ("cifar10", 1)])
+def test_sets_of_a_users_own_are_compared_by_content(name, groups_, tmp_path):
+    for content, shortcut in (("one", "none"), ("other", "A")):
+        folder = fixture.write(
+            tmp_path / shortcut, fixture.flat(20.0), model__shortcut=shortcut, data__name=name
+        )
+        file = folder / "environment.json"
+        facts = json.loads(file.read_text())
+        facts["data"]["content"] = content
+        file.write_text(json.dumps(facts))
+    assert len(groups.comparable(reader.find([tmp_path]))) == groups_
+
+
+def test_networks_that_start_from_weights_of_their_own_are_compared(tmp_path):
+    for name, shortcut, source in (
+        ("plain", "none", "runs/plain"), ("resnet", "A", "runs/resnet"),
+        ("other", "A", "runs/other"), ("drawn", "A", ""),
+    ):  # fmt: skip
+        fixture.write(
+            tmp_path / name, fixture.flat(20.0), model__shortcut=shortcut, init__from=source
+        )
+    drawn, trained = sorted(groups.comparable(reader.find([tmp_path])), key=lambda g: len(g.cells))
+    assert [cell.runs[0].name for cell in drawn.cells] == ["drawn"]
+    # Those of two sources are not pooled as seeds of one cell.
+    assert sorted(cell.runs[0].name for cell in trained.cells) == ["other", "plain", "resnet"]
+    assert [len(cell.runs) for cell in trained.cells] == [1, 1, 1]
 
 
 def test_a_run_that_never_loaded_its_data_stays_with_its_study(tmp_path):

@@ -45,6 +45,7 @@ def sweep(workdir, *flags):
         ((STUDY, "--part=1"), "--part=1 is not allowed"),
         ((STUDY, "--part=-1/2"), "--part=-1/2 is not allowed"),
         ((STUDY, "--part=8/9"), "--part=8/9 has no cell: there are 4"),
+        ((STUDY, "--config.base.init.from=/nowhere"), "init.from='/nowhere' does not exist"),
         (("--config=configs/digits.py",), "is not a study"),
         (("--config=configs/degradation_cifar10.py", "--config.base.data.dir=/nowhere"), "cifar10"),
     ],
