@@ -102,6 +102,14 @@ class Replicate:
         diverged = self.diverged_at is not None and (error is None or self.diverged_at <= steps)
         return self._observation(error, steps, diverged)
 
+    def tested(self) -> Observation | None:
+        """Returns the test error for a claim, or None before the test."""
+        examples = self.run.environment.get("data", {}).get("test", math.inf)
+        if self.diverged_at is not None:
+            return Observation(DIVERGED_ERROR, examples, diverged=True)
+        error = self.test_error()
+        return None if error is None else Observation(error, examples)
+
     def _observation(self, error: float | None, steps: float, diverged: bool) -> Observation | None:
         examples = steps * self.run.config["batch_size"]
         if diverged:

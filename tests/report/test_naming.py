@@ -46,7 +46,7 @@ def test_every_form_of_the_report_separates_them(tmp_path, capsys):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {c["id"]: (c["named_before_runs"], c["named_at"]) for c in summary["claims"]} == {
         "1": (True, BEFORE["at"]), "2": (False, AFTER["at"]),
-        **dict.fromkeys(("3", "3b", "3c", "3d", "4", "7a", "7b"), (False, None)),
+        **dict.fromkeys(("3", "3b", "3c", "3d", "4", "7a", "7b", "8", "8b"), (False, None)),
     }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_a_group_of_two_studies_counts_what_both_named(tmp_path):
         "1": "named 2026-01-09, before the runs",
         "2": "named 2026-02-03, after the runs",
         **dict.fromkeys(
-            ("3", "3b", "3c", "3d", "4", "7a", "7b"), "not named in the study's config"
+            ("3", "3b", "3c", "3d", "4", "7a", "7b", "8", "8b"), "not named in the study's config"
         ),
     }
 

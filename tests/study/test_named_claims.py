@@ -26,8 +26,8 @@ def test_the_studies_of_this_repository_name_their_claims():
     [
         (
             ("1", "22"),
-            "The id in claims='22' is not known; allowed are 1, 2, 3, 3b, 3c, 3d, 4, 7a or 7b "
-            "(nearest: 2).",
+            "The id in claims='22' is not known; allowed are 1, 2, 3, 3b, 3c, 3d, 4, 7a, 7b, 8 or "
+            "8b (nearest: 2).",
         ),
         ("1", "claims='1' is not a tuple of claims' ids, as in ('1', '2')."),
     ],
