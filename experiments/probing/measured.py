@@ -1,0 +1,124 @@
+"""Probes of the features of one trained network."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from resnet_jax import examples, trained
+from resnet_jax.allowed import check_choice
+from resnet_jax.analysis import probes
+from resnet_jax.analysis.probes import Features, Probe
+from resnet_jax.networks.features import endpoints
+from resnet_jax.runs import reader
+
+KINDS: dict[str, Callable[[Features, Features, Features], Probe]] = {
+    "linear probe": probes.linear,
+    "nearest neighbours": probes.neighbours,
+}
+_HELD_OUT = 5  # without a validation split, every fifth training example chooses
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The probes of one network's features at one endpoint.
+
+    Attributes:
+      network: the run's name.
+      depth, shortcut: of the network.
+      seed: of its weights.
+      endpoint: see networks.features.
+      own_error: the network's test error in percent; None before the test.
+      probes: by kind.
+    """
+
+    network: str
+    depth: int
+    shortcut: str
+    seed: int
+    endpoint: str
+    own_error: float | None
+    probes: dict[str, Probe]
+
+
+def of_run(
+    run: reader.Run,
+    network: str,
+    seeds: int | None,
+    names: Sequence[str] | None,
+    data_dir: str | None,
+) -> Iterator[list[Row]]:
+    """Yields the rows of each seed of a run, none for a seed whose weights are not finite.
+
+    Args:
+      run: with a checkpoint.
+      network: its name in the results.
+      seeds: only so many, from the first; None: all.
+      names: of endpoints; None: stem and stages.
+      data_dir: see trained.load.
+
+    Raises:
+      UserError: the run has no checkpoint, an endpoint is unknown, or the data set is missing.
+    """
+    first, count = run.config["seed"], run.config["replicates"]
+    compute: examples.Function | None = None
+    for seed in range(first, first + min(count, seeds or count)):
+        loaded = trained.load(run.path, seed, data_dir=data_dir)
+        known = list(endpoints(loaded.model))
+        for name in names or ():
+            check_choice("--endpoints", name, known)
+        chosen = names or known[:-2]
+        # One function for all seeds, so that it is compiled once.
+        compute = compute or examples.features_of(loaded, chosen, mean=True)
+        by_split = {split: _features(loaded, split, compute) for split in _splits(loaded)}
+        yield _rows(run, network, seed, chosen, by_split)
+
+
+def _splits(run: trained.Trained) -> Sequence[str]:
+    return examples.SPLITS if run.config.data.validation else ("train", "test")
+
+
+def _features(run: trained.Trained, split: str, compute: examples.Function) -> dict[str, Features]:
+    with examples.of_split(run, split) as given:
+        parts = list(examples.outputs(run, given, compute))
+    labels = np.concatenate([numbers for numbers, _ in parts])
+    return {
+        name: Features(np.concatenate([values[name] for _, values in parts]), labels)
+        for name in parts[0][1]
+    }
+
+
+def _rows(
+    run: reader.Run,
+    network: str,
+    seed: int,
+    names: Sequence[str],
+    by_split: dict[str, dict[str, Features]],
+) -> list[Row]:
+    model, own = run.config["model"], _own_error(run, seed)
+    rows = []
+    for endpoint in names:
+        train, *others = (features[endpoint] for features in by_split.values())
+        if not all(np.isfinite(part.values).all() for part in (train, *others)):
+            return []
+        if len(others) == 1:
+            train, held_out = _split(train)
+            others = [held_out, *others]
+        found = {kind: probe(train, *others) for kind, probe in KINDS.items()}
+        rows.append(Row(network, model["depth"], model["shortcut"], seed, endpoint, own, found))
+    return rows
+
+
+def _split(train: Features) -> tuple[Features, Features]:
+    is_held_out = np.arange(len(train.labels)) % _HELD_OUT == 0
+    kept, held_out = ([a[mask] for a in train] for mask in (~is_held_out, is_held_out))
+    return Features(*kept), Features(*held_out)
+
+
+def _own_error(run: reader.Run, seed: int) -> float | None:
+    """Returns the test error that a run logged for a seed."""
+    logged = [row["test/error"] for row in run.metrics if "test/error" in row]
+    if not logged:
+        return None
+    errors = logged[-1]
+    return errors[seed - run.config["seed"]] if isinstance(errors, list) else errors
