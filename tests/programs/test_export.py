@@ -15,9 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 import resnet_jax
 from resnet_jax.data import sources
-from resnet_jax.interop import facts, run_folder, weights
-from resnet_jax.interop.export import to_torchvision
-from resnet_jax.resolve import resolve
+from resnet_jax.interop import facts
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.interop import foreign
@@ -29,12 +27,7 @@ ERROR = 12.345678
 def folder(tmp_path_factory):
     """A run with a mean per pixel, which was tested on data with a caveat."""
     folder = tmp_path_factory.mktemp("exported") / "run"
-    settings = {"same_padding": ("blocks",), "bn_group": 16}
-    model = resnet_jax.resnet("cifar", 8, width=0.25, **settings)
-    tensors = to_torchvision(model, foreign.drawn(model, channels=1))
-    network = weights.convert(tensors, "none", same_padding=("blocks",))
-    config = tiny.config(**{f"model__{name}": value for name, value in settings.items()})
-    run_folder.write(network, resolve(config), folder, __file__)
+    foreign.write_run(folder, same_padding=("blocks",), bn_group=16)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 0, "test/error": ERROR}) + "\n")
     environment = json.loads((folder / "environment.json").read_text())
     environment["data"] = {"note": "a caveat"}
