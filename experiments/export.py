@@ -72,7 +72,7 @@ def _file() -> pathlib.Path:
     if to.exists():
         raise UserError(f"--to={to} exists already; give another name.")
     if not to.parent.is_dir():
-        raise UserError(f"--to={to} is in a folder that does not exist, {to.parent}.")
+        raise UserError(f"--to={to} cannot be written: the folder {to.parent} does not exist.")
     require_packages([_PACKAGES[to.suffix]], f"Writing {to.suffix}")
     return to
 

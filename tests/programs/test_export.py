@@ -176,7 +176,7 @@ def test_the_test_error_is_that_of_the_seed_if_it_was_tested(folder, run):
         ),
         (("{run}", "--to=gs://bucket/net.onnx"), "is a URL; it must be a path on a disk"),
         (("{run}", "--to={out}/there.onnx"), "there.onnx exists already; give another name."),
-        (("{run}", "--to={out}/no/net.onnx"), "is in a folder that does not exist, {out}/no."),
+        (("{run}", "--to={out}/no/net.onnx"), "written: the folder {out}/no does not exist."),
         (("{run}", "--to={out}/net.safetensors", "--normalize"), "net.safetensors holds tensors"),
         (("{run}", "--to={out}/net.stablehlo", "--normalize"), "net.stablehlo always normalises."),
     ],
