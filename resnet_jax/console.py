@@ -21,6 +21,7 @@ PROGRAMS = {
     "describe": "describe a network before it is trained",
     "evaluate": "evaluate a trained network",
     "convert": "convert a network that others trained to a run folder",
+    "export": "write a network to a file that other programs read",
     "prepare": "prepare a data set",
     "shrink": "write a smaller copy of ImageNet, which is read faster",
 }

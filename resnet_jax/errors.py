@@ -7,7 +7,7 @@ from collections.abc import Iterable
 # The optional packages, as they are imported, of each extra in pyproject.toml.
 EXTRAS = {
     "buckets": ("gcsfs", "s3fs"),
-    "interop": ("h5py", "onnx", "safetensors"),
+    "interop": ("flatbuffers", "h5py", "onnx", "safetensors"),
     "jpeg": ("cv2", "nvidia.nvimgcodec", "PIL", "simplejpeg"),
     "plots": ("jinja2", "matplotlib", "plotly", "scipy"),
     "tensorboard": ("tensorboardX",),

@@ -1,5 +1,7 @@
 """Variables of our network under the names and in the layouts of torchvision."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -8,6 +10,18 @@ from resnet_jax.networks.resnet import ResNet
 from resnet_jax.state import Variables
 
 _LEAVES = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var"}
+# Attributes of ResNet that change the function but no tensor, with torchvision's values. ONNX can
+# have other conventions, but not other blocks.
+CONVENTIONS = {"bottleneck_stride": "v1.5", "same_padding": (), "bn_epsilon": 1e-5}
+BLOCKS = {
+    "nonlinearity": "relu",
+    "weight_standardization": False,
+    "shortcut_scale": 1.0,
+    "shortcut_scale_by": "constant",
+    "branch_scale": 1.0,
+    "branch_scale_by": "constant",
+    "stochastic_depth": 0.0,
+}
 
 
 def to_torchvision(model: ResNet, variables: Variables) -> dict[str, np.ndarray]:
@@ -49,6 +63,23 @@ def to_torchvision(model: ResNet, variables: Variables) -> dict[str, np.ndarray]
         if leaf == "mean":
             tensors[f"{layer}.num_batches_tracked"] = np.zeros((), np.int64)
     return tensors
+
+
+def unlike_torchvision(model: ResNet) -> dict[str, tuple[Any, Any]]:
+    """Returns what torchvision's network with the same tensors computes otherwise.
+
+    Returns:
+      attribute of ResNet -> (its value, torchvision's).
+    """
+    acts = {
+        "bottleneck_stride": model.arch.block == "bottleneck",
+        "bn_epsilon": model.norm == "batch",
+    }
+    return {
+        name: (getattr(model, name), value)
+        for name, value in (CONVENTIONS | BLOCKS).items()
+        if acts.get(name, True) and getattr(model, name) != value
+    }
 
 
 def _layer(modules: list[str]) -> str:

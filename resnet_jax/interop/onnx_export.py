@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import UserError, require_packages
-from resnet_jax.interop.export import to_torchvision
+from resnet_jax.interop.export import BLOCKS, to_torchvision, unlike_torchvision
 from resnet_jax.networks.architectures import CONVOLUTIONS
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.state import Variables
@@ -17,39 +18,44 @@ _OPSET = 17
 
 
 def to_onnx(
-    model: ResNet, variables: Variables, image_shape: tuple[int, int, int]
+    model: ResNet,
+    variables: Variables,
+    image_shape: tuple[int, int, int],
+    normalization: Normalization | None = None,
 ) -> "onnx.ModelProto":
     """Returns a model that maps float32 "images" (N, C, H, W), normalised, to "logits" (N, K).
 
-    The batch size N is free. Tensors have torchvision's names.
+    The batch size N is free. Tensors have torchvision's names. The model computes in float32,
+    whatever the network's dtype.
 
     Args:
       model: the network.
       variables: {"params", "batch_stats"} of one seed, block by block.
       image_shape: (H, W, C).
+      normalization: becomes the first layers of the model, whose input is then uint8 "pixels"
+        (N, H, W, C).
 
     Raises:
       UserError: the network has layers that are not exported, or `onnx` is not installed.
     """
     require_packages(["onnx"], "Writing ONNX")
     tensors = to_torchvision(model, variables)
-    unlike = {
-        "nonlinearity": (model.nonlinearity, "relu"),
-        "weight_standardization": (model.weight_standardization, False),
-        "shortcut_scale": (model.shortcut_scale, 1.0),
-        "branch_scale": (model.branch_scale, 1.0),
-    }
-    for name, (value, allowed) in unlike.items():
-        if value != allowed:
+    for name, (value, allowed) in unlike_torchvision(model).items():
+        if name in BLOCKS:
             raise UserError(f"model.{name}={value!r} is not exported; allowed is {allowed!r}.")
-    return _Writer(model, tensors, image_shape).model()
+    return _Writer(model, tensors, image_shape, normalization).model()
 
 
 class _Writer:
     def __init__(
-        self, model: ResNet, tensors: dict[str, np.ndarray], image_shape: tuple[int, int, int]
+        self,
+        model: ResNet,
+        tensors: dict[str, np.ndarray],
+        image_shape: tuple[int, int, int],
+        normalization: Normalization | None,
     ):
         self._model, self._tensors, self._image_shape = model, tensors, image_shape
+        self._normalization = normalization
         self._nodes: list[Any] = []
         self._constants: dict[str, np.ndarray] = {}
 
@@ -58,6 +64,14 @@ class _Writer:
         from onnx import TensorProto, helper, numpy_helper
 
         height, width, channels = self._image_shape
+        images = helper.make_tensor_value_info(
+            "images", TensorProto.FLOAT, ["N", channels, height, width]
+        )
+        if self._normalization is not None:
+            images = helper.make_tensor_value_info(
+                "pixels", TensorProto.UINT8, ["N", height, width, channels]
+            )
+            self._normalize(self._normalization)
         self._node(
             "Gemm",
             self._pooled(self._stages(self._stem())),
@@ -68,11 +82,7 @@ class _Writer:
         graph = helper.make_graph(
             self._nodes,
             "resnet_jax",
-            [
-                helper.make_tensor_value_info(
-                    "images", TensorProto.FLOAT, ["N", channels, height, width]
-                )
-            ],
+            [images],
             [
                 helper.make_tensor_value_info(
                     "logits", TensorProto.FLOAT, ["N", self._model.num_classes]
@@ -86,6 +96,19 @@ class _Writer:
         made.ir_version = 8  # of this operator set; runtimes refuse later ones
         onnx.checker.check_model(made)
         return made
+
+    def _normalize(self, normalization: Normalization) -> None:
+        """Adds what makes "images" of "pixels", in the order of Normalization.__call__."""
+        from onnx import TensorProto
+
+        self._tensors |= {
+            "mean": np.asarray(normalization.mean),
+            "std": np.asarray(normalization.std),
+        }
+        x = self._node("Cast", "pixels", "pixels.float", [], to=TensorProto.FLOAT)
+        x = self._node("Sub", x, "pixels.centred", ["mean"])
+        x = self._node("Div", x, "pixels.normalized", ["std"])
+        self._node("Transpose", x, "images", [], perm=[0, 3, 1, 2])
 
     def _node(
         self, kind: str, inputs: str, output: str, tensors: list[str], **attributes: Any

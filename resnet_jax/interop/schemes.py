@@ -19,11 +19,13 @@ _TORCH = {
     "norm": _TORCH_LEAVES | {"weight": "scale"},
     "logits": _TORCH_LEAVES | {"weight": "kernel"},
 }
+# Keras 3 numbers a layer's weights.
+_KERAS_LAYER = {"kernel": "kernel", "bias": "bias", "0": "kernel", "1": "bias"}
 _KERAS_NORM = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
 _KERAS = {
-    "conv": {"kernel": "kernel", "bias": "bias"},
-    "norm": _KERAS_NORM,
-    "logits": {"kernel": "kernel", "bias": "bias"},
+    "conv": _KERAS_LAYER,
+    "norm": _KERAS_NORM | {str(n): leaf for n, leaf in enumerate(_KERAS_NORM.values())},
+    "logits": _KERAS_LAYER,
 }
 _FLAX = {
     "conv": {"kernel": "kernel", "bias": "bias"},

@@ -107,7 +107,7 @@ def _zip_format(path: pathlib.Path) -> str:
     if any(name.endswith("/data.pkl") for name in names):
         return "pytorch"
     if "model.weights.h5" in names:
-        raise Refusal("is a .keras archive; save its weights with model.save_weights('NAME.h5')")
+        raise Refusal("is a .keras archive; save the model with model.save('NAME.h5')")
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     raise Refusal(f"is a zip file of no known format; {_ALLOWED}")

@@ -24,10 +24,12 @@ def read(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     """Yields each weight's dotted HDF5 path and array, in Keras's order if the file states it.
 
     A path lacks the ``:0`` at its end and, at its start, the group that only files of whole models
-    have. Datasets of strings are left out. Needs h5py.
+    have. Keras 3 writes "layers/conv2d_3/vars/0", and the layer's name apart; here this is
+    "conv2_block1_1_conv/0". Datasets of strings are left out. Needs h5py.
 
     Raises:
-      Refusal: the file links to another place, lacks a weight, or declares too many bytes.
+      Refusal: the file links to another place, lacks a weight or the names of layers, or declares
+        too many bytes.
       Exception: of any type, if it is damaged otherwise.
     """
     import h5py
@@ -40,9 +42,10 @@ def read(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
         for name in ordered:
             if name not in datasets:
                 raise Refusal(f"is damaged: it lacks the weight {shown(name)} of its own list")
+        named = _named(datasets)
         for name in dict.fromkeys([*ordered, *datasets]):
             if h5py.check_string_dtype(datasets[name].dtype) is None:
-                short = name.removeprefix(prefix).removesuffix(":0")
+                short = named.get(name, name).removeprefix(prefix).removesuffix(":0")
                 yield short.replace("/", "."), _array(datasets[name])
 
 
@@ -79,6 +82,23 @@ def _declared(group: "h5py.Group") -> list[str]:
         for layer in _strings(group.attrs.get("layer_names", ()))
         for weight in _strings(group[layer].attrs.get("weight_names", ()))
     ]
+
+
+def _named(datasets: "dict[str, h5py.Dataset]") -> dict[str, str]:
+    """Returns the paths of Keras 3's numbered weights, with the names of their layers."""
+    numbered = [name for name in datasets if "/vars/" in name]
+    named = {}
+    for name in numbered:
+        (layer,) = _strings([datasets[name].parent.attrs.get("name", "")])
+        if layer:
+            group, _, number = name.rpartition("/vars/")
+            named[name] = f"{group.rpartition('layers/')[0]}{layer}/{number}"
+    if numbered and not named:
+        raise Refusal(
+            f"lacks the names of layers ({shown(numbered[0])} is of a file of early Keras 3); save "
+            "the model with model.save('NAME.h5')"
+        )
+    return named
 
 
 def _strings(values: Any) -> list[str]:

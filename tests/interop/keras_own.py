@@ -2,8 +2,8 @@
 
     python keras_own.py OUT    # in an environment with Keras, see test_against_others.py
 
-OUT gets keras-50.h5, with random weights and statistics, and keras-50.npz: images (B, H, W, C) as
-the network takes them, and logits.
+OUT gets keras-50.h5 and keras-50.weights.h5, with random weights and statistics, and keras-50.npz:
+images (B, H, W, C) as the network takes them, and logits.
 """
 
 import pathlib
@@ -33,6 +33,7 @@ def main():
             layer.set_weights([arrays[0], draw.normal(0, 0.1, arrays[1].shape)])
     images = draw.normal(size=(2, 64, 64, 3)).astype(np.float32)
     model.save(out / "keras-50.h5")
+    model.save_weights(out / "keras-50.weights.h5")
     np.savez(out / "keras-50.npz", images=images, logits=model.predict(images, verbose=0))
 
 

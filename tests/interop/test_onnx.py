@@ -142,6 +142,14 @@ def test_another_graph_is_refused_in_a_sentence(case, tmp_path):
     [
         ({"nonlinearity": "gelu"}, "model.nonlinearity='gelu' is not exported; allowed is 'relu'."),
         ({"branch_scale": 0.5}, "model.branch_scale=0.5 is not exported; allowed is 1.0."),
+        (
+            {"shortcut_scale_by": "1/L"},
+            "model.shortcut_scale_by='1/L' is not exported; allowed is 'constant'.",
+        ),
+        (
+            {"stochastic_depth": 0.2},
+            "model.stochastic_depth=0.2 is not exported; allowed is 0.0.",
+        ),
         ({"preactivation": True}, "allowed are networks with model.activation='post'"),
     ],
 )

@@ -172,6 +172,16 @@ def test_kerass_names_biases_and_order_of_colours():
         np.testing.assert_array_equal(ours["mean"], theirs["mean"] - biases[f"{name}_conv"])
         np.testing.assert_array_equal(ours["var"], theirs["var"])
     assert equal(found.variables["params"]["logits"], variables["params"]["logits"])
+    # Keras 3 numbers the weights of a layer.
+    order = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+    numbered = {}
+    for name, array in tensors.items():
+        layer, leaf = name.removesuffix(":0").split(".")[1:]
+        number = order.index(leaf) - (2 if layer.endswith("_bn") else 0)
+        numbered[f"{layer}.{number}"] = array
+    found_again = weights.convert(numbered, "file")
+    assert (found_again.model, found_again.elsewhere) == (found.model, ())
+    assert equal(found_again.variables, found.variables)
 
 
 def in_flaxs_names(model, variables):

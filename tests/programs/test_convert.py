@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 
+import h5py
 import jax
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from resnet_jax.interop.onnx_export import to_onnx
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.interop import foreign
+from tests.interop.test_weights import in_kerass_names
 
 DIGITS = ("--data=digits", "--mean=0.25", "--std=0.5")
 
@@ -102,6 +104,30 @@ def test_an_onnx_graph_tells_its_conventions(tmp_path):
     assert ["epsilon", "0.001", "the", "graph"] in lines
     assert ["order", "RGB", "assumed"] in lines
     assert resnet_jax.load(tmp_path / "run").model.bn_epsilon == 1e-3
+
+
+def keras_file(folder, model, variables):
+    tensors, _ = in_kerass_names(variables, np.random.default_rng(0))
+    with h5py.File(folder / "net.h5", "w") as written:
+        for name, array in tensors.items():
+            written[name.replace(".", "/")] = array
+    return folder / "net.h5"
+
+
+def onnx_file(folder, model, variables):
+    graph = to_onnx(model, variables, (64, 64, 3))
+    (folder / "net.onnx").write_bytes(graph.SerializeToString())
+    return folder / "net.onnx"
+
+
+@pytest.mark.parametrize(("write", "flags"), [(keras_file, ()), (onnx_file, ("--mean=0",))])
+def test_keras_and_onnx_have_no_usual_normalisation(write, flags, tmp_path):
+    model = resnet_jax.resnet("imagenet", 18, shortcut="B", width=0.0625)
+    path = write(tmp_path, model, foreign.drawn(model))
+    done = convert(f"--from={path}", f"--to={tmp_path / 'run'}", "--data=imagenet2012", *flags)
+    assert done.returncode == 2, done.stderr
+    assert "--data=imagenet2012 needs --mean and --std: the tensors cannot tell" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
