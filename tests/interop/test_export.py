@@ -101,6 +101,7 @@ def test_every_attribute_of_a_network_is_in_its_tensors_or_listed():
     of_refused = {"norm_groups", "gate_bias"}
     of_listed = {"tailored_eta"}
     of_training = {"zero_init_residual", "kernel_init", "dropout", "bn_group", "bn_momentum"}
+    of_training |= {"frozen"}
     rounding = {"dtype", "precision", "scan", "space_to_depth", "remat", "convolution", "product"}
     known = [listed, in_tensors, refused, of_refused, of_listed, of_training, rounding]
     fields = {field.name for field in dataclasses.fields(ResNet)} - {"parent", "name"}
