@@ -20,6 +20,8 @@ PROGRAMS = {
     "compare": "write a report on runs and studies",
     "describe": "describe a network before it is trained",
     "evaluate": "evaluate a trained network",
+    "predict": "predict the classes of pictures",
+    "features": "write the features of pictures or of a data set to a file",
     "convert": "convert a network that others trained to a run folder",
     "prepare": "prepare a data set",
     "shrink": "write a smaller copy of ImageNet, which is read faster",

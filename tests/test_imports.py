@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "experiments.launchers": ["experiments.cli", "resnet_jax.data", "resnet_jax.parallel",
                               "resnet_jax.runs"],
     "experiments.preparation": ["resnet_jax.data", "resnet_jax.parallel", "resnet_jax.runs"],
+    "experiments.prediction": ["experiments.cli", "resnet_jax.data", "resnet_jax.runs"],
     "experiments.pods": [TOP, "resnet_jax.data", "resnet_jax.networks", "resnet_jax.parallel"],
     "experiments.cli": ["configs", "experiments.study", TOP, "resnet_jax.runs"],
 }  # fmt: skip

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.networks import layout
+from configs import digits
+from resnet_jax.interop import export, run_folder, weights
+from resnet_jax.networks import layout, resnet
+from resnet_jax.resolve import resolve
 
 
 def drawn(model, size=32, channels=3):
@@ -25,3 +28,14 @@ def drawn(model, size=32, channels=3):
         return np.abs(values) + 0.5 if path[-1].key == "var" else values
 
     return jax.tree.map_with_path(fill, shapes)
+
+
+def converted(folder):
+    """Writes a run folder of a random network of 8 layers for digits; returns its path."""
+    model = resnet.resnet("cifar", 8, width=0.25)
+    np.savez(folder / "net.npz", **export.to_torchvision(model, drawn(model, channels=1)))
+    c = digits.get_config()
+    c.model.depth, c.model.width, c.data.validation, c.schedule.name = 8, 0.25, 0, "constant"
+    found = weights.load(folder / "net.npz")
+    run_folder.write(found, resolve(c), folder / "run", folder / "net.npz")
+    return folder / "run"
