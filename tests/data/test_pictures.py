@@ -31,7 +31,8 @@ def prepared(c, paths, batch_size=8):
     groups = [np.asarray(batch.groups[0])[np.asarray(batch.mask)] for batch in batches]
     numbers = [np.asarray(batch.labels)[np.asarray(batch.mask)] for batch in batches]
     assert np.concatenate(numbers).tolist() == list(range(len(paths)))
-    return np.concatenate(groups)[:, 0], found
+    (images,) = np.moveaxis(np.concatenate(groups), 1, 0)  # there is one view
+    return images, found
 
 
 def saved(folder, images, kind="png"):
