@@ -13,8 +13,8 @@ import contextlib
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from absl import flags, logging
@@ -36,7 +36,6 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists."
 _SEED = flags.DEFINE_integer("seed", None, "One of the run's seeds; by default the first.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "The TFDS data_dir; by default the run's.")
 
-_MIB = 2**20
 Arrays = dict[str, np.ndarray]
 
 
@@ -54,11 +53,7 @@ def main(argv: Sequence[str]) -> int:
     run = trained.load(argv[1], _SEED.value, data_dir=_DATA_DIR.value)
     for name in _ENDPOINTS.value:
         check_choice("--endpoints", name, endpoints(run.model))
-    opened = (
-        examples.of_split(run, _SPLIT.value or "test")
-        if files is None
-        else examples.of_files(run, files)
-    )
+    opened = examples.of_files(run, files) if files else examples.of_split(run, str(_SPLIT.value))
     with opened as given:
         arrays, labels = _compute(run, given, out)
     if files is None:
@@ -91,8 +86,8 @@ def _compute(
     """Returns the features and the labels."""
     shapes = {name: (len(given), *_shape(run, name)) for name in _ENDPOINTS.value}
     size = sum(4 * math.prod(shape) for shape in shapes.values())
-    logging.info("%d pictures, %.1f MiB of features", len(given), size / _MIB)
-    _check_room(size, out)
+    logging.info("%d pictures, %.1f MiB of features", len(given), size / inputs.MIB)
+    inputs.require_room(size, out.parent)
     arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
     labels = np.empty(len(given), np.int32)
     done = 0
@@ -114,23 +109,11 @@ def _shape(run: trained.Trained, name: str) -> tuple[int, ...]:
     return side, side, size.channels
 
 
-def _check_room(size: int, out: pathlib.Path) -> None:
-    """Raises UserError if the memory or the disk cannot hold `size` bytes."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    room = {"this machine's memory": memory, out.parent: shutil.disk_usage(out.parent).free}
-    for place, available in room.items():
-        if size > available:
-            raise UserError(
-                f"the features take {size / _MIB:,.0f} MiB, but {place} has {available / _MIB:,.0f}"
-                "; take fewer pictures, a later endpoint or --mean_over_positions."
-            )
-
-
 def _write(out: pathlib.Path, arrays: Arrays) -> None:
     unfinished = out.with_name(f".{out.name}.tmp")
     try:
         with open(unfinished, "wb") as f:
-            np.savez(f, allow_pickle=False, **arrays)
+            np.savez(f, **cast("dict[str, Any]", arrays))
             f.flush()
             os.fsync(f.fileno())
         unfinished.replace(out)

@@ -105,6 +105,8 @@ def _predict(run: trained.Trained, files: pictures.Files) -> list[Picture]:
                 if number in files.unreadable:
                     continue
                 logs = values["logs"][row]
+                if np.isnan(logs).any():
+                    raise UserError("the network's probabilities are not finite: it has diverged.")
                 likeliest = np.argsort(-logs, kind="stable")[: _TOP.value].tolist()
                 shown: dict[str, Any] = {}
                 if "images" in values:

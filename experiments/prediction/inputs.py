@@ -1,5 +1,8 @@
-"""Arguments and progress that predict and features share."""
+"""Progress and refusals that predict and features share."""
 
+import os
+import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 from typing import TypeVar
@@ -11,6 +14,7 @@ from resnet_jax.data.pictures import Files
 from resnet_jax.errors import UserError
 from resnet_jax.runs.progress import Bars
 
+MIB = 2**20
 _EVERY_SECONDS = 10.0  # between log lines, if there is no terminal
 _Rows = TypeVar("_Rows")
 
@@ -37,3 +41,16 @@ def require_readable(files: Files) -> None:
     if len(files.unreadable) == len(files):
         number, reason = next(iter(files.unreadable.items()))
         raise UserError(f"no picture could be read; {files.names[number]}: {reason}.")
+
+
+def require_room(size: int, folder: pathlib.Path) -> None:
+    """Raises UserError if the memory or the folder's disk cannot hold `size` bytes of features."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = {"this machine's memory": memory, "the disk of --out": shutil.disk_usage(folder).free}
+    for place, available in room.items():
+        if size > available:
+            raise UserError(
+                f"the features take {size / MIB:,.0f} MiB, but {place} has room for "
+                f"{available / MIB:,.0f}; take fewer pictures, a later endpoint or "
+                "--mean_over_positions."
+            )

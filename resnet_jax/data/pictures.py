@@ -33,7 +33,7 @@ def find(names: Sequence[str]) -> list[pathlib.Path]:
     """
     paths: list[pathlib.Path] = []
     for name in names:
-        path = storage.on_disk(name, "The picture")
+        path = storage.on_disk(name, "IMAGE")
         if path.is_dir():
             below = [
                 found for found in path.rglob("*")

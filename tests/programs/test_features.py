@@ -1,11 +1,17 @@
 """The file of features: of pictures and of a split, and what is refused."""
 
+import pathlib
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import resnet_jax
+from experiments.prediction import inputs
 from resnet_jax.data import sources
+from resnet_jax.errors import UserError
 from tests import tiny
 from tests.interop import foreign
 
@@ -87,3 +93,13 @@ def test_a_mistake_is_one_sentence(run, arguments, words):
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tiny.ROOT / "x.npz").exists()
+
+
+def test_features_that_do_not_fit_are_refused(monkeypatch):
+    here = pathlib.Path()
+    inputs.require_room(1 << 20, here)
+    with pytest.raises(UserError, match=r"take 1,099,511,627,776 MiB, but this machine's memory"):
+        inputs.require_room(1 << 60, here)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 << 20))
+    with pytest.raises(UserError, match=r"6 MiB, but the disk of --out has room for 5; take fewer"):
+        inputs.require_room(6 << 20, here)
