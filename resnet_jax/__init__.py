@@ -15,7 +15,7 @@ from resnet_jax.runs import flags
 
 if TYPE_CHECKING:
     from resnet_jax.errors import RunError, UserError
-    from resnet_jax.networks.features import features
+    from resnet_jax.networks.features import endpoints, features
     from resnet_jax.networks.resnet import ResNet, resnet
     from resnet_jax.trained import Trained, load
 
@@ -29,6 +29,7 @@ __all__ = [
     "Trained",
     "UserError",
     "__version__",
+    "endpoints",
     "features",
     "load",
     "resnet",
@@ -39,6 +40,7 @@ _MODULES = {
     "RunError": "resnet_jax.errors",
     "Trained": "resnet_jax.trained",
     "UserError": "resnet_jax.errors",
+    "endpoints": "resnet_jax.networks.features",
     "features": "resnet_jax.networks.features",
     "load": "resnet_jax.trained",
     "resnet": "resnet_jax.networks.resnet",

@@ -1,6 +1,5 @@
 """Predictions of a trained network for every example of a split, and what they say about it."""
 
-import contextlib
 import dataclasses
 from typing import Any
 
@@ -8,17 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax import losses
-from resnet_jax.allowed import check_choice
-from resnet_jax.data import datasets
-from resnet_jax.data.sets import DATA_SETS
-from resnet_jax.data.views import VIEWS, make_views
-from resnet_jax.errors import UserError
-from resnet_jax.execution import decide
+from resnet_jax import examples, losses
+from resnet_jax.state import Variables
 from resnet_jax.step import mean_over_views
 from resnet_jax.trained import Trained
 
-SPLITS = ("train", "validation", "test")
 _BINS = 15  # of the calibration error, as in Guo et al. 2017
 
 
@@ -40,46 +33,37 @@ class Predictions:
 def predict(run: Trained, split: str = "test", view: str = "center") -> Predictions:
     """Evaluates a network on every example of a split exactly once, on all devices.
 
-    Args:
-      run: the network; its config names the data set.
-      split: one of SPLITS; "train" is without the validation split.
-      view: one of data.views.VIEWS; resident sets have "center" only.
+    Arguments are those of `examples.of_split`.
 
     Raises:
-      UserError: the split is unknown or empty, the set has no such view, or the data set is
-        missing, broken, or not the one that the network was trained on.
+      UserError: as `examples.of_split`; or the data set is not the one that the network was trained
+        on.
     """
-    check_choice("split", split, SPLITS)
-    is_resident = DATA_SETS[run.config.data.name].resident
-    check_choice("view", view, VIEWS[:1] if is_resident else VIEWS)
-    config = run.config.copy_and_resolve_references()
-    config.replicates, config.seed = 1, run.seed
-    execution = decide(config, jax.devices())
-    with contextlib.closing(datasets.open_set(config.data, execution.mesh)) as data:
-        examples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
-        if not len(examples):
-            raise UserError(
-                f"split={split!r} of this run has no examples (data.validation="
-                f"{config.data.validation})."
-            )
-        normalization = run.normalization
+    with examples.of_split(run, split, view) as found:
+        parts = list(examples.outputs(run, found, log_probabilities(run, found.views.mirrored)))
+    labels, logs = zip(*parts, strict=True)
+    return Predictions(np.concatenate(logs), np.concatenate(labels), found.note)
 
-        @jax.jit
-        def logs_of(groups: tuple[jax.Array, ...]) -> jax.Array:
-            def logits_of(images_BHWC: jax.Array) -> Any:
-                normalized = normalization(images_BHWC)
-                return run.model.apply(run.variables, normalized, train=False)
 
-            return mean_over_views(logits_of, groups, views.mirrored)
+def log_probabilities(run: Trained, mirrored: bool = False) -> examples.Function:
+    """Returns the function whose values are Predictions.logs, for `examples.outputs`.
 
-        views = make_views(view, config.data, config.eval)
-        logs, labels = [], []
-        with contextlib.closing(examples.views(views, execution.eval_batch_size)) as batches:
-            for batch in batches:
-                mask = np.asarray(batch.mask)
-                logs.append(np.asarray(logs_of(batch.groups))[mask])
-                labels.append(np.asarray(batch.labels)[mask])
-        return Predictions(np.concatenate(logs), np.concatenate(labels), data.note)
+    Args:
+      run: the network.
+      mirrored: whether each view's mirror image is a view too.
+
+    Raises:
+      UserError: as Trained.normalization.
+    """
+    normalization = run.normalization
+
+    def logs_of(variables: Variables, groups: tuple[jax.Array, ...]) -> jax.Array:
+        def logits_of(images_BHWC: jax.Array) -> Any:
+            return run.model.apply(variables, normalization(images_BHWC), train=False)
+
+        return mean_over_views(logits_of, groups, mirrored)
+
+    return logs_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

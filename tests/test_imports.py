@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "resnet_jax.weight_files": [],
     "resnet_jax.interop": ["resnet_jax.data", "resnet_jax.networks", "resnet_jax.runs",
                            "resnet_jax.weight_files", TOP],
+    "resnet_jax.analysis": ["resnet_jax.networks"],
     "resnet_jax.kernels": [],
     "resnet_jax.networks": ["resnet_jax.kernels"],
     "resnet_jax.parallel": ["resnet_jax.kernels"],
@@ -37,6 +38,9 @@ MAY_IMPORT = {
     "experiments.launchers": ["experiments.cli", "resnet_jax.data", "resnet_jax.parallel",
                               "resnet_jax.runs"],
     "experiments.preparation": ["resnet_jax.data", "resnet_jax.parallel", "resnet_jax.runs"],
+    "experiments.probing": ["experiments.report", TOP, "resnet_jax.analysis",
+                            "resnet_jax.networks", "resnet_jax.runs"],
+    "experiments.prediction": ["experiments.cli", "resnet_jax.data", "resnet_jax.runs"],
     "experiments.pods": [TOP, "resnet_jax.data", "resnet_jax.networks", "resnet_jax.parallel"],
     "experiments.cli": ["configs", "experiments.study", TOP, "resnet_jax.runs"],
 }  # fmt: skip

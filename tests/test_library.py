@@ -1,10 +1,12 @@
 """What `import resnet_jax` offers, and what it costs."""
 
+import re
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
 
+import numpy as np
 import pytest
 
 import resnet_jax
@@ -86,6 +88,36 @@ def test_a_wrong_argument_is_one_sentence(make, words):
     with pytest.raises(UserError) as refused:
         make()
     assert words in str(refused.value)
+
+
+def test_the_guide_s_feature_pyramid_is_the_paper_s():
+    guide = (tiny.ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    _, pyramid, maps = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    names = {}
+    exec(pyramid, names)
+    sizes = [(1, 18, 16, 256), (1, 9, 8, 256), (1, 5, 4, 256), (1, 3, 2, 256)]
+    assert [level.shape for level in names["pyramid"]] == sizes
+    assert [names["strides"][name] for name in names["names"]] == [4, 8, 16, 32]
+    exec(maps, names)
+    assert names["maps"].shape == (1, 3, 2)
+
+    # With output convolutions that copy their input: the lateral maps plus those from above.
+    random = np.random.default_rng(0)
+    stages = [random.normal(size=(1, side, side, 3)).astype(np.float32) for side in (9, 5, 3, 2)]
+    kernels = random.normal(size=(4, 3, 2)).astype(np.float32)
+    copy = np.zeros((3, 3, 2, 2), np.float32)
+    copy[1, 1] = np.eye(2)
+    bias, params = np.zeros(2, np.float32), {}
+    for level, kernel in enumerate(kernels, start=2):
+        params[f"lateral{level}"] = {"kernel": kernel[None, None], "bias": bias}
+        params[f"output{level}"] = {"kernel": copy, "bias": bias}
+    found = names["FeaturePyramid"](channels=2).apply({"params": params}, stages)
+    merged = 0
+    for level, x, kernel in zip(found[::-1], stages[::-1], kernels[::-1], strict=True):
+        lateral = np.einsum("bhwc,cd->bhwd", x, kernel)
+        upsampled = np.kron(merged, np.ones((1, 2, 2, 1)))
+        merged = lateral + (upsampled[:, : x.shape[1], : x.shape[2]] if np.ndim(merged) else 0)
+        np.testing.assert_allclose(level, merged, rtol=1e-4, atol=1e-5)
 
 
 SCRIPT = """

@@ -152,7 +152,7 @@ def test_a_streamed_set_s_normalization_needs_no_data(no_data):
 
 def test_the_guide_s_program_runs(trained, tmp_path, monkeypatch):
     guide = (tiny.ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    program = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0]
     shutil.copytree(trained, tmp_path / "runs" / "plain-56")
     monkeypatch.chdir(tmp_path)
     names = {}

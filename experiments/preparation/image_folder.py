@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experiments.preparation import archives, writer
 from experiments.preparation.writer import Split, record
 from resnet_jax.data import jpeg
+from resnet_jax.data.pictures import SUFFIXES
 from resnet_jax.errors import UserError, listing
 from resnet_jax.parallel.cores import usable_cores
 from resnet_jax.runs import storage
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 NAME = "image_folder"
 VERSION = "1.0.0"
-_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _TEST = ("test", "val", "validation")  # names of a folder with pictures that are for the test
 _SHOWN = 5  # names in an error
 
@@ -133,11 +133,11 @@ def _classes(folder: pathlib.Path) -> list[str]:
 def _pictures(folder: pathlib.Path, classes: Sequence[str]) -> list[_Picture]:
     pictures = []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in _PICTURES)
+        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not files:
             raise UserError(
                 f"{folder / name} has no picture; allowed are files that end with "
-                f"{listing(_PICTURES)}."
+                f"{listing(SUFFIXES)}."
             )
         for path in files:
             pictures.append(_Picture(path.relative_to(folder).as_posix(), label, path))

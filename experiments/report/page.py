@@ -6,9 +6,9 @@ This module has the text and data; templates/ has the HTML.
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-import jinja2
 import plotly.offline
 
+from experiments.cli.templates import templates
 from experiments.report import curves, figures, headlines, interactive, table
 from experiments.report.axes import panels, series
 from experiments.report.axes.rows import Section
@@ -22,13 +22,7 @@ from resnet_jax.runs.storage import Json
 
 UNKNOWN = "not recorded"
 MOST_OPEN = 6  # groups; with more of them, their sections are folded
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES = templates(pathlib.Path(__file__).parent / "templates")
 
 
 def render(contents: Contents, command: str) -> str:

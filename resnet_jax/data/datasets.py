@@ -19,8 +19,6 @@ from resnet_jax.errors import RunError, UserError
 if TYPE_CHECKING:
     from resnet_jax.data.streaming import StreamedSplit, Workers
 
-_AHEAD = 3  # batches in host memory, full or being filled
-
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
@@ -110,7 +108,7 @@ def _streamed(config: ConfigDict, mesh: jax.sharding.Mesh) -> DataSet:
     train, test, note = sources.open_records(config.name, config.dir)
     content = _digest(train.fingerprint(), test.fingerprint())
     members, held_out = split_indices(len(train), config.validation, config.split_seed)
-    workers = Workers(config.workers, _AHEAD)
+    workers = Workers(config.workers)
     crop = make_crop(config)
 
     def split(records: sources.Records, members: np.ndarray) -> "StreamedSplit":

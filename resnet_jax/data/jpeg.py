@@ -6,6 +6,7 @@ rotations are ignored, as in TensorFlow and torchvision.
 """
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import io
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -34,6 +35,8 @@ RESAMPLING = {
     # Averages when it shrinks, the only method here without aliasing; undefined when it enlarges.
     "area": (cv2.INTER_AREA, cv2.INTER_LINEAR),
 }
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # Pillow's
+_ORIENTATION = 0x0112  # EXIF's tag; 1 for upright
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 cv2.setNumThreads(1)  # callers already run one thread per core
 _DECODER_LOCK = threading.Lock()
@@ -42,6 +45,27 @@ _local = threading.local()
 
 class UnreadableError(Exception):
     """A picture cannot be decoded; the message says why."""
+
+
+class Header(NamedTuple):
+    """Facts about a picture, of which decode() keeps only the size."""
+
+    height: int
+    width: int
+    is_grey: bool
+    has_transparency: bool
+    is_rotated: bool  # or mirrored, by EXIF
+
+
+def header(encoded: bytes) -> Header:
+    """Reads a picture's header; raises UnreadableError."""
+    with _open_image(encoded) as image:
+        is_grey = image.mode in _GREY_MODES or image.mode.startswith("I;16")
+        is_rotated = False
+        if image.format != "PNG" or "exif" in image.info:  # otherwise a PNG would be decoded
+            with contextlib.suppress(Exception):  # damaged EXIF leaves a picture readable
+                is_rotated = image.getexif().get(_ORIENTATION, 1) != 1
+        return Header(image.height, image.width, is_grey, image.has_transparency_data, is_rotated)
 
 
 def size(encoded: bytes) -> tuple[int, int]:

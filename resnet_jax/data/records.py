@@ -16,7 +16,7 @@ import resource
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
@@ -41,6 +41,16 @@ class Record(NamedTuple):
     image: bytes  # encoded
     label: int
     name: str  # original file name, or empty
+
+
+class Pictures(Protocol):
+    """Numbered pictures: records of a prepared split, or files of a user."""
+
+    def __getitem__(self, number: int) -> Record:
+        """Reads one picture; raises RunError."""
+
+    def note_damaged(self, number: int, name: str, reason: str) -> None:
+        """Is called if a picture cannot be decoded; raises RunError to stop."""
 
 
 class Shard(NamedTuple):

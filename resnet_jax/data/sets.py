@@ -18,6 +18,7 @@ class Facts:
       resident: whether the set fits on a device; otherwise it is streamed.
       test_split: TFDS's name of the split on which errors are reported.
       channels: mean and standard deviation per channel; empty if they are measured.
+      white: the largest pixel.
     """
 
     image_shape: tuple[int, int, int]
@@ -28,6 +29,7 @@ class Facts:
     resident: bool = True
     test_split: str = "test"
     channels: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    white: int = 255
 
 
 # Of ImageNet's training split; the customary numbers, in [0, 255].
@@ -35,7 +37,7 @@ _IMAGENET_CHANNELS = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 # Published sizes; a prepared copy's metadata take precedence.
 DATA_SETS = {
-    "digits": Facts((8, 8, 1), 10, 1437, 360, mirrored_keeps_class=False),
+    "digits": Facts((8, 8, 1), 10, 1437, 360, mirrored_keeps_class=False, white=16),
     "cifar10": Facts((32, 32, 3), 10, 50000, 10000, mirrored_keeps_class=True),
     "cifar100": Facts((32, 32, 3), 100, 50000, 10000, mirrored_keeps_class=True),
     "mnist": Facts((28, 28, 1), 10, 60000, 10000, mirrored_keeps_class=False),

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding
 from resnet_jax.data import crops, jpeg
 from resnet_jax.data.crops import Crop
 from resnet_jax.data.order import batch_indices
-from resnet_jax.data.records import Records
+from resnet_jax.data.records import Pictures
 from resnet_jax.data.splits import EvalBatch
 from resnet_jax.data.views import Bucket, Views, pictures_per_batch
 from resnet_jax.parallel import mesh as meshes
@@ -29,6 +29,7 @@ from resnet_jax.parallel.cores import usable_cores
 
 T = TypeVar("T")
 _CHUNK = 8  # pictures per task; enough to make the overhead of a task negligible
+_AHEAD = 3  # batches in host memory, full or being filled
 _ALIGNMENT = 64  # bytes
 _GREY = 128  # colour that replaces a damaged picture; close to the mean of all pictures
 
@@ -42,7 +43,7 @@ _Write = Callable[[tuple[int, ...], list[np.ndarray]], int]
 class Workers:
     """The threads that fill batches, up to `ahead` batches in advance."""
 
-    def __init__(self, threads: int, ahead: int):
+    def __init__(self, threads: int, ahead: int = _AHEAD):
         """Starts `threads` threads; 0 for one per core."""
         self._pool = ThreadPoolExecutor(threads or len(usable_cores()), "decode")
         self._ahead = ahead
@@ -98,23 +99,25 @@ class Filling(Generic[T]):
 
 @dataclasses.dataclass(frozen=True)
 class StreamedSplit:
-    """A subset of a prepared split.
+    """A subset of a prepared split, or of a user's files.
 
     Attributes:
-      records: the prepared split.
+      records: the prepared split, or the files.
       members: numbers of the records in the subset, int (N,).
       size: side of a training crop, in pixels.
       crop: the training crop.
       resample: see jpeg.RESAMPLING.
+      channels: of the views.
     """
 
-    records: Records
+    records: Pictures
     members: np.ndarray
     size: int
     crop: Crop
     resample: str
     workers: Workers
     mesh: jax.sharding.Mesh
+    channels: int = 3
 
     arrays = ()
 
@@ -208,7 +211,7 @@ class StreamedSplit:
                 picture[...] = view
             return record.label
 
-        shapes = [(*shape, 3) for shape in views.shapes(bucket)]
+        shapes = [(*shape, self.channels) for shape in views.shapes(bucket)]
         batch = _Shares(meshes.split_batch(self.mesh), (batch_size,), shapes)
         tasks = batch.fill(self.workers, members.shape, write)
 

@@ -40,7 +40,7 @@ class Views(Protocol[Bucket]):
         """Returns (views, height, width) for each shape of view."""
 
     def cut(self, image: np.ndarray, bucket: Bucket) -> list[np.ndarray]:
-        """Cuts uint8 (H, W, 3) into one uint8 (V, h, w, 3) for each of `shapes`."""
+        """Cuts uint8 (H, W, 3) into one uint8 (V, h, w, C) for each of `shapes`."""
 
 
 def pictures_per_batch(
@@ -111,6 +111,30 @@ class Crops:
             corners += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
         size = self.size, self.size
         return [np.stack(_parts(image, resized, size, corners, self.resample))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted(Crops):
+    """A user's picture as an image of a resident set; with short_side = size.
+
+    A picture of this size keeps its pixels. Colours become grey (ITU-R BT.601) if the set is grey;
+    grey pixels keep their value.
+
+    Attributes:
+      channels: of the set, 1 or 3.
+      white: the set's largest pixel, which the picture's 255 becomes.
+    """
+
+    channels: int
+    white: int
+
+    def cut(self, image: np.ndarray, bucket: tuple[()]) -> list[np.ndarray]:
+        """Resizes, cuts and converts."""
+        (parts,) = super().cut(image, bucket)
+        if self.channels == 1:
+            weighted = parts.astype(np.uint32) @ np.array((299, 587, 114), np.uint32)
+            parts = (weighted[..., None] + 500) // 1000
+        return [((parts.astype(np.uint32) * self.white + 127) // 255).astype(np.uint8)]
 
 
 @dataclasses.dataclass(frozen=True)

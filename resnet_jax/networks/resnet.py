@@ -35,6 +35,7 @@ from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS
 from resnet_jax.networks.per_block import UNSCALED, NetworkDraws, PerBlock, Scales, Variation
 
 FEATURES = "features"  # the collection of a network's named endpoints
+GIVEN = "given"  # the collection of endpoints that replace the computed ones
 STEMS = ("cifar", "imagenet")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # JAX's names. Only "highest" is float32 on every device; the others depend on the device.
@@ -189,15 +190,14 @@ class ResNet(nn.Module):
             return fixed if part in self.frozen else make
 
         x = self._stem(images_BHWC.astype(self.dtype), layers("stem"))
-        self._keep("stem", x)
+        x = self._endpoint("stem", x)
         per_block = self._variation().of_blocks(scales, draws)
         for stage in range(1, len(self.arch.stage_sizes) + 1):
-            x = self._stage(x, stage, layers(f"stage{stage}"), per_block)
-            self._keep(f"stage{stage}", x)
+            name = f"stage{stage}"
+            x = self._endpoint(name, self._stage(x, stage, layers(name), per_block))
         if self.preactivation:
             x = layers(self.parts[-2]).norm(name="head_norm", activate=True)(x)
-        pooled_BC = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        self._keep("pooled", pooled_BC)
+        pooled_BC = self._endpoint("pooled", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         # float32, so that bfloat16's 8 bits never reach the loss.
         classifier = nn.Dense(
             self.num_classes,
@@ -295,10 +295,13 @@ class ResNet(nn.Module):
             x = block(stride=1, name=layout.block(stage, number))(x, *of_block(number))
         return x
 
-    def _keep(self, name: str, x: jax.Array) -> None:
-        """Stores an endpoint if the collection FEATURES is mutable; see features.py."""
+    def _endpoint(self, name: str, x: jax.Array) -> jax.Array:
+        """Returns an endpoint, or its replacement in GIVEN; stores it if FEATURES is mutable."""
+        if self.has_variable(GIVEN, name):
+            x = self.get_variable(GIVEN, name)
         if not self.is_initializing():
             self.sow(FEATURES, name, x)
+        return x
 
     def _block(self, *, stage: int, looped: bool = False, **attributes: Any) -> Block:
         if stage in self.remat:

@@ -39,3 +39,4 @@ def write_run(folder, **fields):
     network = weights.convert(tensors, "no file", same_padding=same_padding)
     config = tiny.config(**{f"model__{name}": value for name, value in fields.items()})
     run_folder.write(network, resolve(config), folder, __file__)
+    return folder

@@ -9,14 +9,15 @@ import resnet_jax
 from resnet_jax.errors import UserError
 from resnet_jax.networks import layout
 from resnet_jax.networks.architectures import Architecture
-from resnet_jax.networks.features import endpoints
+from resnet_jax.networks.features import endpoints, logits_from
 from resnet_jax.networks.resnet import ResNet
 
 BASIC = Architecture("basic", (3, 2), (4, 8))
+BOTTLENECK = Architecture("bottleneck", (1, 2, 1), (4, 6, 8))
 
 
 def net(**fields):
-    return ResNet(BASIC, num_classes=5, **({"shortcut": "A"} | fields))
+    return ResNet(**({"arch": BASIC, "num_classes": 5, "shortcut": "A"} | fields))
 
 
 def images(size=8):
@@ -100,16 +101,54 @@ def test_every_endpoint_equals_the_forward_pass_by_hand(scan, fields):
     np.testing.assert_array_equal(found["logits"], model.apply(of, pixels, train=False))
 
 
-@pytest.mark.parametrize(("stem", "stride"), [("cifar", 1), ("imagenet", 4)])
-def test_endpoints_have_the_documented_strides(stem, stride):
-    model, pixels = net(stem=stem), images(32)
+NETS = [
+    {"stem": stem, **fields}
+    for stem in ("cifar", "imagenet")
+    for fields in (
+        {},
+        {"same_padding": ("stem", "pool", "blocks"), "width": 0.5},
+        {"arch": BOTTLENECK, "shortcut": "B", "stem_filters": 6},
+        {"arch": BOTTLENECK, "shortcut": "B", "bottleneck_stride": "v1.5"},
+        {"arch": BOTTLENECK, "shortcut": "B", "preactivation": True},
+        {"shortcut": "none", "nonlinearity": "crelu"},
+        {"nonlinearity": "crelu", "preactivation": True},
+    )
+]
+
+
+@pytest.mark.parametrize("fields", NETS, ids=str)
+@pytest.mark.parametrize("size", [64, 53])
+def test_endpoints_have_the_stated_strides_and_channels(fields, size):
+    model = net(**fields)
+    of = jax.eval_shape(lambda: model.init(jax.random.key(0), images(size), train=True))
+    shapes = jax.eval_shape(lambda of: resnet_jax.features(model, of, images(size)), of)
+    stated = resnet_jax.endpoints(model)
+    assert stated.keys() == shapes.keys()
+    for name, (stride, channels) in stated.items():
+        positions = () if stride is None else 2 * (-(-size // stride),)
+        assert shapes[name].shape == (2, *positions, channels), name
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_an_imagenet_network_has_the_strides_of_table_1(depth):
+    stated = resnet_jax.endpoints(resnet_jax.resnet("imagenet", depth))
+    sizes = [stated[f"stage{number}"] for number in range(1, 5)]
+    assert [size.stride for size in sizes] == [4, 8, 16, 32]
+    last = {18: 512, 50: 2048}[depth]
+    assert [size.channels for size in sizes] == [last // 8, last // 4, last // 2, last]
+
+
+@pytest.mark.parametrize("fields", [{}, {"preactivation": True}, {"scan": True}])
+@pytest.mark.parametrize("name", ["stem", "stage1", "stage2", "pooled"])
+def test_given_values_of_an_endpoint_replace_the_layers_before_it(name, fields):
+    model, pixels = net(**fields), images()
     of = variables(model, pixels)
-    shapes = jax.eval_shape(lambda: resnet_jax.features(model, of, pixels))
-    side = 32 // stride
-    assert shapes["stem"].shape == shapes["stage1"].shape == (2, side, side, 4)
-    assert shapes["stage2"].shape == (2, side // 2, side // 2, 8)
-    assert shapes["pooled"].shape == (2, 8)
-    assert shapes["logits"].shape == (2, 5)
+    found = resnet_jax.features(model, of, pixels)
+    others = logits_from(model, of, np.zeros_like(pixels), name, found[name])
+    np.testing.assert_allclose(others, found["logits"], rtol=1e-5)
+    assert not np.allclose(logits_from(model, of, pixels, name, 2 * found[name]), others)
+    with pytest.raises(UserError, match=r"name='logits' is not known; allowed are stem"):
+        logits_from(model, of, pixels, "logits", found["logits"])
 
 
 def test_only_the_named_endpoints_are_returned():
@@ -136,5 +175,5 @@ def test_without_features_programs_and_variables_are_unchanged(scan, monkeypatch
         return [f.lower(of, pixels).as_text() for f in (step, evaluation)]
 
     before = texts()
-    monkeypatch.setattr(ResNet, "_keep", lambda *_: None)
+    monkeypatch.setattr(ResNet, "_endpoint", lambda self, name, x: x)
     assert texts() == before

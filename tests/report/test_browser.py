@@ -1,35 +1,17 @@
 """The page in a real browser, opened as a file: its numbers, plots and controls."""
 
 import json
-import pathlib
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from experiments.report import page as render
-from tests import tiny
+from tests import browsers, tiny
 from tests.report import fixture
 
-CHROMIUM = pathlib.Path("/usr/bin/chromium")
-DRIVER = pathlib.Path("/usr/bin/chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM.exists() and DRIVER.exists()),
-    reason="needs the Debian packages chromium and chromium-driver",
-)
+pytestmark = browsers.REQUIRED
 
 
 @pytest.fixture(scope="module")
@@ -54,30 +36,17 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(out, tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
+def browser(tmp_path_factory):
+    with browsers.started(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
 def page(browser, out):
-    resize(browser, 1400)
+    browsers.resize(browser, 1400)
     browser.get((out / "index.html").as_uri())
     drawn(browser)
     return browser
-
-
-def resize(browser, width):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-    )
 
 
 def drawn(browser):
@@ -242,7 +211,7 @@ def test_many_groups_are_folded_and_drawn_when_opened(browser, tmp_path, monkeyp
         fixture.study(tmp_path / name, depths=(8, 14), batch_size=size)
     studies = [str(tmp_path / name) for name in ("one", "two")]
     assert tiny.compare(*studies, f"--out={tmp_path / 'out'}") == 0
-    resize(browser, 1400)
+    browsers.resize(browser, 1400)
     browser.get((tmp_path / "out" / "index.html").as_uri())
     first, second = browser.find_elements(By.CSS_SELECTOR, "details.group")
     assert not browser.find_elements(By.CSS_SELECTOR, ".main-svg")
@@ -258,7 +227,7 @@ def test_many_groups_are_folded_and_drawn_when_opened(browser, tmp_path, monkeyp
 
 @pytest.mark.parametrize("width", [340, 400, 1021, 1400])
 def test_nothing_is_wider_than_the_window(page, width, tmp_path):
-    resize(page, width)
+    browsers.resize(page, width)
     page.refresh()
     drawn(page)
     for details in page.find_elements(By.TAG_NAME, "details"):
@@ -277,13 +246,4 @@ def test_nothing_is_wider_than_the_window(page, width, tmp_path):
 
 
 def test_the_page_has_no_errors_and_makes_no_requests(page):
-    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
-    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    requests = [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-        and event["params"]["documentURL"].startswith("file:")  # not the browser's own start page
-    ]
-    assert any(url.endswith("index.html") for url in requests), "the log of requests proves nothing"
-    assert {url.split(":")[0] for url in requests} <= {"file", "data", "blob"}
+    browsers.assert_quiet(page, "index.html")
