@@ -121,7 +121,7 @@ class ResNet(nn.Module):
             )
         for name, allowed in ALLOWED.items():
             allowed.check(name, getattr(self, name))
-        self._inner_filters()
+        self.arch.inner_filters(self.width, self.bottleneck_width, self.groups)
         super().__post_init__()
 
     @property
@@ -207,16 +207,14 @@ class ResNet(nn.Module):
     def _filters(self, stage: int) -> int:
         return self.arch.widened(self.width)[stage - 1]
 
-    def _inner_filters(self) -> tuple[int, ...]:
-        return self.arch.inner_filters(self.width, self.bottleneck_width, self.groups)
-
     def _stage(self, x: jax.Array, stage: int, make: Layers, per_block: PerBlock) -> jax.Array:
+        inner_filters = self.arch.inner_filters(self.width, self.bottleneck_width, self.groups)
         block = functools.partial(
             self._block,
             stage=stage,
             kind=self.arch.block,
             filters=self._filters(stage),
-            inner_filters=self._inner_filters()[stage - 1],
+            inner_filters=inner_filters[stage - 1],
             groups=self.groups,
             shortcut_kind=self.shortcut,
             shortcut_downsampling=self.shortcut_downsampling,
