@@ -34,11 +34,15 @@ def get_config() -> ConfigDict:
     c.variant = ""
 
     m = c.model = ConfigDict()
-    m.family = "cifar"  # imagenet: depths 18, 34, 50, 101, 152 | cifar: depths 6n+2
+    # imagenet: depths 18, 34, 50, 101, 152 | cifar: depths 6n+2 | cifar_bottleneck: depths 9n+2
+    m.family = "cifar"
     m.depth = 20  # weighted layers, as the paper counts them
     # none: the plain net | A: identity, zero-padded | B: projections where the shape changes |
     # C: projections everywhere
     m.shortcut = "A"
+    # How a shortcut halves height and width: stride: every second position (the paper) | mean: the
+    # means of 2x2 positions (ResNet-D)
+    m.shortcut_downsampling = "stride"
     # A block outputs shortcut_scale * shortcut + branch_scale * branch. 0 and 1 make a residual net
     # the plain net, bit for bit. Each number is taken as it is or multiplied, with L the number of
     # residual blocks in the network:
@@ -57,11 +61,20 @@ def get_config() -> ConfigDict:
     m.dropout = 0.0  # probability of dropout before the branch's last convolution
     m.bottleneck_stride = "v1"  # v1: on the first 1x1 (the paper) | v1.5: on the 3x3
     m.activation = "post"  # post: after the addition (2015) | pre: before each convolution (2016)
-    m.stem = "cifar"  # cifar: 3x3 | imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2
-    # Computes the imagenet stem as a 4x4 convolution over 2x2 blocks of pixels. The function is the
-    # same, but twelve input channels suit matrix units better than three.
+    # cifar: 3x3 | imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2 | deep: as imagenet, but
+    # with three 3x3 instead of the 7x7; the first has stride 2, and two have half the filters
+    m.stem = "cifar"
+    # Computes the stem's convolution of stride 2 over 2x2 blocks of pixels: the imagenet stem's as
+    # 4x4. The function is the same, but twelve channels suit matrix units better than three.
     m.space_to_depth = False
     m.width = 1.0  # factor on the filters of every layer
+    # Bottlenecks only: a further factor on the filters of their first two convolutions, and groups
+    # of the 3x3. ResNeXt 32x4d: 2 and 32; 64x4d: 4 and 64; 32x8d: 4 and 32. Wide-50-2: 2 and 1.
+    m.bottleneck_width = 1.0
+    m.groups = 1
+    # Squeeze and excitation at the end of each branch, with a hidden layer of the channels divided
+    # by this number. 0: none; 16: the paper's
+    m.se_reduction = 0
     m.stem_filters = 0  # 0: as many as the first stage's 3x3 convolutions
     # Layers of stride 2 that pad as TensorFlow's "SAME": their windows on an even length start one
     # pixel later than the paper's and PyTorch's. Any of stem, pool (of the imagenet stem), blocks

@@ -32,6 +32,7 @@ from resnet_jax.interop.schemes import SCHEMES
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, PADDED
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import storage
+from resnet_jax.settings import SETTINGS
 
 _FROM = flags.DEFINE_string("from", None, "The file with the weights.")
 _TO = flags.DEFINE_string("to", None, "The run folder to write.")
@@ -213,6 +214,7 @@ def _acting(imported: weights.Imported) -> set[str]:
         "epsilon": model.norm == "batch",
         "new_channels": model.shortcut == "A",
         "shortcut": model.shortcut in ("none", "A"),
+        "shortcut_downsampling": False,  # names and graphs tell it
     }
     return {name for name in vars(imported.conventions) if acts.get(name, True)}
 
@@ -220,7 +222,12 @@ def _acting(imported: weights.Imported) -> set[str]:
 def _summary(imported: weights.Imported, given: Collection[str]) -> tables.Parts:
     """Returns what was found and what was assumed."""
     shown = ("family", "depth", "shortcut", "stem", "width", "stem_filters", "norm", "num_classes")
-    of_tensors = [[f"model.{key}", str(imported.settings[key])] for key in shown]
+    unusual = [
+        key
+        for key in ("bottleneck_width", "groups", "se_reduction", "shortcut_downsampling")
+        if imported.settings[key] != SETTINGS[f"model.{key}"].implied
+    ]
+    of_tensors = [[f"model.{key}", str(imported.settings[key])] for key in (*shown, *unusual)]
     acts = _acting(imported)
     is_graph = imported.scheme == "onnx"
     told = dict.fromkeys(acts - {"order"}, "the graph") if is_graph else {}

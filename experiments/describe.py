@@ -21,6 +21,7 @@ from experiments.cli import command_line, config_flag, tables
 from experiments.report import paper
 from resnet_jax import execution, settings
 from resnet_jax.data import sets
+from resnet_jax.errors import UserError, listing
 from resnet_jax.networks import resnet, summary
 from resnet_jax.resolve import resolve
 
@@ -62,7 +63,16 @@ def describe(config: ConfigDict) -> Description:
 
 
 def describe_family(config: ConfigDict) -> list[Description]:
-    """Describes the config's network at each depth of the paper."""
+    """Describes the config's network at each depth of the paper.
+
+    Raises:
+      UserError: the paper has no network of this family.
+    """
+    if config.model.family not in paper.STUDIED:
+        raise UserError(
+            f"--family describes the paper's depths, but model.family={config.model.family!r} has "
+            f"none; allowed are {listing(paper.STUDIED, 'and')}."
+        )
     networks = []
     for depth in paper.STUDIED[config.model.family]:
         deeper = config.copy_and_resolve_references()

@@ -10,7 +10,7 @@ import math
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.networks.architectures import CONVOLUTIONS, EXPANSION, architecture
+from resnet_jax.networks.architectures import CONVOLUTIONS, EXPANSION, STEMS, architecture
 from resnet_jax.parallel.chips import CHIPS
 
 
@@ -78,11 +78,15 @@ def estimate(config: ConfigDict, mesh: Mesh, seeds_compiled: int) -> Estimate:
     looped = [blocks - 1 if blocks > 2 else 0 for blocks in arch.stage_sizes]
     convolutions = seeds_compiled * CONVOLUTIONS[arch.block] * sum(looped)
     loops = seeds_compiled * sum(blocks > 0 for blocks in looped)
-    side = math.ceil(config.data.image_size / (4 if model.stem == "imagenet" else 1))
+    side = math.ceil(config.data.image_size / STEMS[model.stem])
     kept = 0
-    for stage, (blocks, filters) in enumerate(zip(looped, arch.widened(model.width), strict=True)):
-        ends = filters * EXPANSION[arch.block]  # channels of a block's input and of its output
-        inside = (CONVOLUTIONS[arch.block] - 1) * filters
+    filters = arch.widened(model.width)
+    inner_filters = arch.inner_filters(model.width, model.bottleneck_width, model.groups)
+    for stage, (blocks, outer, inner) in enumerate(
+        zip(looped, filters, inner_filters, strict=True)
+    ):
+        ends = outer * EXPANSION[arch.block]  # channels of a block's input and of its output
+        inside = (CONVOLUTIONS[arch.block] - 1) * inner
         channels = ends if stage + 1 in model.remat else ends + inside + ends
         kept += blocks * math.ceil(side / 2**stage) ** 2 * channels
     images = config.batch_size * config.replicates / mesh.size

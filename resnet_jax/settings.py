@@ -2,8 +2,8 @@
 
 configs/base.py has each setting's default and meaning. SETTINGS is the single source of checks and
 their error messages, of a run's identity and the settings that reports compare (runs/identity.py),
-and of the notice about settings without effect. This file does not import JAX, so that reports
-start fast.
+and of the notice about settings without effect (effect.py). This file does not import JAX, so that
+reports start fast.
 """
 
 import dataclasses
@@ -27,14 +27,17 @@ from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.errors import UserError
 from resnet_jax.networks.architectures import (
     BOTTLENECK_STRIDES,
+    DOWNSAMPLINGS,
     FAMILIES,
     GATES,
     INITS,
     NONLINEARITIES,
     NORMS,
     PADDED,
+    PRECISIONS,
     SCALED_BY,
     SHORTCUTS,
+    STEMS,
 )
 
 Config = Mapping[str, Any]  # nested, as in config.json
@@ -153,6 +156,7 @@ SETTINGS: dict[str, Setting] = {
     "model.family": Setting(Choice(tuple(FAMILIES))),
     "model.depth": Setting(_COUNT, varied=True),  # networks/architectures.py checks the depth
     "model.shortcut": Setting(Choice(SHORTCUTS), varied=True),
+    "model.shortcut_downsampling": Setting(Choice(DOWNSAMPLINGS), (_RESIDUAL,), implied="stride"),
     "model.shortcut_scale": Setting(_SCALE_OF_BLOCKS, (_RESIDUAL,), implied=1.0),
     "model.shortcut_scale_by": Setting(Choice(SCALED_BY), (_RESIDUAL,), implied="constant"),
     "model.branch_scale": Setting(_SCALE_OF_BLOCKS, implied=1.0),
@@ -167,12 +171,15 @@ SETTINGS: dict[str, Setting] = {
     "model.dropout": Setting(_UP_TO_1, implied=0.0),
     # ImageNet presets set it for all depths, although only 50 and more have bottlenecks.
     "model.bottleneck_stride": Setting(
-        Choice(BOTTLENECK_STRIDES), (_among("model.family", "imagenet"),)
+        Choice(BOTTLENECK_STRIDES), (_among("model.family", "imagenet", "cifar_bottleneck"),)
     ),
     "model.activation": Setting(Choice(("post", "pre"))),
-    "model.stem": Setting(Choice(("cifar", "imagenet"))),
+    "model.stem": Setting(Choice(tuple(STEMS))),
     "model.space_to_depth": Setting(_SWITCH, changes_results=False),
     "model.width": Setting(Range(1e-3, 1e3)),
+    "model.bottleneck_width": Setting(Range(1e-3, 1e3), implied=1.0),
+    "model.groups": Setting(_COUNT, implied=1),
+    "model.se_reduction": Setting(_COUNT_OR_0, implied=0),
     "model.stem_filters": Setting(_COUNT_OR_0, implied=0),
     "model.same_padding": Setting(Choices(PADDED, or_none=True), implied=()),
     "model.zero_init_residual": Setting(_SWITCH),
@@ -187,7 +194,7 @@ SETTINGS: dict[str, Setting] = {
     "model.weight_standardization": Setting(_SWITCH, implied=False),
     "model.init": Setting(Choice(INITS), implied="he"),
     "model.dtype": Setting(Choice(("float32", "bfloat16"))),
-    "model.precision": Setting(Choice(("highest", "high", "default"))),
+    "model.precision": Setting(Choice(PRECISIONS)),
     "model.scan": Setting(Choice(("auto", "on", "off")), changes_results=False),
     "model.remat": Setting(Numbers(_COUNT), changes_results=False),
     "model.num_classes": Setting(_COUNT_OR_0),
@@ -323,38 +330,3 @@ def show(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return "+".join(map(show, value))
     return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-def without_effect(config: ConfigDict, defaults: ConfigDict) -> list[str]:
-    """Returns a sentence, without its full stop, about each setting that has no effect in a run.
-
-    This is not an error: a study may set one value for all of its cells. Settings at their default
-    are skipped, except for a schedule that never cuts or never reaches its rate.
-
-    Args:
-      config: resolved.
-      defaults: of configs/base.py.
-    """
-    sentences = []
-    for key, setting in SETTINGS.items():
-        value = get(config, key)
-        unmet = [condition for condition in setting.acts_if if not condition.holds(config)]
-        if unmet and value != get(defaults, key):
-            sentences.append(_no_effect(config, f"{key}={value!r}", unmet[0].keys))
-    schedule = config.schedule
-    if schedule.name == "step":
-        late = tuple(b for b in schedule.boundaries if b >= config.steps)
-        if late:
-            sentences.append(_no_effect(config, f"schedule.boundaries={late!r}", ("steps",)))
-        if not schedule.boundaries:
-            sentences.append(_no_effect(config, "schedule.name='step'", ("schedule.boundaries",)))
-    if schedule.warmup == "until_error" and schedule.warmup_window >= config.steps:
-        # The training error is first checked after the last step.
-        rate = f"schedule.rate={schedule.rate:g}"
-        sentences.append(_no_effect(config, rate, ("schedule.warmup_window", "steps")))
-    return sentences
-
-
-def _no_effect(config: ConfigDict, setting: str, keys: tuple[str, ...]) -> str:
-    because = " and ".join(f"{key}={get(config, key)!r}" for key in keys)
-    return f"{setting} has no effect with {because}"

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from resnet_jax import pretrained, settings
+from resnet_jax import effect, pretrained
 from resnet_jax.data import datasets, sets, sources
 from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.data.splits import Split
@@ -51,7 +51,7 @@ def train(config: ConfigDict, workdir: str, defaults: ConfigDict | None = None) 
       RunError: the run cannot continue; its earlier checkpoints are intact.
     """
     config = resolve(config)
-    no_effect = settings.without_effect(config, defaults or config)
+    no_effect = effect.without_effect(config, defaults or config)
     sources.require(config.data.name, config.data.dir)
     identity.refuse_other(workdir, config.to_dict())
     pretrained.require(config, storage.locate(workdir))

@@ -77,7 +77,7 @@ def room(module):
 
 
 def test_imports_are_found():
-    assert imported(MODULES["resnet_jax.train"]) >= {"resnet_jax.programs", "resnet_jax.settings"}
+    assert imported(MODULES["resnet_jax.train"]) >= {"resnet_jax.programs", "resnet_jax.effect"}
     assert room("resnet_jax.train") == TOP
     assert room("resnet_jax.runs.reader") == "resnet_jax.runs"
 

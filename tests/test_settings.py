@@ -75,9 +75,7 @@ def test_every_default_is_allowed():
 def test_the_names_in_the_table_are_those_that_the_code_knows():
     known = {
         "replicates_by": ("auto", *seeds.WAYS),
-        "model.stem": resnet.STEMS,
         "model.dtype": tuple(resnet.DTYPES),
-        "model.precision": resnet.PRECISIONS,
         "data.mean": augment.MEANS,
         "data.crop": crops.CROPS,
     }
@@ -370,6 +368,8 @@ def test_schedule_units_become_steps(unit, boundaries, warmup, expected):
 
 # ------------------------------------------------------------------- networks that contradict
 
+BOTTLENECKS = {"family": "cifar_bottleneck", "depth": 20}
+
 
 @pytest.mark.parametrize(
     ("values", "words"),
@@ -388,6 +388,15 @@ def test_schedule_units_become_steps(unit, boundaries, warmup, expected):
         ({"same_padding": ("stem", "pool")}, "has stem and pool, which have stride 2 with"),
         ({"same_padding": ("stem",), "stem": "imagenet", "space_to_depth": True},
          "has the stem, which model.space_to_depth=True computes with symmetric"),
+        ({"groups": 4}, "model.groups=4 needs bottleneck blocks, but this network has basic"),
+        ({"bottleneck_width": 2.0}, "model.bottleneck_width=2.0 needs bottleneck blocks"),
+        (BOTTLENECKS | {"groups": 3}, "divide the filters of all 3x3 convolutions, 16, 32, 64"),
+        (BOTTLENECKS | {"groups": 4, "nonlinearity": "crelu", "activation": "pre"},
+         "model.groups=4 would separate the two halves of model.nonlinearity='crelu'"),
+        (BOTTLENECKS | {"groups": 4, "init": "orthogonal"},
+         "model.init='orthogonal' is orthogonal over all channels, but model.groups=4"),
+        (BOTTLENECKS | {"norm": "group", "bottleneck_width": 0.25}, "stages, 16, 32, 64, 4, 8;"),
+        ({"norm": "group", "stem": "deep", "norm_groups": 16}, "all stages, 8, 16, 32, 64;"),
         ({"nonlinearity": "tailored", "depth": 8}, "where even ReLU has 0.809"),
         ({"zero_init_residual": True, "norm": "none", "weight_standardization": True},
          "model.zero_init_residual=True starts some at 0"),
@@ -412,6 +421,9 @@ def test_networks_that_contradict_themselves_are_refused(values, words):
         {"same_padding": ("blocks",)},
         {"same_padding": ("stem", "pool", "blocks"), "stem": "imagenet"},
         {"nonlinearity": "tailored", "depth": 8, "tailored_eta": 0.5},
+        {"stem": "deep", "same_padding": ("stem", "pool"), "shortcut_downsampling": "mean"},
+        {"stem": "deep", "space_to_depth": True, "se_reduction": 16},
+        BOTTLENECKS | {"groups": 8, "bottleneck_width": 2.0, "init": "fixup", "norm": "none"},
     ],
 )
 def test_networks_with_several_cures_are_accepted(values):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import base, cifar10, digits, imagenet
 from experiments.report import groups, table
 from experiments.study import grid, plan
-from resnet_jax import optim, settings
+from resnet_jax import effect, optim, settings
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader
 from resnet_jax.settings import SETTINGS
@@ -34,6 +34,8 @@ ALWAYS = {
     "model.stochastic_depth",  # refused without a shortcut
     "model.space_to_depth",  # refused with another stem
     "model.width", "model.zero_init_residual", "model.dtype", "model.precision",
+    "model.se_reduction",
+    "model.bottleneck_width", "model.groups",  # refused with basic blocks
     "model.stem_filters", "model.same_padding",  # refused with another stem
     "model.scan", "model.remat",
     "model.num_classes",
@@ -52,7 +54,8 @@ ALWAYS = {
 # A value other than the default for each setting with a condition.
 OTHER = {
     "replicates_by": "loop", "model.bottleneck_stride": "v1.5", "model.shortcut_scale": 0.5,
-    "model.shortcut_scale_by": "learned", "model.gate": "exclusive", "model.gate_bias": -1.0,
+    "model.shortcut_scale_by": "learned", "model.shortcut_downsampling": "mean",
+    "model.gate": "exclusive", "model.gate_bias": -1.0,
     "model.tailored_eta": 0.5, "model.norm_groups": 4, "model.bn_group": 64,
     "model.bn_epsilon": 1e-3, "eval.statistics": "moving_average", "model.bn_momentum": 0.5,
     "data.channel_mean": (9.0,), "data.channel_std": (9.0,),
@@ -74,7 +77,7 @@ def resolved(values=None, config=None):
 
 
 def without_effect(config):
-    return settings.without_effect(config, base.get_config())
+    return effect.without_effect(config, base.get_config())
 
 
 def test_every_setting_always_has_an_effect_or_has_a_condition():

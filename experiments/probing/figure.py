@@ -1,5 +1,6 @@
 """The figure of probes: their error at each endpoint, a line per network."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib
@@ -42,12 +43,11 @@ def _draw(ax: Axes, rows: Sequence[Row], kind: str) -> None:
             Stat.of([row.probes[kind].error for row in own if row.endpoint == name])
             for name in names
         ]
-        places = [i for i, stat in enumerate(stats) if stat.mean is not None]
         style = curves.LINE_STYLES[own[0].shortcut]
         ax.errorbar(
-            places,
-            [stats[i].mean for i in places],
-            yerr=[stats[i].std or 0.0 for i in places],
+            range(len(names)),
+            [math.nan if stat.mean is None else stat.mean for stat in stats],
+            yerr=[stat.std or 0.0 for stat in stats],
             color=palette[own[0].depth],
             marker=style.marker,
             ls="solid" if own[0].shortcut == "none" else "dashed",

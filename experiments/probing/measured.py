@@ -63,7 +63,7 @@ def of_run(
     first, count = run.config["seed"], run.config["replicates"]
     compute: examples.Function | None = None
     for seed in range(first, first + min(count, seeds or count)):
-        loaded = trained.load(run.path, seed, data_dir=data_dir)
+        loaded = trained.load(str(run.path), seed, data_dir=data_dir)
         known = list(endpoints(loaded.model))
         for name in names or ():
             check_choice("--endpoints", name, known)

@@ -62,8 +62,8 @@ def departures(config: settings.Config) -> dict[str, tuple[object, object]]:
     """Returns a run's departures from the paper: setting -> (the run's value, the paper's).
 
     Args:
-      config: a resolved config. A missing setting counts as a departure, because an older version
-        of the program may have behaved differently.
+      config: a resolved config of a family of STUDIED. A missing setting counts as a departure,
+        because an older version of the program may have behaved differently.
     """
     ours, model = settings.flatten(config), config["model"]
     family, depth = model["family"], model["depth"]
@@ -118,7 +118,8 @@ def published_size(config: settings.Config, image_shape: tuple[int, ...]) -> Pub
     """
     model = config["model"]
     family, depth, kind = model["family"], model["depth"], model["shortcut"]
-    if image_shape[-1] != 3 or departures(config).keys() & set(NETWORK):
+    is_papers = family in STUDIED and not departures(config).keys() & set(NETWORK)
+    if image_shape[-1] != 3 or not is_papers:
         return PublishedSize(None, None)
     if family == "cifar":
         return PublishedSize(CIFAR_PARAMETERS.get(depth) if kind in ("none", "A") else None, None)

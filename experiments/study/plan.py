@@ -13,7 +13,7 @@ from experiments.study import cell_folders, estimate, ledger
 from experiments.study.estimate import Rate, Size
 from experiments.study.grid import Cell
 from experiments.study.side_by_side import TimedProcesses, TimingFailedError
-from resnet_jax import settings
+from resnet_jax import effect
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import reader, storage
 from resnet_jax.runs.progress import show_time
@@ -114,7 +114,7 @@ def ineffective_settings(cells: Sequence[Cell]) -> list[str]:
     names: dict[str, list[str]] = {}
     defaults = base.get_config()
     for cell in cells:
-        for sentence in settings.without_effect(cell.config, defaults):
+        for sentence in effect.without_effect(cell.config, defaults):
             names.setdefault(sentence, []).append(cell.name)
     return [
         f"{'All cells' if len(affected) == len(cells) else ', '.join(affected)}: {sentence}"

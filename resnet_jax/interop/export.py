@@ -21,6 +21,7 @@ BLOCKS = {
     "branch_scale": 1.0,
     "branch_scale_by": "constant",
     "stochastic_depth": 0.0,
+    "se_reduction": 0,
 }
 
 
@@ -29,7 +30,7 @@ def to_torchvision(model: ResNet, variables: Variables) -> dict[str, np.ndarray]
 
     Networks that torchvision does not have, such as those with shortcut A, keep its names:
     "layer2.0.downsample.0.weight" is the projection of the first block of stage 2, "fc.weight" the
-    classifier.
+    classifier. A deep stem, shortcuts with means and squeeze and excitation have timm's names.
 
     Args:
       model: the network.
@@ -58,7 +59,7 @@ def to_torchvision(model: ResNet, variables: Variables) -> dict[str, np.ndarray]
         values = np.asarray(array)
         if leaf == "kernel":
             values = values.T if values.ndim == 2 else np.transpose(values, (3, 2, 0, 1))
-        layer = _layer(modules)
+        layer = _layer(modules, model.shortcut_downsampling)
         tensors[f"{layer}.{_LEAVES.get(leaf, leaf)}"] = np.ascontiguousarray(values)
         if leaf == "mean":
             tensors[f"{layer}.num_batches_tracked"] = np.zeros((), np.int64)
@@ -82,15 +83,24 @@ def unlike_torchvision(model: ResNet) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _layer(modules: list[str]) -> str:
-    """Returns torchvision's name of a module."""
+def _layer(modules: list[str], downsampling: str) -> str:
+    """Returns torchvision's, or timm's, name of a module."""
     *block, layer = modules
+    first = 1 if downsampling == "mean" else 0  # in timm, 0 is then the average pool
     layer = {
         "stem_conv": "conv1",
         "stem_norm": "bn1",
+        "stem_conv1": "conv1.0",
+        "stem_norm1": "conv1.1",
+        "stem_conv2": "conv1.3",
+        "stem_norm2": "conv1.4",
+        "stem_conv3": "conv1.6",
+        "stem_norm3": "bn1",
         "logits": "fc",
-        "shortcut_conv": "downsample.0",
-        "shortcut_norm": "downsample.1",
+        "shortcut_conv": f"downsample.{first}",
+        "shortcut_norm": f"downsample.{first + 1}",
+        "se_conv1": "se.fc1",
+        "se_conv2": "se.fc2",
     }.get(layer, layer.replace("norm", "bn"))
     if not block:
         return layer

@@ -11,6 +11,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.interop.schemes import SCHEMES, Place, Scheme
 
 _FEW = 3  # names in a message
+_FIRST = {"stem_conv", "stem_conv1"}  # convolutions that begin a network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,11 @@ def _prefixes(tensors: Iterable[str], scheme: Scheme) -> dict[str, int]:
             if scheme.place(_bare(name[start:], scheme)) is not None:
                 counts[name[:start]] = counts.get(name[:start], 0) + 1
     # "layer1.0.conv1.weight" looks like a stem, too: a network has both ends.
-    ends = {"stem_conv", "logits"}
-    return {start: n for start, n in counts.items() if ends <= _layers(tensors, scheme, start)}
+    return {
+        start: number
+        for start, number in counts.items()
+        if "logits" in (layers := _layers(tensors, scheme, start)) and layers & _FIRST
+    }
 
 
 def _layers(tensors: Iterable[str], scheme: Scheme, prefix: str) -> set[str]:
@@ -121,7 +125,7 @@ def _named(tensors: Mapping[str, np.ndarray], scheme: str, prefix: str, path: st
             f"{path} has a tensor that has no place in a network with {SCHEMES[scheme].title}: "
             f"{strangers[0]!r}{hint}{more}."
         )
-    found = _by_stage(found, tensors, scheme)
+    found = _of_deep_stem(_by_stage(found, tensors, scheme))
     return Named(
         scheme=scheme,
         prefix=prefix,
@@ -129,6 +133,16 @@ def _named(tensors: Mapping[str, np.ndarray], scheme: str, prefix: str, path: st
         names=found,
         elsewhere=tuple(elsewhere),
     )
+
+
+def _of_deep_stem(found: dict[Place, str]) -> dict[Place, str]:
+    """Numbers the norm behind a deep stem, whose name in PyTorch is that of other stems' norm."""
+    if not any(place.layer == "stem_conv3" for place in found):
+        return found
+    return {
+        place._replace(layer="stem_norm3") if place.layer == "stem_norm" else place: name
+        for place, name in found.items()
+    }
 
 
 def _by_stage(

@@ -121,13 +121,15 @@ class _Writer:
         self._nodes.append(node)
         return output
 
-    def _convolve(self, x: str, layer: str, norm: str, stride: int, place: str) -> str:
+    def _convolve(
+        self, x: str, layer: str, norm: str, stride: int, place: str, groups: int = 1
+    ) -> str:
         """Adds a convolution and the norm behind it."""
         size = self._tensors[f"{layer}.weight"].shape[-1]
         bias = [f"{layer}.bias"] if f"{layer}.bias" in self._tensors else []
         y = self._node(
             "Conv", x, f"{layer}.out", [f"{layer}.weight", *bias], kernel_shape=[size, size],
-            strides=[stride, stride], **self._padding(size, stride, place),
+            strides=[stride, stride], group=groups, **self._padding(size, stride, place),
         )  # fmt: skip
         if f"{norm}.weight" not in self._tensors:
             return y
@@ -145,8 +147,12 @@ class _Writer:
         return self._node("Relu", x, f"{x}.relu", [])
 
     def _stem(self) -> str:
-        is_cifar = self._model.stem == "cifar"
-        x = self._relu(self._convolve("images", "conv1", "bn1", 1 if is_cifar else 2, "stem"))
+        x, is_cifar = "images", self._model.stem == "cifar"
+        layers = {"conv1": ("bn1", 1 if is_cifar else 2)}
+        if self._model.stem == "deep":
+            layers = {"conv1.0": ("conv1.1", 2), "conv1.3": ("conv1.4", 1), "conv1.6": ("bn1", 1)}
+        for layer, (norm, stride) in layers.items():
+            x = self._relu(self._convolve(x, layer, norm, stride, "stem"))
         if is_cifar:
             return x
         padding = self._padding(3, 2, "pool")
@@ -163,6 +169,7 @@ class _Writer:
                     y = self._convolve(
                         y, f"{layer}.conv{number}", f"{layer}.bn{number}",
                         stride if number == strides_at else 1, "blocks",
+                        self._model.groups if number == 2 else 1,
                     )  # fmt: skip
                     y = self._relu(y) if number < count else y
                 x = self._relu(self._added(x, y, layer, stride))
@@ -174,12 +181,24 @@ class _Writer:
 
         if self._model.shortcut == "none":
             return y
-        if f"{layer}.downsample.0.weight" in self._tensors:
-            x = self._convolve(x, f"{layer}.downsample.0", f"{layer}.downsample.1", stride, "")
+        first = 0
+        if self._model.shortcut_downsampling == "mean":
+            first = 1
+            if stride == 2:
+                x, stride = self._mean(x, layer), 1
+        if f"{layer}.downsample.{first}.weight" in self._tensors:
+            convolution, norm = (f"{layer}.downsample.{first + i}" for i in range(2))
+            x = self._convolve(x, convolution, norm, stride, "")
         else:
             x = self._with_more_channels(x, layer, stride)
         self._nodes.append(helper.make_node("Add", [y, x], [f"{layer}.sum"], name=f"{layer}.sum"))
         return f"{layer}.sum"
+
+    def _mean(self, x: str, layer: str) -> str:
+        return self._node(
+            "AveragePool", x, f"{layer}.means", [], kernel_shape=[2, 2], strides=[2, 2],
+            ceil_mode=1, count_include_pad=0,
+        )  # fmt: skip
 
     def _with_more_channels(self, x: str, layer: str, stride: int) -> str:
         """Shortcut A: every stride-th position, and zeros after the old channels."""
@@ -195,7 +214,8 @@ class _Writer:
         }  # fmt: skip
         self._tensors |= {f"{layer}.{name}": array for name, array in constants.items()}
         names = [f"{layer}.{name}" for name in constants]
-        x = self._node("Slice", x, f"{layer}.half", names[:4])
+        if stride == 2:
+            x = self._node("Slice", x, f"{layer}.half", names[:4])
         return self._node("Pad", x, f"{layer}.shortcut", names[4:])
 
     def _pooled(self, x: str) -> str:

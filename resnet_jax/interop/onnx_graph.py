@@ -63,6 +63,7 @@ class _Network:
         self._padding: dict[str, set[bool]] = {"stem": set(), "pool": set(), "blocks": set()}
         self._strided: set[str] = set()  # of the layers that stride in bottlenecks' first blocks
         self._added: set[str] = set()  # where shortcut A adds channels
+        self._downsampling: set[str] = set()  # how shortcuts halve height and width
 
     def found(self) -> tuple[Named, Conventions]:
         """Walks through the graph."""
@@ -80,7 +81,8 @@ class _Network:
             strides = [_strides(node) for node in (*branch, *shortcut)]
             stage, block = (stage + 1, 1) if not stage or 2 in strides else (stage, block + 1)
             for number, convolution in enumerate(branch, start=1):
-                self._convolution(convolution, stage, block, f"conv{number}")
+                in_groups = number == 2 and len(branch) == 3
+                self._convolution(convolution, stage, block, f"conv{number}", in_groups)
                 if _strides(convolution) == 2 and len(branch) == 3:
                     self._strided.add(f"conv{number}")
             for convolution in shortcut:
@@ -120,17 +122,14 @@ class _Network:
         if not start:
             self._refuse(addition, "adds two activations that come from no common one")
         paths = [
-            [
-                self._producer[name]
-                for name in names[: names.index(start)]
-                if self._producer[name].op_type == "Conv"
-            ][::-1]
+            [self._producer[name] for name in names[: names.index(start)]][::-1]
             for names in (first, second)
         ]
-        for names in (first, second):
-            for name in names[: names.index(start)]:
-                self._note_channels(self._producer[name])
-        shortcut, branch = sorted(paths, key=len)
+        for node in (*paths[0], *paths[1]):
+            self._note_channels(node)
+        paths.sort(key=lambda path: len(_convolutions(path)))
+        self._note_downsampling(*paths)
+        shortcut, branch = map(_convolutions, paths)
         if len(branch) not in (2, 3) or len(shortcut) > 1:
             self._refuse(
                 addition,
@@ -142,20 +141,30 @@ class _Network:
     def _stem(self, start: str) -> None:
         """Reads the layers before the first block, whose input is `start`."""
         nodes = [self._producer[name] for name in self._back(start) if name in self._producer]
-        convolutions = [node for node in nodes if node.op_type == "Conv"]
-        if len(convolutions) != 1:
-            self._refuse(nodes[-1], f"begins a stem of {len(convolutions)} convolutions, not 1")
-        self._convolution(convolutions[0], 0, 0, "stem_conv")
+        convolutions = _convolutions(nodes[::-1])
+        strides = [_strides(node) for node in convolutions]
+        if len(strides) != 1 and strides != [2, 1, 1]:
+            self._refuse(
+                nodes[-1],
+                f"begins a stem of {len(strides)} convolutions with strides {strides}; allowed are "
+                "1, or 3 with strides [2, 1, 1]",
+            )
+        for number, node in enumerate(convolutions, start=1):
+            self._convolution(node, 0, 0, f"stem_conv{number if len(strides) > 1 else ''}")
         for node in nodes:
             if node.op_type == "MaxPool":
                 self._note_padding(node, "pool", 3)
 
-    def _convolution(self, node: Any, stage: int, block: int, layer: str) -> None:
-        """Reads a convolution, and the BatchNorm behind it, if there is one."""
+    def _convolution(
+        self, node: Any, stage: int, block: int, layer: str, in_groups: bool = False
+    ) -> None:
+        """Reads a convolution, which may have groups, and the BatchNorm behind it, if any."""
         kernel, *bias = node.input[1:]
         size = self._constants[kernel].shape[-1]
-        if _attributes(node).get("group", 1) != 1:
-            self._refuse(node, "has groups; allowed are convolutions of all channels")
+        if _attributes(node).get("group", 1) != 1 and not in_groups:
+            self._refuse(
+                node, "has groups; only the 3 x 3 convolution of a bottleneck may have them"
+            )
         self._note_padding(node, "blocks" if block else "stem", size)
         array = np.transpose(self._constants[kernel], (2, 3, 1, 0))
         self._add(Place(stage, block, layer, "kernel"), kernel, array)
@@ -200,6 +209,19 @@ class _Network:
             self._refuse(node, f"pads {pads}; allowed are channels, after the old or around them")
         self._added.add("around" if before else "after")
 
+    def _note_downsampling(self, shortcut: list[Any], branch: list[Any]) -> None:
+        """Notes how a shortcut halves its input; refuses other pools in a block."""
+        for node in (*shortcut, *branch):
+            if node.op_type == "AveragePool":
+                attributes = _attributes(node)
+                is_known = list(attributes["kernel_shape"]) == [2, 2] and _strides(node) == 2
+                if node not in shortcut or not is_known or any(attributes.get("pads", ())):
+                    self._refuse(node, "pools in a block; only shortcuts may, by 2 x 2 positions")
+                self._downsampling.add("mean")
+        for node in shortcut:
+            if node.op_type == "Slice" or (node.op_type == "Conv" and _strides(node) == 2):
+                self._downsampling.add("stride")
+
     def _classifier(self) -> None:
         """Reads the fully connected layer."""
         layers = [node for node in self._nodes if node.op_type in ("MatMul", "Gemm")]
@@ -222,6 +244,7 @@ class _Network:
             "epsilons": self._epsilons,
             "strides": self._strided,
             "shortcuts": self._added,
+            "ways to halve a shortcut": self._downsampling,
         }
         mixed += [kind for kind, values in kinds.items() if len(values) > 1]
         if mixed:
@@ -230,6 +253,7 @@ class _Network:
             SCHEMES["onnx"].conventions,
             bottleneck_stride="v1.5" if "conv2" in self._strided else "v1",
             same_padding=tuple(layer for layer, same in self._padding.items() if True in same),
+            shortcut_downsampling="mean" if "mean" in self._downsampling else "stride",
             epsilon=self._epsilons.pop() if self._epsilons else 1e-5,
             new_channels=self._added.pop() if self._added else "after",
         )
@@ -239,6 +263,10 @@ def _attributes(node: Any) -> dict[str, Any]:
     from onnx import helper
 
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
+def _convolutions(nodes: list[Any]) -> list[Any]:
+    return [node for node in nodes if node.op_type == "Conv"]
 
 
 def _strides(node: Any) -> int:

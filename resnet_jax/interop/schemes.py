@@ -1,8 +1,9 @@
 """The names that other code bases give to the layers of a ResNet, one table per code base.
 
-A place is a layer of our network: "stem_conv", "stem_norm", "stage2_block1/conv1",
-"stage2_block1/norm1", "stage2_block1/shortcut_conv", "stage2_block1/shortcut_norm", "logits".
-Stages and blocks count from 1.
+A place is a layer of our network: "stem_conv" and "stem_norm", or "stem_conv1" ... in a deep stem,
+"stage2_block1/conv1", "stage2_block1/norm1", "stage2_block1/se_conv1",
+"stage2_block1/shortcut_conv", "stage2_block1/shortcut_norm", "logits". Stages and blocks count from
+1.
 """
 
 import dataclasses
@@ -39,7 +40,8 @@ class Conventions:
     """What a network computes beside its tensors, as far as code bases differ.
 
     Attributes:
-      bottleneck_stride, same_padding, epsilon: see ResNet; epsilon is its bn_epsilon.
+      bottleneck_stride, same_padding, shortcut_downsampling, epsilon: see ResNet; epsilon is its
+        bn_epsilon.
       order: of the input's channels, "RGB" or "BGR".
       new_channels: where shortcut A adds its zeros, "after" the old channels (ours) or "around"
         them, one half before and one after.
@@ -48,6 +50,7 @@ class Conventions:
 
     bottleneck_stride: str = "v1.5"
     same_padding: tuple[str, ...] = ()
+    shortcut_downsampling: str = "stride"
     epsilon: float = 1e-5
     order: str = "RGB"
     new_channels: str = "after"
@@ -122,15 +125,22 @@ def kind(layer: str) -> str:
     return next(each for each in ("conv", "norm", "logits") if each in layer)
 
 
-def _torch_layers(shortcut: str, classifier: str) -> dict[str, str]:
+def _torch_layers(shortcut: str, classifier: str, first: int = 0) -> dict[str, str]:
+    """Returns PyTorch's names; `first` is the number of a shortcut's convolution."""
     block = r"layer(?P<stage>\d+)\.(?P<block>\d+)\."
     return {
         "conv1": "stem_conv",
-        "bn1": "stem_norm",
+        "bn1": "stem_norm",  # of a deep stem: "stem_norm3", see names.py
+        r"conv1\.0": "stem_conv1",
+        r"conv1\.1": "stem_norm1",
+        r"conv1\.3": "stem_conv2",
+        r"conv1\.4": "stem_norm2",
+        r"conv1\.6": "stem_conv3",
         block + r"conv(?P<number>\d)": "conv{number}",
         block + r"bn(?P<number>\d)": "norm{number}",
-        block + rf"{shortcut}\.0": "shortcut_conv",
-        block + rf"{shortcut}\.1": "shortcut_norm",
+        block + r"se\.fc(?P<number>\d)": "se_conv{number}",
+        block + rf"{shortcut}\.{first}": "shortcut_conv",
+        block + rf"{shortcut}\.{first + 1}": "shortcut_norm",
         classifier: "logits",
     }
 
@@ -149,6 +159,15 @@ SCHEMES = {
         ignored=_COUNTERS,
         is_transposed=True,
         conventions=Conventions(),
+    ),
+    "resnet-d": Scheme(
+        title="timm's names of ResNet-D",
+        layers=_torch_layers("downsample", "fc", first=1),  # 0 is the average pool
+        leaves=_TORCH,
+        first=(1, 0, 1),
+        ignored=_COUNTERS,
+        is_transposed=True,
+        conventions=Conventions(shortcut_downsampling="mean"),
     ),
     "cifar": Scheme(
         title="the names of akamaster/pytorch_resnet_cifar10",

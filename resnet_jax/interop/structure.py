@@ -9,12 +9,14 @@ from resnet_jax.networks.architectures import (
     CONVOLUTIONS,
     EXPANSION,
     IMAGENET,
+    STEMS,
     Architecture,
     architecture,
 )
 from resnet_jax.networks.blocks import projects
+from resnet_jax.networks.squeeze import LAYERS as SE_LAYERS
 
-_STEMS = {3: "cifar", 7: "imagenet"}  # by the size of the stem's kernel
+_STEMS = {3: "cifar", 7: "imagenet"}  # of one convolution, by the size of its kernel
 _KINDS = {count: kind for kind, count in CONVOLUTIONS.items()}
 
 
@@ -31,14 +33,9 @@ def settings(named: Named, conventions: Conventions, path: str) -> dict[str, Any
     """
     kernels = _Kernels(named, path)
     sizes, kind = kernels.stage_sizes(), kernels.kind()
-    filters = tuple(kernels.shape(stage, 1, "conv1")[-1] for stage in range(1, len(sizes) + 1))
+    filters = kernels.filters(kind, len(sizes))
     family, arch, depth = _depth(kind, sizes, path)
-    stem = kernels.shape(0, 0, "stem_conv")
-    if stem[0] not in _STEMS:
-        raise UserError(
-            f"{path}: {kernels.name(0, 0, 'stem_conv')!r} is {stem[0]} x {stem[1]}; known stems "
-            "are 3 x 3 and 7 x 7."
-        )
+    stem, stem_filters = _stem(kernels)
     width = filters[0] / arch.filters[0]
     if arch.widened(width) != filters:
         raise UserError(
@@ -49,12 +46,15 @@ def settings(named: Named, conventions: Conventions, path: str) -> dict[str, Any
     return {
         "family": family,
         "depth": depth,
-        "shortcut": _shortcut(kernels, sizes, filters, stem[-1], conventions),
+        "shortcut": _shortcut(kernels, sizes, filters, stem_filters, conventions),
+        "shortcut_downsampling": conventions.shortcut_downsampling,
         "bottleneck_stride": conventions.bottleneck_stride if kind == "bottleneck" else "v1",
-        "stem": _STEMS[stem[0]],
+        "stem": stem,
         "width": width,
-        "stem_filters": 0 if stem[-1] == filters[0] else stem[-1],
-        "same_padding": _padded(conventions, _STEMS[stem[0]]),
+        **_inside(kernels, kind, filters[0]),
+        "se_reduction": _se_reduction(kernels, filters[0] * EXPANSION[kind]),
+        "stem_filters": 0 if stem_filters == filters[0] else stem_filters,
+        "same_padding": _padded(conventions, stem),
         "norm": "batch" if normed else "none",
         "bn_epsilon": conventions.epsilon,
         "num_classes": kernels.shape(0, 0, "logits")[-1],
@@ -105,6 +105,18 @@ class _Kernels:
                     raise UserError(f"{self.path} lacks block {block} of stage {stage}.")
         return tuple(sizes)
 
+    def filters(self, kind: str, stages: int) -> tuple[int, ...]:
+        """Returns the filters of each stage; the insides of bottlenecks may have others."""
+        layer = "conv1" if kind == "basic" else "conv3"
+        outputs = {stage: self.shape(stage, 1, layer)[-1] for stage in range(1, stages + 1)}
+        for stage, channels in outputs.items():
+            if channels % EXPANSION[kind]:
+                raise UserError(
+                    f"{self.path}: {self.name(stage, 1, layer)!r} has {channels} filters; allowed "
+                    f"are multiples of {EXPANSION[kind]}."
+                )
+        return tuple(channels // EXPANSION[kind] for channels in outputs.values())
+
     def kind(self) -> str:
         """Returns the kind of all blocks."""
         layers = {place.layer for place in self._named.tensors}
@@ -114,18 +126,51 @@ class _Kernels:
         return _KINDS[count]
 
 
+def _stem(kernels: _Kernels) -> tuple[str, int]:
+    """Returns the stem and its output channels."""
+    if kernels.has(0, 0, "stem_conv1"):
+        return "deep", kernels.shape(0, 0, "stem_conv3")[-1]
+    height, width, _, filters = kernels.shape(0, 0, "stem_conv")
+    if height not in _STEMS:
+        raise UserError(
+            f"{kernels.path}: {kernels.name(0, 0, 'stem_conv')!r} is {height} x {width}; known "
+            "stems are 3 x 3 and 7 x 7."
+        )
+    return _STEMS[height], filters
+
+
+def _inside(kernels: _Kernels, kind: str, filters: int) -> dict[str, Any]:
+    """Returns the settings of the insides of blocks, whose stage 1 has these filters."""
+    if kind == "basic":
+        return {"bottleneck_width": 1.0, "groups": 1}
+    *_, channels, inner = kernels.shape(1, 1, "conv2")
+    if inner % channels:
+        raise UserError(
+            f"{kernels.path}: {kernels.name(1, 1, 'conv2')!r} has {channels} channels, which do "
+            f"not divide its {inner} filters into groups."
+        )
+    return {"bottleneck_width": inner / filters, "groups": inner // channels}
+
+
+def _se_reduction(kernels: _Kernels, channels: int) -> int:
+    """Returns the reduction of squeeze and excitation in stage 1; 0 if there is none."""
+    hidden = SE_LAYERS[0]
+    return channels // kernels.shape(1, 1, hidden)[-1] if kernels.has(1, 1, hidden) else 0
+
+
 def _depth(kind: str, sizes: tuple[int, ...], path: str) -> tuple[str, Architecture, int]:
     """Returns the family, architecture and depth with these stages."""
     for depth, arch in IMAGENET.items():
         if (arch.block, arch.stage_sizes) == (kind, sizes):
             return "imagenet", arch, depth
-    if kind == "basic" and len(sizes) == 3 and len(set(sizes)) == 1:
-        depth = 6 * sizes[0] + 2
-        return "cifar", architecture("cifar", depth), depth
+    if len(sizes) == 3 and len(set(sizes)) == 1:
+        family = "cifar" if kind == "basic" else "cifar_bottleneck"
+        depth = 3 * sizes[0] * CONVOLUTIONS[kind] + 2
+        return family, architecture(family, depth), depth
     known = "; ".join(f"{d}: {a.block}, {a.stage_sizes}" for d, a in IMAGENET.items())
     raise UserError(
         f"{path}: stages of {sizes} {kind} blocks are in no family; the imagenet family has "
-        f"{known}; the cifar family three equal stages of basic blocks."
+        f"{known}; the cifar families three equal stages."
     )
 
 
@@ -158,5 +203,5 @@ def _shortcut(
 
 def _padded(conventions: Conventions, stem: str) -> tuple[str, ...]:
     """Returns the layers of stride 2 that this network has and that pad as "SAME"."""
-    absent = () if stem == "imagenet" else ("stem", "pool")
+    absent = ("stem", "pool") if STEMS[stem] == 1 else ()
     return tuple(name for name in conventions.same_padding if name not in absent)

@@ -12,7 +12,7 @@ from resnet_jax.errors import UserError, listing, nearest
 from resnet_jax.interop import weights
 from resnet_jax.interop.names import Named
 from resnet_jax.interop.schemes import Conventions
-from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, PADDED
+from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, PADDED, STEMS
 from resnet_jax.networks.features import endpoints, features
 
 TOLERANCE = 1e-4  # of the largest number of an endpoint: more than rounding, less than a convention
@@ -97,7 +97,7 @@ def trials(
 def _choices(network: weights.Imported) -> dict[str, list[Any]]:
     """Returns the values of each convention that acts in a network."""
     model = network.model
-    layers = PADDED if model.stem == "imagenet" else ("blocks",)
+    layers = PADDED if STEMS[model.stem] > 1 else ("blocks",)
     choices: dict[str, list[Any]] = {
         "order": ["RGB", "BGR"],
         "same_padding": [

@@ -14,6 +14,7 @@ from resnet_jax.interop import names, onnx_graph, structure
 from resnet_jax.interop.names import Named
 from resnet_jax.interop.schemes import SCHEMES, Conventions
 from resnet_jax.networks import layout, resnet
+from resnet_jax.networks.squeeze import LAYERS as SE_LAYERS
 from resnet_jax.state import Variables
 from resnet_jax.weight_files import files
 
@@ -88,7 +89,8 @@ def of_named(named: Named, path: str, conventions: Conventions) -> Imported:
     if settings["shortcut"] == "A" and conventions.new_channels == "around":
         _move_new_channels_to_the_end(arrays)
     if conventions.order == "BGR":
-        arrays["stem_conv", "kernel"] = arrays["stem_conv", "kernel"][:, :, ::-1]
+        first = _stem(arrays)[0]
+        arrays[first, "kernel"] = arrays[first, "kernel"][:, :, ::-1]
     return Imported(
         model=model,
         settings=settings,
@@ -114,6 +116,13 @@ def _arrays(named: Named, path: str) -> _Arrays:
     return arrays
 
 
+def _stem(arrays: _Arrays) -> list[str]:
+    """Returns the convolutions of the stem, in order."""
+    return sorted(
+        module for module, leaf in arrays if module.startswith("stem_conv") and leaf == "kernel"
+    )
+
+
 def _fold_biases(arrays: _Arrays) -> None:
     """Moves the biases of convolutions into the means of the norms behind them."""
     for module, leaf in list(arrays):
@@ -135,7 +144,7 @@ def _move_new_channels_to_the_end(arrays: _Arrays) -> None:
     A code base that adds half of the zeros before and half after them has the same function with
     its channels in another order. Channels within a block keep theirs.
     """
-    order = np.arange(arrays["stem_conv", "kernel"].shape[-1])
+    order = np.arange(arrays[_stem(arrays)[-1], "kernel"].shape[-1])
     blocks = sorted({m.split("/")[0] for m, _ in arrays if "/" in m}, key=_number)
     for block in blocks:
         last = max(m for m, _ in arrays if m.startswith(f"{block}/conv"))
@@ -145,7 +154,10 @@ def _move_new_channels_to_the_end(arrays: _Arrays) -> None:
         old = order + added // 2
         new = [channel for channel in range(len(order) + added) if channel not in set(old)]
         order = np.array([*old, *new], int)
-        for module in (last, last.replace("conv", "norm")):
+        squeeze, excite = (f"{block}/{layer}" for layer in SE_LAYERS)
+        if (squeeze, "kernel") in arrays:
+            arrays[squeeze, "kernel"] = arrays[squeeze, "kernel"][:, :, order]
+        for module in (last, last.replace("conv", "norm"), excite):
             for leaf in ("kernel", "bias", "scale", *_STATISTICS):
                 if (module, leaf) in arrays:
                     arrays[module, leaf] = arrays[module, leaf][..., order]
@@ -160,7 +172,7 @@ def _number(block: str) -> tuple[int, int]:
 def _variables(arrays: _Arrays, named: Named, model: resnet.ResNet, path: str) -> Variables:
     """Returns the network's variables; raises UserError unless all arrays are used."""
     side = 32 if model.stem == "cifar" else 224
-    channels = arrays["stem_conv", "kernel"].shape[2]
+    channels = arrays[_stem(arrays)[0], "kernel"].shape[2]
     image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
     looped = dataclasses.replace(model, scan=True)  # traced faster
 

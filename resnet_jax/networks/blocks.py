@@ -12,12 +12,20 @@ from jax.typing import ArrayLike
 
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.kernels.rectifier import relu, relu_of_sum
-from resnet_jax.networks import signals
-from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, EXPANSION, GATES, SHORTCUTS
+from resnet_jax.networks import signals, squeeze
+from resnet_jax.networks.architectures import (
+    BOTTLENECK_STRIDES,
+    DOWNSAMPLINGS,
+    EXPANSION,
+    GATES,
+    SHORTCUTS,
+)
 from resnet_jax.networks.initializers import HE_NORMAL
 from resnet_jax.networks.per_block import UNSCALED, Scales
 
 CONVOLVED = "convolved"  # jax.ad_checkpoint's name for the output of a block's convolution
+# Convolutions that do not count as weighted layers.
+BESIDE_THE_BRANCH = ("shortcut_conv", "gate_conv", *squeeze.LAYERS)
 
 MakeLayer = Callable[..., Callable[[jax.Array], jax.Array]]
 
@@ -34,6 +42,7 @@ def shortcut(
     stride: int,
     conv: MakeLayer,
     norm: MakeLayer | None,
+    downsampling: str = "stride",
 ) -> jax.Array | None:
     """Returns the shortcut's output, to be added to the branch; None in a plain net.
 
@@ -44,11 +53,17 @@ def shortcut(
       stride: stride of the block.
       conv: makes a projection.
       norm: makes the BatchNorm after a projection; None for none (pre-activation).
+      downsampling: "stride" takes every stride-th position; "mean" takes the means of 2x2
+        positions, and of fewer at the end of an odd length (He et al. 2019, arXiv 1812.01187, Fig.
+        2c).
     """
     check_choice("kind", kind, SHORTCUTS)
+    check_choice("downsampling", downsampling, DOWNSAMPLINGS)
     if kind == "none":
         return None
     shape_changes = stride != 1 or x_BHWC.shape[-1] != channels
+    if stride == 2 and downsampling == "mean":
+        x_BHWC, stride = mean_pool(x_BHWC), 1
     if projects(kind, shape_changes):
         x_BHWC = conv(channels, (1, 1), (stride, stride), name="shortcut_conv")(x_BHWC)
         x_BHWC = checkpoint_name(x_BHWC, CONVOLVED)
@@ -58,6 +73,14 @@ def shortcut(
     # Option A: every stride-th position; the new channels, after the old ones, are zeros.
     x_BHWC = x_BHWC[:, ::stride, ::stride]
     return jnp.pad(x_BHWC, ((0, 0), (0, 0), (0, 0), (0, channels - x_BHWC.shape[-1])))
+
+
+def mean_pool(x_BHWC: jax.Array) -> jax.Array:
+    """Returns (B, ceil(H / 2), ceil(W / 2), C), summed in float32."""
+    means = nn.avg_pool(
+        x_BHWC.astype(jnp.float32), (2, 2), (2, 2), padding="SAME", count_include_pad=False
+    )
+    return means.astype(x_BHWC.dtype)
 
 
 class Block(nn.Module):
@@ -90,6 +113,12 @@ class Block(nn.Module):
         section 3.1): "exclusive", where g multiplies the branch and 1 - g the shortcut, or
         "shortcut_only", where 1 - g multiplies the shortcut.
       gate_bias: initial bias of that convolution.
+      inner_filters: filters of a bottleneck's first two convolutions; None for `filters`.
+      groups: of a bottleneck's 3x3 convolution.
+      shortcut_downsampling: see shortcut().
+      se_reduction: of squeeze and excitation at the end of the branch, see squeeze.excited(); 0 for
+        none.
+      connect: makes a fully connected layer from (filters, name).
     """
 
     kind: str
@@ -108,6 +137,11 @@ class Block(nn.Module):
     dropout: float = 0.0
     gate: str = "none"
     gate_bias: float = 0.0
+    inner_filters: int | None = None
+    groups: int = 1
+    shortcut_downsampling: str = "stride"
+    se_reduction: int = 0
+    connect: MakeLayer | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError if a name is unknown or a number is out of range."""
@@ -117,17 +151,19 @@ class Block(nn.Module):
         check_choice("gate", self.gate, GATES)
         Range(1, whole=True).check("filters", self.filters)
         Range(1, whole=True).check("stride", self.stride)
+        Range(1, whole=True).check("groups", self.groups)
         super().__post_init__()
 
-    def _convolutions(self) -> list[tuple[int, int, int]]:
-        """Returns (filters, kernel size, stride) of each convolution on the branch."""
+    def _convolutions(self) -> list[tuple[int, int, int, int]]:
+        """Returns (filters, kernel size, stride, groups) of each convolution on the branch."""
         if self.kind == "basic":
-            return [(self.filters, 3, self.stride), (self.filters, 3, 1)]
+            return [(self.filters, 3, self.stride, 1), (self.filters, 3, 1, 1)]
         on_1x1, on_3x3 = (self.stride, 1) if self.bottleneck_stride == "v1" else (1, self.stride)
+        inner = self.inner_filters or self.filters
         return [
-            (self.filters, 1, on_1x1),
-            (self.filters, 3, on_3x3),
-            (self.filters * EXPANSION[self.kind], 1, 1),
+            (inner, 1, on_1x1, 1),
+            (inner, 3, on_3x3, self.groups),
+            (self.filters * EXPANSION[self.kind], 1, 1, 1),
         ]
 
     @nn.compact
@@ -145,11 +181,13 @@ class Block(nn.Module):
         channels = convolutions[-1][0]
         shortcut_output = None if self.preactivation else self._shortcut(x_BHWC, channels)
         branch_scale = self._scale("branch", scales.branch, self.learned.branch)
-        ends_active = shortcut_output is None and branch_scale is None
+        ends_active = shortcut_output is None and branch_scale is None and not self.se_reduction
         y = x_BHWC
-        for i, (filters, size, stride) in enumerate(convolutions, start=1):
+        for i, (filters, size, stride, groups) in enumerate(convolutions, start=1):
             is_last = i == len(convolutions)
-            zero_kernel, zero_scale = self._zero_initializers(is_last)
+            options, zero_scale = self._zero_initializers(is_last)
+            if groups > 1:
+                options["feature_group_count"] = groups
             if self.preactivation:
                 y = self.norm(name=f"norm{i}", activate=True)(y)
                 if i == 1:
@@ -158,13 +196,14 @@ class Block(nn.Module):
                     shortcut_output = self._shortcut(start, channels)
             if is_last and self.dropout and keys_B is not None:
                 y = _drop(y, self.dropout, keys_B)
-            conv = self.conv(
-                filters, (size, size), (stride, stride), name=f"conv{i}", **zero_kernel
-            )
+            conv = self.conv(filters, (size, size), (stride, stride), name=f"conv{i}", **options)
             y = checkpoint_name(conv(y), CONVOLVED)
             if not self.preactivation:
                 activate = not is_last or ends_active
                 y = self.norm(name=f"norm{i}", activate=activate, **zero_scale)(y)
+        if self.se_reduction:
+            assert self.connect is not None
+            y = squeeze.excited(y, self.se_reduction, self.connect, CONVOLVED)
         y = _times(y, branch_scale)
         if shortcut_output is None:
             if self.preactivation or ends_active:
@@ -209,9 +248,7 @@ class Block(nn.Module):
         learned = self.param(f"{name}_scale", nn.initializers.constant(start), (), jnp.float32)
         return learned if given is None else given * learned
 
-    def _zero_initializers(
-        self, is_last: bool
-    ) -> tuple[dict[str, Initializer], dict[str, Initializer]]:
+    def _zero_initializers(self, is_last: bool) -> tuple[dict[str, Any], dict[str, Initializer]]:
         """Returns the extra arguments of a layer's convolution and of its BatchNorm."""
         if not (is_last and self.zero_init_residual):
             return {}, {}
@@ -223,7 +260,15 @@ class Block(nn.Module):
     def _shortcut(self, x_BHWC: jax.Array, channels: int) -> jax.Array | None:
         # He et al. 2016 add projections without a BatchNorm, to keep the shortcut path clean.
         norm = None if self.preactivation else self.norm
-        return shortcut(x_BHWC, self.shortcut_kind, channels, self.stride, self.project, norm)
+        return shortcut(
+            x_BHWC,
+            self.shortcut_kind,
+            channels,
+            self.stride,
+            self.project,
+            norm,
+            self.shortcut_downsampling,
+        )
 
 
 def _times(x: jax.Array, scale: jax.Array | None) -> jax.Array:

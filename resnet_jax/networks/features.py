@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 
 from resnet_jax.allowed import check_choice
-from resnet_jax.networks.architectures import EXPANSION
+from resnet_jax.networks.architectures import EXPANSION, STEMS
 from resnet_jax.networks.nonlinearities import nonlinearity
 from resnet_jax.networks.resnet import FEATURES, GIVEN, ResNet
 from resnet_jax.pytree import PyTree
@@ -36,7 +36,7 @@ class Endpoint(NamedTuple):
 
 def endpoints(model: ResNet) -> dict[str, Endpoint]:
     """Returns all endpoints by name, in the order of computation."""
-    stride = 4 if model.stem == "imagenet" else 1
+    stride = STEMS[model.stem]
     doubled = 1 + nonlinearity(model.nonlinearity, model.arch, model.tailored_eta).doubles
     after_stem = 1 if model.preactivation else doubled
     filters = model.arch.widened(model.width)

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax.kernels.rectifier import relu
 from resnet_jax.networks import signals
-from resnet_jax.networks.initializers import Initializers
+from resnet_jax.networks.initializers import HE_NORMAL, Initializers
 from resnet_jax.networks.nonlinearities import Nonlinearity
 from resnet_jax.networks.normalization import BatchNorm
 
@@ -93,6 +93,16 @@ class Layers:
             dtype=self.dtype,
             precision=self.precision,
             **options,
+        )
+
+    def connection(self, filters: int, name: str) -> nn.Conv:
+        """Returns a fully connected layer, with biases, for inputs (B, 1, 1, C).
+
+        It is a convolution, so that several seeds and devices are treated as in `convolve`. Its
+        kernel is never standardised.
+        """
+        return dataclasses.replace(self, standardize=False).conv(
+            filters, (1, 1), (1, 1), name=name, use_bias=True, kernel_init=HE_NORMAL
         )
 
     def norm(self, name: str, activate: bool = False, scale_init: Initializer = ONES) -> Function:

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError
-from resnet_jax.networks.architectures import EXPANSION, architecture
+from resnet_jax.networks.architectures import EXPANSION, STEMS, architecture, stem_convolutions
 from resnet_jax.networks.nonlinearities import similarity
 
 
@@ -26,22 +26,23 @@ def _structure(model: ConfigDict) -> list[str]:
             f"model.remat={model.remat} names a stage that this network lacks; allowed is any "
             f"selection from {stages}."
         )
-    if model.space_to_depth and model.stem != "imagenet":
+    strides = STEMS[model.stem] > 1
+    if model.space_to_depth and not strides:
         refusals.append(
-            f"model.space_to_depth=True needs model.stem='imagenet', but it is {model.stem!r}; "
-            "allowed is False."
+            "model.space_to_depth=True needs model.stem='imagenet' or 'deep', but it is "
+            f"{model.stem!r}; allowed is False."
         )
     if model.space_to_depth and "stem" in model.same_padding:
         refusals.append(
             f"model.same_padding={tuple(model.same_padding)} has the stem, which model."
             "space_to_depth=True computes with symmetric padding; allowed is False."
         )
-    of_stem = [name for name in ("stem", "pool") if name in model.same_padding]
-    if of_stem and model.stem != "imagenet":
+    padded = [name for name in ("stem", "pool") if name in model.same_padding]
+    if padded and not strides:
         refusals.append(
-            f"model.same_padding={tuple(model.same_padding)} has {' and '.join(of_stem)}, which "
-            f"have stride 2 with model.stem='imagenet' only, but it is {model.stem!r}; allowed are "
-            "'blocks' and ()."
+            f"model.same_padding={tuple(model.same_padding)} has {' and '.join(padded)}, which "
+            f"have stride 2 with model.stem='imagenet' or 'deep' only, but it is {model.stem!r}; "
+            "allowed are 'blocks' and ()."
         )
     filters = arch.widened(model.width)
     ends = filters[0] * EXPANSION[arch.block]
@@ -51,11 +52,18 @@ def _structure(model: ConfigDict) -> list[str]:
             f"outputs, {ends}, and model.shortcut='A' can only add channels; allowed are 0 to "
             f"{ends}, or another shortcut."
         )
-    normed = ((model.stem_filters,) if model.stem_filters else ()) + filters
+    inner = arch.inner_filters(model.width, model.bottleneck_width, model.groups)
+    of_stem = [f for f, _, _ in stem_convolutions(model.stem, model.stem_filters or filters[0])]
+    normed = tuple(dict.fromkeys((*of_stem, *filters, *inner)))
     if model.norm == "group" and any(number % model.norm_groups for number in normed):
         refusals.append(
             f"model.norm_groups={model.norm_groups} does not divide the filters of all stages, "
             f"{', '.join(map(str, normed))}; allowed are their common divisors."
+        )
+    if model.groups > 1 and model.nonlinearity == "crelu":
+        refusals.append(
+            f"model.groups={model.groups} would separate the two halves of model.nonlinearity="
+            "'crelu'; allowed is 1, or another nonlinearity."
         )
     if model.nonlinearity == "crelu" and model.shortcut != "none" and model.activation == "post":
         refusals.append(
@@ -100,6 +108,11 @@ def _initialization(model: ConfigDict) -> list[str]:
         refusals.append(
             "model.init='looks_linear' needs model.nonlinearity='crelu', whose two halves it joins "
             f"again, but it is {model.nonlinearity!r}."
+        )
+    if model.init in ("orthogonal", "delta_orthogonal") and model.groups > 1:
+        refusals.append(
+            f"model.init={model.init!r} is orthogonal over all channels, but model.groups="
+            f"{model.groups} separates them; allowed is model.groups=1, or another init."
         )
     if model.init == "fixup" and model.norm != "none":
         refusals.append(

@@ -10,36 +10,23 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from resnet_jax.allowed import Choices, Range, check_choice
+from resnet_jax.allowed import Choices
 from resnet_jax.errors import UserError, nearest
-from resnet_jax.kernels import space_to_depth
 from resnet_jax.kernels.convolution import convolution
-from resnet_jax.kernels.pooling import max_pool
 from resnet_jax.networks import layout, signals
-from resnet_jax.networks.architectures import (
-    BOTTLENECK_STRIDES,
-    INITS,
-    NONLINEARITIES,
-    NORMS,
-    PADDED,
-    SCALED_BY,
-    SHORTCUTS,
-    Architecture,
-    architecture,
-)
+from resnet_jax.networks.architectures import Architecture, architecture
+from resnet_jax.networks.attributes import ALLOWED
 from resnet_jax.networks.blocks import CONVOLVED, Block
 from resnet_jax.networks.initializers import initializers
 from resnet_jax.networks.layers import Layers
 from resnet_jax.networks.nonlinearities import nonlinearity as find_nonlinearity
 from resnet_jax.networks.normalization import MOMENTS_OF_GROUPS
 from resnet_jax.networks.per_block import UNSCALED, NetworkDraws, PerBlock, Scales, Variation
+from resnet_jax.networks.stem import stem
 
 FEATURES = "features"  # the collection of a network's named endpoints
 GIVEN = "given"  # the collection of endpoints that replace the computed ones
-STEMS = ("cifar", "imagenet")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# JAX's names. Only "highest" is float32 on every device; the others depend on the device.
-PRECISIONS = ("highest", "high", "default")
 
 
 class ResNet(nn.Module):
@@ -49,10 +36,16 @@ class ResNet(nn.Module):
       arch: block type, stage sizes and filters, from the depth table.
       num_classes: number of logits.
       shortcut: "none" (plain) | "A" | "B" | "C".
+      shortcut_downsampling: "stride" | "mean", see blocks.shortcut.
       bottleneck_stride: "v1" (the first 1x1 strides, as in the paper) | "v1.5" (the 3x3).
       preactivation: the order of He et al. 2016 instead of 2015.
-      stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 max pool) | "cifar" (3x3, BN, ReLU).
+      stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 max pool) | "cifar" (3x3, BN, ReLU) | "deep" (as
+        "imagenet", but 3x3/2, 3x3 and 3x3, each with BN and ReLU, instead of the 7x7/2).
       width: multiplies all numbers of filters.
+      bottleneck_width: further factor on the filters of bottlenecks' first two convolutions.
+      groups: of the bottlenecks' 3x3 convolutions, their cardinality (Xie et al. 2017, arXiv
+        1611.05431).
+      se_reduction: see Block; 0 for no squeeze and excitation.
       stem_filters: of the stem; 0 for as many as the first stage's 3x3 convolutions have.
       same_padding: the layers among PADDED that pad as TensorFlow's "SAME", see Layers.conv.
       zero_init_residual: each block starts as its shortcut, see Block.
@@ -70,12 +63,13 @@ class ResNet(nn.Module):
         branches are multiplied by their probability to be kept.
       dropout, gate, gate_bias: see Block.
       dtype: of activations; parameters, statistics and logits are float32.
-      precision: of float32 products in convolutions and the classifier, one of PRECISIONS.
+      precision: of float32 products in convolutions and the classifier, one of
+        architectures.PRECISIONS.
       bn_group, bn_momentum, bn_epsilon: see BatchNorm.
       frozen: parts, see layout.parts, whose norms keep their moving averages, also in training.
       scan: run a stage's blocks after the first in a loop, compiled once whatever the depth; their
         variables are stacked, see layout.py.
-      space_to_depth: compute the imagenet stem's convolution by space_to_depth.convolution.
+      space_to_depth: compute the stem's convolution of stride 2 by space_to_depth.convolution.
       remat: stages (from 1) whose blocks keep only their inputs and are recomputed in the backward
         pass.
       convolution: see Layers.convolve.
@@ -85,10 +79,14 @@ class ResNet(nn.Module):
     arch: Architecture
     num_classes: int
     shortcut: str = "A"
+    shortcut_downsampling: str = "stride"
     bottleneck_stride: str = "v1"
     preactivation: bool = False
     stem: str = "cifar"
     width: float = 1.0
+    bottleneck_width: float = 1.0
+    groups: int = 1
+    se_reduction: int = 0
     stem_filters: int = 0
     same_padding: tuple[str, ...] = ()
     zero_init_residual: bool = False
@@ -125,24 +123,10 @@ class ResNet(nn.Module):
                 f"arch={self.arch!r} is not an Architecture; look one up by its depth, as in "
                 'ResNet(architecture("imagenet", 50), num_classes=1000).'
             )
-        check_choice("shortcut", self.shortcut, SHORTCUTS)
-        check_choice("shortcut_scale_by", self.shortcut_scale_by, SCALED_BY)
-        check_choice("branch_scale_by", self.branch_scale_by, SCALED_BY)
-        check_choice("nonlinearity", self.nonlinearity, NONLINEARITIES)
-        check_choice("norm", self.norm, NORMS)
-        check_choice("kernel_init", self.kernel_init, INITS)
-        Range(0, 1, below=True).check("stochastic_depth", self.stochastic_depth)
-        Range(0, 1, below=True).check("dropout", self.dropout)
-        check_choice("bottleneck_stride", self.bottleneck_stride, BOTTLENECK_STRIDES)
-        check_choice("stem", self.stem, STEMS)
-        check_choice("precision", self.precision, PRECISIONS)
-        Range(1, whole=True).check("num_classes", self.num_classes)
-        Range(0, above=True).check("width", self.width)
-        Range(0, whole=True).check("stem_filters", self.stem_filters)
-        Choices(PADDED, or_none=True).check("same_padding", self.same_padding)
-        Range(0, whole=True).check("bn_group", self.bn_group)
-        Range(0, 1, below=True).check("bn_momentum", self.bn_momentum)
-        Choices(self.parts, or_none=True).check("frozen", self.frozen)
+        for name, allowed in ALLOWED.items():
+            allowed.check(name, getattr(self, name))
+        Choices(layout.parts(len(self.arch.stage_sizes)), or_none=True).check("frozen", self.frozen)
+        self.arch.inner_filters(self.width, self.bottleneck_width, self.groups)
         super().__post_init__()
 
     @property
@@ -189,7 +173,15 @@ class ResNet(nn.Module):
         def layers(part: str) -> Layers:
             return fixed if part in self.frozen else make
 
-        x = self._stem(images_BHWC.astype(self.dtype), layers("stem"))
+        x = stem(
+            images_BHWC.astype(self.dtype),
+            self.stem,
+            self.stem_filters or self._filters(1),
+            layers("stem"),
+            preactivation=self.preactivation,
+            same_padding=self.same_padding,
+            in_blocks=self.space_to_depth,
+        )
         x = self._endpoint("stem", x)
         per_block = self._variation().of_blocks(scales, draws)
         for stage in range(1, len(self.arch.stage_sizes) + 1):
@@ -238,30 +230,17 @@ class ResNet(nn.Module):
     def _filters(self, stage: int) -> int:
         return self.arch.widened(self.width)[stage - 1]
 
-    def _stem(self, x_BHWC: jax.Array, make: Layers) -> jax.Array:
-        conv = functools.partial(
-            make.conv,
-            self.stem_filters or self._filters(1),
-            name="stem_conv",
-            kernel_init=make.init.stem,
-            same_padding="stem" in self.same_padding,
-        )
-        if self.stem == "imagenet":
-            strided = space_to_depth.convolution if self.space_to_depth else None
-            x = conv((7, 7), (2, 2), strided=strided)(x_BHWC)
-        else:
-            x = conv((3, 3), (1, 1))(x_BHWC)
-        if not self.preactivation:
-            x = make.norm(name="stem_norm", activate=True)(x)
-        return max_pool(x, "pool" in self.same_padding) if self.stem == "imagenet" else x
-
     def _stage(self, x: jax.Array, stage: int, make: Layers, per_block: PerBlock) -> jax.Array:
+        inner_filters = self.arch.inner_filters(self.width, self.bottleneck_width, self.groups)
         block = functools.partial(
             self._block,
             stage=stage,
             kind=self.arch.block,
             filters=self._filters(stage),
+            inner_filters=inner_filters[stage - 1],
+            groups=self.groups,
             shortcut_kind=self.shortcut,
+            shortcut_downsampling=self.shortcut_downsampling,
             bottleneck_stride=self.bottleneck_stride,
             preactivation=self.preactivation,
             conv=functools.partial(
@@ -270,6 +249,7 @@ class ResNet(nn.Module):
                 same_padding="blocks" in self.same_padding,
             ),
             project=functools.partial(make.conv, kernel_init=make.init.shortcut),
+            connect=make.connection,
             norm=make.norm,
             nonlinearity=make.nonlinearity.apply,
             zero_init_residual=self.zero_init_residual or self.kernel_init == "fixup",
@@ -278,6 +258,7 @@ class ResNet(nn.Module):
             dropout=self.dropout,
             gate=self.gate,
             gate_bias=self.gate_bias,
+            se_reduction=self.se_reduction,
         )
         first = sum(self.arch.stage_sizes[: stage - 1])
         blocks = self.arch.stage_sizes[stage - 1]
@@ -366,11 +347,12 @@ def resnet(
     """Builds the paper's network of a depth.
 
     Args:
-      family: "imagenet" (depths 18, 34, 50, 101, 152) or "cifar" (depths 6n + 2).
+      family: "imagenet" (depths 18, 34, 50, 101, 152), "cifar" (depths 6n + 2) or
+        "cifar_bottleneck" (depths 9n + 2).
       depth: weighted layers.
       shortcut: "none" (the plain network), "A", "B" or "C"; None for "B" with bottleneck blocks and
         "A" with basic ones.
-      num_classes: None for 1000 (imagenet) or 10 (cifar).
+      num_classes: None for 1000 (imagenet) or 10.
       **fields: other attributes of ResNet.
 
     Raises:
@@ -385,5 +367,5 @@ def resnet(
         arch=arch,
         num_classes=(1000 if family == "imagenet" else 10) if num_classes is None else num_classes,
         shortcut=("B" if arch.block == "bottleneck" else "A") if shortcut is None else shortcut,
-        **{"stem": family} | fields,
+        **{"stem": "imagenet" if family == "imagenet" else "cifar"} | fields,
     )

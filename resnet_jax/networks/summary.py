@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from resnet_jax.networks import layout
-from resnet_jax.networks.blocks import Block
+from resnet_jax.networks.blocks import BESIDE_THE_BRANCH, Block
 from resnet_jax.networks.resnet import ResNet
 
 
@@ -21,7 +21,7 @@ class StageSummary:
       name: "stem", "stage1" ... or "head".
       output_shape: (H, W, C) after the stage; (classes,) after the head.
       blocks: in this stage; 0 for stem and head.
-      convolutions: weighted layers, projections not counted.
+      convolutions: weighted layers, without projections, gates and squeeze and excitation.
       parameters: trainable numbers.
       mult_adds: multiply-adds per image, each counted once, of convolutions and the fully connected
         layer, as the paper counts them.
@@ -70,7 +70,7 @@ def summarize(model: ResNet, image_shape: tuple[int, ...]) -> Summary:
         # The stacked blocks are one module, traced as one block.
         repeats = stage_sizes[row] - 1 if layout.is_stacked(path[0]) else 1
         work[row] = work.get(row, 0) + repeats * module_mult_adds
-        on_branch = path[-1] not in ("shortcut_conv", "gate_conv")
+        on_branch = path[-1] not in BESIDE_THE_BRANCH
         convolutions[row] = convolutions.get(row, 0) + repeats * on_branch
     parameters: dict[str, int] = {}
     projections: dict[str, int] = {}

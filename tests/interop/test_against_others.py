@@ -22,6 +22,7 @@ TORCH, KERAS = (tiny.ROOT / f".venv-{name}" / "bin" / "python" for name in ("tor
 NAMES = [
     *(f"imagenet-{depth}" for depth in (18, 34, 50, 101, 152)),
     "imagenet-50-v1",
+    *("imagenet-50-resnext", "imagenet-50-wide"),
     *(f"cifar-{depth}" for depth in (20, 32, 44, 56, 110)),
 ]
 
@@ -69,10 +70,13 @@ def test_logits_and_gradients_are_those_of_pytorch(of_torch, name):
     theirs = np.load(of_torch / f"{name}.npz")
     family, depth, *version = name.split("-")
     scheme = "cifar" if family == "cifar" else "torchvision"
-    conventions = {"bottleneck_stride": version[0] if version else "v1.5"}
+    conventions = {"bottleneck_stride": "v1" if version == ["v1"] else "v1.5"}
     found = weights.convert(tensors, name, **conventions)
     assert (found.scheme, found.settings["family"]) == (scheme, family)
     assert found.settings["depth"] == int(depth)
+    is_wide = version in (["resnext"], ["wide"])
+    groups = 32 if version == ["resnext"] else 1
+    assert (found.model.bottleneck_width, found.model.groups) == (1 + is_wide, groups)
 
     def total(params):
         variables = {"params": params, "batch_stats": found.variables["batch_stats"]}

@@ -97,6 +97,7 @@ def test_what_torchvision_computes_otherwise_is_listed():
 def test_every_attribute_of_a_network_is_in_its_tensors_or_listed():
     listed = export.CONVENTIONS.keys() | export.BLOCKS.keys()
     in_tensors = {"arch", "num_classes", "shortcut", "stem", "width", "stem_filters"}
+    in_tensors |= {"groups", "bottleneck_width", "shortcut_downsampling"}
     refused = {"preactivation", "gate", "norm"}
     of_refused = {"norm_groups", "gate_bias"}
     of_listed = {"tailored_eta"}

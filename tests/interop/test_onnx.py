@@ -23,6 +23,9 @@ NETWORKS = {
         "imagenet", 50,
         {"width": 0.25, "bottleneck_stride": "v1.5", "same_padding": ("pool", "blocks")},
     ),
+    "ResNeXt": ("imagenet", 50, {"width": 0.25, "bottleneck_width": 2.0, "groups": 8}),
+    "D": ("imagenet", 50, {"width": 0.25, "stem": "deep", "shortcut_downsampling": "mean"}),
+    "means in A": ("cifar", 8, {"shortcut_downsampling": "mean"}),
     "folded": (
         "imagenet", 50,
         {"width": 0.25, "stem_filters": 24, "norm": "none", "same_padding": ("stem", "pool")},
@@ -113,6 +116,15 @@ REFUSALS = {
         "A", lambda g: with_pads(g, 1, [0, 16, 0, 0, 0, 16, 0, 0]), "different shortcuts; allowed"
     ),
     "groups": ("B", lambda g: changed(g, "Conv", 1, group=4), "(Conv) has groups"),
+    "groups in a 1x1": (
+        "ResNeXt", lambda g: changed(g, "Conv", 1, group=4), "only the 3 x 3 convolution of a"
+    ),
+    "a pool in a block": (
+        "D", lambda g: changed(g, "AveragePool", kernel_shape=[3, 3]), "by 2 x 2 positions"
+    ),
+    "a stem's strides": (
+        "D", lambda g: changed(g, "Conv", 1, strides=[2, 2]), "with strides [2, 2, 1]; allowed"
+    ),
     "padding": ("B", lambda g: changed(g, "Conv", 1, pads=[2] * 4), "pads (2, 2, 2, 2) for"),
     "strides": ("B", lambda g: changed(g, "Conv", 1, strides=[2, 1]), "windows of 3 and stride -1"),
     "epsilons": (
@@ -150,6 +162,7 @@ def test_another_graph_is_refused_in_a_sentence(case, tmp_path):
             {"stochastic_depth": 0.2},
             "model.stochastic_depth=0.2 is not exported; allowed is 0.0.",
         ),
+        ({"se_reduction": 4}, "model.se_reduction=4 is not exported; allowed is 0."),
         ({"preactivation": True}, "allowed are networks with model.activation='post'"),
     ],
 )

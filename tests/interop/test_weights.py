@@ -9,6 +9,7 @@ import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.interop import export, weights
+from resnet_jax.networks import blocks
 from resnet_jax.networks.resnet import resnet
 from tests.interop.foreign import drawn
 
@@ -37,6 +38,10 @@ def equal(a, b):
         ("imagenet", 50, {"bottleneck_stride": "v1.5", "same_padding": ("pool",)}),
         ("imagenet", 101, {"width": 0.25}),
         ("imagenet", 152, {"width": 0.125, "bn_epsilon": 1e-3}),
+        ("imagenet", 50, {"bottleneck_width": 2.0, "groups": 32, "num_classes": 3}),
+        ("imagenet", 50, {"width": 0.25, "bottleneck_width": 2.0, "se_reduction": 8}),
+        ("cifar_bottleneck", 20, {"width": 2.0, "bottleneck_width": 0.5, "groups": 4}),
+        ("imagenet", 18, {"shortcut": "B", "width": 0.25, "stem": "deep", "se_reduction": 4}),
     ],
 )
 def test_an_exported_network_comes_back_bit_for_bit(family, depth, fields):
@@ -51,6 +56,41 @@ def test_an_exported_network_comes_back_bit_for_bit(family, depth, fields):
     assert found.scheme == "torchvision"
     assert found.model == model
     assert equal(found.variables, variables)
+
+
+@pytest.mark.parametrize("fields", [{}, {"stem": "deep", "stem_filters": 24}])
+def test_shortcuts_with_means_have_the_names_of_resnet_d(fields):
+    fields = {"width": 0.25, "shortcut_downsampling": "mean"} | fields
+    model, variables, tensors = exported("imagenet", 50, **fields)
+    assert "layer2.0.downsample.1.weight" in tensors
+    assert "layer2.0.downsample.2.running_mean" in tensors
+    assert "layer2.0.downsample.0.weight" not in tensors
+    found = weights.convert(tensors, "file", bottleneck_stride="v1", order="BGR")
+    assert (found.scheme, found.model) == ("resnet-d", model)
+    first = "stem_conv1" if fields.get("stem") else "stem_conv"
+    kernels = [v["params"].pop(first)["kernel"] for v in (found.variables, variables)]
+    np.testing.assert_array_equal(kernels[0], np.asarray(kernels[1])[:, :, ::-1])
+    assert equal(found.variables, variables)
+
+
+def test_new_channels_are_reordered_in_squeeze_and_excitation_too():
+    model, variables, tensors = exported("cifar", 14, se_reduction=4)
+    found = weights.convert(tensors, "file", new_channels="around")
+    images = np.random.default_rng(2).normal(size=(2, 16, 16, 3)).astype(np.float32)
+
+    # The same function with A's zeros around the old channels: permute ours by hand.
+    def around(x_BHWC, kind, channels, stride, conv, norm, downsampling):
+        del kind, conv, norm, downsampling
+        half = (channels - x_BHWC.shape[-1]) // 2
+        return jnp.pad(x_BHWC[:, ::stride, ::stride], ((0, 0),) * 3 + ((half, half),))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "shortcut", around)
+        wanted = np.asarray(model.apply(variables, images, train=False))
+    ours = found.model.apply(found.variables, images, train=False)
+    np.testing.assert_allclose(ours, wanted, atol=1e-5 * np.abs(wanted).max())
+    after = model.apply(variables, images, train=False)
+    assert np.abs(after - wanted).max() > 1e-2 * np.abs(wanted).max()
 
 
 def test_a_stem_of_stride_1_has_no_padding_of_stride_2():
@@ -319,6 +359,40 @@ REFUSALS = {
         "several networks, under 'ema.' and 'model.'; choose one with prefix='ema.'",
     ),
 }  # fmt: skip
+
+
+BOTTLENECK_REFUSALS = {
+    "uneven groups": (
+        lambda t: with_shape(t, "layer1.0.conv2.weight", 16, 5, 3, 3),
+        "'layer1.0.conv2.weight' has 5 channels, which do not divide its 16 filters into groups",
+    ),
+    "groups in one block only": (
+        lambda t: with_shape(t, "layer2.0.conv2.weight", 32, 16, 3, 3),
+        "the shape (3, 3, 16, 32); this network's is (3, 3, 32, 32)",
+    ),
+    "no multiple of 4": (
+        lambda t: with_shape(t, "layer1.0.conv3.weight", 66, 16, 1, 1),
+        "'layer1.0.conv3.weight' has 66 filters; allowed are multiples of 4",
+    ),
+    "another reduction": (
+        lambda t: with_shape(t, "layer2.0.se.fc1.weight", 7, 128, 1, 1),
+        "the shape (1, 1, 128, 7); this network's is (1, 1, 128, 8)",
+    ),
+    "another name": (
+        lambda t: t | {"layer1.0.se_module.fc1.weight": np.zeros(3)},
+        "'layer1.0.se_module.fc1.weight' (nearest: layer1.0.se.fc1.weight)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BOTTLENECK_REFUSALS)
+def test_another_network_with_bottlenecks_is_refused(case):
+    change, words = BOTTLENECK_REFUSALS[case]
+    _, _, tensors = exported("cifar_bottleneck", 11, se_reduction=16)
+    weights.convert(tensors, "some/file.pth")
+    with pytest.raises(UserError) as refused:
+        weights.convert(change(tensors), "some/file.pth")
+    assert words in str(refused.value)
 
 
 @pytest.mark.parametrize("case", REFUSALS)

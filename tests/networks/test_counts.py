@@ -186,5 +186,7 @@ def test_other_depths_are_refused_with_their_neighbours(family, depth, neighbour
 
 
 def test_unknown_family_is_refused():
-    with pytest.raises(UserError, match=r"model\.family='resnet'.*imagenet or cifar"):
+    with pytest.raises(
+        UserError, match=r"model\.family='resnet'.*imagenet, cifar or cifar_bottleneck"
+    ):
         architecture("resnet", 50)

@@ -29,7 +29,7 @@ block = functools.partial(
         (lambda: net(shortcut="D"), "shortcut='D' is not known; allowed are none, A, B or C"),
         (lambda: net(shortcut="a"), "(nearest: A)"),
         (lambda: net(precision="hihg"), "(nearest: high)"),
-        (lambda: net(stem="foo"), "stem='foo' is not known; allowed are cifar or imagenet"),
+        (lambda: net(stem="foo"), "stem='foo' is not known; allowed are cifar, imagenet or deep"),
         (lambda: net(bottleneck_stride="1.5"), "(nearest: v1.5)"),
         (lambda: net(width=0), "width=0 is out of range"),
         (lambda: net(nonlinearity="elu"), "nonlinearity='elu' is not known"),

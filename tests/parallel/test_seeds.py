@@ -235,22 +235,29 @@ def without_seed(tree, seed=1):
     return jax.tree.map(lambda a: np.delete(np.asarray(a), seed, axis=0), tree)
 
 
+# Between them they have every kind of layer.
+NETS = {
+    "post": (Architecture("basic", (2, 1), (4, 8)), {"stem": "imagenet"}),
+    "pre": (Architecture("bottleneck", (2, 1), (4, 8)), {"preactivation": True}),
+    "variants": (
+        Architecture("bottleneck", (2, 1), (4, 8)),
+        {"groups": 2, "se_reduction": 4, "stem": "deep", "shortcut_downsampling": "mean"},
+    ),
+}
+
+
 @functools.cache
-def small_step(way, preactivation):
+def small_step(way, net):
     """Returns a compiled step(variables, images, logit factors) and its healthy arguments.
 
-    It contains every kind of layer and returns losses, logits, statistics and gradients.
+    It returns losses, logits, statistics and gradients. The way "alone" maps over a single seed.
     """
+    seeds, way = (1, "unroll") if way == "alone" else (3, way)
     one_device = meshes.make_mesh(devices=jax.devices()[:1])
     convolution, product = convolution_and_product(way, one_device)
+    arch, options = NETS[net]
     model = ResNet(
-        Architecture("bottleneck" if preactivation else "basic", (2, 1), (4, 8)),
-        num_classes=3,
-        shortcut="B",
-        stem="cifar" if preactivation else "imagenet",
-        preactivation=preactivation,
-        convolution=convolution,
-        product=product,
+        arch, num_classes=3, shortcut="B", convolution=convolution, product=product, **options
     )
     images = jax.random.normal(jax.random.key(0), (3, 4, 16, 16, 3))
     init = jax.jit(jax.vmap(lambda key: dict(model.lazy_init(key, images[0], train=True))))
@@ -269,16 +276,34 @@ def small_step(way, preactivation):
 
     arguments = (variables, images, jnp.ones(3))
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    mapped = jax.jit(over_seeds(step, 3, (0, 0, 0), mesh, way))
-    return mapped.lower(*arguments).compile(), arguments
+    mapped = jax.jit(over_seeds(step, seeds, (0, 0, 0), mesh, way))
+    given = jax.tree.map(lambda a: a[:seeds], arguments)
+    return mapped.lower(*given).compile(), arguments
+
+
+@pytest.mark.parametrize("way", SAMPLED_WAYS)
+def test_every_way_computes_grouped_convolutions_of_a_seed_as_if_alone(way):
+    (step, arguments), (alone, _) = (small_step(each, "variants") for each in (way, "alone"))
+    together = step(*arguments)
+    for seed in range(3):
+        single = alone(*jax.tree.map(lambda a, seed=seed: a[seed : seed + 1], arguments))
+        ours = jax.tree.map(lambda a, seed=seed: a[seed : seed + 1], together)
+        assert relative_difference(single, ours) < 1e-4
+    assert relative_difference(single, jax.tree.map(lambda a: a[:1], together)) > 0.1
+
+
+def test_a_grouped_convolution_never_has_the_groups_of_several_seeds():
+    step, _ = small_step("separate", "variants")
+    groups = re.findall(r"(?:feature|batch)_group_count=(\d+)", step.as_text())
+    assert set(groups) == {"2"}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30], ids=str)
 @pytest.mark.parametrize("place", ["weights", "images", "gradient"])
-@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("way", SAMPLED_WAYS)
-def test_non_finite_numbers_in_one_seed_leave_the_others_alone(way, preactivation, place, value):
-    step, (variables, images, factors) = small_step(way, preactivation)
+def test_non_finite_numbers_in_one_seed_leave_the_others_alone(way, net, place, value):
+    step, (variables, images, factors) = small_step(way, net)
     healthy = step(variables, images, factors)
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(healthy))
     if place == "weights":

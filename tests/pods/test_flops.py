@@ -65,26 +65,38 @@ def test_all_devices_count():
     assert count(each, (16, 5)) == 8 * (2 * 2 * 5 * 2)
 
 
+VARIANTS = {
+    "groups": 4, "bottleneck_width": 2.0, "se_reduction": 16, "stem": "deep",
+    "shortcut_downsampling": "mean",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("family", "depth", "seeds", "how", "devices"),
+    ("family", "depth", "seeds", "how", "devices", "variants"),
     [
-        ("cifar", 20, 1, "auto", 1),
-        ("cifar", 20, 2, "unroll", 1),
-        ("cifar", 20, 2, "separate", 1),
-        ("cifar", 20, 1, "auto", 4),  # the devices' kernel gradients are summed in float32
-        ("cifar", 20, 4, "separate", 4),
-        ("imagenet", 50, 1, "auto", 1),
+        ("cifar", 20, 1, "auto", 1, {}),
+        ("cifar", 20, 2, "unroll", 1, {}),
+        ("cifar", 20, 2, "separate", 1, {}),
+        ("cifar", 20, 1, "auto", 4, {}),  # the devices' kernel gradients are summed in float32
+        ("cifar", 20, 4, "separate", 4, {}),
+        ("imagenet", 50, 1, "auto", 1, {}),
+        ("cifar_bottleneck", 11, 2, "separate", 1, VARIANTS),
+        ("cifar_bottleneck", 11, 1, "auto", 4, VARIANTS),
     ],
 )
 def test_a_training_step_is_three_forward_passes_without_the_gradient_of_the_images(
-    family, depth, seeds, how, devices
+    family, depth, seeds, how, devices, variants
 ):
     config = ours.config(
-        family, depth, batch_size=8, replicates=seeds, dtype="bfloat16", bn_group=0
-    )
+        family.split("_")[0], 20 if variants else depth,
+        batch_size=8, replicates=seeds, dtype="bfloat16", bn_group=0,
+    )  # fmt: skip
+    config.model.update({"family": family, "depth": depth} | variants)
     config.replicates_by = how
     programs, arguments = program.shapes(config, jax.devices()[:devices])
     found = flops.of_jaxpr(programs.train_steps.trace(programs.state, *arguments).jaxpr.jaxpr)
     network = summary.summarize(programs.model, sets.image_shape(config.data))
-    stem = network.layers[0].mult_adds
-    assert found == seeds * 8 * 2 * (3 * network.mult_adds - stem)
+    first = network.layers[0].mult_adds
+    if variants:  # the deep stem's first convolution: 3 x 3 x 3 to 8 filters at 16 x 16 positions
+        first = 16 * 16 * 27 * 8
+    assert found == seeds * 8 * 2 * (3 * network.mult_adds - first)

@@ -11,6 +11,7 @@ from configs import cifar10, digits, imagenet
 from experiments import describe
 from experiments.cli import tables
 from experiments.report import paper
+from resnet_jax.errors import UserError
 from resnet_jax.resolve import resolve
 from tests import tiny
 
@@ -62,6 +63,23 @@ def test_what_differs_from_the_papers_network_is_named():
     assert network(cifar10)["cures"] == {}
     assert network(cifar10)["paper"]["parameters"] == 269_722
     assert network(cifar10, dropout=0.1)["paper"]["parameters"] is None
+
+
+def test_variants_are_named_and_have_no_number_of_the_paper(no_data):
+    changes = {"depth": 50, "groups": 32, "bottleneck_width": 2.0, "stem": "deep"}
+    found = network(imagenet, **changes)
+    assert found["cures"] == {"bottleneck_width": 2.0, "groups": 32}
+    assert found["paper"]["parameters"] is None
+    assert "shortcut B, bottleneck_width=2, groups=32)" in describe.network_text(found)[0]
+    found = network(cifar10, family="cifar_bottleneck", depth=164, shortcut="B", activation="pre")
+    assert (found["parameters"], found["paper"]["parameters"]) == (1_703_258, None)
+
+
+def test_a_family_without_the_papers_depths_is_refused(no_data):
+    config = cifar10.get_config()
+    config.model.family, config.model.depth = "cifar_bottleneck", 20
+    with pytest.raises(UserError, match="='cifar_bottleneck' has none; allowed are imagenet and"):
+        describe.describe_family(resolve(config))
 
 
 def test_family_of_imagenet():

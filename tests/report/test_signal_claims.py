@@ -38,6 +38,7 @@ def write(folder, shortcut, depth, gradients, responses=(1.0, 1.0), status="comp
             row[f"signals/response_std/{layer.replace('conv', 'norm')}"] = list(response)
         row["signals/gradient_norm/logits"] = [1e9] * seeds
         row["signals/gradient_norm/stage1_block1/shortcut_conv"] = [1e9] * seeds
+        row["signals/gradient_norm/stage1_block10/se_conv2"] = [1e9] * seeds
         row["signals/response_std/stage1_block1/shortcut_norm"] = [1e9] * seeds
     fixture.write(
         folder / f"{shortcut}-{depth}", [rows[step] for step in sorted(rows)], status,
@@ -62,7 +63,8 @@ def test_a_profile_is_in_the_order_of_the_forward_pass(tmp_path):
     own = profiles(cell.replicates[1], "gradient_norm")
     assert list(own) == [0, 50]
     assert list(own[0]) == ["stem_conv", "stage1_block1/shortcut_conv", "stage1_block1/conv1",
-                            "stage1_block2/conv1", "stage1_block10/conv1", "logits"]  # fmt: skip
+                            "stage1_block2/conv1", "stage1_block10/conv1",
+                            "stage1_block10/se_conv2", "logits"]  # fmt: skip
     assert own[50]["stem_conv"] == math.inf
     assert first_and_last(own[50]) is None  # the second layer does not stand in for the first
     assert list(main_path(own[0])) == LAYERS

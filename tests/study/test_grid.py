@@ -72,6 +72,14 @@ def test_further_axes_stand_in_the_name_and_in_the_config():
         assert cell.config.optimizer.nesterov == ("True" in name)
 
 
+def test_variants_of_the_network_stand_in_the_name():
+    grid = {"model": {"se_reduction": (0, 16), "shortcut_downsampling": ("stride", "mean")}}
+    assert names(make(grid)) == [
+        f"resnet-20-A-se_reduction={r}-shortcut_downsampling={d}"
+        for r in (0, 16) for d in ("stride", "mean")
+    ]  # fmt: skip
+
+
 def test_axes_that_end_in_the_same_word_get_their_full_keys():
     grid = {"optimizer": {"name": ("sgd", "adam")}, "schedule": {"name": ("constant",)}}
     assert names(make(grid)) == [

@@ -14,6 +14,7 @@ ADDITIVE = (RESPONSES, DEAD)  # the others vary by factors
 Profile = dict[str, float]  # layer -> value, in the order of the forward pass; NaN: not finite
 _SMALLEST = 1e-38  # of positive float32 numbers, about; a gradient of 0 is taken for it
 _LATER = ("logits", "head")  # layers after the last block
+_BESIDE = ("shortcut", "/se_")  # shortcuts; squeeze and excitation, which sees means only
 
 
 def profiles(replicate: Replicate, kind: str) -> dict[int, Profile]:
@@ -36,11 +37,11 @@ def order(layer: str) -> tuple[int, tuple[int, ...], str]:
 
 
 def main_path(profile: Profile) -> Profile:
-    """Returns the values without those of shortcuts and of layers after the last block."""
+    """Returns the values of stem and branches: without _BESIDE and _LATER."""
     return {
         layer: value
         for layer, value in profile.items()
-        if "shortcut" not in layer and not layer.startswith(_LATER)
+        if not any(name in layer for name in _BESIDE) and not layer.startswith(_LATER)
     }
 
 
