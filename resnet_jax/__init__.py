@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from resnet_jax.errors import RunError, UserError
     from resnet_jax.networks.features import endpoints, features
     from resnet_jax.networks.resnet import ResNet, resnet
+    from resnet_jax.shipped import config, train_run
     from resnet_jax.trained import Trained, load
 
     __version__: str
@@ -29,10 +30,12 @@ __all__ = [
     "Trained",
     "UserError",
     "__version__",
+    "config",
     "endpoints",
     "features",
     "load",
     "resnet",
+    "train_run",
 ]
 
 _MODULES = {
@@ -40,10 +43,12 @@ _MODULES = {
     "RunError": "resnet_jax.errors",
     "Trained": "resnet_jax.trained",
     "UserError": "resnet_jax.errors",
+    "config": "resnet_jax.shipped",
     "endpoints": "resnet_jax.networks.features",
     "features": "resnet_jax.networks.features",
     "load": "resnet_jax.trained",
     "resnet": "resnet_jax.networks.resnet",
+    "train_run": "resnet_jax.shipped",
 }
 
 

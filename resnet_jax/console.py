@@ -8,10 +8,10 @@ programs and of the processes that they start only.
 """
 
 import os
-import pathlib
 import runpy
 import sys
 
+from resnet_jax import shipped
 from resnet_jax.errors import is_missing_package, nearest, sentence
 
 PROGRAMS = {
@@ -28,7 +28,6 @@ PROGRAMS = {
     "prepare": "prepare a data set",
     "shrink": "write a smaller copy of ImageNet, which is read faster",
 }
-_HERE = pathlib.Path(__file__).parent
 _USAGE = "\n".join([
     "usage: resnet-jax PROGRAM FLAGS", "",
     *(f"  {name:<10} {does}" for name, does in PROGRAMS.items()), "",
@@ -67,11 +66,9 @@ def main() -> int:
 
 def _find_programs() -> None:
     """Adds the programs' folder to the import path of this process and of its children."""
-    folder = _HERE / "_programs"
-    programs = str(folder if folder.is_dir() else _HERE.parent)  # the latter in a checkout
-    given = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([programs, given] if given else [programs])
+    folder, given = str(shipped.programs()), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, given] if given else [folder])
     # Otherwise `python -m` would first search the working directory, which may have a configs/.
     os.environ["PYTHONSAFEPATH"] = "1"
-    sys.path.insert(0, programs)
+    sys.path.insert(0, folder)
     sys.path.append(os.getcwd())  # for imports of a user's config

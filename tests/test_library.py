@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 from importlib import metadata
 
 import numpy as np
@@ -13,7 +14,9 @@ import resnet_jax
 from resnet_jax.errors import UserError
 from resnet_jax.networks import resnet as networks
 from resnet_jax.networks.architectures import CIFAR_STUDIED, IMAGENET, architecture
+from resnet_jax.runs import reader
 from tests import tiny
+from tests.interop import foreign
 
 
 def test_the_import_imports_no_jax():
@@ -90,9 +93,54 @@ def test_a_wrong_argument_is_one_sentence(make, words):
     assert words in str(refused.value)
 
 
+def blocks():
+    guide = (tiny.ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+
+
+def test_the_guide_builds_a_network_and_takes_its_features():
+    build, features = blocks()[:2]
+    names = {}
+    exec(build + features, names)
+    assert names["logits"].shape == (2, 10)
+    assert {name: a.shape for name, a in names["features"].items()} == {
+        "stage3": (2, 8, 8, 64), "pooled": (2, 64)
+    }  # fmt: skip
+
+
+def test_the_guide_loads_a_run_and_trains_on_arrays(tmp_path, monkeypatch):
+    load, train = blocks()[2:4]
+    assert all(len(block.splitlines()) < 10 for block in blocks()[:4])
+    monkeypatch.chdir(tmp_path)
+    foreign.write_run(tmp_path / "runs" / "plain-56")
+    names = {}
+    exec(load, names)
+    assert names["logits"].shape == (2, 10)
+    # A smaller network, and two steps.
+    shorter = train.replace("32, 32", "8, 8").replace("= 20, 300", "= 8, 2")
+    assert shorter.count("8, 2") == 1
+    exec(shorter, names)
+    assert reader.read("runs/mine").status["status"] == "completed"
+    assert resnet_jax.load("runs/mine").model.num_classes == 3
+
+
+def test_a_users_own_configs_stay_as_they_are(monkeypatch):
+    own = types.ModuleType("configs")
+    monkeypatch.setitem(sys.modules, "configs", own)
+    path = list(sys.path)
+    config = resnet_jax.config("degradation_digits", "one_rate")
+    assert config.grid.model.depth == (20, 56)
+    config.base.steps = 7
+    assert resnet_jax.config("degradation_digits", "one_rate").base.steps == 120
+    assert sys.modules["configs"] is own
+    assert sys.path == path
+    with pytest.raises(UserError, match=r"name='cifar1' is not known; .* \(nearest: cifar10\)"):
+        resnet_jax.config("cifar1")
+
+
 def test_the_guide_s_feature_pyramid_is_the_paper_s():
     guide = (tiny.ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-    _, pyramid, maps = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    *_, pyramid, maps = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     names = {}
     exec(pyramid, names)
     sizes = [(1, 18, 16, 256), (1, 9, 8, 256), (1, 5, 4, 256), (1, 3, 2, 256)]
