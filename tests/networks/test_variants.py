@@ -108,6 +108,7 @@ def test_squeeze_and_excitation_multiplies_the_branch_by_hand(preactivation, sho
     )
     outputs = kept["intermediates"]["stage1_block1"]
     branch = np.asarray(outputs["conv2" if preactivation else "norm2"]["__call__"][0])
+    assert branch.min() < 0  # before the nonlinearity
     first, second = (block[f"se_conv{i}"] for i in (1, 2))
     assert first["kernel"].shape == (1, 1, 8, 2)
     hidden = branch.mean((1, 2)) @ first["kernel"][0, 0] + first["bias"]
@@ -209,7 +210,7 @@ def test_a_deep_stem_in_blocks_of_pixels_is_the_same():
 # ------------------------------------------------------------------------------------ all together
 
 
-@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("preactivation", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_parameter_is_moved_and_loops_change_nothing(preactivation):
     model = network(preactivation=preactivation, **ALL)
     variables = small.variables(model)
