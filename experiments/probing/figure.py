@@ -12,6 +12,8 @@ from experiments.report import curves
 from experiments.report.figures import STYLE
 from experiments.report.statistics import Stat
 
+_ASIDE = 0.3  # between the endpoints of two networks, so that their deviations do not overlap
+
 
 def draw(rows: Sequence[Row], note: str) -> Figure:
     """Returns a panel per kind of probe; plain nets are solid and residual nets dashed.
@@ -37,7 +39,9 @@ def draw(rows: Sequence[Row], note: str) -> Figure:
 def _draw(ax: Axes, rows: Sequence[Row], kind: str) -> None:
     palette = curves.colours(sorted({row.depth for row in rows}))
     names = list(dict.fromkeys(row.endpoint for row in rows))
-    for network in dict.fromkeys(row.network for row in rows):
+    networks = list(dict.fromkeys(row.network for row in rows))
+    for number, network in enumerate(networks):
+        aside = _ASIDE * (number - (len(networks) - 1) / 2) / len(networks)
         own = [row for row in rows if row.network == network]
         stats = [
             Stat.of([row.probes[kind].error for row in own if row.endpoint == name])
@@ -45,7 +49,7 @@ def _draw(ax: Axes, rows: Sequence[Row], kind: str) -> None:
         ]
         style = curves.LINE_STYLES[own[0].shortcut]
         ax.errorbar(
-            range(len(names)),
+            [place + aside for place in range(len(names))],
             [math.nan if stat.mean is None else stat.mean for stat in stats],
             yerr=[stat.std or 0.0 for stat in stats],
             color=palette[own[0].depth],
