@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     run = trained.load(argv[1], _SEED.value, data_dir=_DATA_DIR.value)
     found = predictions.predict(run, _SPLIT.value, _VIEW.value)
     scores = predictions.score(found)
-    names = sources.class_names(run.config.data.name, run.config.data.dir, len(scores.confusion))
+    names = sources.class_names(run.config.data, len(scores.confusion))
     about = {
         "run": argv[1],
         "seed": run.seed,

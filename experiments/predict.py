@@ -86,7 +86,7 @@ def _page_path() -> pathlib.Path | None:
 def _predict(run: trained.Trained, files: pictures.Files) -> list[Picture]:
     """Returns the readable pictures with their predictions."""
     data = run.config.data
-    names = sources.class_names(data.name, data.dir, run.model.num_classes)
+    names = sources.class_names(data, run.model.num_classes)
     logs_of = predictions.log_probabilities(run)
 
     def of(variables: Variables, groups: tuple[jax.Array, ...]) -> dict[str, jax.Array]:

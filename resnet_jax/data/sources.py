@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from resnet_jax.allowed import check_choice
 from resnet_jax.data import arrays
@@ -74,12 +75,19 @@ def facts(name: str, data_dir: str) -> Facts:
     return dataclasses.replace(known, train=train, test=test, num_classes=classes)
 
 
-def class_names(name: str, data_dir: str, classes: int) -> list[str]:
-    """Returns the classes' names in the copy under `data_dir`, or their numbers if it has none."""
-    folder = None if name in _WITHOUT_FOLDER else _folder(name, data_dir)
+def class_names(data: ConfigDict, logits: int) -> list[str]:
+    """Returns the name of the class of each logit, or its label in the set if names are unknown.
+
+    Args:
+      data: the `data` section of a resolved config.
+      logits: how many the network has; "unused" is the name of those without a class.
+    """
+    folder = None if data.name in _WITHOUT_FOLDER else _folder(data.name, data.dir)
     file = folder / "label.labels.txt" if folder else None  # TFDS's
-    lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
-    return lines if len(lines) == classes else [str(number) for number in range(classes)]
+    names = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
+    labels = tuple(data.classes) or range(len(names) or logits)
+    known = [names[label] if label < len(names) else str(label) for label in labels][:logits]
+    return known + ["unused"] * (logits - len(known))
 
 
 def require(name: str, data_dir: str) -> None:

@@ -25,7 +25,7 @@ def of_run(run: Trained, saved: reader.Run) -> dict[str, str]:
     """
     config = run.config
     shape = sets.image_shape(config.data)
-    names = sources.class_names(config.data.name, config.data.dir, config.model.num_classes)
+    names = sources.class_names(config.data, config.model.num_classes)
     facts: dict[str, Any] = {
         "run": str(saved.path),
         "seed": run.seed,

@@ -139,6 +139,28 @@ def test_a_run_on_some_classes_has_as_many_logits_and_their_mean(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("classes", "logits", "names"),
+    [
+        ((), 3, ["cat", "dog", "owl"]),
+        ((2, 0), 2, ["owl", "cat"]),
+        ((), 4, ["cat", "dog", "owl", "unused"]),
+    ],
+)
+def test_logits_are_named_by_their_classes(classes, logits, names, tmp_path):
+    folder = tmp_path / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "label.labels.txt").write_text("cat\ndog\nowl\n")
+    data = tiny.config(data__name="cifar10", data__dir=str(tmp_path), data__classes=classes).data
+    assert sources.class_names(data, logits) == names
+
+
+def test_logits_of_a_set_without_names_have_its_labels():
+    assert sources.class_names(tiny.config(data__classes=(5, 7)).data, 2) == ["5", "7"]
+    assert sources.class_names(tiny.config().data, 3) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
         ({"data__classes": (3,)}, "at least two different labels from 0 to 9"),
