@@ -1,12 +1,13 @@
 # Everything from a bare checkout: each target builds .venv first, once.
 #   make ablation   the digits degradation study and its report (FLAGS=... changes the study)
-#   make test       the tests (the long ones, marked slow: make test-slow)
+#   make test       the tests (TESTS=... selects some; the long ones, marked slow: make test-slow)
 #   make check      ruff and the type checker
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STUDY := runs/degradation_digits
 FLAGS :=
+TESTS :=
 
 .PHONY: ablation test test-slow check venv clean
 
@@ -23,7 +24,7 @@ ablation: venv
 	$(BIN)/python -m experiments.compare $(STUDY) --out=$(STUDY)/report
 
 test: venv
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
 
 # SkyPilot pins other versions, so that its parser has an environment of its own.
 .venv-skypilot/.installed: tests/requirements-skypilot.txt
@@ -54,7 +55,7 @@ test: venv
 
 test-slow: venv .venv-skypilot/.installed .venv-tensorflow/.installed .venv-torch/.installed \
 		.libtpu/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not compiler"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "slow and not compiler"  # many of them wait
 	PYTHONPATH=.libtpu $(BIN)/python -m pytest -n 2 -m compiler
 
 check: venv

@@ -1,6 +1,5 @@
 """load(): a run's network and tested variables, for a user's own program."""
 
-import re
 import shutil
 
 import jax
@@ -148,17 +147,6 @@ def test_a_streamed_set_s_normalization_needs_no_data(no_data):
     normalization, _ = datasets.normalization(imagenet.get_config().data)
     assert normalization.mean.shape == normalization.std.shape == (1, 1, 1, 3)
     assert normalization.mean[0, 0, 0, 0] == np.float32(123.675)
-
-
-def test_the_guide_s_program_runs(trained, tmp_path, monkeypatch):
-    guide = (tiny.ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-    program = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0]
-    shutil.copytree(trained, tmp_path / "runs" / "plain-56")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(program, names)
-    assert names["features"]["stage3"].shape == (2, 8, 8, 64)
-    assert names["logits"].shape == (2, 10)
 
 
 @pytest.mark.parametrize("norm", ["none", "frozen"])

@@ -70,6 +70,7 @@ def rows(tmp_path, *flags):
     return json.loads((tmp_path / "table.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_a_target_is_compared_with_one_host_at_as_many_images_per_chip(tmp_path):
     host, pod_row = rows(tmp_path, "--target=v5e:4x4", "--batch_size=1024")
     assert (host["target"], pod_row["target"]) == ("v5e:2x2", "v5e:4x4")
@@ -87,12 +88,14 @@ def test_a_target_is_compared_with_one_host_at_as_many_images_per_chip(tmp_path)
     assert "compiled, not run: v5e:2x2, v5e:4x4" in text
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_a_row_too(tmp_path):
     (row,) = rows(tmp_path, "--topologies=v5e:2x2", "--batch_size=2048")
     assert (row["fits"], row["efficiency"], row["memory_bytes"]) == (False, None, 20 * 2**30)
     assert "does not fit" in (tmp_path / "table.txt").read_text()
 
 
+@pytest.mark.slow
 def test_seeds_of_their_own_make_more_of_them_on_more_chips(tmp_path):
     few, many = rows(tmp_path, "--topologies=v5e:2x2,v5e:4x4", "--seeds_per_chip=2")
     assert [row["temporaries_bytes"] for row in (few, many)] == [8, 32]

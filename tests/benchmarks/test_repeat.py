@@ -45,6 +45,7 @@ for ends in ("ab", "ab", "ax"), ("ab", "ac", "ax"), ("ab", "ab", "yx"):
 """
 
 
+@pytest.mark.slow
 def test_it_reports_differences():
     done = subprocess.run(
         [sys.executable, "-c", _FAKE_GPU],

@@ -179,6 +179,7 @@ def test_pytorchs_step_computes_what_ours_does(family, depth, shortcut, stride):
 
 
 @pytest.mark.parametrize("name", ["resnet_jax", "flax", "torch"])
+@pytest.mark.slow
 def test_a_program_learns_its_one_batch(name):
     config = network("cifar", 8, "A")
     work = ours.make_work(config)

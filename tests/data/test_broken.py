@@ -255,6 +255,7 @@ def test_a_file_name_that_is_not_utf8_is_escaped(tmp_path):
     assert Records(folder, "train", 1000)[3].name == "\\xe9.JPEG"
 
 
+@pytest.mark.slow
 def test_preparing_stops_at_a_broken_record_and_at_a_broken_set(tmp_path):
     def prepare_():
         done = tiny.program(

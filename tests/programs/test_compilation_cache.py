@@ -182,6 +182,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, caplog):
 # ------------------------------------------------------------------------- content of the cache
 
 
+@pytest.mark.slow
 def test_jaxs_key_depends_on_the_processor():
     """The fingerprint is part of JAX's key, so a cached program never has unknown instructions."""
     program = (

@@ -95,6 +95,7 @@ def test_a_value_that_the_cell_cannot_have_is_not_tried(tmp_path, caplog):
     assert "model.bn_group=32 does not divide batch_size=144" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_sweep_extends_the_cells_whose_best_rate_is_at_the_edge(tmp_path):
     file, runs = tmp_path / "study.py", tmp_path / "runs"
     file.write_text(STUDY)

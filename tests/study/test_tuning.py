@@ -263,6 +263,7 @@ def test_a_cell_whose_pilot_failed_waits_and_the_others_are_trained(tuned_sweep,
     assert statuses(tmp_path / "runs") == {"plain-20": "completed", "plain-56": "completed"}
 
 
+@pytest.mark.slow
 def test_machines_share_out_a_tuned_study_and_then_extend_it_together(tmp_path):
     config, workdir = tmp_path / "study.py", tmp_path / "runs"
     config.write_text(STUDY)
