@@ -17,11 +17,12 @@ from absl import flags
 
 from experiments.cli import command_line, tables
 from experiments.report.statistics import proportion_interval
-from resnet_jax import predictions, trained
+from resnet_jax import trained
+from resnet_jax.analysis import predictions
+from resnet_jax.analysis.predictions import Scores
 from resnet_jax.data import sources
 from resnet_jax.data.views import VIEWS
 from resnet_jax.errors import UserError
-from resnet_jax.predictions import Scores
 
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _VIEW = flags.DEFINE_string("view", VIEWS[0], f"One of {', '.join(VIEWS)}; see eval.views.")

@@ -21,8 +21,9 @@ from absl import flags, logging
 
 from experiments.cli import command_line
 from experiments.prediction import inputs
-from resnet_jax import examples, trained
+from resnet_jax import trained
 from resnet_jax.allowed import check_choice
+from resnet_jax.analysis import examples
 from resnet_jax.data import pictures
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.networks.features import endpoints

@@ -22,8 +22,9 @@ from absl import flags
 from experiments.cli import command_line, tables
 from experiments.prediction import inputs, page
 from experiments.prediction.page import Guess, Picture
-from resnet_jax import examples, predictions, trained
+from resnet_jax import trained
 from resnet_jax.allowed import Range
+from resnet_jax.analysis import examples, predictions
 from resnet_jax.analysis.grad_cam import grad_cam
 from resnet_jax.data import pictures, sets, sources
 from resnet_jax.errors import RunError, UserError

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "resnet_jax.weight_files": [],
     "resnet_jax.interop": ["resnet_jax.data", "resnet_jax.networks", "resnet_jax.runs",
                            "resnet_jax.weight_files", TOP],
-    "resnet_jax.analysis": ["resnet_jax.networks"],
+    "resnet_jax.analysis": ["resnet_jax.data", "resnet_jax.networks", "resnet_jax.parallel", TOP],
     "resnet_jax.kernels": [],
     "resnet_jax.networks": ["resnet_jax.kernels"],
     "resnet_jax.parallel": ["resnet_jax.kernels"],

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from resnet_jax import examples, trained
+from resnet_jax import trained
 from resnet_jax.allowed import check_choice
-from resnet_jax.analysis import probes
+from resnet_jax.analysis import examples, probes
 from resnet_jax.analysis.probes import Features, Probe
 from resnet_jax.networks.features import endpoints
 from resnet_jax.runs import reader

@@ -21,7 +21,7 @@ from tests.interop.test_onnx import NETWORKS
 TORCH, KERAS = (tiny.ROOT / f".venv-{name}" / "bin" / "python" for name in ("torch", "tensorflow"))
 NAMES = [
     *(f"imagenet-{depth}" for depth in (18, 34, 50, 101, 152)),
-    "imagenet-50-v1",
+    *(f"imagenet-{depth}-v1" for depth in (50, 101, 152)),  # basic blocks have one stride
     *("imagenet-50-resnext", "imagenet-50-wide"),
     *(f"cifar-{depth}" for depth in (20, 32, 44, 56, 110)),
 ]

@@ -100,8 +100,9 @@ def main():
     out = pathlib.Path(sys.argv[1])
     for depth in (18, 34, 50, 101, 152):
         write(getattr(torchvision.models, f"resnet{depth}")(), f"imagenet-{depth}", 64, out)
-    paper = with_strides_of_the_paper(torchvision.models.resnet50())
-    write(paper, "imagenet-50-v1", 64, out)
+    for depth in (50, 101, 152):
+        made = getattr(torchvision.models, f"resnet{depth}")()
+        write(with_strides_of_the_paper(made), f"imagenet-{depth}-v1", 64, out)
     write(torchvision.models.resnext50_32x4d(), "imagenet-50-resnext", 64, out)
     write(torchvision.models.wide_resnet50_2(), "imagenet-50-wide", 64, out)
     for depth in (20, 32, 44, 56, 110):

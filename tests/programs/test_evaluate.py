@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from resnet_jax import train
+from resnet_jax.analysis.predictions import Predictions, score
 from resnet_jax.losses import top5_error
-from resnet_jax.predictions import Predictions, score
 from resnet_jax.step import mean_over_views
 from tests import tiny
 

@@ -9,7 +9,7 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 
 import resnet_jax
-from resnet_jax import predictions
+from resnet_jax.analysis import predictions
 from resnet_jax.data import sources
 from tests import browsers, tiny
 from tests.interop import foreign

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from resnet_jax import examples, trained
-from resnet_jax.analysis import probes
+from resnet_jax import trained
+from resnet_jax.analysis import examples, probes
 from resnet_jax.analysis.probes import Features
 from tests import tiny
 from tests.interop import foreign

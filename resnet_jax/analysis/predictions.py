@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax import examples, losses
+from resnet_jax import losses
+from resnet_jax.analysis import examples
 from resnet_jax.state import Variables
 from resnet_jax.step import mean_over_views
 from resnet_jax.trained import Trained

@@ -8,7 +8,7 @@ import pytest
 
 import resnet_jax
 from configs import cifar10
-from resnet_jax import examples, predictions
+from resnet_jax.analysis import examples, predictions
 from resnet_jax.data import sources
 from resnet_jax.data.pictures import Files
 from resnet_jax.networks import resnet
