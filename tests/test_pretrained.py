@@ -20,6 +20,7 @@ from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader, storage
 from tests import tiny
+from tests.parallel.test_mesh import SEEDS as SEEDS_OF_A_STEP
 from tests.test_programs import made, text
 
 SEEDS = {"replicates": 2, "seed": 3}
@@ -201,6 +202,16 @@ def test_the_rate_of_each_part_is_multiplied():
         expected = {module: usual[module] * factor for module, factor in factors.items()}
         assert changes == pytest.approx(expected, rel=1e-3)
         assert changes["logits"] == 0
+
+
+def test_frozen_weights_of_either_zero_keep_their_bits():
+    setup = made(optimizer__rate_factors=(0.0, 0.0, 1.0, 1.0, 1.0))
+    state = setup.programs.start(SEEDS_OF_A_STEP)
+    zeros = jax.tree.map(lambda a: 0.0 * a, state.params["stem_conv"])  # with the sign of each
+    before = jax.device_get(zeros)
+    state = state.replace(params=state.params | {"stem_conv": zeros})
+    state, _ = setup.programs.train_steps(state, *setup.arguments(0))
+    tiny.assert_bit_equal(jax.device_get(state.params["stem_conv"]), before)
 
 
 def test_a_frozen_beginning_has_no_backward_pass():
