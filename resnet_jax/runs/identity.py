@@ -31,7 +31,7 @@ def complete(config: settings.Config) -> dict[str, Any]:
         *groups, last = key.split(".")
         group: Any = completed
         for name in groups:
-            group = group.get(name, {}) if isinstance(group, dict) else {}
+            group = group.setdefault(name, {}) if isinstance(group, dict) else {}
         if isinstance(group, dict):
             group.setdefault(last, value)
     return completed

@@ -1,5 +1,7 @@
 """Claims 8 and 8b, which compare test errors of networks that started from trained weights."""
 
+import json
+
 import pytest
 
 from experiments.report import contents
@@ -86,3 +88,14 @@ def test_a_diverged_seed_counts_as_100_percent(tmp_path):
     (one,) = judged(judgements, "8")
     assert one.comparisons[0].diverged == (1, 0)
     assert one.difference == pytest.approx((20.0 + 100.0) / 2 - 5.0)
+
+
+def test_runs_of_versions_without_trained_weights_are_judged(tmp_path):
+    study(tmp_path, {"scratch": (30.0, 20.0)})
+    for file in tmp_path.glob("*/config.json"):
+        config = json.loads(file.read_text())
+        del config["init"], config["optimizer"]["rate_factors"]
+        file.write_text(json.dumps(config))
+    judgements = contents.of_runs(reader.find([tmp_path]), margin=0.5).judgements
+    assert {j.id for j in judgements} >= {"1", "8", "8b"}
+    assert judged(judgements, "8b") == []

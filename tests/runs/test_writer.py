@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import sys
 
 import pytest
 
-from configs import base
+from configs import base, saved
 from resnet_jax import settings
 from resnet_jax.data import order
 from resnet_jax.errors import UserError
@@ -116,6 +117,28 @@ def test_the_identity_covers_all_settings_that_change_results():
         "mesh.fsdp", "mesh.replicates", "model.remat", "model.scan", "model.space_to_depth",
         "profile", "replicates_by", "train.steps_per_dispatch", "variant",
     }  # fmt: skip
+
+
+def as_saved_by_the_first_version(config):
+    """Removes all settings that are newer, and groups that have no others."""
+    older = json.loads(json.dumps(config))
+    for key, setting in settings.SETTINGS.items():
+        if setting.implied is not None:
+            *groups, last = key.split(".")
+            del functools.reduce(lambda group, name: group[name], groups, older)[last]
+    return {name: value for name, value in older.items() if value != {}}
+
+
+def test_a_run_of_the_first_version_is_the_same_run_and_can_be_repeated(tmp_path, open_folder):
+    config = base.get_config().to_dict() | {"steps": 9}
+    older = as_saved_by_the_first_version(config)
+    assert "init" not in older
+    assert "variant" not in older
+    assert identity.of(older) == identity.of(config)
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert settings.flatten(reader.read(tmp_path).config) == settings.flatten(config)
+    assert saved.get_config(str(tmp_path)).to_dict() == config
+    open_folder(tmp_path, config)
 
 
 def test_a_resumed_run_saves_its_new_settings_and_an_ended_run_keeps_its_own(tmp_path, open_folder):
