@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import resnet_jax
-from configs import finetune
+from configs import finetune, transfer_digits
+from experiments.study import grid
 from resnet_jax import optim, pretrained, train, trained
 from resnet_jax.errors import UserError
 from resnet_jax.interop.export import to_torchvision
@@ -319,6 +320,20 @@ def test_the_config_for_fine_tuning_has_the_network_and_the_views_of_a_run(tmp_p
     assert (config.schedule.name, config.init.head, config.replicates) == ("cosine", "new", 1)
     with pytest.raises(UserError, match=r"Which run\? Name its folder"):
         finetune.get_config()
+
+
+def test_each_cell_of_the_transfer_study_starts_from_its_own_network():
+    sources = {cell.name for cell in grid.cells(transfer_digits.get_config())}
+    cells = {cell.name: cell.config for cell in grid.cells(transfer_digits.get_config("runs/old"))}
+    assert len(cells) == 12
+    for name, config in cells.items():
+        network, _, variant = name.partition("-variant=")
+        expected = "" if variant == "scratch" else f"runs/old/{network}"
+        assert network in sources
+        assert config.init["from"] == expected
+        frozen = optim.frozen_parts(config)
+        assert frozen == (PARTS[:-1] if variant == "frozen" else ())
+        assert config.data.classes == (5, 6, 7, 8, 9)
 
 
 @pytest.mark.parametrize("rates", [(1.0,), (0.0,) * 5, (1.0,) * 6])
