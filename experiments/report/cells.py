@@ -98,7 +98,7 @@ class CellResult:
         return [v for v in map(measure, self.healthy) if v is not None]
 
     def sample(self, observe: Callable[[Replicate], Observation | None]) -> Sample:
-        """Returns one training error per seed for a claim, including diverged seeds."""
+        """Returns one error per seed for a claim, including diverged seeds."""
         observed = [(r.seed, observe(r)) for r in self.replicates]
         by_seed = {seed: observation for seed, observation in observed if observation is not None}
         return Sample(

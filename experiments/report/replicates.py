@@ -29,7 +29,7 @@ REQUIRED = (
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """A training error for a claim, in percent, and the number of examples it was counted over.
+    """An error for a claim, in percent, and the number of examples it was counted over.
 
     The error of a diverged replicate is DIVERGED_ERROR.
     """

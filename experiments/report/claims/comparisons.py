@@ -1,4 +1,4 @@
-"""Comparisons of two networks' training errors, as claims use them.
+"""Comparisons of two networks' errors, as claims use them.
 
 This module words the results; statistics.py computes, and docs/statistics.md gives the reasons.
 """
@@ -23,7 +23,7 @@ Observe = Callable[[Replicate], Observation | None]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One network minus another, in percentage points of training error."""
+    """One network minus another, in percentage points of error."""
 
     network: str
     baseline: str
