@@ -21,6 +21,7 @@ from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
 from resnet_jax.runs import reader, storage
 from tests import tiny
+from tests.interop import foreign
 from tests.parallel.test_mesh import SEEDS as SEEDS_OF_A_STEP
 from tests.test_programs import made, text
 
@@ -63,8 +64,10 @@ def same_parts(one, other):
     """Returns the parts whose every array is equal, bit for bit."""
 
     def is_same(part):
-        pairs = zip(*(jax.tree.leaves(of_part(v, part)) for v in (one, other)), strict=True)
-        return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+        leaves = [jax.tree.leaves(of_part(variables, part)) for variables in (one, other)]
+        return len(leaves[0]) == len(leaves[1]) and all(
+            np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*leaves, strict=True)
+        )
 
     return [part for part in PARTS if is_same(part)]
 
@@ -115,6 +118,17 @@ def test_a_file_of_weights_starts_every_seed(source, tmp_path):
         variables = jax.tree.map(lambda a, r=replicate: a[r], given.variables)
         variables = layout.convert(variables, layout.by_block)
         assert same_parts(variables, own.variables) == list(PARTS)
+
+
+def test_a_converted_network_starts_every_seed(tmp_path):
+    foreign.write_run(tmp_path / "converted")
+    given = pretrained.read(checked(**SEEDS, init__from=str(tmp_path / "converted")), tmp_path)
+    assert (given.facts["step"], given.facts["is_tested"]) == (0, True)
+    own = trained.load(tmp_path / "converted").variables
+    for replicate in (0, 1):
+        variables = jax.tree.map(lambda a, r=replicate: a[r], given.variables)
+        variables = layout.convert(variables, layout.by_block)
+        assert same_parts(variables, own) == ["stem", "stage1", "stage2", "stage3"]
 
 
 def test_the_origin_of_the_weights_is_recorded(source, tmp_path, programs):
