@@ -95,7 +95,7 @@ def _rows(
     names: Sequence[str],
     by_split: dict[str, dict[str, Features]],
 ) -> list[Row]:
-    model, own = run.config["model"], _own_error(run, seed)
+    model, own = run.config["model"], reader.final_test_error(run, seed)
     rows = []
     for endpoint in names:
         train, *others = (features[endpoint] for features in by_split.values())
@@ -113,12 +113,3 @@ def _split(train: Features) -> tuple[Features, Features]:
     is_held_out = np.arange(len(train.labels)) % _HELD_OUT == 0
     kept, held_out = ([a[mask] for a in train] for mask in (~is_held_out, is_held_out))
     return Features(*kept), Features(*held_out)
-
-
-def _own_error(run: reader.Run, seed: int) -> float | None:
-    """Returns the test error that a run logged for a seed."""
-    logged = [row["test/error"] for row in run.metrics if "test/error" in row]
-    if not logged:
-        return None
-    errors = logged[-1]
-    return errors[seed - run.config["seed"]] if isinstance(errors, list) else errors

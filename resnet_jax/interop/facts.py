@@ -38,7 +38,8 @@ def of_run(run: Trained, saved: reader.Run) -> dict[str, str]:
         "class_names": names,
         "model": config.model.to_dict(),
     }
-    if (error := _test_error(run, saved)) is not None:
+    error = reader.final_test_error(saved, run.seed)
+    if run.is_tested and error is not None:
         facts["test_error"] = error
     if note := saved.environment.get("data", {}).get("note"):
         facts["data_note"] = note
@@ -51,8 +52,9 @@ def of_run(run: Trained, saved: reader.Run) -> dict[str, str]:
 def _pixels(run: Trained, channels: int) -> str:
     """Returns how the pixels that the normalisation takes are made."""
     data = run.config.data
-    highest = 16 if data.name == "digits" else 255
-    text = f"uint8 from 0 to {highest}, {'RGB' if channels == 3 else 'grey'}"
+    text = (
+        f"uint8 from 0 to {sets.DATA_SETS[data.name].white}, {'RGB' if channels == 3 else 'grey'}"
+    )
     if sets.DATA_SETS[data.name].resident:
         return text
     return (
@@ -66,13 +68,3 @@ def _numbers(array: Any) -> Any:
     array = np.asarray(array, np.float32)
     shortest = np.array([float(str(number)) for number in array.flat]).reshape(array.shape)
     return (shortest[0] if array.shape[1:3] != (1, 1) else shortest[0, 0, 0]).tolist()
-
-
-def _test_error(run: Trained, saved: reader.Run) -> float | None:
-    """Returns the top-1 error of these variables in percent; None if they were not tested."""
-    rows = [row["test/error"] for row in saved.metrics if "test/error" in row]
-    if not run.is_tested or not rows:
-        return None
-    errors = rows[-1] if isinstance(rows[-1], list) else [rows[-1]]
-    error: float | None = errors[run.seed - run.config.seed]
-    return error

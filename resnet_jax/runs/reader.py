@@ -178,6 +178,15 @@ def validation_metric(metrics: Sequence[Row]) -> str:
     return POPULATION if POPULATION in next(validated, {}) else MOVING_AVERAGES
 
 
+def final_test_error(run: Run, seed: int) -> float | None:
+    """Returns a seed's test error in percent; None before the test, or if it is not finite."""
+    tested = [row["test/error"] for row in run.metrics if "test/error" in row]
+    if not tested:
+        return None
+    errors: Sequence[float | None] = tested[-1] if isinstance(tested[-1], list) else [tested[-1]]
+    return errors[seed - run.config["seed"]]
+
+
 def has_moving_averages(run: Run) -> bool:
     """Whether the validation error to show was measured with BatchNorm's moving averages."""
     is_plain = validation_metric(run.metrics) == MOVING_AVERAGES
