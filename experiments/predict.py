@@ -3,8 +3,8 @@
     python -m experiments.predict runs/resnet-50 cat.jpg folder/ --top=5
     python -m experiments.predict runs/resnet-50 folder/ --page=page.html --grad_cam
 
-RUN is a run folder, of a run or of experiments.convert. Each IMAGE is a picture or a folder, of
-which all pictures are taken. Pictures are prepared as in evaluation, by the same code. The program
+RUN is a run folder, of a run or of experiments.convert. Each IMAGE is a picture, or a folder with
+pictures. Pictures are prepared as in evaluation, by the same code. The program
 prints the likeliest classes with their probabilities; --json prints one JSON object, and --page
 writes one HTML file with thumbnails, and with --grad_cam where each picture supports its first
 class. A picture that cannot be read is named and left out, and the exit code is then 1.

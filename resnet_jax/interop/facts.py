@@ -52,10 +52,9 @@ def of_run(run: Trained, saved: reader.Run) -> dict[str, str]:
 def _pixels(run: Trained, channels: int) -> str:
     """Returns how the pixels that the normalisation takes are made."""
     data = run.config.data
-    text = (
-        f"uint8 from 0 to {sets.DATA_SETS[data.name].white}, {'RGB' if channels == 3 else 'grey'}"
-    )
-    if sets.DATA_SETS[data.name].resident:
+    known = sets.DATA_SETS[data.name]
+    text = f"uint8 from 0 to {known.white}, {'RGB' if channels == 3 else 'grey'}"
+    if known.resident:
         return text
     return (
         f"{text}; the centre of a picture whose short side is resized ({data.resample}) to "
