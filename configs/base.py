@@ -196,7 +196,7 @@ def get_config() -> ConfigDict:
     # A run folder, or a file with weights that experiments.convert reads, of the same network.
     # Empty: drawn by model.init. With several seeds: from as many seeds, or all from one.
     i["from"] = ""
-    i.head = "new"  # new: the classifier is drawn | kept: it has the same classes
+    i.head = "new"  # new: the classifier is drawn | kept: the source's, for the same classes
 
     c.label_smoothing = 0.0  # probability mass spread evenly over all classes
     c.ema_decay = 0.0  # of an exponential average of the weights, which is evaluated; 0: no average

@@ -19,6 +19,7 @@ from experiments.probing import figure, measured
 from experiments.probing.measured import KINDS, Row
 from experiments.report import figures
 from experiments.report.statistics import Stat
+from resnet_jax import settings
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import reader, storage
 from resnet_jax.runs.progress import Bars
@@ -51,10 +52,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _refuse_different_data(runs: Sequence[reader.Run]) -> None:
-    sets = {
-        f"{run.config['data']['name']} {run.config['data']['classes'] or ''}".strip()
-        for run in runs
-    }
+    sets = set()
+    for run in runs:
+        data = run.config["data"]
+        own = data["name"] in settings.OWN_DATA
+        content = run.environment.get("data", {}).get("content", "") if own else ""
+        sets.add(" ".join(filter(None, [data["name"], str(data["classes"] or ""), content])))
     if len(sets) > 1:
         raise UserError(
             f"the runs are on different data, {', '.join(sorted(sets))}; probe those of one set at "
@@ -71,7 +74,7 @@ def _measure(runs: Sequence[reader.Run]) -> list[Row]:
     names = [run.name for run in runs]
     rows: list[Row] = []
     with Bars(transient=True) as bars:
-        seeds = {run.path: min(run.config["replicates"], _SEEDS.value or 1024) for run in runs}
+        seeds = {run.path: len(measured.seeds_of(run, _SEEDS.value)) for run in runs}
         task = bars.add_task("networks", total=sum(seeds.values()), figures="")
         for run in runs:
             network = run.name if names.count(run.name) == 1 else str(run.path)

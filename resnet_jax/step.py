@@ -103,7 +103,7 @@ def train_step(
     )
     rate = task.schedule.rate(state.schedule, state.step)
     params, opt_state = descend(task.optimizer, rate, gradients, state.opt_state, state.params)
-    # Bit for bit: a mean over parts of a batch, or over steps, rounds.
+    # Frozen parts keep their bits; means over the parts of a batch, or over steps, would round.
     params = _thawed(task, params, state.params)
     batch_stats = _thawed(task, batch_stats, state.batch_stats)
     ema = state.ema

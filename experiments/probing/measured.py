@@ -1,5 +1,6 @@
 """Probes of the features of one trained network."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
@@ -60,27 +61,34 @@ def of_run(
     Raises:
       UserError: the run has no checkpoint, an endpoint is unknown, or the data set is missing.
     """
+    seed, *others = seeds_of(run, seeds)
+    first = trained.load(str(run.path), seed, data_dir=data_dir)
+    known = list(endpoints(first.model))
+    for name in names or ():
+        check_choice("--endpoints", name, known)
+    chosen = names or known[:-2]
+    splits = examples.SPLITS if first.config.data.validation else ("train", "test")
+    # All seeds share one compiled function, and data that are read once.
+    compute = examples.features_of(first, chosen, mean=True)
+    with contextlib.ExitStack() as at_end:
+        opened = [at_end.enter_context(examples.of_split(first, split)) for split in splits]
+        yield _rows(run, network, seed, chosen, [_features(first, x, compute) for x in opened])
+        for seed in others:
+            loaded = trained.load(str(run.path), seed)
+            by_split = [_features(loaded, given, compute) for given in opened]
+            yield _rows(run, network, seed, chosen, by_split)
+
+
+def seeds_of(run: reader.Run, most: int | None) -> range:
+    """Returns the first `most` seeds of a run; None: all."""
     first, count = run.config["seed"], run.config["replicates"]
-    compute: examples.Function | None = None
-    for seed in range(first, first + min(count, seeds or count)):
-        loaded = trained.load(str(run.path), seed, data_dir=data_dir)
-        known = list(endpoints(loaded.model))
-        for name in names or ():
-            check_choice("--endpoints", name, known)
-        chosen = names or known[:-2]
-        # One function for all seeds, so that it is compiled once.
-        compute = compute or examples.features_of(loaded, chosen, mean=True)
-        by_split = {split: _features(loaded, split, compute) for split in _splits(loaded)}
-        yield _rows(run, network, seed, chosen, by_split)
+    return range(first, first + min(count, most or count))
 
 
-def _splits(run: trained.Trained) -> Sequence[str]:
-    return examples.SPLITS if run.config.data.validation else ("train", "test")
-
-
-def _features(run: trained.Trained, split: str, compute: examples.Function) -> dict[str, Features]:
-    with examples.of_split(run, split) as given:
-        parts = list(examples.outputs(run, given, compute))
+def _features(
+    run: trained.Trained, given: examples.Examples, compute: examples.Function
+) -> dict[str, Features]:
+    parts = list(examples.outputs(run, given, compute))
     labels = np.concatenate([numbers for numbers, _ in parts])
     return {
         name: Features(np.concatenate([values[name] for _, values in parts]), labels)
@@ -93,12 +101,12 @@ def _rows(
     network: str,
     seed: int,
     names: Sequence[str],
-    by_split: dict[str, dict[str, Features]],
+    by_split: Sequence[dict[str, Features]],
 ) -> list[Row]:
     model, own = run.config["model"], reader.final_test_error(run, seed)
     rows = []
     for endpoint in names:
-        train, *others = (features[endpoint] for features in by_split.values())
+        train, *others = (features[endpoint] for features in by_split)
         if not all(np.isfinite(part.values).all() for part in (train, *others)):
             return []
         if len(others) == 1:

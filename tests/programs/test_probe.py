@@ -90,3 +90,11 @@ def test_runs_on_different_data_are_refused(study, tmp_path):
     done = probe(tmp_path / "study")
     assert done.returncode == 2
     assert "the runs are on different data, digits, digits [1, 2]; probe" in done.stderr
+    for folder in (tmp_path / "study").iterdir():
+        config["data"] |= {"name": "arrays", "classes": []}
+        (folder / "config.json").write_text(json.dumps(config))
+        facts = json.loads((folder / "environment.json").read_text())
+        facts["data"] = {"content": f"of {folder.name}"}
+        (folder / "environment.json").write_text(json.dumps(facts))
+    done = probe(tmp_path / "study")
+    assert "different data, arrays of plain-8, arrays of resnet-8-A; probe" in done.stderr
