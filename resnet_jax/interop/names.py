@@ -4,11 +4,15 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resnet_jax.errors import UserError
 from resnet_jax.interop.schemes import SCHEMES, Place, Scheme
+
+if TYPE_CHECKING:
+    import onnx
 
 _FEW = 3  # names in a message
 _FIRST = {"stem_conv", "stem_conv1"}  # convolutions that begin a network
@@ -24,6 +28,9 @@ class Named:
       tensors: place -> array, in the file's layout. Every stage and block is numbered from 1.
       names: place -> the tensor's name in the file.
       elsewhere: names of the file's tensors outside the prefix, such as an optimiser's.
+      graph: the model that the network was found in; None if its names tell the places.
+      endpoints: see proof.check; of a graph.
+      without_norm: modules of convolutions that have no norm in a graph with norms.
     """
 
     scheme: str
@@ -31,6 +38,9 @@ class Named:
     tensors: Mapping[Place, np.ndarray]
     names: Mapping[Place, str]
     elsewhere: tuple[str, ...]
+    graph: "onnx.ModelProto | None" = None
+    endpoints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    without_norm: tuple[str, ...] = ()
 
 
 def find(tensors: Mapping[str, np.ndarray], path: str, prefix: str | None = None) -> Named:

@@ -3,7 +3,7 @@
 Every addition of two activations ends a block. Going back from its two terms to the activation that
 both come from, the path with more convolutions is the branch, the other one the shortcut. A block
 that strides begins a stage. The graph also tells what tensors alone cannot: strides, padding and
-epsilon.
+epsilon. Activations are not looked at: proof.py computes the graph and the network found in it.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class _Network:
 
     def __init__(self, graph: "onnx.ModelProto", tensors: dict[str, np.ndarray], path: str):
         self._nodes = [n for n in graph.graph.node if n.op_type not in ("Constant", "Shape")]
-        self._constants = tensors
+        self._graph, self._constants = graph, tensors
         self._path = path
         self._producer = {output: node for node in self._nodes for output in node.output}
         self._users: dict[str, list[Any]] = {}
@@ -64,6 +64,8 @@ class _Network:
         self._strided: set[str] = set()  # of the layers that stride in bottlenecks' first blocks
         self._added: set[str] = set()  # where shortcut A adds channels
         self._downsampling: set[str] = set()  # how shortcuts halve height and width
+        self._endpoints: dict[str, str] = {}  # see proof.check
+        self._bare: dict[Place, str] = {}  # kernels without a norm behind them
 
     def found(self) -> tuple[Named, Conventions]:
         """Walks through the graph."""
@@ -87,7 +89,11 @@ class _Network:
                     self._strided.add(f"conv{number}")
             for convolution in shortcut:
                 self._convolution(convolution, stage, block, "shortcut_conv")
+            self._endpoints[f"stage{stage}"] = addition.output[0]
         self._classifier()
+        conventions = self._conventions()
+        if self._epsilons:
+            self._add_norms(conventions.epsilon)
         read = {self._names[place] for place in self._tensors}
         return (
             Named(
@@ -96,8 +102,11 @@ class _Network:
                 tensors=self._tensors,
                 names=self._names,
                 elsewhere=tuple(name for name in self._constants if name not in read),
+                graph=self._graph,
+                endpoints=self._endpoints,
+                without_norm=tuple(p.module for p in self._bare) if self._epsilons else (),
             ),
-            self._conventions(),
+            conventions,
         )
 
     def _refuse(self, node: Any, why: str) -> None:
@@ -167,11 +176,14 @@ class _Network:
             )
         self._note_padding(node, "blocks" if block else "stem", size)
         array = np.transpose(self._constants[kernel], (2, 3, 1, 0))
-        self._add(Place(stage, block, layer, "kernel"), kernel, array)
+        place = Place(stage, block, layer, "kernel")
+        self._add(place, kernel, array)
         for name in bias:
-            self._add(Place(stage, block, layer, "bias"), name, self._constants[name])
+            self._add(place._replace(leaf="bias"), name, self._constants[name])
         users = self._users.get(node.output[0], [])
-        if [user.op_type for user in users] == ["BatchNormalization"]:
+        if [user.op_type for user in users] != ["BatchNormalization"]:
+            self._bare[place] = kernel
+        else:
             (norm,) = users
             # A float32: the shortest decimal number that rounds to it is what its author wrote.
             epsilon = np.float32(_attributes(norm).get("epsilon", 1e-5))
@@ -180,6 +192,15 @@ class _Network:
             for leaf, name in zip(leaves, norm.input[1:], strict=True):
                 place = Place(stage, block, layer.replace("conv", "norm"), leaf)
                 self._add(place, name, self._constants[name])
+
+    def _add_norms(self, epsilon: float) -> None:
+        """Puts a norm that changes nothing behind each convolution without one."""
+        for place, name in self._bare.items():
+            layer = place.layer.replace("conv", "norm")
+            ones = np.ones(self._tensors[place].shape[-1], np.float32)
+            leaves = {"scale": np.sqrt(ones + epsilon), "bias": 0 * ones, "mean": 0 * ones}
+            for leaf, array in {**leaves, "var": ones}.items():
+                self._add(place._replace(layer=layer, leaf=leaf), name, array)
 
     def _add(self, place: Place, name: str, array: np.ndarray) -> None:
         self._tensors[place], self._names[place] = array, name
@@ -229,11 +250,14 @@ class _Network:
             raise UserError(f"{self._path} has {len(layers)} fully connected layers, not 1.")
         (node,) = layers
         kernel, *bias = node.input[1:]
+        is_transposed = _attributes(node).get("transB", 0)
         if node.op_type == "MatMul":
             users = [u for u in self._users[node.output[0]] if u.op_type == "Add"]
             bias = [name for user in users for name in user.input if name in self._constants]
+            node = users[0] if users else node
+        self._endpoints["logits"] = node.output[0]
         array = self._constants[kernel]
-        array = array.T if _attributes(node).get("transB", 0) else array
+        array = array.T if is_transposed else array
         self._add(Place(0, 0, "logits", "kernel"), kernel, array)
         for name in bias:
             self._add(Place(0, 0, "logits", "bias"), name, self._constants[name])
@@ -254,8 +278,8 @@ class _Network:
             bottleneck_stride="v1.5" if "conv2" in self._strided else "v1",
             same_padding=tuple(layer for layer, same in self._padding.items() if True in same),
             shortcut_downsampling="mean" if "mean" in self._downsampling else "stride",
-            epsilon=self._epsilons.pop() if self._epsilons else 1e-5,
-            new_channels=self._added.pop() if self._added else "after",
+            epsilon=next(iter(self._epsilons), 1e-5),
+            new_channels=next(iter(self._added), "after"),
         )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UserError
-from resnet_jax.interop import names, onnx_graph, structure
+from resnet_jax.interop import keras_graph, names, onnx_graph, proof, structure
 from resnet_jax.interop.names import Named
 from resnet_jax.interop.schemes import SCHEMES, Conventions
 from resnet_jax.networks import layout, resnet
@@ -32,6 +32,8 @@ class Imported:
       scheme: the code base, a key of SCHEMES.
       conventions: see Conventions; those that hold for `variables`.
       elsewhere: names of the file's tensors that are not of this network.
+      without_norm: modules of convolutions that have no norm in the file, and here one that changes
+        nothing; only in a network whose other convolutions have norms.
     """
 
     model: resnet.ResNet
@@ -40,6 +42,7 @@ class Imported:
     scheme: str
     conventions: Conventions
     elsewhere: tuple[str, ...]
+    without_norm: tuple[str, ...]
 
 
 def load(
@@ -55,10 +58,18 @@ def load(
 
     Raises:
       UserError: the file cannot be read, a tensor is unknown, missing, of a wrong shape or not
-        finite, or the network is not one of ours. The sentence names the tensor.
+        finite, the network is not one of ours, or it computes something else than the file's graph.
+        The sentence names the tensor.
     """
     named, assumed = find(path, prefix)
-    return of_named(named, str(path), dataclasses.replace(assumed, **conventions))
+    chosen = dataclasses.replace(assumed, **conventions)
+    found = of_named(named, str(path), chosen)
+    # A flag that contradicts the graph was meant to; a graph cannot tell the order of colours.
+    if named.graph is not None and chosen == dataclasses.replace(assumed, order=chosen.order):
+        proof.check(
+            found.model, found.variables, chosen.order, named.graph, {**named.endpoints}, str(path)
+        )
+    return found
 
 
 def find(path: str | os.PathLike[str], prefix: str | None = None) -> tuple[Named, Conventions]:
@@ -66,6 +77,14 @@ def find(path: str | os.PathLike[str], prefix: str | None = None) -> tuple[Named
     file = files.read(path)
     if file.graph is not None:
         return onnx_graph.find(file.graph, file.tensors, str(path))
+    if file.config is not None and file.config["class_name"] in keras_graph.MODELS:
+        graph, constants = keras_graph.to_onnx(file.config, file.tensors, str(path))
+        named, conventions = onnx_graph.find(graph, constants, str(path))
+        kerass = SCHEMES["keras"]
+        if any(kerass.place(name) is not None for name in constants):
+            # Its layers have the names of Keras applications, whose input is BGR.
+            conventions = dataclasses.replace(conventions, order=kerass.conventions.order)
+        return named, conventions
     named = names.find(file.tensors, str(path), prefix)
     return named, SCHEMES[named.scheme].conventions
 
@@ -98,6 +117,7 @@ def of_named(named: Named, path: str, conventions: Conventions) -> Imported:
         scheme=named.scheme,
         conventions=conventions,
         elsewhere=named.elsewhere,
+        without_norm=named.without_norm,
     )
 
 

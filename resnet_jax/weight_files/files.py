@@ -5,7 +5,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ _READERS = {
 }
 _PACKAGES = {"safetensors": ["safetensors"], "keras": ["h5py"], "onnx": ["onnx"]}
 _HEAD = 32  # bytes
-_ALLOWED = "allowed are safetensors, PyTorch (.pth, .pt), NumPy's .npz, Keras (.h5) and ONNX files"
+_ALLOWED = "allowed are safetensors, PyTorch (.pth, .pt), NumPy's .npz, Keras (.h5, .keras) and ONNX files"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,11 +36,14 @@ class WeightFile:
         and layout, and may be a read-only view of memory that others share.
       format: "safetensors", "pytorch", "npz", "keras" or "onnx".
       graph: the model whose initializers the tensors are; only of an ONNX file.
+      config: of the model whose weights the tensors are, {"class_name", "config"}; only of a whole
+        model of Keras.
     """
 
     tensors: dict[str, np.ndarray]
     format: str
     graph: "onnx.ModelProto | None" = None
+    config: dict[str, Any] | None = None
 
 
 def read(path: str | os.PathLike[str]) -> WeightFile:
@@ -53,7 +56,7 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
         holds anything but numbers, would run code, or needs a package that is not installed.
     """
     path = pathlib.Path(path)
-    graph = None
+    graph = config = None
     try:
         file_format = _format(path)
     except OSError as e:
@@ -67,6 +70,7 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
             tensors = _collected(onnx_file.tensors(graph))
         else:
             tensors = _collected(_READERS[file_format](path))
+            config = keras_file.config(path) if file_format == "keras" else None
     except Refusal as e:
         raise UserError(f"{path} {e}.") from e
     except ImportError:
@@ -75,7 +79,7 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
         raise UserError(
             f"{path} is damaged, cut short or no {file_format} file ({reason(e)})."
         ) from e
-    return WeightFile(tensors, file_format, graph)
+    return WeightFile(tensors, file_format, graph, config)
 
 
 def _format(path: pathlib.Path) -> str:
@@ -106,8 +110,8 @@ def _zip_format(path: pathlib.Path) -> str:
         raise Refusal(f"is damaged or cut short ({reason(e)})") from e
     if any(name.endswith("/data.pkl") for name in names):
         return "pytorch"
-    if "model.weights.h5" in names:
-        raise Refusal("is a .keras archive; save the model with model.save('NAME.h5')")
+    if keras_file.WEIGHTS in names:
+        return "keras"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     raise Refusal(f"is a zip file of no known format; {_ALLOWED}")

@@ -1,10 +1,14 @@
-"""Reads HDF5 files of Keras: whole models and weights of Keras 1 and 2, weights of Keras 3.
+"""Reads files of Keras: whole models (.h5, .keras) and weights, of Keras 1 to 3.
 
 The HDF5 library itself can hang on a damaged list of strings, so only open HDF5 files from a source
 that you trust.
 """
 
+import contextlib
+import io
+import json
 import pathlib
+import zipfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
     import h5py
 
 _DEPTH = 64  # groups in groups; Keras 3 nests a few per layer that holds layers
-_MODEL = "model_weights"  # the group that a whole model of Keras 1 and 2 has its weights in
+_MODEL = "model_weights"  # the group that a whole model in HDF5 has its weights in
+WEIGHTS, _CONFIG = "model.weights.h5", "config.json"  # of a .keras archive
 
 
 def read(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -34,7 +39,7 @@ def read(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     """
     import h5py
 
-    with h5py.File(path, "r") as file:
+    with _open(path) as file:
         datasets = dict(_datasets(file, "", set()))
         check_expansion(path, sum(dataset.nbytes for dataset in datasets.values()))
         prefix = f"{_MODEL}/" if _MODEL in file else ""
@@ -47,6 +52,42 @@ def read(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
             if h5py.check_string_dtype(datasets[name].dtype) is None:
                 short = named.get(name, name).removeprefix(prefix).removesuffix(":0")
                 yield short.replace("/", "."), _array(datasets[name])
+
+
+def config(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the config of a whole model, {"class_name", "config"}; None if the file has none.
+
+    Raises:
+      Exception: of any type, if it is damaged.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            text = _member(archive, _CONFIG, path)
+    else:
+        with _open(path) as file:
+            text = file.attrs.get("model_config", "null")
+    content = json.loads(text)
+    return content if isinstance(content, dict) and "class_name" in content else None
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path) -> "Iterator[h5py.File]":
+    """Opens the HDF5 file, which is in memory if it was in an archive."""
+    import h5py
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            content = io.BytesIO(_member(archive, WEIGHTS, path))
+        with h5py.File(content, "r") as file:
+            yield file
+    else:
+        with h5py.File(path, "r") as file:
+            yield file
+
+
+def _member(archive: zipfile.ZipFile, name: str, path: pathlib.Path) -> bytes:
+    check_expansion(path, archive.getinfo(name).file_size)
+    return archive.read(name)
 
 
 def _datasets(

@@ -96,6 +96,20 @@ def with_sigmoid(graph):
     return graph
 
 
+def without_relu(graph, number):
+    """Removes a ReLU: of the stem, of a branch, or behind an addition."""
+    node = [each for each in graph.graph.node if each.op_type == "Relu"][number]
+    node.op_type = "Identity"
+    return graph
+
+
+def with_negative_logits(graph):
+    """Multiplies the product of the classifier by -1."""
+    (node,) = [each for each in graph.graph.node if each.op_type == "Gemm"]
+    node.attribute.append(helper.make_attribute("alpha", -1.0))
+    return graph
+
+
 def with_pads(graph, number, pads):
     """Replaces the padding of one shortcut."""
     constant = [each for each in graph.graph.initializer if each.name.endswith("pads")][number]
@@ -129,6 +143,13 @@ REFUSALS = {
     "strides": ("B", lambda g: changed(g, "Conv", 1, strides=[2, 1]), "windows of 3 and stride -1"),
     "epsilons": (
         "B", lambda g: changed(g, "BatchNormalization", 1, epsilon=0.5), "different epsilons"
+    ),
+    "no activation in the stem": ("B", lambda g: without_relu(g, 0), "differ first at 'stage1', by"),
+    "no activation in a branch": ("v1", lambda g: without_relu(g, 2), "differ first at 'stage1'"),
+    "no activation behind a block": ("A", lambda g: without_relu(g, 4), "differ first at 'stage2'"),
+    "negative logits": ("18", with_negative_logits, "differ first at 'logits', by"),
+    "a transposed product": (
+        "B", lambda g: changed(g, "Gemm", transA=1), "its graph cannot be computed ("
     ),
     "a pool": ("v1", lambda g: changed(g, "MaxPool", pads=[0] * 4), "(MaxPool) pads (0, 0, 0, 0)"),
 }  # fmt: skip
