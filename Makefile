@@ -38,7 +38,7 @@ test: venv
 	.venv-tensorflow/bin/python -m pip install --disable-pip-version-check --quiet --no-compile -r $<
 	@touch $@
 
-# PyTorch, torchvision, onnxruntime and a trained network, which are compared with ours.
+# PyTorch, torchvision, onnxruntime and two trained networks, which are compared with ours.
 .venv-torch/.installed: tests/requirements-torch.txt
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --disable-pip-version-check --quiet --no-compile \

@@ -4,13 +4,16 @@
     python -m experiments.convert --from=resnet56.th --to=runs/resnet56 --data=cifar10 \
         --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225
 
-It reads .safetensors, PyTorch's .pth and .th (only tensors, never code), .npz, Keras' .h5 and ONNX,
+It reads .safetensors, PyTorch's .pth and .th (only tensors, never code), .npz and Keras' weights,
 with the names of torchvision, timm, Hugging Face, Keras applications, Flax's ImageNet example and
-akamaster/pytorch_resnet_cifar10. Tensors fix the architecture; a tensor without a place refuses the
-file. They do not fix the conventions, which are those of the code base unless a flag says
-otherwise: on which convolution a bottleneck strides, how layers of stride 2 pad, BatchNorm's
-epsilon, the order of the colours, where shortcut A adds channels. --check=IMAGES.npy with
---expected=LOGITS.npz tries them all and takes those that compute what the network computed.
+akamaster/pytorch_resnet_cifar10. ONNX files and whole Keras models (.h5, .keras) may have any
+names, since their graph tells the network; both are computed on the same pictures, and must agree.
+
+Tensors fix the architecture; a tensor without a place refuses the file. Without a graph they do not
+fix the conventions, which are those of the code base unless a flag says otherwise: on which
+convolution a bottleneck strides, how layers of stride 2 pad, BatchNorm's epsilon, the order of the
+colours, where shortcut A adds channels. --check=IMAGES.npy with --expected=LOGITS.npz tries them
+all and takes those that compute what the network computed.
 """
 
 import zipfile
@@ -174,7 +177,7 @@ def _config(imported: weights.Imported, data: str) -> ConfigDict:
         config.model[name] = value
     mean, std = (_numbers(flag, facts.image_shape[-1]) for flag in (_MEAN, _STD))
     # Keras' own networks take other numbers than ImageNet's usual ones; a graph does not tell.
-    is_usual = not facts.resident and imported.scheme not in ("keras", "onnx")
+    is_usual = not facts.resident and imported.scheme not in ("keras", "graph")
     if not is_usual and (mean is None or std is None):
         raise UserError(
             f"--data={data} needs --mean and --std: the tensors cannot tell how pixels were "
@@ -229,7 +232,7 @@ def _summary(imported: weights.Imported, given: Collection[str]) -> tables.Parts
     ]
     of_tensors = [[f"model.{key}", str(imported.settings[key])] for key in (*shown, *unusual)]
     acts = _acting(imported)
-    is_graph = imported.scheme == "onnx"
+    is_graph = imported.scheme == "graph"
     told = dict.fromkeys(acts - {"order"}, "the graph") if is_graph else {}
     if _CHECK.value is not None:
         told = dict.fromkeys(acts, "--check")
@@ -245,6 +248,9 @@ def _summary(imported: weights.Imported, given: Collection[str]) -> tables.Parts
         "",
         tables.aligned([["not in the tensors", "", "from"], *of_scheme]),
     ]
+    if imported.without_norm:
+        layers = ", ".join(imported.without_norm)
+        lines += ["", f"Convolutions without a norm, which got one that changes nothing: {layers}."]
     if imported.elsewhere:
         lines += ["", f"{len(imported.elsewhere)} tensors outside of the network were not used."]
     return lines

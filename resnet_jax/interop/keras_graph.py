@@ -57,7 +57,7 @@ def to_onnx(
     writer = _Writer(tensors, path)
     try:
         return writer.model(config), writer.constants
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:  # JSON of any content
+    except (AttributeError, LookupError, TypeError, ValueError) as e:  # the JSON may be anything
         raise UserError(
             f"{path} describes its model in a way that is not known here ({type(e).__name__}: "
             f"{shown(e)})."
@@ -193,7 +193,7 @@ class _Writer:
     def _padding(
         self, options: Mapping[str, Any], name: str, source: str
     ) -> tuple[str, dict[str, Any]]:
-        """Returns the input before a layer of zeros in front of a layer, and the padding of both."""
+        """Returns a layer's padding with that of a ZeroPadding2D before it, and their input."""
         is_padded = source in self._padded
         source, zeros = self._padded.get(source, (source, [0] * 4))
         if options["padding"] == "valid":

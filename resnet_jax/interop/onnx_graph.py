@@ -97,7 +97,7 @@ class _Network:
         read = {self._names[place] for place in self._tensors}
         return (
             Named(
-                scheme="onnx",
+                scheme="graph",
                 prefix="",
                 tensors=self._tensors,
                 names=self._names,
@@ -274,7 +274,7 @@ class _Network:
         if mixed:
             raise UserError(f"{self._path} has layers with different {mixed[0]}; allowed is one.")
         return dataclasses.replace(
-            SCHEMES["onnx"].conventions,
+            SCHEMES["graph"].conventions,
             bottleneck_stride="v1.5" if "conv2" in self._strided else "v1",
             same_padding=tuple(layer for layer, same in self._padding.items() if True in same),
             shortcut_downsampling="mean" if "mean" in self._downsampling else "stride",

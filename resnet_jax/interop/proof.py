@@ -48,11 +48,11 @@ def check(
     """
     from onnx.reference import ReferenceEvaluator
 
-    variables = {key: variables[key] for key in ("params", "batch_stats") if key in variables}
-    channels = variables["params"]["stem_conv1" if model.stem == "deep" else "stem_conv"][
-        "kernel"
-    ].shape[2]
-    name, shape, is_last = _input(graph, channels, 32 if STEMS[model.stem] == 1 else 224)
+    params = variables["params"]
+    stem = params["stem_conv1" if model.stem == "deep" else "stem_conv"]
+    channels = stem["kernel"].shape[2]
+    side = 32 if STEMS[model.stem] == 1 else 224
+    name, shape, is_last = _input(graph, channels, side, path)
     draw = np.random.default_rng(0)
     compute = jax.jit(lambda v, images_BHWC: features(model, v, images_BHWC, [*endpoints]))
     for scale in _SCALES:
@@ -60,7 +60,8 @@ def check(
         theirs_BHWC = images_BHWC[..., ::-1] if order == "BGR" else images_BHWC
         given = theirs_BHWC if is_last else theirs_BHWC.transpose(0, 3, 1, 2)
         try:
-            computed = ReferenceEvaluator(graph).run(None, {name: given}, intermediate=True)
+            evaluator: Any = ReferenceEvaluator(graph)  # its types leave out `intermediate`
+            computed = evaluator.run(None, {name: given}, intermediate=True)
         except Exception as e:  # an evaluator of any operation raises errors of any type
             raise UserError(f"{path}: its graph cannot be computed ({reason(e)}).") from e
         ours = compute(variables, images_BHWC)
@@ -69,31 +70,35 @@ def check(
 
 
 def _input(
-    graph: "onnx.ModelProto", channels: int, side: int
+    graph: "onnx.ModelProto", channels: int, side: int, path: str
 ) -> tuple[str, tuple[int, int, int, int], bool]:
     """Returns the input's name, the shape (1, H, W, C), and whether its channels are last."""
     constants = {each.name for each in graph.graph.initializer}
-    (given,) = [each for each in graph.graph.input if each.name not in constants]
-    sides = [each.dim_value for each in given.type.tensor_type.shape.dim][1:]
-    is_last = len(sides) == 3 and sides[0] != channels and sides[2] == channels
+    inputs = [each for each in graph.graph.input if each.name not in constants]
+    shapes = [[dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in inputs]
+    if [len(shape) for shape in shapes] != [4]:
+        raise UserError(f"{path}: its graph does not have one input of four axes.")
+    name, sides = inputs[0].name, shapes[0][1:]  # 0 if any size is allowed
+    is_last = sides[2] == channels and sides[0] != channels
+    if channels not in (sides[0], sides[2]):
+        is_last = any(n.op_type == "Transpose" and name in n.input for n in graph.graph.node)
     height, width = sides[:2] if is_last else sides[1:]
-    return given.name, (1, height or side, width or side, channels), is_last
+    return name, (1, height or side, width or side, channels), is_last
 
 
-def _compare(endpoint: str, ours: np.ndarray, theirs: Any, path: str) -> None:
+def _compare(endpoint: str, ours: np.ndarray, theirs: np.ndarray, path: str) -> None:
     limit = _LIMIT if theirs.dtype == np.float32 else _HALF_LIMIT
-    if theirs.ndim == 4:
-        theirs = np.maximum(theirs.transpose(0, 2, 3, 1), 0)
-    wanted = np.asarray(theirs, np.float32)
-    is_equal = wanted.shape == ours.shape
-    if is_equal:
-        error = np.abs(ours - wanted).max() / max(np.abs(wanted).max(), np.float32(1e-30))
-        is_equal = bool(error <= limit)  # not NaN
-    if not is_equal:
-        by = f"by {error:.2g} of its largest number" if wanted.shape == ours.shape else (
-            f"which is of {wanted.shape} there and of {ours.shape} here"
-        )  # fmt: skip
-        raise UserError(
-            f"{path}: the network of these layers computes something else than the file's graph; "
-            f"they differ first at {endpoint!r}, {by}. Activations or options of layers are others."
-        )
+    wanted = theirs.astype(np.float32)
+    if wanted.ndim == 4:
+        wanted = np.maximum(wanted.transpose(0, 2, 3, 1), 0)
+    if wanted.shape != ours.shape:
+        by = f"which is of {wanted.shape} there and of {ours.shape} here"
+    else:
+        error = np.abs(ours - wanted).max() / max(np.abs(wanted).max(), 1e-30)
+        if error <= limit:  # False for NaN
+            return
+        by = f"by {error:.2g} of its largest number"
+    raise UserError(
+        f"{path}: the network of these layers computes something else than the file's graph; they "
+        f"differ first at {endpoint!r}, {by}. Activations or options of layers are others."
+    )

@@ -230,9 +230,9 @@ SCHEMES = {
         conventions=Conventions(same_padding=("pool", "blocks")),
         collections=("params", "batch_stats"),
     ),
-    # Found by structure, see onnx_graph.py.
-    "onnx": Scheme(
-        title="the structure of the ONNX graph",
+    # Of ONNX files and whole Keras models: onnx_graph.py.
+    "graph": Scheme(
+        title="the structure of the model's graph",
         layers={},
         leaves={},
         first=(1, 1, 1),

@@ -24,7 +24,9 @@ _READERS = {
 }
 _PACKAGES = {"safetensors": ["safetensors"], "keras": ["h5py"], "onnx": ["onnx"]}
 _HEAD = 32  # bytes
-_ALLOWED = "allowed are safetensors, PyTorch (.pth, .pt), NumPy's .npz, Keras (.h5, .keras) and ONNX files"
+_ALLOWED = (
+    "allowed are safetensors, PyTorch (.pth, .pt), NumPy's .npz, Keras (.h5, .keras) and ONNX files"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

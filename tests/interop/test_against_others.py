@@ -1,8 +1,10 @@
 """Other people's programs compute what our network computes with their weights."""
 
+import json
 import os
 import shutil
 import subprocess
+import zipfile
 
 import jax
 import numpy as np
@@ -171,12 +173,70 @@ def test_a_trained_network_computes_what_onnxruntime_computes(tmp_path):
 @pytest.mark.skipif(not KERAS.exists(), reason="no .venv-tensorflow: make test-slow makes it")
 def test_logits_are_those_of_keras(tmp_path):
     made_by(KERAS, "keras_own.py", tmp_path)
-    found, numbered = (
-        weights.load(tmp_path / name) for name in ("keras-50.h5", "keras-50.weights.h5")
-    )
-    assert (found.scheme, found.settings["depth"]) == ("keras", 50)
-    assert numbered.model == found.model
-    tiny.assert_bit_equal(numbered.variables, found.variables)
-    theirs = np.load(tmp_path / "keras-50.npz")
-    images = theirs["images"][..., ::-1]  # theirs are BGR
-    assert error(apply(found.model, found.variables, images), theirs["logits"]) < 1e-4
+    for name, depth, others in (
+        ("keras-50", 50, ("keras", "weights.h5")),
+        ("nested", 14, ("keras",)),
+    ):
+        found = weights.load(tmp_path / f"{name}.h5")
+        assert (found.scheme, found.settings["depth"]) == ("graph", depth)
+        for other in others:
+            same = weights.load(tmp_path / f"{name}.{other}")
+            assert same.model == found.model
+            tiny.assert_bit_equal(same.variables, found.variables)
+        theirs = np.load(tmp_path / f"{name}.npz")
+        images = theirs["images"]
+        if found.conventions.order == "BGR":
+            images = images[..., ::-1]
+        assert error(apply(found.model, found.variables, images), theirs["logits"]) < 1e-4
+    assert found.settings["shortcut"] == "B"
+    assert weights.load(tmp_path / "keras-50.weights.h5").scheme == "keras"  # by its names
+
+
+@pytest.fixture
+def tiny_resnet(tmp_path):
+    """A folder with trained.h5: ResNet-8 for CIFAR-10, of MLPerf Tiny, by Silicon Labs.
+
+    Its convolutions have biases, its projections no norms, and it pads as "SAME".
+    """
+    if not (TORCH.exists() and KERAS.exists()):
+        pytest.skip("no .venv-torch or .venv-tensorflow: make test-slow makes them")
+    models = "lib/*/site-packages/mltk/models/tinyml/image_classification.mltk.zip"
+    (archive,) = TORCH.parents[1].glob(models)
+    with zipfile.ZipFile(archive) as content:
+        (tmp_path / "trained.h5").write_bytes(content.read("image_classification.h5"))
+    return tmp_path
+
+
+def test_a_trained_keras_network_computes_what_keras_computes(tiny_resnet):
+    images = np.random.default_rng(0).normal(0, 0.5, (8, 32, 32, 3)).astype(np.float32)
+    np.savez(tiny_resnet / "pictures.npz", images=images)
+    made_by(KERAS, "keras_own.py", tiny_resnet)
+    found = weights.load(tiny_resnet / "trained.h5")
+    assert {key: found.settings[key] for key in ("family", "depth", "shortcut")} == {
+        "family": "cifar", "depth": 8, "shortcut": "B"
+    }  # fmt: skip
+    assert found.without_norm == ("stage2_block1/shortcut_conv", "stage3_block1/shortcut_conv")
+    theirs = np.load(tiny_resnet / "trained.npy")
+    assert theirs.max(axis=1).std() > 0.01  # the pictures differ
+    ours = jax.nn.softmax(apply(found.model, found.variables, images))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_trained_keras_network_errs_on_the_same_pictures_of_cifar10(tiny_resnet, tfds_dir):
+    """Its confusions are Keras's to the last picture."""
+    data = sources.read_set("cifar10", tfds_dir)
+    pixels = data.test_images.astype(np.float32)
+    np.savez(tiny_resnet / "pictures.npz", images=(pixels - 128) / 128)  # as it was trained
+    made_by(KERAS, "keras_own.py", tiny_resnet)
+    theirs = np.zeros((10, 10), int)
+    np.add.at(theirs, (data.test_labels, np.load(tiny_resnet / "trained.npy").argmax(axis=1)), 1)
+    half = 128 / 255
+    program(
+        "convert", f"--from={tiny_resnet / 'trained.h5'}", f"--to={tiny_resnet / 'run'}",
+        "--data=cifar10", f"--data_dir={tfds_dir}", f"--mean={half}", f"--std={half}",
+    )  # fmt: skip
+    ours = json.loads(program("evaluate", tiny_resnet / "run", "--split=test", "--json"))
+    assert ours["confusion"] == theirs.tolist()
+    assert ours["top1_error"] == pytest.approx(100 - 100 * np.trace(theirs) / theirs.sum())
+    if not ours["note"]:  # CIFAR-10's own pixels; a JPEG copy errs more
+        assert ours["top1_error"] == pytest.approx(17.76)

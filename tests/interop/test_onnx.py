@@ -144,7 +144,7 @@ REFUSALS = {
     "epsilons": (
         "B", lambda g: changed(g, "BatchNormalization", 1, epsilon=0.5), "different epsilons"
     ),
-    "no activation in the stem": ("B", lambda g: without_relu(g, 0), "differ first at 'stage1', by"),
+    "no activation in the stem": ("B", lambda g: without_relu(g, 0), "differ first at 'stage1'"),
     "no activation in a branch": ("v1", lambda g: without_relu(g, 2), "differ first at 'stage1'"),
     "no activation behind a block": ("A", lambda g: without_relu(g, 4), "differ first at 'stage2'"),
     "negative logits": ("18", with_negative_logits, "differ first at 'logits', by"),

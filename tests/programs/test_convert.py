@@ -14,6 +14,8 @@ from resnet_jax.interop.onnx_export import to_onnx
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.interop import foreign
+from tests.interop.keras_writer import save
+from tests.interop.test_keras_graph import without_a_norm
 from tests.interop.test_weights import in_kerass_names
 
 DIGITS = ("--data=digits", "--mean=0.25", "--std=0.5")
@@ -104,6 +106,16 @@ def test_an_onnx_graph_tells_its_conventions(tmp_path):
     assert ["epsilon", "0.001", "the", "graph"] in lines
     assert ["order", "RGB", "assumed"] in lines
     assert resnet_jax.load(tmp_path / "run").model.bn_epsilon == 1e-3
+
+
+def test_a_whole_keras_model_may_lack_a_norm(tmp_path):
+    save(tmp_path / "model.h5", *without_a_norm())
+    flags = ("--data=cifar10", "--mean=0.5", "--std=0.25")
+    done = convert(f"--from={tmp_path / 'model.h5'}", f"--to={tmp_path / 'run'}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Found by the structure of the model's graph.")
+    norms = "Convolutions without a norm, which got one that changes nothing: stage3_block2/conv2."
+    assert norms in done.stdout.splitlines()
 
 
 def keras_file(folder, model, variables):

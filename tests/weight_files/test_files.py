@@ -127,7 +127,7 @@ def test_an_npz_that_would_fill_the_memory_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "is of no known format (it is empty); allowed are safetensors, PyTorch (.pth, .pt), "
-      "NumPy's .npz, Keras (.h5) and ONNX files."),
+      "NumPy's .npz, Keras (.h5, .keras) and ONNX files."),
      (b"version https://git-lfs.github.com/spec/v1\n", "is of no known format (it begins with "
       "b'version http'); allowed are"),
      (b"<!DOCTYPE html>", "is of no known format"), (b"\x80\x04]\x94.", "is of no known format"),
