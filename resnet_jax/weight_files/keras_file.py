@@ -60,7 +60,7 @@ def config(path: pathlib.Path) -> dict[str, Any] | None:
     Raises:
       Exception: of any type, if it is damaged.
     """
-    if zipfile.is_zipfile(path):
+    if _is_archive(path):
         with zipfile.ZipFile(path) as archive:
             text = _member(archive, _CONFIG, path)
     else:
@@ -75,7 +75,7 @@ def _open(path: pathlib.Path) -> "Iterator[h5py.File]":
     """Opens the HDF5 file, which is in memory if it was in an archive."""
     import h5py
 
-    if zipfile.is_zipfile(path):
+    if _is_archive(path):
         with zipfile.ZipFile(path) as archive:
             content = io.BytesIO(_member(archive, WEIGHTS, path))
         with h5py.File(content, "r") as file:
@@ -83,6 +83,11 @@ def _open(path: pathlib.Path) -> "Iterator[h5py.File]":
     else:
         with h5py.File(path, "r") as file:
             yield file
+
+
+def _is_archive(path: pathlib.Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: pathlib.Path) -> bytes:

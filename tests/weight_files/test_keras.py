@@ -1,5 +1,8 @@
 """HDF5 files in the layouts of Keras 1 to 3 are read; links to other places are refused."""
 
+import io
+import zipfile
+
 import h5py
 import ml_dtypes
 import numpy as np
@@ -91,6 +94,44 @@ def test_weights_of_keras_3_without_the_names_of_layers_are_refused(file, tmp_pa
         "lacks the names of layers (layers/conv2d/vars/0 is of a file of early Keras 3); save the "
         "model with model.save('NAME.h5')."
     )
+
+
+def write_archive(path, config=b'{"class_name": "Functional"}'):
+    with h5py.File(io.BytesIO(), "w") as file:
+        file["layers/conv2d/vars/0"] = KERNEL
+        file["layers/conv2d/vars"].attrs["name"] = "stem"
+        file.flush()
+        weights = file.id.get_file_image()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", weights)
+
+
+def test_an_archive_of_keras_3_has_weights_and_a_config(tmp_path):
+    write_archive(tmp_path / "x.keras")
+    loaded = read(tmp_path / "x.keras")
+    assert (loaded.format, loaded.config) == ("keras", {"class_name": "Functional"})
+    assert [*loaded.tensors] == ["stem.0"]
+    assert np.array_equal(loaded.tensors["stem.0"], KERNEL)
+
+
+def test_a_config_that_is_no_model_counts_as_none(tmp_path):
+    write_archive(tmp_path / "x.keras", b"[1]")
+    assert read(tmp_path / "x.keras").config is None
+
+
+def test_an_archive_with_a_damaged_config_is_refused(tmp_path):
+    write_archive(tmp_path / "x.keras", b"{")
+    assert refusal(tmp_path / "x.keras").startswith("is damaged, cut short or no keras file (Exp")
+
+
+def test_an_archive_that_declares_too_much_is_refused(tmp_path):
+    write_archive(tmp_path / "x.keras")
+    content = (tmp_path / "x.keras").read_bytes()
+    entry = content.rindex(b"PK\x01\x02")  # of the weights, in the list at the end
+    forged = content[: entry + 24] + b"\xff\xff\xff\xf0" + content[entry + 28 :]
+    (tmp_path / "x.keras").write_bytes(forged)
+    assert refusal(tmp_path / "x.keras").startswith("declares 4,043,309,055 bytes in a file of ")
 
 
 @pytest.mark.parametrize(
