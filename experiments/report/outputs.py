@@ -22,11 +22,12 @@ from experiments.report.replicates import Replicate
 from experiments.report.table import (
     COLUMNS,
     COMPARISON_HEADINGS,
-    TUNED,
     claim_sections,
     comparison_row,
     footnotes,
     show_difference,
+    trial_headings,
+    trial_note,
     trial_rows,
 )
 from experiments.report.tuned import Trial, show_values
@@ -51,7 +52,12 @@ def as_json(contents: Contents) -> str:
         "claims": [*map(_judgement, contents.judgements)],
         "axes": [*map(numbers.as_json, contents.sections)],
         "tuning": [
-            {"study": tuning.study, "tuned": tuning.keys, "trials": [*map(_trial, tuning.trials)]}
+            {
+                "study": tuning.study,
+                "tuned": tuning.keys,
+                "by": tuning.by,
+                "trials": [*map(_trial, tuning.trials)],
+            }
             for tuning in contents.tunings
         ],
     }
@@ -114,8 +120,9 @@ def as_markdown(contents: Contents) -> str:
             lines += [f"### {table.title}", "", *_table(table.headings, rows, table.is_number), ""]
             lines += [table.note, ""]
     for tuning in contents.tunings:
-        headings, *rows = trial_rows(tuning)
-        lines += [f"## Tuning: {tuning.study}", "", *_table(headings, rows), "", TUNED, ""]
+        headings, is_number = trial_headings(tuning)
+        table = _table(headings, trial_rows(tuning), is_number)
+        lines += [f"## Tuning: {tuning.study}", "", *table, "", trial_note(tuning), ""]
     return "\n".join(lines)
 
 
@@ -145,7 +152,13 @@ def as_text(contents: Contents) -> tables.Parts:
             parts += [f"  {table.title}", tables.aligned([table.headings, *fields], indent=4)]
         parts.append("")
     for tuning in contents.tunings:
-        parts += [f"tuning of {tuning.study}", tables.aligned(trial_rows(tuning), indent=2), ""]
+        rows = [trial_headings(tuning)[0], *trial_rows(tuning)]
+        parts += [
+            f"tuning of {tuning.study}",
+            trial_note(tuning),
+            tables.aligned(rows, indent=2),
+            "",
+        ]
     return parts
 
 
@@ -196,6 +209,7 @@ def _trial(trial: Trial) -> dict[str, object]:
         "diverged": len(trial.cell.diverged),
         "train_loss": dataclasses.asdict(trial.cell.stat(Replicate.train_loss)),
         "train_error": dataclasses.asdict(trial.cell.stat(Replicate.train_error)),
+        "validation_error": dataclasses.asdict(trial.cell.stat(Replicate.validation_error)),
     }
 
 

@@ -17,10 +17,6 @@ from resnet_jax.runs import reader
 from resnet_jax.runs.progress import show_time
 
 CHOSEN = "chosen"
-TUNED = (
-    "Pilot runs. The seeds of a network itself were trained at the chosen candidate; the seeds of "
-    "the pilots are in no other number of the study."
-)
 NAMED = "The study's config named these claims before it had any run."
 OBSERVED = (
     "The study's config did not name these claims before its runs. A claim chosen after its result "
@@ -82,15 +78,35 @@ COLUMNS = (
 )
 
 
+def trial_headings(tuning: TunedStudy) -> tuple[list[str], list[bool]]:
+    """Returns the headings of trial_rows(), and which columns hold numbers."""
+    measured = ["training loss", "training error, %"]
+    measured += ["validation error, %"] * (tuning.by == "validation_error")
+    headings = ["network", "candidate", *measured, "n", ""]
+    return headings, [heading in (*measured, "n") for heading in headings]
+
+
 def trial_rows(tuning: TunedStudy) -> list[list[str]]:
-    """Returns a table of a study's pilots, with headings; CHOSEN marks the chosen candidates."""
-    rows = [["network", "candidate", "training loss", "training error, %", "n", ""]]
+    """Returns a table of a study's pilots; CHOSEN marks the chosen candidates."""
+    rows = []
     for trial in tuning.trials:
-        loss, error = (trial.cell.stat(m) for m in (Replicate.train_loss, Replicate.train_error))
-        shown = DASH if loss.mean is None else f"{loss.mean:.4g}"
-        row = [trial.network, show_values(trial.values), shown, str(error), show_n(trial.cell)]
+        loss = trial.cell.stat(Replicate.train_loss).mean
+        errors = [trial.cell.stat(Replicate.train_error)]
+        if tuning.by == "validation_error":
+            errors.append(trial.cell.stat(Replicate.validation_error))
+        measured = [DASH if loss is None else f"{loss:.4g}", *map(str, errors)]
+        row = [trial.network, show_values(trial.values), *measured, show_n(trial.cell)]
         rows.append([*row, CHOSEN if trial.is_chosen else ""])
     return rows
+
+
+def trial_note(tuning: TunedStudy) -> str:
+    """Returns what the pilots are and how they choose."""
+    return (
+        f"Pilot runs: each network takes the candidate with the lowest "
+        f"{tuning.by.replace('_', ' ')}, among equal ones that with the lowest training loss. Its "
+        "own seeds were trained there; the seeds of the pilots are in no other number of the study."
+    )
 
 
 def footnotes(group: Group) -> list[str]:

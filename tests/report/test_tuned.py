@@ -96,6 +96,23 @@ def test_every_candidate_is_in_every_form_of_the_report(out, capsys):
     assert [row["tuned"] for row in rows] == ["rate=0.1", "rate=0.01", *[""] * 4]
 
 
+def test_the_measure_that_chose_is_shown(tmp_path):
+    write_study(tmp_path / "study")
+    tuning = {"over": {"schedule.rate": [0.01, 0.1]}, "by": "validation_error"}
+    (tmp_path / "study" / "pilots" / "tuning.json").write_text(json.dumps(tuning))
+    assert tiny.compare(tmp_path / "study", f"--out={tmp_path / 'report'}") == 0
+    markdown, page = ((tmp_path / "report" / n).read_text() for n in ("table.md", "index.html"))
+    row = "| plain-20 | rate=0.1 | 1 | 4.50 ± 0.71 | 30.00 ± 0.00 | 2 | chosen |"
+    assert row in markdown.splitlines()
+    assert 'data-label="validation error, %">30.00 ± 0.00</td>' in page
+    for text in (markdown, page):
+        assert "the candidate with the lowest validation error, among equal ones that" in text
+    (written,) = json.loads((tmp_path / "report" / "summary.json").read_text())["tuning"]
+    assert (written["by"], written["trials"][0]["validation_error"]["mean"]) == (
+        "validation_error", 30.0
+    )  # fmt: skip
+
+
 def chosen(tuning, network):
     return [trial.is_chosen for trial in tuning.trials if trial.network == network]
 
