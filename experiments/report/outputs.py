@@ -121,8 +121,8 @@ def as_markdown(contents: Contents) -> str:
             lines += [table.note, ""]
     for tuning in contents.tunings:
         headings, is_number = trial_headings(tuning)
-        table = _table(headings, trial_rows(tuning), is_number)
-        lines += [f"## Tuning: {tuning.study}", "", *table, "", trial_note(tuning), ""]
+        trials = _table(headings, trial_rows(tuning), is_number)
+        lines += [f"## Tuning: {tuning.study}", "", *trials, "", trial_note(tuning), ""]
     return "\n".join(lines)
 
 
@@ -152,13 +152,8 @@ def as_text(contents: Contents) -> tables.Parts:
             parts += [f"  {table.title}", tables.aligned([table.headings, *fields], indent=4)]
         parts.append("")
     for tuning in contents.tunings:
-        rows = [trial_headings(tuning)[0], *trial_rows(tuning)]
-        parts += [
-            f"tuning of {tuning.study}",
-            trial_note(tuning),
-            tables.aligned(rows, indent=2),
-            "",
-        ]
+        pilots = tables.aligned([trial_headings(tuning)[0], *trial_rows(tuning)], indent=2)
+        parts += [f"tuning of {tuning.study}", trial_note(tuning), pilots, ""]
     return parts
 
 

@@ -110,6 +110,14 @@ class Replicate:
         error = self.test_error()
         return None if error is None else Observation(error, examples)
 
+    def validated(self) -> Observation | None:
+        """Returns the last validation error for a comparison, or None before the first."""
+        examples = self.run.environment.get("data", {}).get("validation", math.inf)
+        if self.diverged_at is not None:
+            return Observation(DIVERGED_ERROR, examples, diverged=True)
+        error = self.validation_error()
+        return None if error is None else Observation(error, examples)
+
     def _observation(self, error: float | None, steps: float, diverged: bool) -> Observation | None:
         examples = steps * self.run.config["batch_size"]
         if diverged:

@@ -222,7 +222,7 @@ def test_a_network_of_a_tuned_study_has_fresh_seeds_at_its_best_value(tuned_stud
     assert line.best.number == 0.1
     assert [replicate.seed for replicate in line.at_best.replicates] == [0, 1, 2]
     assert [r.seed for r in line.cells[line.best].replicates] == [100, 101, 102]
-    fresh = series.fresh_point(across, line, series.ERROR)
+    fresh = series.fresh_point(across, line, series.quantities(across)[0])
     assert (fresh.x, fresh.mean) == (0.1, pytest.approx(2.6))
     assert tuned_study.origin == rows.FRESH
 
@@ -232,7 +232,9 @@ def test_a_recipes_setting_is_no_dose(grid):
 
 
 def test_an_exploded_loss_is_an_arrow_that_leaves_the_axis_to_the_others(grid, monkeypatch):
-    whole = series.y_range([grid.across], series.LOSS)
+    error, loss = series.quantities(grid.across)
+    assert (error.name, loss) == ("training error", series.LOSS)
+    whole = series.y_ranges([grid.across])[series.LOSS.name]
     line = next(line for line in grid.across.lines if line.name == "plain-20")
     losses = [p.mean for p in series.points(grid.across, line, series.LOSS)]
     assert series.exploded(grid.across, line, series.LOSS) == []
@@ -242,9 +244,9 @@ def test_an_exploded_loss_is_an_arrow_that_leaves_the_axis_to_the_others(grid, m
     at = series.points(grid.across, line, series.LOSS)[losses.index(worst)]
     assert (place, words) == (at.x, f"mean training loss {worst:.3g}")
     assert (at.bar, at.std > 0) == (0.0, True)
-    assert series.exploded(grid.across, line, series.ERROR) == []
+    assert series.exploded(grid.across, line, error) == []
     monkeypatch.setattr(series, "EXPLODED", 0.5 * worst)
-    assert series.y_range([grid.across], series.LOSS).high < 0.6 * worst < whole.high
+    assert series.y_ranges([grid.across])[series.LOSS.name].high < 0.6 * worst < whole.high
     shown = panels.panels(grid, panels.ranges([grid]))
     arrows = [
         trace.text[0]

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from experiments.report import contents, headlines
-from experiments.report.axes import rows
+from experiments.report.axes import rows, series
 from experiments.report.statistics import Difference, Sample
 from resnet_jax.runs import reader
 from tests.report import fixture
@@ -102,6 +102,46 @@ def test_variants_with_a_tuned_rate_are_lines_of_their_own(tmp_path):
     assert list(lines) == ["plain-56, base", "plain-56, no_norm"]
     seeds = [[replicate.seed for replicate in cell.replicates] for cell in lines.values()]
     assert seeds == [[0, 1, 2]] * 2
+
+
+def test_a_study_that_chooses_by_validation_error_compares_test_errors(tmp_path):
+    """All variants train to 0 %, as in a study of transfer."""
+    tests = {"no_norm": 40.0, "base": 20.0, "residual": 10.0}
+    for name, error in tests.items():
+        shape = {"model__depth": 56, "model__shortcut": "none"} | VARIANTS[name][1]
+        for folder, seeds, test in (("pilots", 2, error + 30), (".", 3, error)):
+            for rate in (0.01, 0.1) if folder == "pilots" else (0.1,):
+                spread = lambda mean, n=seeds: [mean + i for i in range(n)]  # noqa: E731
+                fixture.write(
+                    tmp_path / "s" / folder / f"{name}-{rate}",
+                    fixture.flat([0.0] * seeds, spread(error + 5 - 10 * rate), spread(test)),
+                    seed=100 * (folder == "pilots"), replicates=seeds, variant=name,
+                    schedule__rate=rate, **shape,
+                )  # fmt: skip
+    tuning = {"over": {"schedule.rate": [0.01, 0.1]}, "by": "validation_error"}
+    (tmp_path / "s" / "pilots" / "tuning.json").write_text(json.dumps(tuning))
+    variants, rates = fixture.sections(tmp_path / "s")
+
+    (ranking,) = variants.rankings
+    assert [rank.value.label for rank in ranking.ranks] == ["residual", "base", "no_norm"]
+    assert ranking.ranks[2].minus.difference == pytest.approx(20.0)
+    assert ranking.summary == "Test error, compared with base: lower: residual; higher: no_norm."
+    (table,) = variants.tables
+    assert table.headings[1] == "test error, %"
+    assert [row[1].text for row in table.rows] == [
+        "11.00 ± 1.00", "21.00 ± 1.00", "41.00 ± 1.00"
+    ]  # fmt: skip
+
+    # The pilots are shown with the error that chose among them, and so are the fresh seeds.
+    errors = rows.errors(rates.across)
+    assert errors.title == "Validation error by network and rate"
+    shown = {row[0].text: [field.text for field in row[1:]] for row in errors.rows}
+    assert shown["plain-56, base"] == ["25.40 ± 0.71", "24.50 ± 0.71", "0.1", "25.00 ± 1.00"]
+    quantities = [series.quantities(each.across)[0].name for each in (variants, rates)]
+    assert quantities == ["test error", "validation error"]
+    assert list(series.y_ranges([variants.across, rates.across])) == [
+        "test error", "training loss", "validation error"
+    ]  # fmt: skip
 
 
 # -------------------------------------------------------------------------- doses and cures

@@ -7,17 +7,15 @@ import dataclasses
 from collections.abc import Sequence
 
 from experiments.report import claims
-from experiments.report.axes.model import LOG, Across, Line, Value, as_group
+from experiments.report.axes.model import LOG, Across, Error, Line, Value, as_group
 from experiments.report.cells import CellResult
 from experiments.report.claims import Judgement
 from experiments.report.claims.registry import NOT_TESTED
-from experiments.report.replicates import Replicate
 from experiments.report.statistics import (
     ALPHA,
     LEAST_POINTS,
     Difference,
     PowerLaw,
-    Sample,
     power_law,
 )
 
@@ -41,7 +39,7 @@ class Gap:
       at: the common value; None for each net at its best value.
       deep: the deeper net's name.
       shallow: the shallower net's name.
-      gap: the difference of their training errors.
+      gap: the difference of their errors.
       interaction: this gap minus the gap at the best values; None at the best values.
       seeds: of each of the two nets.
     """
@@ -98,10 +96,10 @@ def gaps(across: Across) -> list[Gap]:
         if deep.depth == shallow.depth:
             continue
         best = None if across.is_variants else _pair(deep.at_best, shallow.at_best)
-        rows += _gap(kind, None, (deep, shallow), best, None)
+        rows += _gap(kind, None, (deep, shallow), best, None, across.error)
         for value in across.axis.values:
             pair = _pair(deep.ended(value), shallow.ended(value))
-            rows += _gap(kind, value, (deep, shallow), pair, best)
+            rows += _gap(kind, value, (deep, shallow), pair, best, across.error)
     return rows
 
 
@@ -113,10 +111,10 @@ def _pair(deep: CellResult | None, shallow: CellResult | None) -> Pair:
 
 
 def _gap(
-    kind: str, at: Value | None, lines: tuple[Line, Line], pair: Pair, best: Pair
+    kind: str, at: Value | None, lines: tuple[Line, Line], pair: Pair, best: Pair, error: Error
 ) -> list[Gap]:
     """Returns no gap if a net has not ended or has no error."""
-    gap = pair and _estimate([(1, pair[0]), (-1, pair[1])])
+    gap = pair and _estimate([(1, pair[0]), (-1, pair[1])], error)
     if not pair or not gap:
         return []
     terms = pair and best and [(1, pair[0]), (-1, pair[1]), (-1, best[0]), (1, best[1])]
@@ -127,17 +125,21 @@ def _gap(
             lines[0].name,
             lines[1].name,
             gap,
-            _estimate(terms) if terms else None,
+            _estimate(terms, error) if terms else None,
             (len(pair[0].replicates), len(pair[1].replicates)),
         )
     ]
 
 
-def _estimate(terms: Sequence[tuple[int, CellResult]]) -> Estimate | None:
-    """Returns a sum of coefficient * training error, in which a cell may occur several times."""
+def _estimate(terms: Sequence[tuple[int, CellResult]], error: Error) -> Estimate | None:
+    """Returns a sum of coefficient * error, in which a cell may occur several times."""
     distinct = {id(cell): cell for _, cell in terms}
     weights = {key: sum(c for c, cell in terms if id(cell) == key) for key in distinct}
-    samples = [(float(weight), sample(distinct[key])) for key, weight in weights.items() if weight]
+    samples = [
+        (float(weight), distinct[key].sample(error.observe))
+        for key, weight in weights.items()
+        if weight
+    ]
     if not samples:  # the common value is the best value of both nets
         return Estimate(0.0, None)
     if any(not sample.errors for _, sample in samples):
@@ -146,11 +148,6 @@ def _estimate(terms: Sequence[tuple[int, CellResult]]) -> Estimate | None:
     if any(len(sample.errors) < 2 for _, sample in samples):
         return Estimate(value, None)
     return Estimate(value, Difference.combined(samples).interval(ALPHA))
-
-
-def sample(cell: CellResult) -> Sample:
-    """Returns a network's final training errors by seed."""
-    return cell.sample(Replicate.final)
 
 
 def best_by_depth(across: Across) -> list[BestByDepth]:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from experiments.report.axes.model import NAMES, Across, Line, Value
-from experiments.report.replicates import Replicate
 from experiments.report.statistics import ALPHA, Difference
 
 
@@ -12,7 +11,7 @@ from experiments.report.statistics import ALPHA, Difference
 class Cure:
     """The smallest value from which a network is no worse than the shallowest one.
 
-    A network is cured at a value if its training error is above that of the shallowest net with the
+    A network is cured at a value if its error is above that of the shallowest net with the
     same value by no more than a margin. It must also be cured at every larger value.
 
     Attributes:
@@ -66,7 +65,7 @@ def _cure(across: Across, line: Line, baseline: Line, margin: float) -> Cure:
         pair = line.ended(value), baseline.ended(value)
         if not pair[0] or not pair[1]:
             continue
-        samples = [cell.sample(Replicate.final) for cell in pair if cell]
+        samples = [cell.sample(across.error.observe) for cell in pair if cell]
         if all(sample.errors for sample in samples):
             has_interval = all(len(sample.errors) > 1 for sample in samples)
             ci95 = Difference.of(*samples).interval(ALPHA) if has_interval else None

@@ -1,4 +1,4 @@
-"""Training error and loss along every axis, as PNG and SVG."""
+"""Error and loss along every axis, as PNG and SVG."""
 
 import math
 import pathlib
@@ -24,12 +24,13 @@ from experiments.report.axes import series
 from experiments.report.axes.answers import BestByDepth
 from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
-from experiments.report.axes.series import LOSS, QUANTITIES, Point, Quantity, Range
+from experiments.report.axes.series import LOSS, Point, Quantity, Range
 from experiments.report.curves import LINE_STYLES
 from experiments.report.figures import LEGEND_ROWS, STYLE, save, set_log_ticks
 
 RING = 11  # points: the ring around a network's best value
 MOST_LAWS = 3  # in the legend of the best values
+_QUANTITIES = 2  # an error and the loss
 MOST_COLUMNS = 5  # kinds of nets side by side
 
 
@@ -37,7 +38,7 @@ def write(sections: Sequence[Section], out: pathlib.Path) -> None:
     """Writes axes.png and axes.svg for the first section, axes-2.png and so on for the others."""
     for stale in (*out.glob("axes.*"), *out.glob("axes-*.*")):
         stale.unlink()
-    ranges = {q.name: series.y_range([s.across for s in sections], q) for q in QUANTITIES}
+    ranges = series.y_ranges([section.across for section in sections])
     for number, section in enumerate(sections, start=1):
         with matplotlib.rc_context(STYLE):
             size = 3.5 * _columns(section) + 1.6, _height(section)
@@ -59,13 +60,13 @@ def _is_side_by_side(section: Section) -> bool:
 
 
 def _columns(section: Section) -> int:
-    return len(QUANTITIES) if _is_side_by_side(section) else min(_panels(section), MOST_COLUMNS)
+    return _QUANTITIES if _is_side_by_side(section) else min(_panels(section), MOST_COLUMNS)
 
 
 def _rows(section: Section) -> int:
     if _is_side_by_side(section):
         return 1
-    return len(QUANTITIES) * math.ceil(_panels(section) / MOST_COLUMNS)
+    return _QUANTITIES * math.ceil(_panels(section) / MOST_COLUMNS)
 
 
 def _height(section: Section) -> float:
@@ -86,7 +87,8 @@ def _draw_numbers(figure: Figure, section: Section, ranges: dict[str, Range]) ->
     palette = series.palette(across)
     grid = figure.subplots(_rows(section), _columns(section), squeeze=False)
     _title(figure, section)
-    for i, (quantity, axes) in enumerate(zip(QUANTITIES, np.split(grid.ravel(), 2), strict=True)):
+    quantities = series.quantities(across)
+    for i, (quantity, axes) in enumerate(zip(quantities, np.split(grid.ravel(), 2), strict=True)):
         for ax, kind in zip(axes, across.kinds, strict=False):
             own = [line for line in across.lines if line.kind == kind]
             for line in own:
@@ -103,13 +105,13 @@ def _draw_numbers(figure: Figure, section: Section, ranges: dict[str, Range]) ->
 
 
 def _draw_names(figure: Figure, section: Section, ranges: dict[str, Range]) -> None:
-    """Draws a panel per quantity, with the names from top to bottom by their training error."""
+    """Draws a panel per quantity, with the names from top to bottom by their error."""
     across = section.across
     palette = series.palette(across)
-    grid = figure.subplots(1, len(QUANTITIES), sharey=True)
+    grid = figure.subplots(1, _QUANTITIES, sharey=True)
     _title(figure, section)
     places = series.places(across.axis)
-    for ax, quantity in zip(grid, QUANTITIES, strict=True):
+    for ax, quantity in zip(grid, series.quantities(across), strict=True):
         for line in across.lines:
             colour = palette[line.depth]
             for p in series.points(across, line, quantity):

@@ -35,11 +35,16 @@ def find(runs: Iterable[reader.Run], tunings: Sequence[TunedStudy]) -> list[Acro
     pilots = {tuning.study: tuning for tuning in tunings}
     found = []
     for (study, data), own in by_folder.items():
-        found += _of_folder(study, own, tuned.by_study(tunings))
-        if tuning := pilots.get(study):
+        tuning = pilots.get(study)
+        # A loss chooses among rates, but does not rank what a study compares.
+        by = "training_error"
+        if tuning and tuning.by == "validation_error":
+            by = tuning.by
+        found += _of_folder(study, own, tuned.by_study(tunings), by)
+        if tuning:
             trained = [run for trial in tuning.trials for run in trial.cell.runs]
             same_data = [run for run in trained if run.config["data"]["name"] == data]
-            found += _of_folder(study, same_data, {}, own, tuning)
+            found += _of_folder(study, same_data, {}, tuning.by, own, tuning)
     return found
 
 
@@ -47,6 +52,7 @@ def _of_folder(
     study: str,
     runs: Sequence[reader.Run],
     ignored: tuned.Tuned,
+    by: str,
     own: Sequence[reader.Run] = (),
     tuning: TunedStudy | None = None,
 ) -> list[Across]:
@@ -60,22 +66,22 @@ def _of_folder(
             continue
         others = [key for keys in axes if keys != axis_keys for key in _shown(keys)]
         values = _values(axis_keys, recipes, names)
-        by = tuning.by if tuning else "training_error"
         lines = _lines(runs, values, others, own, by, axis_keys)
         axis = Axis(tuple(axis_keys), tuple(sorted(set(values), key=_order)))
         if axis.scale == NAMES:
-            axis = dataclasses.replace(axis, values=_ranked(axis.values, lines))
+            axis = dataclasses.replace(axis, values=_ranked(axis.values, lines, by))
         at_best = tuple(sorted(ignored.get(study, ())))
         found.append(Across(study, axis, tuple(lines), by, tuning is not None, at_best))
     return found
 
 
-def _ranked(values: Sequence[Value], lines: Sequence[Line]) -> tuple[Value, ...]:
-    """Returns names by their mean training error over networks; those without one come last."""
+def _ranked(values: Sequence[Value], lines: Sequence[Line], by: str) -> tuple[Value, ...]:
+    """Returns names by their mean error over networks; those without one come last."""
+    measure = "validation_error" if by == "validation_error" else "training_error"
 
     def error(value: Value) -> float:
         ended = [cell for line in lines if (cell := line.ended(value))]
-        scores = [score(cell.replicates, "training_error") for cell in ended]
+        scores = [score(cell.replicates, measure) for cell in ended]
         return sum(scores) / len(scores) if scores else math.inf
 
     return tuple(sorted(values, key=error))

@@ -2,16 +2,37 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from experiments.report import cells
 from experiments.report.cells import CellResult
 from experiments.report.groups import VARIANT, Group
+from experiments.report.replicates import Observation, Replicate
 from resnet_jax.runs import reader
 
 LOG, LINEAR, NAMES = "log", "linear", "names"
 BASE = "base"  # the name of the commonest combination, if it has no other
 LOG_RATIO = 3.0  # of the largest value to the smallest, from which a scale is logarithmic
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """The error that a study compares along an axis.
+
+    Attributes:
+      name: ``training error``.
+      measure: in percent, for tables and figures.
+      observe: the same for differences, with what a diverged seed counts as.
+    """
+
+    name: str
+    measure: Callable[[Replicate], float | None]
+    observe: Callable[[Replicate], Observation | None]
+
+
+TRAINING = Error("training error", Replicate.train_error, Replicate.final)
+VALIDATION = Error("validation error", Replicate.validation_error, Replicate.validated)
+TEST = Error("test error", Replicate.test_error, Replicate.tested)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Axis:
     Attributes:
       keys: dotted; several if their combinations are the values. VARIANT comes first if
         these have names.
-      values: numbers in ascending order, names by their training error.
+      values: numbers in ascending order, names by their error.
     """
 
     keys: tuple[str, ...]
@@ -128,6 +149,16 @@ class Across:
     by: str
     is_tuned: bool
     tuned: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> Error:
+        """What is compared: a study that chooses by validation error asks what networks learn.
+
+        Its pilots are compared by the error that chose, and its networks by their test error.
+        """
+        if self.by != "validation_error":
+            return TRAINING
+        return VALIDATION if self.is_tuned else TEST
 
     @property
     def is_variants(self) -> bool:

@@ -21,6 +21,7 @@ def as_json(section: Section) -> Json:
         "values": [*map(_value, across.axis.values)],
         "is_tuned": across.is_tuned,
         "by": across.by,
+        "error": across.error.name,  # of gaps, cures and rankings
         "networks": [*map(_line, across.lines)],
         "gaps": [
             {
@@ -106,6 +107,8 @@ def _cell(cell: CellResult) -> Json:
         "diverged": len(cell.diverged),
         "train_error": dataclasses.asdict(cell.stat(Replicate.train_error)),
         "train_loss": dataclasses.asdict(cell.stat(Replicate.train_loss)),
+        "validation_error": dataclasses.asdict(cell.stat(Replicate.validation_error)),
+        "test_error": dataclasses.asdict(cell.stat(Replicate.test_error)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Training error and loss along an axis as Plotly specifications, with one legend."""
+"""Error and loss along an axis as Plotly specifications, with one legend."""
 
 import html
 import math
@@ -10,7 +10,7 @@ from experiments.report import curves
 from experiments.report.axes import series
 from experiments.report.axes.model import LOG, NAMES, Across, Axis, Line
 from experiments.report.axes.rows import Section
-from experiments.report.axes.series import QUANTITIES, Point, Quantity, Range
+from experiments.report.axes.series import Point, Quantity, Range
 from experiments.report.curves import LINE_STYLES
 from experiments.report.interactive import HEIGHT, Entry, Panel, layout
 
@@ -20,8 +20,7 @@ DIGITS = 4  # significant digits of the numbers in the plots
 
 def ranges(sections: Sequence[Section]) -> dict[str, Range]:
     """Returns the y-range of each quantity, common to all panels of a page."""
-    every = [section.across for section in sections]
-    return {quantity.name: series.y_range(every, quantity) for quantity in QUANTITIES}
+    return series.y_ranges([section.across for section in sections])
 
 
 def panels(section: Section, y: Mapping[str, Range]) -> list[list[Panel]]:
@@ -31,11 +30,12 @@ def panels(section: Section, y: Mapping[str, Range]) -> list[list[Panel]]:
     """
     across = section.across
     palette = series.palette(across)
+    quantities = series.quantities(across)
     if across.axis.scale == NAMES:
-        return [[_names(across, quantity, y[quantity.name], palette)] for quantity in QUANTITIES]
+        return [[_names(across, quantity, y[quantity.name], palette)] for quantity in quantities]
     return [
         [_panel(across, kind, quantity, y[quantity.name], palette) for kind in across.kinds]
-        for quantity in QUANTITIES
+        for quantity in quantities
     ]
 
 
@@ -124,7 +124,7 @@ def _panel(
 
 
 def _names(across: Across, quantity: Quantity, y: Range, palette: Mapping[int, str]) -> Panel:
-    """Returns a panel with the names from top to bottom by their training error."""
+    """Returns a panel with the names from top to bottom by their error."""
     axis = across.axis
     title = quantity.name.capitalize()
     figure = go.Figure(layout=layout(quantity.label, "", y.high, title))

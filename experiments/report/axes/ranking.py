@@ -4,9 +4,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from experiments.report.axes import answers
 from experiments.report.axes.answers import Estimate
-from experiments.report.axes.model import BASE, NAMES, Across, Line, Value
+from experiments.report.axes.model import BASE, NAMES, Across, Error, Line, Value
 from experiments.report.cells import CellResult
 from experiments.report.statistics import ALPHA, Difference, holm
 
@@ -18,7 +17,7 @@ class Rank:
     Attributes:
       value: on the axis.
       cell: the network with this value.
-      minus: its training error minus the reference's; None for the reference.
+      minus: its error minus the reference's; None for the reference.
       p: of that difference against 0, corrected for the number of values (Holm).
     """
 
@@ -30,15 +29,17 @@ class Rank:
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Values by training error.
+    """Values by their error.
 
     Attributes:
+      error: the error's name.
       networks: the network with all these values; or those of one depth that share no value, as
         plain nets with a cure and residual nets.
       reference: the value that all others are compared with: BASE, else the best.
       ranks: the lowest error first.
     """
 
+    error: str
     networks: str
     reference: Value
     ranks: tuple[Rank, ...]
@@ -53,7 +54,9 @@ class Ranking:
                 side = "lower" if high < 0 else "higher" if low > 0 else "undecided"
                 sides[side].append(rank.value.label)
         listed = [f"{side}: {', '.join(names)}" for side, names in sides.items() if names]
-        return f"Training error, compared with {self.reference.label}: {'; '.join(listed)}."
+        return (
+            f"{self.error.capitalize()}, compared with {self.reference.label}: {'; '.join(listed)}."
+        )
 
 
 def rankings(across: Across) -> list[Ranking]:
@@ -67,20 +70,20 @@ def rankings(across: Across) -> list[Ranking]:
     for lines in places.values():
         values = [value for line in lines for value in line.cells]
         together = [lines] if len(values) == len(set(values)) else [[line] for line in lines]
-        ranked += [_ranking(own) for own in together]
+        ranked += [_ranking(own, across.error) for own in together]
     return [ranking for ranking in ranked if ranking]
 
 
-def _ranking(lines: Sequence[Line]) -> Ranking | None:
+def _ranking(lines: Sequence[Line], error: Error) -> Ranking | None:
     ended = {
         value: cell
         for line in lines
         for value in line.cells
-        if (cell := line.ended(value)) and answers.sample(cell).errors
+        if (cell := line.ended(value)) and cell.sample(error.observe).errors
     }
     if len(ended) < 2:
         return None
-    samples = {value: answers.sample(cell) for value, cell in ended.items()}
+    samples = {value: cell.sample(error.observe) for value, cell in ended.items()}
     ranked = sorted(samples, key=lambda value: samples[value].mean)
     reference = next((value for value in ranked if value.label == BASE), ranked[0])
     base = samples.pop(reference)
@@ -101,4 +104,4 @@ def _ranking(lines: Sequence[Line]) -> Ranking | None:
         return Rank(value, ended[value], Estimate(difference, ci95), p)
 
     names = lines[0].name if len(lines) == 1 else f"{lines[0].depth} layers"
-    return Ranking(names, reference, tuple(map(rank, ranked)))
+    return Ranking(error.name, names, reference, tuple(map(rank, ranked)))

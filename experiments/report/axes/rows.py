@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from experiments.report.axes import answers, cures, ranking
 from experiments.report.axes.answers import BestByDepth, Gap, Verdicts
 from experiments.report.axes.cures import Cure
-from experiments.report.axes.model import NAMES, VARIANT, Across, Line
+from experiments.report.axes.model import NAMES, VARIANT, Across, Error, Line
 from experiments.report.axes.ranking import Ranking
 from experiments.report.cells import CellResult
 from experiments.report.claims import Judgement
 from experiments.report.claims.registry import POINTS
-from experiments.report.replicates import Replicate
 from experiments.report.statistics import DASH
 from experiments.report.table import show_difference, show_n, show_p
 from experiments.report.tuned import show_values
@@ -125,7 +124,7 @@ def section(across: Across, margin: float) -> Section:
 
 
 def errors(across: Across) -> Table:
-    """Returns the training error of each network with each value, with the best one marked."""
+    """Returns the error of each network with each value, with the best one marked."""
     name, is_tuned = across.axis.name, across.is_tuned
     headings = ["network", *(value.label for value in across.axis.values), f"best {name}"]
     headings += ["at the best, fresh seeds"] if is_tuned else []
@@ -134,14 +133,15 @@ def errors(across: Across) -> Table:
         fields = [Field(line.name)]
         for value in across.axis.values:
             cell = line.cells.get(value)
-            fields.append(_error(cell, is_best=value == line.best))
+            fields.append(_error(cell, across.error, is_best=value == line.best))
         edge = EDGE if line.is_at_the_edge else ""
         fields.append(Field(line.best.label if line.best else DASH, note=edge))
-        rows.append((*fields, _error(line.at_best)) if is_tuned else tuple(fields))
+        rows.append((*fields, _error(line.at_best, across.error)) if is_tuned else tuple(fields))
     chosen = across.by.replace("_", " ")
-    note = f"Training error in %. Bold: the best {name} of each network, by {chosen}."
+    error = across.error.name.capitalize()
+    note = f"{error} in %. Bold: the best {name} of each network, by {chosen}."
     return Table(
-        f"Training error by network and {name}",
+        f"{error} by network and {name}",
         tuple(headings),
         tuple(rows),
         (False, *[True] * (len(headings) - 1)),
@@ -154,7 +154,7 @@ def _ranking_table(across: Across, ranked: Ranking) -> Table:
         (
             Field(rank.value.label, is_best=rank is ranked.ranks[0], note=rank.value.note),
             Field(
-                str(rank.cell.stat(Replicate.train_error)),
+                str(rank.cell.stat(across.error.measure)),
                 note=show_values(rank.cell.values_of(across.tuned)),
             ),
             Field(show_n(rank.cell)),
@@ -164,19 +164,19 @@ def _ranking_table(across: Across, ranked: Ranking) -> Table:
         for rank in ranked.ranks
     ]
     minus = f"minus {ranked.reference.label}, points"
-    headings = (across.axis.name, "training error, %", "n", minus, "p")
+    headings = (across.axis.name, f"{across.error.name}, %", "n", minus, "p")
     note = "Intervals hold together, and p-values are corrected likewise (Holm)."
     is_number = (False, True, True, True, True)
     return Table(f"{ranked.networks}: ranked", headings, tuple(rows), is_number, note)
 
 
-def _error(cell: CellResult | None, is_best: bool = False) -> Field:
+def _error(cell: CellResult | None, error: Error, is_best: bool = False) -> Field:
     if cell is None:
         return Field(DASH)
     if cell.status not in reader.ENDED:
         return Field(DASH, note=cell.status)
     note = f"{len(cell.diverged)} of {len(cell.replicates)} diverged" if cell.diverged else ""
-    return Field(str(cell.stat(Replicate.train_error)), is_best, note)
+    return Field(str(cell.stat(error.measure)), is_best, note)
 
 
 def _gap_table(across: Across, gaps: Sequence[Gap]) -> Table:
@@ -191,7 +191,7 @@ def _gap_table(across: Across, gaps: Sequence[Gap]) -> Table:
         )
         for gap in gaps
     ]
-    title = f"Gap: {gaps[0].deep} minus {gaps[0].shallow}"
+    title = f"Gap in {across.error.name}: {gaps[0].deep} minus {gaps[0].shallow}"
     return Table(title, headings, tuple(rows), (False, True, True, True))
 
 
@@ -236,9 +236,9 @@ def _cure_table(across: Across, found: Sequence[Cure], margin: float) -> Table:
         for cure in found
     ]
     note = (
-        f"From this {name} on, the training error is above that of the shallowest net with the same"
-        f" {name} by no more than {margin:g} points: by the means, and by intervals at 95 %, which "
-        "are tested from the largest value down."
+        f"From this {name} on, the {across.error.name} is above that of the shallowest net with "
+        f"the same {name} by no more than {margin:g} points: by the means, and by intervals at "
+        "95 %, which are tested from the largest value down."
     )
     number = (False, False, True, True, True)
     return Table(f"Smallest {name} that cures", headings, tuple(rows), number, note)

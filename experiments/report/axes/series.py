@@ -35,9 +35,12 @@ class Quantity:
         return f"{self.name} ({self.unit})"
 
 
-ERROR = Quantity("training error", "%", Replicate.train_error)
 LOSS = Quantity("training loss", "nats", Replicate.train_loss)
-QUANTITIES = (ERROR, LOSS)
+
+
+def quantities(across: Across) -> tuple[Quantity, Quantity]:
+    """Returns what the two rows of panels of a study show."""
+    return Quantity(across.error.name, "%", across.error.measure), LOSS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +172,16 @@ def exploded(across: Across, line: Line, quantity: Quantity) -> list[tuple[float
     return [(p.x, f"mean {quantity.name} {p.mean:.3g}") for p in drawn if p and p.is_exploded]
 
 
-def y_range(every: Sequence[Across], quantity: Quantity) -> Range:
-    """Returns the range of a quantity over all panels of a report."""
+def y_ranges(every: Sequence[Across]) -> dict[str, Range]:
+    """Returns the range of each quantity over all panels of a report, by its name."""
+    shown = {quantity.name: quantity for across in every for quantity in quantities(across)}
+    return {
+        name: _y_range([each for each in every if quantity in quantities(each)], quantity)
+        for name, quantity in shown.items()
+    }
+
+
+def _y_range(every: Sequence[Across], quantity: Quantity) -> Range:
     shown = [
         point
         for across in every
@@ -182,7 +193,7 @@ def y_range(every: Sequence[Across], quantity: Quantity) -> Range:
     least = min((p.mean for p in shown), default=0.0)
     if quantity is LOSS and least > 0 and high >= LOG_LOSSES * least:
         return Range(least / 1.3, high * 1.2, is_log=True)
-    return Range(0.0, min(high, 104.0) if quantity is ERROR else high, is_log=False)
+    return Range(0.0, high if quantity is LOSS else min(high, 104.0), is_log=False)
 
 
 def limits(axis: Axis) -> tuple[float, float]:
