@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from experiments.report.axes import answers, cures
 from experiments.report.axes.model import all_variants
 from experiments.report.claims import Judgement
-from experiments.report.claims.registry import NOT_TESTED, RECIPE
+from experiments.report.claims.registry import NEEDS_VARIANTS, NOT_TESTED, RECIPE
 from experiments.report.contents import Contents
 
 
@@ -92,7 +92,11 @@ def not_tested(judgements: Sequence[Judgement]) -> dict[str, list[str]]:
         if one.id not in tested:
             reasons.setdefault((one.id, one.statement, one.detail), []).append(one.group)
     sentences: dict[str, list[str]] = {}
+    # A study of variants is judged as a whole: its single recipes have no reason of their own.
+    of_variants = {id for id, _, detail in reasons if detail != NEEDS_VARIANTS}
     for (id, statement, detail), own in reasons.items():
+        if detail == NEEDS_VARIANTS and id in of_variants:
+            continue
         where = "" if set(own) == groups else f" (in {', '.join(own)})"
         words = f"Claim {id} is not tested ({statement}): it {detail}{where}."
         sentences.setdefault(id, []).append(words)

@@ -88,6 +88,8 @@ def test_without_enough_plain_nets_it_is_not_tested(tmp_path, count, changes, la
     report = study(tmp_path / "s", [(0.1 * i, 5.0 + i) for i in range(count)], **changes)
     assert {one.verdict for one in of_3d(report)} == {registry.NOT_TESTED}
     assert lack in [one.detail for one in of_3d(report)]
+    (sentence,) = headlines.not_tested(report.judgements)["3d"]  # none about its single recipes
+    assert lack in sentence
 
 
 def test_a_study_without_variants_says_so(tmp_path):

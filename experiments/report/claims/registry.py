@@ -18,6 +18,7 @@ POINTS = "points of training error"
 NOT_TESTED = "not tested"  # the runs lack data that the claim needs
 # What a claim compares: nets of one recipe, or the variants of a study, each with its own.
 RECIPE, VARIANTS = "one recipe", "variants"
+NEEDS_VARIANTS = "needs a study of variants"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ def judge(group: Group, margin: float, over: str = RECIPE) -> list[Judgement]:
     for one in all_claims():
         if over == VARIANTS and one.over != VARIANTS:
             continue
-        lack = one.needs(group) if one.over == over else "needs a study of variants"
+        lack = one.needs(group) if one.over == over else NEEDS_VARIANTS
         if lack or one.judge is None:
             finding = Finding(NOT_TESTED, lack or "this report has no judgement of it")
         else:
