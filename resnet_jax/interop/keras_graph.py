@@ -179,7 +179,7 @@ class _Writer:
             self.constants[weights[leaf]] = np.full_like(like, leaf == "gamma")
         inputs = [weights[leaf] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")]
         return self._node(
-            "BatchNormalization", [source, *inputs], label, epsilon=options["epsilon"]
+            "BatchNormalization", [source, *inputs], label, epsilon=float(options["epsilon"])
         )
 
     def _activation(self, options: Mapping[str, Any], name: str, source: str) -> str:

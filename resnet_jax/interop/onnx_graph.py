@@ -14,6 +14,7 @@ import numpy as np
 from resnet_jax.errors import UserError
 from resnet_jax.interop.names import Named
 from resnet_jax.interop.schemes import SCHEMES, Conventions, Place
+from resnet_jax.weight_files.refusals import shown
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +43,13 @@ def find(
     Raises:
       UserError: it is not a residual network of ours; the sentence names the node.
     """
-    return _Network(graph, tensors, path).found()
+    try:
+        return _Network(graph, tensors, path).found()
+    except (AttributeError, LookupError, TypeError, ValueError) as e:
+        # A damaged file may lack any input, constant or attribute, or have another in its place.
+        raise UserError(
+            f"{path}: its graph lacks a part or is damaged ({type(e).__name__}: {shown(e)})."
+        ) from e
 
 
 class _Network:

@@ -210,6 +210,7 @@ REFUSALS = {
     ),
     "dilation": (change_one("Conv2D", 2, dilation_rate=[2, 2]), "has dilation_rate=[2, 2]"),
     "axis": (change_one("BatchNormalization", axis=[1]), "has axis=[1]; allowed is [3]."),
+    "epsilon": (change_one("BatchNormalization", epsilon="x"), "is not known here (ValueError: co"),
     "causal": (change_one("Conv2D", padding="causal"), "pads 'causal'"),
     "called twice": (call_twice, "is called 2 times; allowed is once."),
     "no kernel": (without_a_kernel, "has no kernel in this file."),

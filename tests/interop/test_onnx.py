@@ -110,6 +110,13 @@ def with_negative_logits(graph):
     return graph
 
 
+def without_inputs(graph, kind):
+    """Removes all inputs but the activation of the third node of a kind."""
+    node = [each for each in graph.graph.node if each.op_type == kind][2]
+    del node.input[1:]
+    return graph
+
+
 def with_pads(graph, number, pads):
     """Replaces the padding of one shortcut."""
     constant = [each for each in graph.graph.initializer if each.name.endswith("pads")][number]
@@ -148,6 +155,10 @@ REFUSALS = {
     "no activation in a branch": ("v1", lambda g: without_relu(g, 2), "differ first at 'stage1'"),
     "no activation behind a block": ("A", lambda g: without_relu(g, 4), "differ first at 'stage2'"),
     "negative logits": ("18", with_negative_logits, "differ first at 'logits', by"),
+    "no weights of a convolution": ("A", lambda g: without_inputs(g, "Conv"), "graph lacks a part"),
+    "no statistics of a norm": (
+        "B", lambda g: without_inputs(g, "BatchNormalization"), "its graph lacks a part or is dam"
+    ),
     "a transposed product": (
         "B", lambda g: changed(g, "Gemm", transA=1), "its graph cannot be computed ("
     ),
