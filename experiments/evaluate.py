@@ -20,7 +20,6 @@ from experiments.report.statistics import proportion_interval
 from resnet_jax import trained
 from resnet_jax.analysis import predictions
 from resnet_jax.analysis.predictions import Scores
-from resnet_jax.data import sources
 from resnet_jax.data.views import VIEWS
 from resnet_jax.errors import UserError
 
@@ -40,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     run = trained.load(argv[1], _SEED.value, data_dir=_DATA_DIR.value)
     found = predictions.predict(run, _SPLIT.value, _VIEW.value)
     scores = predictions.score(found)
-    names = sources.class_names(run.config.data, len(scores.confusion))
+    names = run.class_names
     about = {
         "run": argv[1],
         "seed": run.seed,

@@ -26,7 +26,7 @@ from resnet_jax import trained
 from resnet_jax.allowed import Range
 from resnet_jax.analysis import examples, predictions
 from resnet_jax.analysis.grad_cam import grad_cam
-from resnet_jax.data import pictures, sets, sources
+from resnet_jax.data import pictures, sets
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import storage
 from resnet_jax.state import Variables
@@ -87,7 +87,7 @@ def _page_path() -> pathlib.Path | None:
 def _predict(run: trained.Trained, files: pictures.Files) -> list[Picture]:
     """Returns the readable pictures with their predictions."""
     data = run.config.data
-    names = sources.class_names(data, run.model.num_classes)
+    names = run.class_names
     logs_of = predictions.log_probabilities(run)
 
     def of(variables: Variables, groups: tuple[jax.Array, ...]) -> dict[str, jax.Array]:

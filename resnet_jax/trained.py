@@ -14,11 +14,12 @@ import orbax.checkpoint as ocp
 from absl import logging
 from ml_collections import ConfigDict
 
-from resnet_jax.data import datasets
+from resnet_jax.data import datasets, sources
 from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import UserError
 from resnet_jax.networks import layout, resnet
 from resnet_jax.runs import inventory, reader, storage
+from resnet_jax.settings import OWN_DATA
 from resnet_jax.state import Variables
 
 _COLLECTIONS = ("params", "batch_stats")
@@ -60,12 +61,32 @@ class Trained:
           UserError: the data set is not on this machine, or differs from the run's.
         """
         normalization, content = datasets.normalization(self.config.data)
-        if content and self.data_content not in ("", content):
+        self.check_data(content)
+        return normalization
+
+    @functools.cached_property
+    def class_names(self) -> list[str]:
+        """The name of the class of each logit; see data.sources.class_names.
+
+        Raises:
+          UserError: a user's own set has names, and is not the one that the run was trained on.
+        """
+        data = self.config.data
+        if data.name in OWN_DATA and sources.has_names(data):
+            self.check_data(datasets.streamed_content(data))
+        return sources.class_names(data, self.config.model.num_classes)
+
+    def check_data(self, content: str) -> None:
+        """Raises UserError if a set's DataSet.content is known, and is not that of the run's."""
+        if content and not self.is_of(content):
             raise UserError(
                 f"data.dir={self.config.data.dir!r} does not hold the {self.config.data.name} that "
-                "the run was trained on, so the normalization would differ."
+                "the run was trained on."
             )
-        return normalization
+
+    def is_of(self, content: str) -> bool:
+        """Whether the run was trained on the set with this DataSet.content, as far as is known."""
+        return self.data_content in ("", content)
 
 
 def load(

@@ -20,12 +20,14 @@ from resnet_jax.networks.features import features
 from resnet_jax.parallel import mesh as meshes
 from resnet_jax.parallel.processes import put
 from resnet_jax.pytree import PyTree
+from resnet_jax.settings import OWN_DATA
 from resnet_jax.state import Variables
 from resnet_jax.trained import Trained
 
 if TYPE_CHECKING:
     from resnet_jax.data.pictures import Files
 
+_OTHER_COPY = "the run was trained on another copy of these pictures"
 SPLITS = ("train", "validation", "test")
 # Maps the variables and the views of a batch, see data.splits.EvalBatch.groups, to arrays with a
 # leading axis of examples.
@@ -66,7 +68,8 @@ def of_split(run: Trained, split: str = "test", view: str = "center") -> Iterato
 
     Raises:
       UserError: the split is unknown or empty, the set has no such view, or the data set is
-        missing or broken.
+        missing, broken or not the one that the run was trained on. Of ImageNet another copy is
+        allowed; the note says so.
     """
     config = run.config
     check_choice("split", split, SPLITS)
@@ -79,8 +82,13 @@ def of_split(run: Trained, split: str = "test", view: str = "center") -> Iterato
                 f"split={split!r} of this run has no examples (data.validation="
                 f"{config.data.validation})."
             )
+        note = data.note
+        if DATA_SETS[config.data.name].resident or config.data.name in OWN_DATA:
+            run.check_data(data.content)
+        elif not run.is_of(data.content):
+            note = "; ".join(filter(None, (note, _OTHER_COPY)))
         views = make_views(view, config.data, config.eval)
-        yield Examples(examples, views, execution, execution.eval_batch_size, data.note)
+        yield Examples(examples, views, execution, execution.eval_batch_size, note)
 
 
 @contextlib.contextmanager

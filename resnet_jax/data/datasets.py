@@ -148,6 +148,16 @@ def normalization(config: ConfigDict) -> tuple[Normalization, str]:
     return _with_given(config, fitted), _content(source)
 
 
+def streamed_content(config: ConfigDict) -> str:
+    """Returns the DataSet.content of a streamed set, of a resolved config's `data`.
+
+    Raises:
+      UserError: the data set is missing or broken.
+    """
+    train, test, _ = sources.open_records(config.name, config.dir)
+    return _digest(train.fingerprint(), test.fingerprint())
+
+
 def _customary(config: ConfigDict) -> Normalization:
     """Returns the customary normalisation of a streamed set; no numbers for a resident one."""
     facts = sets.DATA_SETS[config.name]

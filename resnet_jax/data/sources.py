@@ -82,12 +82,22 @@ def class_names(data: ConfigDict, logits: int) -> list[str]:
       data: the `data` section of a resolved config.
       logits: how many the network has; "unused" is the name of those without a class.
     """
-    folder = None if data.name in _WITHOUT_FOLDER else _folder(data.name, data.dir)
-    file = folder / "label.labels.txt" if folder else None  # TFDS's
-    names = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
+    file = _names_file(data)
+    names = file.read_text(encoding="utf-8").splitlines() if file else []
     labels = tuple(data.classes) or range(len(names) or logits)
     known = [names[label] if label < len(names) else str(label) for label in labels][:logits]
     return known + ["unused"] * (logits - len(known))
+
+
+def has_names(data: ConfigDict) -> bool:
+    """Whether the copy of a set on this machine has the names of its classes."""
+    return _names_file(data) is not None
+
+
+def _names_file(data: ConfigDict) -> pathlib.Path | None:
+    folder = None if data.name in _WITHOUT_FOLDER else _folder(data.name, data.dir)
+    file = folder / "label.labels.txt" if folder else None  # TFDS's
+    return file if file and file.is_file() else None
 
 
 def require(name: str, data_dir: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.data import sets, sources
+from resnet_jax.data import sets
 from resnet_jax.runs import reader
 from resnet_jax.trained import Trained
 
@@ -25,7 +25,6 @@ def of_run(run: Trained, saved: reader.Run) -> dict[str, str]:
     """
     config = run.config
     shape = sets.image_shape(config.data)
-    names = sources.class_names(config.data, config.model.num_classes)
     facts: dict[str, Any] = {
         "run": str(saved.path),
         "seed": run.seed,
@@ -35,7 +34,7 @@ def of_run(run: Trained, saved: reader.Run) -> dict[str, str]:
         "image_shape": shape,
         "mean": _numbers(run.normalization.mean),
         "std": _numbers(run.normalization.std),
-        "class_names": names,
+        "class_names": run.class_names,
         "model": config.model.to_dict(),
     }
     error = reader.final_test_error(saved, run.seed)
