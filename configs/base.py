@@ -197,6 +197,8 @@ def get_config() -> ConfigDict:
     # Empty: drawn by model.init. With several seeds: from as many seeds, or all from one.
     i["from"] = ""
     i.head = "new"  # new: the classifier is drawn | kept: the source's, for the same classes
+    # How pixels are normalised: new: as data.mean and data.std say | kept: as in the source, a run
+    i.normalization = "new"
 
     c.label_smoothing = 0.0  # probability mass spread evenly over all classes
     c.ema_decay = 0.0  # of an exponential average of the weights, which is evaluated; 0: no average

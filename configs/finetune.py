@@ -3,7 +3,8 @@
     python -m experiments.train --config=configs/finetune.py:runs/resnet50 \
         --config.data.name=image_folder --config.data.dir=TFDS_DATA_DIR --workdir=runs/flowers
 
-The network and how it sees pictures are the run's; the classifier is new. 20 epochs of SGD with
+The network and how it sees pictures are the run's, with the same numbers for normalisation; the
+classifier is new, and BatchNorm takes its statistics over whole batches. 20 epochs of SGD with
 momentum, and a rate that falls from 0.01 to 0 as a cosine, are a usual start. A linear probe trains
 the classifier alone: --config.optimizer.rate_factors="(0, 0, 0, 0, 0, 1)".
 """
@@ -11,9 +12,12 @@ the classifier alone: --config.optimizer.rate_factors="(0, 0, 0, 0, 0, 1)".
 from ml_collections import ConfigDict
 
 from configs import base, saved
+from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.errors import UserError
+from resnet_jax.runs import storage
 
-_OF_ITS_DATA = ("name", "dir", "validation", "split_seed", "classes", "image_size", "workers")
+_OF_ITS_DATA = ("name", "dir", "validation", "split_seed", "classes", "workers")
+_OF_PIXELS = ("mean", "std", "channel_mean", "channel_std")
 
 
 def get_config(run: str = "") -> ConfigDict:
@@ -24,13 +28,22 @@ def get_config(run: str = "") -> ConfigDict:
     """
     if not run:
         raise UserError("Which run? Name its folder: --config=configs/finetune.py:runs/resnet50.")
+    if not storage.is_dir(storage.locate(run, "The run folder in --config")):
+        raise UserError(
+            f"--config=configs/finetune.py:{run} is not a run folder; of a file with weights "
+            "experiments.convert makes one."
+        )
     source = saved.get_config(run)
     c = base.get_config()
-    c.init["from"] = run
+    c.init["from"], c.init.normalization = run, "kept"
     c.model = source.model
-    c.model.num_classes = 0
+    c.model.num_classes, c.model.bn_group = 0, 0
     c.data.name, c.data.dir = source.data.name, source.data.dir
-    c.data.update({k: v for k, v in source.data.items() if k not in _OF_ITS_DATA})
+    left_out = {*_OF_ITS_DATA, *_OF_PIXELS}
+    if DATA_SETS[source.data.name].resident:
+        left_out.add("image_size")  # that of the set
+    c.data.update({k: v for k, v in source.data.items() if k not in left_out})
+    c.eval.short_side, c.eval.scales = source.eval.short_side, source.eval.scales
     c.data.validation = 0
     c.epochs = 20.0
     c.schedule.name = "cosine"

@@ -61,6 +61,6 @@ def get_config(source: str = SOURCE) -> ConfigDict:
                     "variant": tuple(name for name in VARIANTS if name != "scratch"),
                     "model": {"depth": depth, "shortcut": shortcut},
                 },
-                "set": {"init": {"from": f"{source}/{cell}"}},
+                "set": {"init": {"from": f"{source}/{cell}", "normalization": "kept"}},
             }
     return study

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import settings, trained
 from resnet_jax.data import sets
+from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import UserError, listing
 from resnet_jax.networks.architectures import architecture
 from resnet_jax.runs import inventory, reader, storage
@@ -65,9 +66,16 @@ def require(config: ConfigDict, run: storage.Path) -> None:
         source = reader.read(path).config
         model, seeds = source["model"], source["replicates"]
         channels = sets.DATA_SETS[source["data"]["name"]].image_shape[2]
+        _refuse_other_sizes(config, source)
     else:
         model, channels = _of_file(path)
         seeds = 1
+        if config.init.normalization == "kept":
+            raise UserError(
+                f"init.normalization='kept' needs a run in init.from, but {path} is a file with "
+                "weights: convert it with experiments.convert, or give data.channel_mean and "
+                "data.channel_std."
+            )
     _refuse_other_network(config, model, channels)
     if seeds not in (1, config.replicates) and seeds < config.replicates:
         raise UserError(
@@ -112,6 +120,15 @@ def read(config: ConfigDict, run: storage.Path) -> Given:
             "give the original ones, or another --workdir."
         )
     return Given(kept, facts | {"content": content})
+
+
+def normalization(config: ConfigDict) -> Normalization:
+    """Returns the normalisation of the run in `init.from`.
+
+    Raises:
+      UserError: see require(); or its folder lacks it, and the run's data are not on this machine.
+    """
+    return trained.load(str(_source(config))).normalization
 
 
 def _has_checkpoint(run: storage.Path) -> bool:
@@ -163,6 +180,17 @@ def _refuse_other_network(config: ConfigDict, model: Mapping[str, Any], channels
         )
 
 
+def _refuse_other_sizes(config: ConfigDict, source: Mapping[str, Any]) -> None:
+    """Refuses images of another size than the mean image that is kept."""
+    then, now = (tuple(sets.image_shape(each)) for each in (ConfigDict(source).data, config.data))
+    if config.init.normalization == "kept" and source["data"]["mean"] == "pixel" and then != now:
+        raise UserError(
+            f"init.normalization='kept' keeps the mean image of init.from="
+            f"{config.init['from']!r}, whose images are of {then}, but those of data.name="
+            f"{config.data.name!r} are of {now}; allowed is 'new'."
+        )
+
+
 def _decides(config: ConfigDict, key: str) -> bool:
     """Whether a setting of `model` changes what given weights compute."""
     setting = settings.SETTINGS.get(f"model.{key}")
@@ -170,7 +198,7 @@ def _decides(config: ConfigDict, key: str) -> bool:
         return False
     if key == "bottleneck_stride":
         return architecture(config.model.family, config.model.depth).block == "bottleneck"
-    return all(condition.holds(config) for condition in setting.acts_if)
+    return setting.acts(config)
 
 
 def _by_replicate(array: np.ndarray, replicates: int) -> np.ndarray:

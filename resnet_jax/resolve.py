@@ -230,7 +230,7 @@ def _check_data(config: ConfigDict, known: Facts) -> None:
                 "allowed is ('center',)."
             )
         return
-    if data.mean == "pixel":
+    if data.mean == "pixel" and SETTINGS["data.mean"].acts(config):
         raise UserError(
             f"data.mean='pixel' needs images of one size, but the pictures of {data.name} differ; "
             "allowed are channel and none."

@@ -81,6 +81,10 @@ class Setting:
     decides_if: Condition | None = None
     implied: Any = None
 
+    def acts(self, config: ConfigDict) -> bool:
+        """Whether the setting can have an effect in a run."""
+        return all(condition.holds(config) for condition in self.acts_if)
+
 
 def get(config: ConfigDict, key: str) -> Any:
     """Returns the value of a dotted key."""
@@ -137,6 +141,10 @@ _VALIDATION_DECIDES = Condition(
     lambda c: c.schedule.name == "plateau" or c.eval.weights == "best",
 )
 _PRETRAINED = Condition(("init.from",), lambda c: bool(c.init["from"]))
+_NORMALIZES_ANEW = Condition(
+    ("init.from", "init.normalization"),
+    lambda c: not c.init["from"] or c.init.normalization == "new",
+)
 # A resolved config has its length in steps, so this never holds there.
 _GIVES_THE_LENGTH = Condition(("steps",), lambda c: c.steps is None)
 
@@ -209,13 +217,13 @@ SETTINGS: dict[str, Setting] = {
     "data.validation": Setting(_COUNT_OR_0),
     "data.classes": Setting(Numbers(_COUNT_OR_0), implied=()),
     "data.split_seed": Setting(_COUNT_OR_0, (_VALIDATED,)),
-    "data.mean": Setting(Choice(("pixel", "channel", "none"))),
-    "data.std": Setting(_SWITCH),
+    "data.mean": Setting(Choice(("pixel", "channel", "none")), (_NORMALIZES_ANEW,)),
+    "data.std": Setting(_SWITCH, (_NORMALIZES_ANEW,)),
     "data.channel_mean": Setting(
-        Numbers(Range(0, 255)), (_among("data.mean", "channel"),), implied=()
+        Numbers(Range(0, 255)), (_NORMALIZES_ANEW, _among("data.mean", "channel")), implied=()
     ),
     "data.channel_std": Setting(
-        Numbers(Range(0, 255, above=True)), (_among("data.std", True),), implied=()
+        Numbers(Range(0, 255, above=True)), (_NORMALIZES_ANEW, _among("data.std", True)), implied=()
     ),
     "data.pad": Setting(Range(0, 1024, whole=True)),
     "data.flip": Setting(Choice(("on", "off", "auto"))),
@@ -259,6 +267,7 @@ SETTINGS: dict[str, Setting] = {
     "schedule.warmup_window": Setting(_COUNT, (_UNTIL_ERROR,)),
     "init.from": Setting(_TEXT, implied=""),
     "init.head": Setting(Choice(("new", "kept")), (_PRETRAINED,), implied="new"),
+    "init.normalization": Setting(Choice(("new", "kept")), (_PRETRAINED,), implied="new"),
     "label_smoothing": Setting(_UP_TO_1),
     "ema_decay": Setting(_UP_TO_1),
     "eval.every": Setting(_COUNT, (_VALIDATED,), decides_if=_VALIDATION_DECIDES),

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import effect, pretrained
 from resnet_jax.data import datasets, sets, sources
+from resnet_jax.data.augment import Normalization
 from resnet_jax.data.order import TRAIN, spans
 from resnet_jax.data.splits import Split
 from resnet_jax.data.views import make_views
@@ -125,7 +126,8 @@ def _prepare(
     environment.refuse_differing_data(data_facts)
     from_primary(lambda: folder.refuse_other_data(data_facts))
 
-    programs = build(config, execution, data.normalization, data.train.select)
+    normalization = _normalization(config, folder, data)
+    programs = build(config, execution, normalization, data.train.select)
     checkpoints = at_end.enter_context(Checkpoints(folder.checkpoints, config.checkpoint.keep))
     saved = checkpoints.restore(programs.saved_state)
     seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
@@ -153,6 +155,18 @@ def _prepare(
         _Launch(config, folder, data, programs, seeds, start, log, checkpoints, stop, at_end),
         state,
     )
+
+
+def _normalization(config: ConfigDict, folder: RunFolder, data: datasets.DataSet) -> Normalization:
+    """Returns the run's normalisation, and writes it into the folder of a new run."""
+    path = folder.path / reader.NORMALIZATION
+    if saved := from_primary(lambda: storage.read_json(path)):
+        return Normalization.from_json(saved)
+    chosen = data.normalization
+    if config.init["from"] and config.init.normalization == "kept":
+        chosen = pretrained.normalization(config)
+    from_primary(lambda: storage.write_json(path, chosen.to_json()))
+    return chosen
 
 
 ####################################################################################### the loop

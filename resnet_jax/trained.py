@@ -40,6 +40,7 @@ class Trained:
         its newest checkpoint.
       config: the run's config.json, with `data.dir` for this machine.
       data_content: the digest of the run's training data; empty if unknown.
+      saved_normalization: of the run folder; None in one of an older version.
     """
 
     model: resnet.ResNet
@@ -49,17 +50,21 @@ class Trained:
     is_tested: bool
     config: ConfigDict
     data_content: str
+    saved_normalization: Normalization | None
 
     @functools.cached_property
     def normalization(self) -> Normalization:
         """Maps uint8 images (B, H, W, C) to the network's input.
 
-        It is measured on the training split at its first use. ImageNet's is fixed and needs no
-        data.
+        For a run folder of an older version it is measured on the training split at its first use,
+        unless it is fixed, as ImageNet's.
 
         Raises:
-          UserError: the data set is not on this machine, or differs from the run's.
+          UserError: it is measured, and the data set is not on this machine, or differs from the
+            run's.
         """
+        if self.saved_normalization is not None:
+            return self.saved_normalization
         normalization, content = datasets.normalization(self.config.data)
         self.check_data(content)
         return normalization
@@ -100,8 +105,7 @@ def load(
     Args:
       run: a run folder, on a disk or in a bucket.
       seed: one of the run's seeds; None: the first.
-      data_dir: the TFDS data_dir on this machine, read only by `Trained.normalization`; None: the
-        run's.
+      data_dir: the TFDS data_dir on this machine, for the run's data set; None: the run's.
 
     Raises:
       UserError: it is not a run folder, has no such seed, or has no intact checkpoint.
@@ -122,6 +126,7 @@ def load(
             f"{path}/config.json lacks model.{e.args[0]}; it is of another version."
         ) from e
     saved = newest(path)
+    normalization = storage.read_json(path / reader.NORMALIZATION)
     if not saved.is_tested:
         logging.warning("%s: not tested; these are the variables of step %d.", path, saved.step)
     if data_dir is not None:
@@ -134,6 +139,7 @@ def load(
         is_tested=saved.is_tested,
         config=ConfigDict(config).lock(),
         data_content=saved_run.environment.get("data", {}).get("content", ""),
+        saved_normalization=Normalization.from_json(normalization) if normalization else None,
     )
 
 

@@ -13,6 +13,7 @@ import resnet_jax
 from configs import finetune, transfer_digits
 from experiments.study import grid
 from resnet_jax import optim, pretrained, train, trained
+from resnet_jax.analysis import predictions
 from resnet_jax.errors import UserError
 from resnet_jax.interop.export import to_torchvision
 from resnet_jax.networks import layout
@@ -318,9 +319,63 @@ def test_a_source_without_weights_is_refused(place, sentence, tmp_path):
         checked(init__from=str(tmp_path / place))
 
 
+def test_the_normalization_is_measured_or_kept(source, tmp_path, programs):
+    data = {"data__classes": (3, 5), "init__head": "new"}
+    folders = {"new": {}, "kept": {"init__normalization": "kept"}}
+    found = {
+        name: resnet_jax.load(finetuned(tmp_path / name, source, **data, **more)).normalization
+        for name, more in folders.items()
+    }
+    of_source = resnet_jax.load(source).normalization
+    tiny.assert_bit_equal((found["kept"].mean, found["kept"].std), (of_source.mean, of_source.std))
+    assert np.abs(found["new"].mean - of_source.mean).max() > 1
+
+
+def test_a_kept_normalization_computes_the_source_s_features(source, tmp_path, programs):
+    run = finetuned(
+        tmp_path / "run", source, init__normalization="kept", init__head="kept",
+        optimizer__rate_factors=(0.0,) * 4 + (1.0,), schedule__rate=1e-20,
+    )  # fmt: skip
+    theirs, ours = (predictions.predict(resnet_jax.load(each)) for each in (source, run))
+    np.testing.assert_allclose(ours.logs, theirs.logs, atol=1e-5)
+
+
+def test_a_resumed_run_has_its_own_normalization(source, tmp_path, programs):
+    run = finetuned(tmp_path / "run", source, init__normalization="kept", checkpoint__every=3)
+    kept = (run / "normalization.json").read_text()
+    changed = json.loads(kept) | {"std": [[[[5.0]]]]}
+    (run / "normalization.json").write_text(json.dumps(changed))
+    finetuned(run, source, init__normalization="kept", steps=6, checkpoint__every=3)
+    assert resnet_jax.load(run).normalization.std.tolist() == [[[[5.0]]]]
+
+
+def test_a_normalization_that_cannot_be_kept_is_refused(source, tmp_path):
+    own = trained.load(source)
+    save_file(to_torchvision(own.model, own.variables), tmp_path / "net.safetensors")
+    for place, sentence in (
+        (
+            tmp_path / "net.safetensors",
+            "needs a run in init.from, but .* is a file with weig",
+        ),
+        (of_larger_images(source, tmp_path / "larger"), r"are of \(28, 28, 1\), but those of data"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            checked(init__from=str(place), init__normalization="kept")
+
+
+def of_larger_images(source, folder):
+    """Returns a copy of a run that says it was trained on MNIST."""
+    shutil.copytree(source, folder)
+    content = json.loads((folder / "config.json").read_text())
+    content["data"] |= {"name": "mnist", "image_size": 28}
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
 def test_the_config_for_fine_tuning_has_the_network_and_the_views_of_a_run(tmp_path, source):
     content = json.loads((source / "config.json").read_text())
     content["data"] |= {"mean": "channel", "channel_mean": [9.0], "channel_std": [4.0], "pad": 1}
+    content["eval"]["short_side"], content["model"]["bn_group"] = 40, 6
     content["model"]["bn_epsilon"] = 1e-3
     (tmp_path / "config.json").write_text(json.dumps(content))
     config = finetune.get_config(str(tmp_path))
@@ -330,10 +385,13 @@ def test_the_config_for_fine_tuning_has_the_network_and_the_views_of_a_run(tmp_p
     pretrained.require(config, storage.locate("no such run"))
     data, model = config.data, config.model
     assert (model.bn_epsilon, model.width, model.num_classes) == (1e-3, 0.25, 3)
-    assert (data.channel_mean, data.channel_std, data.pad) == ((9.0,), (4.0,), 1)
+    assert (data.channel_mean, data.pad, config.eval.short_side) == ((), 1, 40)
+    assert (config.init.normalization, model.bn_group) == ("kept", 0)
     assert (config.schedule.name, config.init.head, config.replicates) == ("cosine", "new", 1)
     with pytest.raises(UserError, match=r"Which run\? Name its folder"):
         finetune.get_config()
+    with pytest.raises(UserError, match="is not a run folder; of a file with weights experiments"):
+        finetune.get_config(str(tmp_path / "config.json"))
 
 
 def test_each_cell_of_the_transfer_study_starts_from_its_own_network():
@@ -345,6 +403,7 @@ def test_each_cell_of_the_transfer_study_starts_from_its_own_network():
         expected = "" if variant == "scratch" else f"runs/old/{network}"
         assert network in sources
         assert config.init["from"] == expected
+        assert config.init.normalization == ("kept" if expected else "new")
         frozen = optim.frozen_parts(config)
         assert frozen == (PARTS[:-1] if variant == "frozen" else ())
         assert config.data.classes == (5, 6, 7, 8, 9)

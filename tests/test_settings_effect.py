@@ -39,7 +39,7 @@ ALWAYS = {
     "model.stem_filters", "model.same_padding",  # refused with another stem
     "model.scan", "model.remat",
     "model.num_classes",
-    "data.name", "data.dir", "data.classes", "data.validation", "data.mean", "data.std",
+    "data.name", "data.dir", "data.classes", "data.validation",
     "data.pad", "data.image_size",  # refused with a streamed and a resident set
     "data.flip", "data.color",
     "optimizer.name", "optimizer.weight_decay", "optimizer.clip_norm",
@@ -67,7 +67,8 @@ OTHER = {
     "schedule.final_rate": 0.01, "schedule.patience": 2, "schedule.tolerance": 1.0,
     "schedule.warmup_length": 4.0, "schedule.warmup_rate": 0.02, "schedule.warmup_error": 50.0,
     "schedule.warmup_window": 7, "eval.every": 11, "eval.population_examples": 99,
-    "init.head": "kept", "eval.short_side": 300, "eval.scales": (224, 320),
+    "init.head": "kept", "init.normalization": "kept", "data.mean": "none", "data.std": False,
+    "eval.short_side": 300, "eval.scales": (224, 320),
 }  # fmt: skip
 
 
@@ -124,6 +125,10 @@ def test_the_other_values_differ_from_the_defaults():
         ({"model.gate_bias": 2.0}, "model.gate_bias=2.0 has no effect with model.gate='none'"),
         ({"model.shortcut": "none", "model.shortcut_scale": 0.5},
          "model.shortcut_scale=0.5 has no effect with model.shortcut='none'"),
+        ({"init.from": "runs/x", "init.normalization": "kept", "data.std": False},
+         "data.std=False has no effect with init.from='runs/x' and init.normalization='kept'"),
+        ({"init.normalization": "kept"},
+         "init.normalization='kept' has no effect with init.from=''"),
         ({"model.bottleneck_stride": "v1.5"},
          "model.bottleneck_stride='v1.5' has no effect with model.family='cifar'"),
     ],

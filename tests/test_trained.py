@@ -10,6 +10,7 @@ from absl import logging
 import resnet_jax
 from configs import cifar10, imagenet
 from resnet_jax import train
+from resnet_jax.analysis import predictions
 from resnet_jax.data import datasets, sources
 from resnet_jax.errors import UserError
 from resnet_jax.networks import layout
@@ -129,13 +130,25 @@ def test_mistakes_are_one_sentence(trained, tmp_path):
         resnet_jax.load(tmp_path)
 
 
-def test_other_data_than_the_run_s_are_refused(trained, monkeypatch):
+def test_the_normalization_is_the_run_s_without_its_data(trained, monkeypatch):
+    measured, _ = datasets.normalization(resnet_jax.load(trained).config.data)
+    assert measured.mean.shape == (1, 8, 8, 1)
+    monkeypatch.setattr(datasets, "_source", None)
+    saved = resnet_jax.load(trained).normalization
+    tiny.assert_bit_equal((saved.mean, saved.std), (measured.mean, measured.std))
+
+
+def test_other_data_than_the_run_s_are_refused(trained, monkeypatch, tmp_path):
     digest = reader.read(trained).environment["data"]["content"]
-    assert resnet_jax.load(trained).data_content == digest
-    _ = resnet_jax.load(trained).normalization
+    older = shutil.copytree(trained, tmp_path / "older")
+    (older / "normalization.json").unlink()  # as an earlier version wrote it
+    assert resnet_jax.load(older).data_content == digest
+    _ = resnet_jax.load(older).normalization
     monkeypatch.setattr(datasets, "_content", lambda source: "another")
     with pytest.raises(UserError, match="does not hold the digits that the run was trained on"):
-        _ = resnet_jax.load(trained).normalization
+        _ = resnet_jax.load(older).normalization
+    with pytest.raises(UserError, match="does not hold the digits that the run was trained on"):
+        predictions.predict(resnet_jax.load(trained))
 
 
 def test_a_normalization_that_cannot_be_measured_here_says_how(no_data):

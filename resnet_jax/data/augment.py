@@ -1,6 +1,8 @@
 """Normalisation and augmentation on the device, inside the step (section 4.2)."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -21,6 +23,15 @@ class Normalization(flax.struct.PyTreeNode):
     def __call__(self, images_BHWC: jax.Array) -> jax.Array:
         """Returns float32 images."""
         return (images_BHWC.astype(jnp.float32) - self.mean) / self.std
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns both as nested lists, which hold each float32 exactly."""
+        return {"mean": np.asarray(self.mean).tolist(), "std": np.asarray(self.std).tolist()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Normalization":
+        """Returns what to_json() wrote."""
+        return cls(**{key: np.array(content[key], np.float32) for key in ("mean", "std")})
 
 
 def fit_normalization(images: np.ndarray, mean: str, std: bool) -> Normalization:

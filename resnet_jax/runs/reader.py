@@ -3,6 +3,7 @@
     config.json        the resolved config; a hash of it is the run's identity
     environment.json   command, commit, versions, devices, network and data of every launch; for a
                        run that was made longer, the last row of each earlier end
+    normalization.json the mean and the deviation of pixels that its images are normalised with
     metrics.jsonl      one JSON object per logged step, in order
     checkpoints/       Orbax; the last one is written before the test
     tested/            Orbax: the variables that the test error belongs to
@@ -30,6 +31,7 @@ from resnet_jax.runs import identity, lock, storage
 
 PILOTS = "pilots"  # the folder in a study with the runs that chose each cell's best values
 TUNING = "tuning.json"  # in PILOTS: the study's part `tune`, and further candidates of cells
+NORMALIZATION = "normalization.json"
 STATUSES = ("queued", "running", "preempted", "completed", "diverged", "failed")
 ENDED = ("completed", "diverged")  # statuses of a run that has nothing left to do
 # The names of the validation error with BatchNorm's population statistics, taken once after

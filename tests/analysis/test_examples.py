@@ -24,8 +24,9 @@ def trained(config):
     model = dataclasses.replace(resnet.from_config(c.model, scan=False), remat=())
     variables = jax.tree.map(jax.numpy.asarray, foreign.drawn(model, c.data.image_size))
     return Trained(
-        model=model, variables=variables, seed=0, step=0, is_tested=True, config=c, data_content=""
-    )
+        model=model, variables=variables, seed=0, step=0, is_tested=True, config=c,
+        data_content="", saved_normalization=None,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
