@@ -30,7 +30,7 @@ from experiments.cli import command_line, tables
 from resnet_jax.allowed import Range, check_choice
 from resnet_jax.data import sets
 from resnet_jax.errors import UserError
-from resnet_jax.interop import run_folder, trial, weights
+from resnet_jax.interop import run_folder, structure, trial, weights
 from resnet_jax.interop.schemes import SCHEMES
 from resnet_jax.networks.architectures import BOTTLENECK_STRIDES, PADDED
 from resnet_jax.resolve import resolve
@@ -81,10 +81,17 @@ def main(argv: Sequence[str]) -> int:
     data = command_line.required(_DATA)
     check_choice("--data", data, sets.DATA_SETS)
     given = _given()
-    if _CHECK.value is None:
-        imported = weights.load(path, prefix=_PREFIX.value, **given)
-    else:
+    if _CHECK.value is not None:
         imported = _checked(path, given)
+    elif _EXPECTED.value is not None:
+        raise UserError("--expected needs the images that the numbers belong to; give --check too.")
+    else:
+        imported = weights.load(path, prefix=_PREFIX.value, **given)
+    channels, shown = imported.image_channels, sets.DATA_SETS[data].image_shape[2]
+    if channels != shown:
+        raise UserError(
+            f"{path} takes images of {channels} channels, but those of --data={data} have {shown}."
+        )
     config = _config(imported, data)
     run_folder.write(imported, config, to, path)
     tables.print_parts(_summary(imported, given.keys()))
@@ -96,12 +103,20 @@ def _checked(path: str, given: dict[str, Any]) -> weights.Imported:
     """Returns the network with the conventions that compute what --expected has."""
     images, expected = _arrays(_CHECK), _arrays(_EXPECTED)
     pixels = images.get("images", next(iter(images.values())))
+    named, assumed = weights.find(path, _PREFIX.value)
+    channels = structure.image_channels(named, path)
+    if pixels.ndim != 4 or pixels.shape[-1] != channels:
+        is_first = pixels.ndim == 4 and pixels.shape[1] == channels
+        hint = "; yours are (N, C, H, W): transpose them with (0, 2, 3, 1)" if is_first else ""
+        raise UserError(
+            f"--check={_CHECK.value} has images of the shape {pixels.shape}; allowed is (N, H, W, "
+            f"{channels}){hint}."
+        )
     if pixels.dtype == np.uint8:
         mean, std = (_numbers(flag, pixels.shape[-1]) for flag in (_MEAN, _STD))
         if mean is None or std is None:
             raise UserError(f"--check={_CHECK.value} has uint8 pixels: give --mean and --std.")
         pixels = (pixels / 255 - np.array(mean)) / np.array(std)
-    named, assumed = weights.find(path, _PREFIX.value)
     pixels = pixels.astype(np.float32)
     found = list(trial.trials(named, path, assumed, given, pixels, expected))
     best = min(found, key=lambda each: max(each.errors.values()))

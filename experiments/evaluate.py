@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
         "run": argv[1],
         "seed": run.seed,
         "step": run.step,
+        "is_tested": run.is_tested,
         "data": run.config.data.name,
         "split": _SPLIT.value,
         "view": _VIEW.value,

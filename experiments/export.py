@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"name one run folder: {command_line.spelled('export')} RUN --to=FILE.")
     to = _file()
     run = trained.load(argv[1], _SEED.value, data_dir=_DATA_DIR.value)
+    run.check_finite()
     is_inside = to.suffix == ".stablehlo" or _NORMALIZE.value
     about = facts.of_run(run, reader.read(argv[1]))
     about |= {"input": _PIXELS if is_inside else _IMAGES, **_note(run, to.suffix)}

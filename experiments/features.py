@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
     out = _out()
     files = pictures.Files(pictures.find(argv[2:])) if len(argv) > 2 else None
     run = trained.load(argv[1], _SEED.value, data_dir=_DATA_DIR.value)
-    for name in _ENDPOINTS.value:
-        check_choice("--endpoints", name, endpoints(run.model))
+    inputs.check_endpoints(_ENDPOINTS.value, endpoints(run.model))
+    run.check_finite()
     opened = examples.of_files(run, files) if files else examples.of_split(run, str(_SPLIT.value))
     with opened as given:
         arrays, labels = _compute(run, given, out)

@@ -34,6 +34,7 @@ from resnet_jax.state import Variables
 _TOP = flags.DEFINE_integer("top", 5, "Number of classes per picture.")
 _JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 _PAGE = flags.DEFINE_string("page", None, "The HTML file to write.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --page if it exists.")
 _GRAD_CAM = flags.DEFINE_bool("grad_cam", False, "Show Grad-CAM of the last stage on the page.")
 _SEED = flags.DEFINE_integer("seed", None, "One of the run's seeds; by default the first.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "The TFDS data_dir; by default the run's.")
@@ -81,6 +82,8 @@ def _page_path() -> pathlib.Path | None:
     if path.is_dir() or not path.parent.is_dir():
         wrong = "is a folder" if path.is_dir() else f"needs the folder {path.parent}"
         raise UserError(f"--page={path} {wrong}; give a file in an existing folder.")
+    if path.exists() and not _OVERWRITE.value:
+        raise UserError(f"--page={path} exists; give another name, or --overwrite to replace it.")
     return path
 
 
@@ -106,8 +109,7 @@ def _predict(run: trained.Trained, files: pictures.Files) -> list[Picture]:
                 if number in files.unreadable:
                     continue
                 logs = values["logs"][row]
-                if np.isnan(logs).any():
-                    raise UserError("the network's probabilities are not finite: it has diverged.")
+                predictions.require_probabilities(logs)
                 likeliest = np.argsort(-logs, kind="stable")[: _TOP.value].tolist()
                 shown: dict[str, Any] = {}
                 if "images" in values:

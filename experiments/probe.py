@@ -19,7 +19,7 @@ from experiments.probing import figure, measured
 from experiments.probing.measured import KINDS, Row
 from experiments.report import figures
 from experiments.report.statistics import Stat
-from resnet_jax import settings
+from resnet_jax import settings, trained
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.runs import reader, storage
 from resnet_jax.runs.progress import Bars
@@ -77,6 +77,12 @@ def _measure(runs: Sequence[reader.Run]) -> list[Row]:
         seeds = {run.path: len(measured.seeds_of(run, _SEEDS.value)) for run in runs}
         task = bars.add_task("networks", total=sum(seeds.values()), figures="")
         for run in runs:
+            if not trained.has_variables(run.path):
+                logging.warning(
+                    "%s: left out; it is %s and has no checkpoint.",
+                    run.path, reader.describe_status(run.status),
+                )  # fmt: skip
+                continue
             network = run.name if names.count(run.name) == 1 else str(run.path)
             found = measured.of_run(run, network, _SEEDS.value, _ENDPOINTS.value, _DATA_DIR.value)
             for number, of_seed in enumerate(found, start=1):

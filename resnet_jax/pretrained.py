@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax import settings, trained
-from resnet_jax.data import sets
+from resnet_jax.data import sets, sources
 from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import UserError, listing
 from resnet_jax.networks.architectures import architecture
@@ -67,6 +67,7 @@ def require(config: ConfigDict, run: storage.Path) -> None:
         model, seeds = source["model"], source["replicates"]
         channels = sets.DATA_SETS[source["data"]["name"]].image_shape[2]
         _refuse_other_sizes(config, source)
+        _refuse_other_classes(config, source)
     else:
         model, channels = _of_file(path)
         seeds = 1
@@ -112,6 +113,10 @@ def read(config: ConfigDict, run: storage.Path) -> Given:
         }
         for collection, modules in variables.items()
     }
+    if not all(np.isfinite(array).all() for array in jax.tree.leaves(kept)):
+        raise UserError(
+            f"init.from={config.init['from']!r} has weights that are not finite: it has diverged."
+        )
     content = _digest(kept)
     recorded = storage.read_json(run / "environment.json").get("init", {})
     if recorded.get("content", content) != content:
@@ -177,6 +182,23 @@ def _refuse_other_network(config: ConfigDict, model: Mapping[str, Any], channels
         raise UserError(
             f"init.from={where!r} is another network than this run's, which differs in "
             f"{listing(pairs, 'and')}; allowed are equal values."
+        )
+
+
+def _refuse_other_classes(config: ConfigDict, source: Mapping[str, Any]) -> None:
+    """Refuses a classifier that is kept for other classes than the source's, if names tell."""
+    then, now, logits = ConfigDict(source).data, config.data, config.model.num_classes
+    if config.init.head != "kept" or source["model"]["num_classes"] != logits:
+        return  # the latter is refused as another network
+    have_names = {sources.has_names(each) for each in (then, now)}
+    if have_names != {True} and (have_names != {False} or then.name != now.name):
+        return
+    names = [sources.class_names(each, logits) for each in (then, now)]
+    if names[0] != names[1]:
+        first, second = next((a, b) for a, b in zip(*names, strict=True) if a != b)
+        raise UserError(
+            f"init.head='kept' keeps the classifier of init.from={config.init['from']!r}, whose "
+            f"classes are others ({first!r} there, {second!r} here); allowed is 'new'."
         )
 
 

@@ -81,6 +81,11 @@ class Trained:
             self.check_data(datasets.streamed_content(data))
         return sources.class_names(data, self.config.model.num_classes)
 
+    def check_finite(self) -> None:
+        """Raises UserError if a weight or a statistic is not finite."""
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(self.variables)):
+            raise UserError(f"seed {self.seed} has diverged: its weights are not finite.")
+
     def check_data(self, content: str) -> None:
         """Raises UserError if a set's DataSet.content is known, and is not that of the run's."""
         if content and not self.is_of(content):
@@ -115,6 +120,8 @@ def load(
     config = saved_run.config
     first, seeds = config["seed"], config["replicates"]
     seed = first if seed is None else seed
+    if not isinstance(seed, (int, np.integer)):
+        raise UserError(f"seed={seed!r} is not a whole number.")
     if seed not in range(first, first + seeds):
         nearest = min(max(seed, first), first + seeds - 1)
         allowed = f"{first} to {first + seeds - 1}" if seeds > 1 else f"only {first}"
@@ -163,18 +170,26 @@ def newest(run: storage.Path) -> Saved:
     Raises:
       UserError: there is no checkpoint, or all are damaged.
     """
-    places = [
+    places = _places(run)
+    for step, folder in sorted(places, key=lambda place: (place[0], place[1] == "tested"))[::-1]:
+        variables = _read(run / folder / str(step))
+        if variables is not None:
+            return Saved(variables, step, folder == "tested")
+    raise UserError(f"{run} holds no {'intact checkpoint' if places else 'checkpoint'}.")
+
+
+def has_variables(run: storage.Path) -> bool:
+    """Whether a run folder has a checkpoint, or tested variables."""
+    return bool(_places(run))
+
+
+def _places(run: storage.Path) -> list[tuple[int, str]]:
+    return [
         (step, folder)
         for folder in ("checkpoints", "tested")
         if storage.is_dir(run / folder)
         for step in inventory.complete_steps(run / folder)
     ]
-    for step, folder in sorted(places, key=lambda place: (place[0], place[1] == "tested"))[::-1]:
-        variables = _read(run / folder / str(step))
-        if variables is not None:
-            return Saved(variables, step, folder == "tested")
-    what = "no intact checkpoint" if places else "no checkpoint yet"
-    raise UserError(f"{run} holds {what}.")
 
 
 def _read(checkpoint: storage.Path) -> Variables | None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from experiments.prediction import inputs
 from resnet_jax import trained
-from resnet_jax.allowed import check_choice
 from resnet_jax.analysis import examples, probes
 from resnet_jax.analysis.probes import Features, Probe
 from resnet_jax.networks.features import endpoints
@@ -17,7 +17,7 @@ KINDS: dict[str, Callable[[Features, Features, Features], Probe]] = {
     "linear probe": probes.linear,
     "nearest neighbours": probes.neighbours,
 }
-_HELD_OUT = 5  # without a validation split, every fifth training example chooses
+_HELD_OUT = 5  # without a validation split, a random fifth of the training examples chooses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +55,18 @@ def of_run(
       run: with a checkpoint.
       network: its name in the results.
       seeds: only so many, from the first; None: all.
-      names: of endpoints; None: stem and stages.
+      names: of endpoints, each once; None: stem and stages.
       data_dir: see trained.load.
 
     Raises:
-      UserError: the run has no checkpoint, an endpoint is unknown, or the data set is missing.
+      UserError: the run has no checkpoint, an endpoint is unknown or named twice, or the data set
+        is missing.
     """
     seed, *others = seeds_of(run, seeds)
     first = trained.load(str(run.path), seed, data_dir=data_dir)
     known = list(endpoints(first.model))
-    for name in names or ():
-        check_choice("--endpoints", name, known)
+    if names is not None:
+        inputs.check_endpoints(names, known)
     chosen = names or known[:-2]
     splits = examples.SPLITS if first.config.data.validation else ("train", "test")
     # All seeds share one compiled function, and data that are read once.
@@ -118,6 +119,7 @@ def _rows(
 
 
 def _split(train: Features) -> tuple[Features, Features]:
-    is_held_out = np.arange(len(train.labels)) % _HELD_OUT == 0
+    order = np.random.default_rng(0).permutation(len(train.labels))  # sets may be in order of label
+    is_held_out = order % _HELD_OUT == 0
     kept, held_out = ([a[mask] for a in train] for mask in (~is_held_out, is_held_out))
     return Features(*kept), Features(*held_out)

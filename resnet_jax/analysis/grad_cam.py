@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.allowed import check_choice
+from resnet_jax.errors import UserError
 from resnet_jax.networks.features import endpoints, features, logits_from
 from resnet_jax.networks.resnet import ResNet
 from resnet_jax.pytree import PyTree
@@ -48,7 +50,7 @@ def localization_maps(
       endpoint: one with positions, see networks.features; None for the last stage.
 
     Raises:
-      UserError: the endpoint is unknown or has no positions.
+      UserError: the endpoint is unknown or has no positions, or a class is not the network's.
     """
     with_positions = [name for name, size in endpoints(model).items() if size.stride]
     endpoint = with_positions[-1] if endpoint is None else endpoint
@@ -58,7 +60,10 @@ def localization_maps(
         lambda values: logits_from(model, variables, images_BHWC, endpoint, values),
         activations_BHWC,
     )
-    classes_B = logits_BK.argmax(axis=1) if classes_B is None else jnp.asarray(classes_B)
+    if classes_B is None:
+        classes_B = logits_BK.argmax(axis=1)
+    else:
+        _check_classes(classes_B, model.num_classes, len(images_BHWC))
     # Images do not affect each other's logits, so one product gives every image's own derivative.
     (derivatives_BHWC,) = derivative(jax.nn.one_hot(classes_B, model.num_classes))
     alpha_BC = derivatives_BHWC.astype(jnp.float32).mean(axis=(1, 2))
@@ -66,3 +71,16 @@ def localization_maps(
         "bhwc,bc->bhw", activations_BHWC.astype(jnp.float32), alpha_BC, precision="highest"
     )
     return jax.nn.relu(weighted_BHW)
+
+
+def _check_classes(classes_B: jax.Array | np.ndarray, classes: int, images: int) -> None:
+    if np.shape(classes_B) != (images,):
+        raise UserError(
+            f"classes_B has the shape {np.shape(classes_B)}; allowed is one class for each of "
+            f"{images} images."
+        )
+    # Under jit the classes are not known.
+    known = [] if isinstance(classes_B, jax.core.Tracer) else np.asarray(classes_B).tolist()
+    for number in known:
+        if number not in range(classes):
+            raise UserError(f"classes_B has {number}; allowed are 0 to {classes - 1}.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from resnet_jax import losses
 from resnet_jax.analysis import examples
+from resnet_jax.errors import UserError
 from resnet_jax.state import Variables
 from resnet_jax.step import mean_over_views
 from resnet_jax.trained import Trained
@@ -38,12 +39,20 @@ def predict(run: Trained, split: str = "test", view: str = "center") -> Predicti
 
     Raises:
       UserError: as `examples.of_split`; or the data set is not the one that the network was trained
-        on.
+        on, or the network has diverged.
     """
+    run.check_finite()
     with examples.of_split(run, split, view) as found:
         parts = list(examples.outputs(run, found, log_probabilities(run, found.views.mirrored)))
-    labels, logs = zip(*parts, strict=True)
-    return Predictions(np.concatenate(logs), np.concatenate(labels), found.note)
+    labels, logs = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    require_probabilities(logs)
+    return Predictions(logs, labels, found.note)
+
+
+def require_probabilities(logs: np.ndarray) -> None:
+    """Raises UserError if log-probabilities are not numbers."""
+    if np.isnan(logs).any():
+        raise UserError("the network's probabilities are not finite: it has diverged.")
 
 
 def log_probabilities(run: Trained, mirrored: bool = False) -> examples.Function:
@@ -100,17 +109,28 @@ def score(predictions: Predictions) -> Scores:
     """Scores predictions."""
     logs, labels = jnp.asarray(predictions.logs), jnp.asarray(predictions.labels)
     classes = logs.shape[1]
-    predicted = predictions.logs.argmax(axis=1)
+    errors = losses.top1_error(logs, labels)
+    predicted = _predicted(predictions, np.asarray(errors) > 0)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (predictions.labels, predicted), 1)
     return Scores(
         examples=len(labels),
         loss=float(losses.cross_entropy(logs, labels, smoothing=0.0).mean()),
-        top1_error=float(losses.top1_error(logs, labels).mean()),
+        top1_error=float(errors.mean()),
         top5_error=float(losses.top5_error(logs, labels).mean()) if classes > 5 else None,
         calibration_error=_calibration_error(predictions, predicted),
         confusion=confusion,
     )
+
+
+def _predicted(predictions: Predictions, is_wrong: np.ndarray) -> np.ndarray:
+    """Returns the predicted classes; a tie with the right class counts as an error, as it does."""
+    predicted = predictions.logs.argmax(axis=1)
+    tied = np.flatnonzero(is_wrong & (predicted == predictions.labels))
+    others = predictions.logs[tied]
+    others[np.arange(len(tied)), predicted[tied]] = -np.inf
+    predicted[tied] = others.argmax(axis=1)
+    return predicted
 
 
 def _calibration_error(predictions: Predictions, predicted: np.ndarray) -> float:

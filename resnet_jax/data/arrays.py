@@ -34,10 +34,13 @@ def facts(known: Facts, file: str) -> Facts:
 @functools.lru_cache
 def _facts(known: Facts, path: pathlib.Path, _changed: int) -> Facts:
     arrays = read(str(path))
+    classes = 1 + int(max(arrays[f"{split}_labels"].max() for split in _SPLITS))
+    if classes < 2:
+        raise UserError(f"data.dir={str(path)!r} has one class only, 0; allowed are two or more.")
     return dataclasses.replace(
         known,
         image_shape=arrays["train_images"].shape[1:],
-        num_classes=1 + int(max(arrays[f"{split}_labels"].max() for split in _SPLITS)),
+        num_classes=classes,
         train=len(arrays["train_labels"]),
         test=len(arrays["test_labels"]),
     )

@@ -43,10 +43,10 @@ def to_torchvision(model: ResNet, variables: Variables) -> dict[str, np.ndarray]
     Raises:
       UserError: the network has layers for which torchvision has no name.
     """
-    if model.preactivation or model.gate != "none" or model.norm in ("group", "frozen"):
+    if model.preactivation or model.gate != "none" or model.norm == "group":
         raise UserError(
             "torchvision has no names for the layers of this network; allowed are networks with "
-            "model.activation='post', model.norm='batch' or 'none', and model.gate='none'."
+            "model.activation='post', model.norm other than 'group', and model.gate='none'."
         )
     tensors: dict[str, np.ndarray] = {}
     for path, array in jax.tree.leaves_with_path(variables):
@@ -74,7 +74,7 @@ def unlike_torchvision(model: ResNet) -> dict[str, tuple[Any, Any]]:
     """
     acts = {
         "bottleneck_stride": model.arch.block == "bottleneck",
-        "bn_epsilon": model.norm == "batch",
+        "bn_epsilon": model.norm in ("batch", "frozen"),
     }
     return {
         name: (getattr(model, name), value)

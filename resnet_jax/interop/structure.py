@@ -52,7 +52,7 @@ def settings(named: Named, conventions: Conventions, path: str) -> dict[str, Any
         "stem": stem,
         "width": width,
         **_inside(kernels, kind, filters[0]),
-        "se_reduction": _se_reduction(kernels, filters[0] * EXPANSION[kind]),
+        "se_reduction": _se_reduction(kernels, len(sizes), filters[-1] * EXPANSION[kind]),
         "stem_filters": 0 if stem_filters == filters[0] else stem_filters,
         "same_padding": _padded(conventions, stem),
         "norm": "batch" if normed else "none",
@@ -63,7 +63,9 @@ def settings(named: Named, conventions: Conventions, path: str) -> dict[str, Any
 
 def image_channels(named: Named, path: str) -> int:
     """Returns the channels of the images that a network takes; see settings()."""
-    return _Kernels(named, path).shape(0, 0, "stem_conv")[2]
+    kernels = _Kernels(named, path)
+    first = "stem_conv1" if kernels.has(0, 0, "stem_conv1") else "stem_conv"
+    return kernels.shape(0, 0, first)[2]
 
 
 class _Kernels:
@@ -152,10 +154,13 @@ def _inside(kernels: _Kernels, kind: str, filters: int) -> dict[str, Any]:
     return {"bottleneck_width": inner / filters, "groups": inner // channels}
 
 
-def _se_reduction(kernels: _Kernels, channels: int) -> int:
-    """Returns the reduction of squeeze and excitation in stage 1; 0 if there is none."""
+def _se_reduction(kernels: _Kernels, stage: int, channels: int) -> int:
+    """Returns the reduction of squeeze and excitation; 0 if there is none.
+
+    It is taken from the last stage: a hidden layer of less than one channel is rounded up.
+    """
     hidden = SE_LAYERS[0]
-    return channels // kernels.shape(1, 1, hidden)[-1] if kernels.has(1, 1, hidden) else 0
+    return channels // kernels.shape(stage, 1, hidden)[-1] if kernels.has(stage, 1, hidden) else 0
 
 
 def _depth(kind: str, sizes: tuple[int, ...], path: str) -> tuple[str, Architecture, int]:
@@ -189,7 +194,7 @@ def _shortcut(
             changes[stage, block] = channels != outputs or (stage > 1 and block == 1)
             present[stage, block] = kernels.has(stage, block, "shortcut_conv")
             channels = outputs
-    for name in ("C", "B") if any(present.values()) else (conventions.shortcut,):
+    for name in ("B", "C") if any(present.values()) else (conventions.shortcut,):
         if present == {block: projects(name, changes[block]) for block in changes}:
             return name
     missing = [block for block in changes if changes[block] and not present[block]]

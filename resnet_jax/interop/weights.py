@@ -44,6 +44,13 @@ class Imported:
     elsewhere: tuple[str, ...]
     without_norm: tuple[str, ...]
 
+    @property
+    def image_channels(self) -> int:
+        """The channels of the images that the network takes."""
+        params = self.variables["params"]
+        stem = params["stem_conv1" if "stem_conv1" in params else "stem_conv"]
+        return int(stem["kernel"].shape[2])
+
 
 def load(
     path: str | os.PathLike[str], *, prefix: str | None = None, **conventions: Any
