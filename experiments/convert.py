@@ -44,6 +44,7 @@ _PREFIX = flags.DEFINE_string(
 )
 _DATA = flags.DEFINE_string("data", None, "The data set it was trained on; see data.name.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Its TFDS data_dir; see data.dir.")
+_CLASSES = flags.DEFINE_list("classes", [], "Its classes, if not all; see data.classes.")
 _MEAN = flags.DEFINE_list(
     "mean", None, "R,G,B that were subtracted from pixels in [0, 1]; by default ImageNet's usual "
     "ones, for its pictures only.",
@@ -186,6 +187,7 @@ def _config(imported: weights.Imported, data: str) -> ConfigDict:
     facts = sets.DATA_SETS[data]
     config = cifar10.get_config() if facts.resident else imagenet.get_config()
     config.data.name, config.data.dir = data, _DATA_DIR.value
+    config.data.classes = _classes()
     config.data.validation = 0  # others chose what to hold out
     config.schedule.name = "constant"  # nothing is trained, and "plateau" needs a validation split
     for name, value in imported.settings.items():
@@ -204,6 +206,16 @@ def _config(imported: weights.Imported, data: str) -> ConfigDict:
     if std is not None:
         config.data.channel_std = tuple(255 * number for number in std)
     return resolve(config)
+
+
+def _classes() -> tuple[int, ...]:
+    """Returns the labels of --classes."""
+    try:
+        return tuple(int(text) for text in _CLASSES.value)
+    except ValueError:
+        raise UserError(
+            f"--classes={','.join(_CLASSES.value)} are not labels; give numbers, as in 3,5."
+        ) from None
 
 
 def _numbers(flag: flags.FlagHolder[list[str] | None], channels: int) -> list[float] | None:

@@ -296,6 +296,34 @@ def test_settings_of_training_may_differ(source):
     )  # fmt: skip
 
 
+def test_a_classifier_is_not_kept_for_other_classes(source, tmp_path, programs):
+    two = {"data__classes": (3, 5), "init__head": "new"}
+    of_two = finetuned(tmp_path / "two", source, **two)
+    kept = {"init__from": str(of_two), "init__head": "kept"}
+    checked(**kept, data__classes=(3, 5))
+    with pytest.raises(UserError, match=r"classes are others \('3' there, '7' here\); allowed is"):
+        checked(**kept, data__classes=(7, 5))
+
+
+def test_weights_that_are_not_finite_are_refused(source, tmp_path):
+    own = trained.load(source)
+    tensors = to_torchvision(own.model, own.variables)
+    tensors["conv1.weight"][0] = np.nan
+    save_file(tensors, tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match=r"'conv1\.weight' has numbers that are not finite"):
+        pretrained.read(checked(init__from=str(tmp_path / "net.safetensors")), tmp_path)
+    saved = trained.newest(source)._replace(
+        variables=jax.tree.map(lambda a: np.full_like(a, np.inf), trained.newest(source).variables)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained, "newest", lambda _: saved)
+        with pytest.raises(UserError, match="has weights that are not finite: it has diverged"):
+            pretrained.read(checked(init__from=str(source)), tmp_path)
+        for program in (predictions.predict, lambda run: run.check_finite()):
+            with pytest.raises(UserError, match=r"^seed 3 has diverged: its weights are not fin"):
+                program(trained.load(source))
+
+
 def test_images_of_other_channels_are_refused(source, tmp_path):
     content = json.loads((source / "config.json").read_text())
     content["data"]["name"] = "cifar10"

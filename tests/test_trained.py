@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_skipped_and_left_unchanged(run, said):
         resnet_jax.load(run)
     shutil.rmtree(run / "checkpoints")
     shutil.rmtree(run / "tested")
-    with pytest.raises(UserError, match="run holds no checkpoint yet"):
+    with pytest.raises(UserError, match=r"run holds no checkpoint\."):
         resnet_jax.load(run)
 
 
@@ -126,6 +126,8 @@ def test_from_a_bucket_it_is_the_same(trained):
 def test_mistakes_are_one_sentence(trained, tmp_path):
     with pytest.raises(UserError, match=r"^seed=9 is not in .*; allowed is 3 to 4 \(nearest: 4\)"):
         resnet_jax.load(trained, seed=9)
+    with pytest.raises(UserError, match=r"^seed='3' is not a whole number"):
+        resnet_jax.load(trained, seed="3")
     with pytest.raises(UserError, match="is not a run folder"):
         resnet_jax.load(tmp_path)
 

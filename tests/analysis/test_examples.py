@@ -11,6 +11,7 @@ from configs import cifar10
 from resnet_jax.analysis import examples, predictions
 from resnet_jax.data import sources
 from resnet_jax.data.pictures import Files
+from resnet_jax.errors import UserError
 from resnet_jax.networks import resnet
 from resnet_jax.resolve import resolve
 from resnet_jax.trained import Trained
@@ -71,6 +72,19 @@ def test_predictions_for_files_are_those_for_the_set(case):
     assert numbers.tolist() == list(range(len(paths)))
     assert np.ptp(of_set.logs, axis=0).min() > 0.01  # pictures differ
     np.testing.assert_allclose(logs, of_set.logs, rtol=1e-5, atol=1e-5)
+
+
+def test_another_copy_than_the_run_s_is_refused_or_noted(resident, streamed):
+    for (run, _), refuses in ((resident, True), (streamed, False)):
+        other = dataclasses.replace(run, data_content="another")
+        if refuses:
+            with pytest.raises(UserError, match="does not hold the cifar10 that the run was"):
+                predictions.predict(other)
+        else:
+            assert predictions.predict(other).note == (
+                "the run was trained on another copy of these pictures"
+            )
+            assert predictions.predict(run).note == ""
 
 
 def test_features_are_those_of_the_normalised_images(case):

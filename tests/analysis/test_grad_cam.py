@@ -76,6 +76,26 @@ def test_a_class_that_nothing_supports_has_a_map_of_zeros():
     np.testing.assert_array_equal(grad_cam(MODEL, variables, small.IMAGES), 0.0)
 
 
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        ([0, 3, 2, 5], r"^classes_B has 5; allowed are 0 to 4\.$"),
+        ([0, 3, -1, 4], r"^classes_B has -1; allowed are 0 to 4\.$"),
+        ([0, 3], r"^classes_B has the shape \(2,\); allowed is one class for each of 4 images\.$"),
+        (3, r"^classes_B has the shape \(\); allowed is one class for each of 4 images\.$"),
+    ],
+)
+def test_classes_that_a_network_lacks_are_refused(classes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        grad_cam(MODEL, VARIABLES, small.IMAGES, np.array(classes))
+
+
+def test_classes_may_be_traced():
+    of = jax.jit(lambda classes: grad_cam(MODEL, VARIABLES, small.IMAGES, classes))
+    expected = grad_cam(MODEL, VARIABLES, small.IMAGES, CLASSES)
+    np.testing.assert_allclose(of(CLASSES), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_images_in_a_batch_do_not_affect_each_other():
     together = grad_cam(MODEL, VARIABLES, small.IMAGES, CLASSES, "stage1")
     for i in range(4):

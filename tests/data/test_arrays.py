@@ -75,6 +75,7 @@ def test_a_changed_file_is_read_again(file):
         ({"train_images": np.zeros((24, 8, 8, 4), np.uint8)}, r"uint8 \(24, 8, 8, 4\); allowed"),
         ({"test_images": np.zeros((0, 8, 8, 3), np.uint8)}, r"test_images in .* \(0, 8, 8, 3\); "),
         ({"test_images": np.zeros((12, 9, 9, 3), np.uint8)}, "training and test images differ"),
+        ({"train_labels": np.zeros(24, int), "test_labels": np.zeros(12, int)}, "has one class"),
         ({"test_labels": np.arange(11)}, r"whole numbers from 0, one for each of 12 images"),
         ({"test_labels": np.arange(12) - 1}, "allowed are whole numbers from 0"),
         ({"test_labels": np.arange(12) / 2}, "float64"),

@@ -42,6 +42,8 @@ def equal(a, b):
         ("imagenet", 50, {"width": 0.25, "bottleneck_width": 2.0, "se_reduction": 8}),
         ("cifar_bottleneck", 20, {"width": 2.0, "bottleneck_width": 0.5, "groups": 4}),
         ("imagenet", 18, {"shortcut": "B", "width": 0.25, "stem": "deep", "se_reduction": 4}),
+        ("cifar", 8, {"width": 0.5, "se_reduction": 16}),  # hidden layers of 8 / 16 and 16 / 16
+        ("cifar_bottleneck", 11, {"shortcut": "B"}),  # of the same blocks as with C
     ],
 )
 def test_an_exported_network_comes_back_bit_for_bit(family, depth, fields):
@@ -71,6 +73,15 @@ def test_shortcuts_with_means_have_the_names_of_resnet_d(fields):
     kernels = [v["params"].pop(first)["kernel"] for v in (found.variables, variables)]
     np.testing.assert_array_equal(kernels[0], np.asarray(kernels[1])[:, :, ::-1])
     assert equal(found.variables, variables)
+
+
+def test_a_norm_with_fixed_averages_has_the_names_of_batch_norm():
+    frozen, ours = (resnet("cifar", 8, norm=norm, bn_epsilon=1e-3) for norm in ("frozen", "batch"))
+    variables = drawn(frozen)
+    found = weights.convert(export.to_torchvision(frozen, variables), "file", epsilon=1e-3)
+    assert found.model == ours
+    assert equal(found.variables, variables)
+    assert export.unlike_torchvision(frozen)["bn_epsilon"] == (1e-3, 1e-5)
 
 
 def test_new_channels_are_reordered_in_squeeze_and_excitation_too():

@@ -1,14 +1,17 @@
 """A folder of class folders becomes a data set, with a test split that a seed decides."""
 
+import json
+
 import pytest
 
 from experiments.preparation import image_folder
-from resnet_jax import train
-from resnet_jax.data import sources
+from resnet_jax import train, trained
+from resnet_jax.data import datasets, sources
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader
 from tests import tiny
 from tests.data import pictures
+from tests.interop import foreign
 
 COUNTS = {"ant": 10, "Bee": 7, "cow dung": 3}
 
@@ -48,6 +51,26 @@ def prepared(tmp_path_factory):
     done = prepare(folder, out, "--test_share=0.2")
     assert done.returncode == 0, done.stderr
     return folder, made, out, done
+
+
+def test_a_network_is_used_with_the_folders_that_it_was_trained_on(prepared, tmp_path):
+    """Other folders have other classes."""
+    folder, _, out, _ = prepared
+    (folder / "cow dung").rename(folder / "zebra")
+    try:
+        assert prepare(folder, tmp_path / "other").returncode == 0
+    finally:
+        (folder / "zebra").rename(folder / "cow dung")
+    foreign.write_run(tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["data"] |= {"name": "image_folder", "dir": str(out), "mean": "channel"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    content = datasets.streamed_content(trained.load(str(tmp_path / "run")).config.data)
+    (tmp_path / "run" / "environment.json").write_text(json.dumps({"data": {"content": content}}))
+    run = trained.load(str(tmp_path / "run"))
+    assert run.class_names[:3] == sorted(COUNTS)
+    with pytest.raises(UserError, match="does not hold the image_folder that the run was trained"):
+        _ = trained.load(str(tmp_path / "run"), data_dir=str(tmp_path / "other")).class_names
 
 
 def test_every_picture_is_in_one_split_with_its_class(prepared):

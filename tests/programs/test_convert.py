@@ -85,7 +85,10 @@ def test_a_converted_network_is_a_run_that_can_be_loaded(network, file, tmp_path
         ((*DIGITS, "--same_padding=stems"), "(nearest: stem)"),
         ((*DIGITS, "--epsilon=-1"), "--epsilon=-1.0 is out of range"),
         ((*DIGITS, "--prefix=module."), "under the prefix 'module.'"),
-        (("--data=imagenet2012",), "model.num_classes=10 is less than the 1000 classes"),
+        (("--data=imagenet2012",), "takes images of 1 channels, but those of --data=imagenet2012"),
+        ((*DIGITS, "--classes=3,77"), "data.classes=(3, 77)"),
+        ((*DIGITS, "--classes=a"), "--classes=a are not labels; give numbers, as in 3,5."),
+        ((*DIGITS, "--expected=x.npz"), "--expected needs the images that the numbers belong to"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(file, tmp_path, flags, words):
@@ -172,6 +175,31 @@ def test_conventions_are_found_by_what_the_network_computed(file, check, tmp_pat
     assert second.endswith("fits as well: these images cannot tell.")
     assert ["same_padding", "('blocks',)", "--check"] in map(str.split, done.stdout.splitlines())
     assert resnet_jax.load(tmp_path / "run").model.same_padding == ("blocks",)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((3, 1, 8, 8), "yours are (N, C, H, W): transpose them with (0, 2, 3, 1)."),
+        ((3, 8, 8, 3), "has images of the shape (3, 8, 8, 3); allowed is (N, H, W, 1)."),
+        ((64,), "has images of the shape (64,); allowed is (N, H, W, 1)."),
+    ],
+)
+def test_images_to_check_have_channels_last(file, check, tmp_path, shape, words):
+    np.save(tmp_path / "images.npy", np.zeros(shape, np.float32))
+    flags = (f"--check={tmp_path / 'images.npy'}", f"--expected={check / 'logits.npz'}")
+    done = convert(f"--from={file}", f"--to={tmp_path / 'run'}", *DIGITS, *flags)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+
+
+def test_a_network_for_some_classes_comes_back(tmp_path):
+    model = resnet_jax.resnet("cifar", 8, shortcut="none", num_classes=2)
+    np.savez(tmp_path / "two.npz", **export.to_torchvision(model, foreign.drawn(model, channels=1)))
+    flags = (*DIGITS, "--classes=3,5", "--shortcut=none")
+    done = convert(f"--from={tmp_path / 'two.npz'}", f"--to={tmp_path / 'run'}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert resnet_jax.load(tmp_path / "run").class_names == ["3", "5"]
 
 
 @pytest.mark.parametrize(

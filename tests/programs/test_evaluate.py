@@ -110,6 +110,15 @@ def test_the_scores_are_those_of_a_loop():
     assert found.per_class[2] == pytest.approx(100 * (1 - confusion[2, 2] / confusion[2].sum()))
 
 
+def test_a_tie_with_the_right_class_is_an_error_as_in_training():
+    logs = np.log(np.full((3, 4), 0.25, np.float32))
+    logs[2, 3] = 0.0  # the third example is certain
+    found = score(Predictions(logs, np.array([0, 2, 3], np.int32), note=""))
+    assert found.top1_error == pytest.approx(100 * 2 / 3)
+    assert found.confusion.trace() == 1
+    assert found.per_class[[0, 2, 3]].tolist() == [100.0, 100.0, 0.0]
+
+
 def test_perfect_confidence_is_calibrated_if_it_is_right():
     logs = np.log(np.eye(3, dtype=np.float32) + 1e-30)
     right = score(Predictions(logs, np.arange(3, dtype=np.int32), note=""))

@@ -85,6 +85,11 @@ def test_features_of_pictures_come_with_their_names(run, tmp_path):
             ("{run}", "--split=test", "--out=x.npz", "--endpoints=stage4"),
             "--endpoints='stage4' is not known; allowed are stem, stage1, stage2, stage3, pooled",
         ),
+        (("{run}", "--split=test", "--out=x.npz", "--endpoints="), "--endpoints is empty; name"),
+        (
+            ("{run}", "--split=test", "--out=x.npz", "--endpoints=stem,stem"),
+            "--endpoints has 'stem' twice.",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(run, arguments, words):

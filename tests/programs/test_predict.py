@@ -86,6 +86,7 @@ def test_it_prints_a_table_per_picture(run, folder, tmp_path):
         (("{run}", "{folder}", "--top=0"), "--top=0 is out of range"),
         (("{run}", "{folder}", "--grad_cam"), "--grad_cam is shown on a page; give --page="),
         (("{run}", "{folder}", "--page=absent/a.html"), "--page=absent/a.html needs the folder"),
+        (("{run}", "{folder}", "--page={folder}/007.png"), "007.png exists; give another name, or"),
     ],
 )
 def test_a_mistake_is_one_sentence(run, folder, arguments, words):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from experiments.probing import measured
 from resnet_jax import trained
 from resnet_jax.analysis import examples, probes
 from resnet_jax.analysis.probes import Features
@@ -71,6 +72,7 @@ def test_every_network_is_probed_at_every_endpoint(study, tmp_path):
         (("/nowhere",), "/nowhere is not a folder"),
         (("STUDY", "--endpoints=stage4"), "--endpoints='stage4' is not known; allowed are stem, "),
         (("STUDY", "--seeds=0"), "--seeds"),
+        (("STUDY", "--endpoints=stem,stem"), "--endpoints has 'stem' twice."),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, words, study):
@@ -79,6 +81,29 @@ def test_a_mistake_is_one_sentence(arguments, words, study):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
+
+
+def test_a_run_that_diverged_before_its_first_checkpoint_is_left_out(study, tmp_path):
+    shutil.copytree(study, tmp_path / "study")
+    broken = tmp_path / "study" / "plain-8"
+    shutil.rmtree(broken / "tested")
+    status = json.loads((broken / "status.json").read_text())
+    (broken / "status.json").write_text(json.dumps(status | {"status": "diverged", "reason": ""}))
+    done = probe(tmp_path / "study", "--endpoints=stage3")
+    assert done.returncode == 0, done.stderr
+    assert "plain-8: left out; it is diverged at step 0 of 12 and has no checkpoint." in done.stderr
+    assert "resnet-8-A" in done.stdout
+    assert "plain-8" not in done.stdout
+
+
+def test_without_a_validation_split_a_random_fifth_chooses():
+    """Examples may be in the order of their labels."""
+    labels = np.arange(1000) % 5
+    kept, held_out = measured._split(Features(labels[:, None].astype(float), labels))
+    assert len(held_out.labels) == 200
+    for part in (kept, held_out):
+        np.testing.assert_array_equal(part.values[:, 0], part.labels)
+        assert np.bincount(part.labels).min() > len(part.labels) / 7
 
 
 def test_runs_on_different_data_are_refused(study, tmp_path):
