@@ -12,9 +12,9 @@ the classifier alone: --config.optimizer.rate_factors="(0, 0, 0, 0, 0, 1)".
 from ml_collections import ConfigDict
 
 from configs import base, saved
-from resnet_jax.data.sets import DATA_SETS
 from resnet_jax.errors import UserError
 from resnet_jax.runs import storage
+from resnet_jax.settings import SETTINGS
 
 _OF_ITS_DATA = ("name", "dir", "validation", "split_seed", "classes", "workers")
 _OF_PIXELS = ("mean", "std", "channel_mean", "channel_std")
@@ -40,8 +40,8 @@ def get_config(run: str = "") -> ConfigDict:
     c.model.num_classes, c.model.bn_group = 0, 0
     c.data.name, c.data.dir = source.data.name, source.data.dir
     left_out = {*_OF_ITS_DATA, *_OF_PIXELS}
-    if DATA_SETS[source.data.name].resident:
-        left_out.add("image_size")  # that of the set
+    if not SETTINGS["data.workers"].acts(source):
+        left_out.add("image_size")  # that of a set whose pictures have one size
     c.data.update({k: v for k, v in source.data.items() if k not in left_out})
     c.eval.short_side, c.eval.scales = source.eval.short_side, source.eval.scales
     c.data.validation = 0

@@ -22,7 +22,7 @@ from absl import flags, logging
 from experiments.cli import command_line
 from experiments.prediction import inputs
 from resnet_jax import trained
-from resnet_jax.allowed import check_choice
+from resnet_jax.allowed import Choices, check_choice
 from resnet_jax.analysis import examples
 from resnet_jax.data import pictures
 from resnet_jax.errors import RunError, UserError
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     out = _out()
     files = pictures.Files(pictures.find(argv[2:])) if len(argv) > 2 else None
     run = trained.load(argv[1], _SEED.value, data_dir=_DATA_DIR.value)
-    inputs.check_endpoints(_ENDPOINTS.value, endpoints(run.model))
+    Choices(tuple(endpoints(run.model))).check("--endpoints", _ENDPOINTS.value)
     run.check_finite()
     opened = examples.of_files(run, files) if files else examples.of_split(run, str(_SPLIT.value))
     with opened as given:

@@ -4,13 +4,12 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
 from absl import logging
 
-from resnet_jax.allowed import check_choice
 from resnet_jax.data.pictures import Files
 from resnet_jax.errors import UserError
 from resnet_jax.runs.progress import Bars
@@ -35,16 +34,6 @@ def counted(
             if bars.disable and time.monotonic() - logged > _EVERY_SECONDS:
                 logged = time.monotonic()
                 logging.info("%d of %d pictures", done, total)
-
-
-def check_endpoints(names: Sequence[str], known: Collection[str]) -> None:
-    """Raises UserError unless --endpoints names some of a network's endpoints, each once."""
-    if not names:
-        raise UserError("--endpoints is empty; name at least one.")
-    for name in names:
-        check_choice("--endpoints", name, known)
-        if names.count(name) > 1:
-            raise UserError(f"--endpoints has {name!r} twice.")
 
 
 def require_readable(files: Files) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from experiments.prediction import inputs
 from resnet_jax import trained
+from resnet_jax.allowed import Choices
 from resnet_jax.analysis import examples, probes
 from resnet_jax.analysis.probes import Features, Probe
 from resnet_jax.networks.features import endpoints
@@ -66,7 +66,7 @@ def of_run(
     first = trained.load(str(run.path), seed, data_dir=data_dir)
     known = list(endpoints(first.model))
     if names is not None:
-        inputs.check_endpoints(names, known)
+        Choices(tuple(known)).check("--endpoints", names)
     chosen = names or known[:-2]
     splits = examples.SPLITS if first.config.data.validation else ("train", "test")
     # All seeds share one compiled function, and data that are read once.

@@ -53,10 +53,9 @@ def check(
     channels = stem["kernel"].shape[2]
     side = 32 if STEMS[model.stem] == 1 else 224
     name, shape, is_last = _input(graph, channels, side, path)
-    draw = np.random.default_rng(0)
     compute = jax.jit(lambda v, images_BHWC: features(model, v, images_BHWC, [*endpoints]))
-    for scale in _SCALES:
-        images_BHWC = draw.normal(0, scale, shape).astype(np.float32)
+    for number, scale in enumerate(_SCALES):
+        images_BHWC = scale * np.asarray(jax.random.normal(jax.random.key(number), shape))
         theirs_BHWC = images_BHWC[..., ::-1] if order == "BGR" else images_BHWC
         given = theirs_BHWC if is_last else theirs_BHWC.transpose(0, 3, 1, 2)
         try:

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
 from resnet_jax.allowed import Choices
 from resnet_jax.errors import UserError, nearest
 from resnet_jax.kernels.convolution import convolution
-from resnet_jax.networks import layout, signals
+from resnet_jax.networks import layout, refusals, signals
 from resnet_jax.networks.architectures import Architecture, architecture
 from resnet_jax.networks.attributes import ALLOWED
 from resnet_jax.networks.blocks import CONVOLVED, Block
@@ -356,16 +357,22 @@ def resnet(
       **fields: other attributes of ResNet.
 
     Raises:
-      UserError: the family does not have this depth, or a name or value is invalid.
+      UserError: the family does not have this depth, a name or value is invalid, or two contradict
+        each other. The sentence has the names of the settings, such as model.init for kernel_init.
     """
     arch = architecture(family, depth)
     known = [f.name for f in dataclasses.fields(ResNet) if f.name != "arch"]
     for name in fields:
         if name not in known:
             raise UserError(f"{name} is not an attribute of ResNet{nearest(name, known)}.")
-    return ResNet(
+    model = ResNet(
         arch=arch,
         num_classes=(1000 if family == "imagenet" else 10) if num_classes is None else num_classes,
         shortcut=("B" if arch.block == "bottleneck" else "A") if shortcut is None else shortcut,
         **{"stem": "imagenet" if family == "imagenet" else "cifar"} | fields,
     )
+    settings = {name: getattr(model, name) for name in _SHARED}
+    settings |= {"family": family, "depth": depth, "init": model.kernel_init, "remat": model.remat}
+    settings["activation"] = "pre" if model.preactivation else "post"
+    refusals.check_model(ConfigDict(settings))
+    return model

@@ -13,7 +13,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.networks import blocks
 from resnet_jax.networks.architectures import Architecture, architecture
 from resnet_jax.networks.normalization import BatchNorm
-from resnet_jax.networks.resnet import ResNet
+from resnet_jax.networks.resnet import ResNet, resnet
 
 ARCH = Architecture("basic", (1, 1), (4, 8))
 net = functools.partial(ResNet, ARCH, num_classes=3)
@@ -45,6 +45,18 @@ block = functools.partial(
         (lambda: ResNet("resnet50", 10), 'ResNet(architecture("imagenet", 50), num_classes=1000)'),
         (lambda: ResNet(ARCH, 0), "num_classes=0 is out of range"),
         (lambda: ResNet(ARCH, True), "num_classes=True is out of range"),
+        (lambda: resnet("cifar", 20, kernel_init="fixup"), "model.init='fixup' replaces the norm"),
+        (lambda: resnet("cifar", 20, nonlinearity="crelu"), "which its shortcut cannot match"),
+        (lambda: resnet("cifar", 20, stem_filters=64), "model.stem_filters=64 are more channels"),
+        (
+            lambda: resnet("cifar", 20, shortcut="none", zero_init_residual=True),
+            "makes a plain net (model.shortcut='none') constant",
+        ),
+        (lambda: resnet("cifar", 20, remat=(4,)), "model.remat=(4,) names a stage that this"),
+        (
+            lambda: resnet("cifar", 20, preactivation=True, kernel_init="looks_linear"),
+            "model.init='looks_linear' needs model.nonlinearity='crelu'",
+        ),
         (lambda: block(kind="botleneck"), "(nearest: bottleneck)"),
         (lambda: block(shortcut_kind="D"), "shortcut_kind='D' is not known"),
         (lambda: block(bottleneck_stride="v2"), "bottleneck_stride='v2' is not known"),

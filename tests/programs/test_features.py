@@ -85,10 +85,13 @@ def test_features_of_pictures_come_with_their_names(run, tmp_path):
             ("{run}", "--split=test", "--out=x.npz", "--endpoints=stage4"),
             "--endpoints='stage4' is not known; allowed are stem, stage1, stage2, stage3, pooled",
         ),
-        (("{run}", "--split=test", "--out=x.npz", "--endpoints="), "--endpoints is empty; name"),
+        (
+            ("{run}", "--split=test", "--out=x.npz", "--endpoints="),
+            "--endpoints=[]; allowed are one or more of stem,",
+        ),
         (
             ("{run}", "--split=test", "--out=x.npz", "--endpoints=stem,stem"),
-            "--endpoints has 'stem' twice.",
+            "--endpoints=['stem', 'stem']; allowed are one or more of stem, stage1, stage2,",
         ),
     ],
 )

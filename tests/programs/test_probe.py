@@ -72,7 +72,7 @@ def test_every_network_is_probed_at_every_endpoint(study, tmp_path):
         (("/nowhere",), "/nowhere is not a folder"),
         (("STUDY", "--endpoints=stage4"), "--endpoints='stage4' is not known; allowed are stem, "),
         (("STUDY", "--seeds=0"), "--seeds"),
-        (("STUDY", "--endpoints=stem,stem"), "--endpoints has 'stem' twice."),
+        (("STUDY", "--endpoints=stem,stem"), "logits, each once."),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, words, study):
