@@ -86,9 +86,9 @@ def test_what_torchvision_computes_otherwise_is_listed():
     }
     model = resnet("imagenet", 50, bottleneck_stride="v1.5", norm="none", bn_epsilon=1e-3)
     assert export.unlike_torchvision(model) == {}  # it has no BatchNorm
-    fields = {"same_padding": ("pool",), "stochastic_depth": 0.2, "branch_scale_by": "1/L"}
+    fields = {"same_padding": ("blocks",), "stochastic_depth": 0.2, "branch_scale_by": "1/L"}
     assert export.unlike_torchvision(resnet("cifar", 8, **fields)) == {
-        "same_padding": (("pool",), ()),
+        "same_padding": (("blocks",), ()),
         "branch_scale_by": ("1/L", "constant"),
         "stochastic_depth": (0.2, 0.0),
     }
