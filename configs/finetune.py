@@ -30,8 +30,8 @@ def get_config(run: str = "") -> ConfigDict:
         raise UserError("Which run? Name its folder: --config=configs/finetune.py:runs/resnet50.")
     if not storage.is_dir(storage.locate(run, "The run folder in --config")):
         raise UserError(
-            f"--config=configs/finetune.py:{run} is not a run folder; of a file with weights "
-            "experiments.convert makes one."
+            f"--config=configs/finetune.py:{run} is not a run folder; experiments.convert "
+            "makes one from a file with weights."
         )
     source = saved.get_config(run)
     c = base.get_config()

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     _refuse_different_data(runs)
     rows = _measure(runs)
     if not rows:
-        raise UserError("no network has finite features.")
+        raise UserError("no network has a checkpoint with finite features.")
     note = _note(runs)
     if out:
         _write(out, rows, note)
@@ -71,18 +71,13 @@ def _note(runs: Sequence[reader.Run]) -> str:
 
 
 def _measure(runs: Sequence[reader.Run]) -> list[Row]:
+    runs = [run for run in runs if _has_variables(run)]
     names = [run.name for run in runs]
     rows: list[Row] = []
     with Bars(transient=True) as bars:
         seeds = {run.path: len(measured.seeds_of(run, _SEEDS.value)) for run in runs}
         task = bars.add_task("networks", total=sum(seeds.values()), figures="")
         for run in runs:
-            if not trained.has_variables(run.path):
-                logging.warning(
-                    "%s: left out; it is %s and has no checkpoint.",
-                    run.path, reader.describe_status(run.status),
-                )  # fmt: skip
-                continue
             network = run.name if names.count(run.name) == 1 else str(run.path)
             found = measured.of_run(run, network, _SEEDS.value, _ENDPOINTS.value, _DATA_DIR.value)
             for number, of_seed in enumerate(found, start=1):
@@ -93,6 +88,14 @@ def _measure(runs: Sequence[reader.Run]) -> list[Row]:
                 bars.draw()
                 logging.info("%s: %d of %d seeds", network, number, seeds[run.path])
     return rows
+
+
+def _has_variables(run: reader.Run) -> bool:
+    if trained.has_variables(run.path):
+        return True
+    status = reader.describe_status(run.status)
+    logging.warning("%s: left out; it is %s and has no checkpoint.", run.path, status)
+    return False
 
 
 def as_text(rows: Sequence[Row], note: str) -> tables.Parts:

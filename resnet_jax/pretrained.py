@@ -197,8 +197,8 @@ def _refuse_other_classes(config: ConfigDict, source: Mapping[str, Any]) -> None
     if names[0] != names[1]:
         first, second = next((a, b) for a, b in zip(*names, strict=True) if a != b)
         raise UserError(
-            f"init.head='kept' keeps the classifier of init.from={config.init['from']!r}, whose "
-            f"classes are others ({first!r} there, {second!r} here); allowed is 'new'."
+            f"init.head='kept' keeps the classifier of init.from={config.init['from']!r}, which is "
+            f"for other classes ({first!r} there, {second!r} here); allowed is 'new'."
         )
 
 

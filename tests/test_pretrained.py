@@ -301,7 +301,7 @@ def test_a_classifier_is_not_kept_for_other_classes(source, tmp_path, programs):
     of_two = finetuned(tmp_path / "two", source, **two)
     kept = {"init__from": str(of_two), "init__head": "kept"}
     checked(**kept, data__classes=(3, 5))
-    with pytest.raises(UserError, match=r"classes are others \('3' there, '7' here\); allowed is"):
+    with pytest.raises(UserError, match=r"for other classes \('3' there, '7' here\); allowed is"):
         checked(**kept, data__classes=(7, 5))
 
 
@@ -418,7 +418,7 @@ def test_the_config_for_fine_tuning_has_the_network_and_the_views_of_a_run(tmp_p
     assert (config.schedule.name, config.init.head, config.replicates) == ("cosine", "new", 1)
     with pytest.raises(UserError, match=r"Which run\? Name its folder"):
         finetune.get_config()
-    with pytest.raises(UserError, match="is not a run folder; of a file with weights experiments"):
+    with pytest.raises(UserError, match=r"is not a run folder; experiments\.convert makes"):
         finetune.get_config(str(tmp_path / "config.json"))
 
 

@@ -91,7 +91,7 @@ class Replicate:
     def final(self) -> Observation | None:
         """Returns the final training error for a claim, or None before the first row."""
         steps = _late_steps(self.run, total_steps(self.run))
-        return self._observation(self.train_error(), steps, diverged=self.diverged_at is not None)
+        return self._of_steps(self.train_error(), steps, diverged=self.diverged_at is not None)
 
     def early(self) -> Observation | None:
         """Returns the early training error for a claim, or None before the first row.
@@ -100,29 +100,22 @@ class Replicate:
         """
         error, steps = self.early_train_error(), EARLY * total_steps(self.run)
         diverged = self.diverged_at is not None and (error is None or self.diverged_at <= steps)
-        return self._observation(error, steps, diverged)
+        return self._of_steps(error, steps, diverged)
 
     def tested(self) -> Observation | None:
         """Returns the test error for a claim, or None before the test."""
-        examples = self.run.environment.get("data", {}).get("test", math.inf)
-        if self.diverged_at is not None:
-            return Observation(DIVERGED_ERROR, examples, diverged=True)
-        error = self.test_error()
-        return None if error is None else Observation(error, examples)
+        return self._of_split(self.test_error(), "test")
 
     def validated(self) -> Observation | None:
         """Returns the last validation error for a comparison, or None before the first."""
-        examples = self.run.environment.get("data", {}).get("validation", math.inf)
-        if self.diverged_at is not None:
-            return Observation(DIVERGED_ERROR, examples, diverged=True)
-        error = self.validation_error()
-        return None if error is None else Observation(error, examples)
+        return self._of_split(self.validation_error(), "validation")
 
-    def _observation(self, error: float | None, steps: float, diverged: bool) -> Observation | None:
-        examples = steps * self.run.config["batch_size"]
-        if diverged:
-            return Observation(DIVERGED_ERROR, examples, diverged=True)
-        return None if error is None else Observation(error, examples)
+    def _of_split(self, error: float | None, split: str) -> Observation | None:
+        examples = self.run.environment.get("data", {}).get(split, math.inf)
+        return _observation(error, examples, self.diverged_at is not None)
+
+    def _of_steps(self, error: float | None, steps: float, diverged: bool) -> Observation | None:
+        return _observation(error, steps * self.run.config["batch_size"], diverged)
 
     def validation_error(self) -> float | None:
         """Returns the last validation error, with the statistics that `validation_metric` names."""
@@ -141,6 +134,12 @@ class Replicate:
     def test_error(self) -> float | None:
         """Returns the test error, measured once at the end of a run."""
         return _last(self.series("test/error"))
+
+
+def _observation(error: float | None, examples: float, diverged: bool) -> Observation | None:
+    if diverged:
+        return Observation(DIVERGED_ERROR, examples, diverged=True)
+    return None if error is None else Observation(error, examples)
 
 
 def of_run(run: reader.Run) -> list[Replicate]:

@@ -104,8 +104,8 @@ def trial_note(tuning: TunedStudy) -> str:
     """Returns what the pilots are and how they choose."""
     return (
         f"Pilot runs: each network takes the candidate with the lowest "
-        f"{tuning.by.replace('_', ' ')}, among equal ones that with the lowest training loss. Its "
-        "own seeds were trained there; the seeds of the pilots are in no other number of the study."
+        f"{tuning.by.replace('_', ' ')}; the training loss decides between equal ones. Its own "
+        "seeds were trained there, and the seeds of the pilots are in no other number of the study."
     )
 
 

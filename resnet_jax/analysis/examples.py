@@ -68,8 +68,8 @@ def of_split(run: Trained, split: str = "test", view: str = "center") -> Iterato
 
     Raises:
       UserError: the split is unknown or empty, the set has no such view, or the data set is
-        missing, broken or not the one that the run was trained on. Of ImageNet another copy is
-        allowed; the note says so.
+        missing, broken or not the one that the run was trained on. Another copy of ImageNet
+        is allowed; the note says so.
     """
     config = run.config
     check_choice("split", split, SPLITS)

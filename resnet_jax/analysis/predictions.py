@@ -124,7 +124,7 @@ def score(predictions: Predictions) -> Scores:
 
 
 def _predicted(predictions: Predictions, is_wrong: np.ndarray) -> np.ndarray:
-    """Returns the predicted classes; a tie with the right class counts as an error, as it does."""
+    """Returns the predicted classes; of a tie with the right class, another one."""
     predicted = predictions.logs.argmax(axis=1)
     tied = np.flatnonzero(is_wrong & (predicted == predictions.labels))
     others = predictions.logs[tied]

@@ -1,7 +1,7 @@
 """Computes a model's graph and the network that was found in it on the same pictures.
 
-Where activations are and what an operation's options mean is not read from a graph: a network that
-computes the same numbers has them in the same places.
+The reader of graphs ignores activations and some options of operations. If they differ from the
+network's, so do the numbers.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ def check(
     model: ResNet,
     variables: Variables,
     order: str,
+    channels: int,
     graph: "onnx.ModelProto",
     endpoints: dict[str, str],
     path: str,
@@ -41,6 +42,7 @@ def check(
       model: the network.
       variables: {"params", "batch_stats"}.
       order: of the colours in the graph's input, "RGB" or "BGR"; the network takes RGB.
+      channels: of the pictures.
       graph: the model.
       endpoints: endpoint, such as "stage1" or "logits" -> the graph's activation, (N, C, H, W) or
         (N, classes), before the ReLU if a stage ends with one.
@@ -48,9 +50,6 @@ def check(
     """
     from onnx.reference import ReferenceEvaluator
 
-    params = variables["params"]
-    stem = params["stem_conv1" if model.stem == "deep" else "stem_conv"]
-    channels = stem["kernel"].shape[2]
     side = 32 if STEMS[model.stem] == 1 else 224
     name, shape, is_last = _input(graph, channels, side, path)
     compute = jax.jit(lambda v, images_BHWC: features(model, v, images_BHWC, [*endpoints]))
@@ -98,6 +97,6 @@ def _compare(endpoint: str, ours: np.ndarray, theirs: np.ndarray, path: str) -> 
             return
         by = f"by {error:.2g} of its largest number"
     raise UserError(
-        f"{path}: the network of these layers computes something else than the file's graph; they "
-        f"differ first at {endpoint!r}, {by}. Activations or options of layers are others."
+        f"{path}: the network found in it does not compute what its graph computes; they differ "
+        f"first at {endpoint!r}, {by}. An activation or an option of a layer is another."
     )

@@ -71,11 +71,12 @@ def load(
     named, assumed = find(path, prefix)
     chosen = dataclasses.replace(assumed, **conventions)
     found = of_named(named, str(path), chosen)
-    # A flag that contradicts the graph was meant to; a graph cannot tell the order of colours.
+    # A flag may contradict the graph on purpose; a graph cannot tell the order of colours.
     if named.graph is not None and chosen == dataclasses.replace(assumed, order=chosen.order):
         proof.check(
-            found.model, found.variables, chosen.order, named.graph, {**named.endpoints}, str(path)
-        )
+            found.model, found.variables, chosen.order, found.image_channels, named.graph,
+            {**named.endpoints}, str(path),
+        )  # fmt: skip
     return found
 
 

@@ -79,9 +79,11 @@ def write_network(model, variables):
     """Returns the writer of a network of the cifar family with shortcut B, padded as "SAME"."""
     params, statistics = variables["params"], variables["batch_stats"]
     writer = Writer()
-    layer = lambda x, tree, stats, conv, **options: writer.convolution(  # noqa: E731 - reads well
-        x, tree[conv], tree[norm := conv.replace("conv", "norm")], stats[norm], **options
-    )
+
+    def layer(x, tree, stats, conv, **options):
+        norm = conv.replace("conv", "norm")
+        return writer.convolution(x, tree[conv], tree[norm], stats[norm], **options)
+
     x = writer.add("Activation", layer("input_1", params, statistics, "stem_conv"))
     for block in sorted(name for name in params if "block" in name):
         tree, stats = params[block], statistics[block]

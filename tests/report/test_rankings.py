@@ -104,6 +104,10 @@ def test_variants_with_a_tuned_rate_are_lines_of_their_own(tmp_path):
     assert seeds == [[0, 1, 2]] * 2
 
 
+def spread(mean, seeds):
+    return [mean + i for i in range(seeds)]
+
+
 def test_a_study_that_chooses_by_validation_error_compares_test_errors(tmp_path):
     """All variants train to 0 %, as in a study of transfer."""
     tests = {"no_norm": 40.0, "base": 20.0, "residual": 10.0}
@@ -111,10 +115,10 @@ def test_a_study_that_chooses_by_validation_error_compares_test_errors(tmp_path)
         shape = {"model__depth": 56, "model__shortcut": "none"} | VARIANTS[name][1]
         for folder, seeds, test in (("pilots", 2, error + 30), (".", 3, error)):
             for rate in (0.01, 0.1) if folder == "pilots" else (0.1,):
-                spread = lambda mean, n=seeds: [mean + i for i in range(n)]  # noqa: E731
+                validated = spread(error + 5 - 10 * rate, seeds)
                 fixture.write(
                     tmp_path / "s" / folder / f"{name}-{rate}",
-                    fixture.flat([0.0] * seeds, spread(error + 5 - 10 * rate), spread(test)),
+                    fixture.flat([0.0] * seeds, validated, spread(test, seeds)),
                     seed=100 * (folder == "pilots"), replicates=seeds, variant=name,
                     schedule__rate=rate, **shape,
                 )  # fmt: skip

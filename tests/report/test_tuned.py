@@ -106,7 +106,7 @@ def test_the_measure_that_chose_is_shown(tmp_path):
     assert row in markdown.splitlines()
     assert 'data-label="validation error, %">30.00 ± 0.00</td>' in page
     for text in (markdown, page):
-        assert "the candidate with the lowest validation error, among equal ones that" in text
+        assert "the candidate with the lowest validation error; the training loss decides" in text
     (written,) = json.loads((tmp_path / "report" / "summary.json").read_text())["tuning"]
     assert (written["by"], written["trials"][0]["validation_error"]["mean"]) == (
         "validation_error", 30.0
