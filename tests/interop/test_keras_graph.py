@@ -3,6 +3,7 @@
 import copy
 import json
 
+import h5py
 import numpy as np
 import pytest
 
@@ -110,6 +111,18 @@ def test_other_descriptions_are_the_same_network(change, write, tmp_path):
     found = weights.load(tmp_path / "x")
     assert found.model == MODEL
     tiny.assert_bit_equal(found.variables, VARIABLES)
+
+
+@pytest.mark.parametrize("path", ["model/{layer}/{weight}:0", "{layer}/renamed_7/{weight}:0"])
+def test_weights_are_found_where_keras_2_writes_them(path, tmp_path):
+    """Those of a model that is a layer are in its group; a renamed layer's keep their old name."""
+    config, arrays = written()
+    with h5py.File(tmp_path / "x", "w") as file:
+        file.attrs["model_config"] = json.dumps(in_a_model(config) if "model" in path else config)
+        for layer, own in arrays.items():
+            for weight, array in own.items():
+                file[f"model_weights/{path.format(layer=layer, weight=weight)}"] = array
+    tiny.assert_bit_equal(weights.load(tmp_path / "x").variables, VARIABLES)
 
 
 def test_names_of_keras_applications_tell_the_order_of_colours(tmp_path):
