@@ -6,7 +6,7 @@ import json
 import pytest
 
 from experiments.report import contents, headlines
-from experiments.report.axes import rows, series
+from experiments.report.axes import panels, rows, series
 from experiments.report.statistics import Difference, Sample
 from resnet_jax.runs import reader
 from tests.report import fixture
@@ -186,3 +186,14 @@ def test_the_smallest_value_that_cures_has_an_interval(tmp_path):
     assert [field.text for field in table.rows[0]] == [
         "resnet-20-A", "resnet-8-A", "0.5", "0.25", "1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.02, 3.0, ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50"]),
+        (2e-5, 1.5, ["1e-05", "0.0001", "0.001", "0.01", "0.1", "1", "10"]),
+    ],
+)
+def test_a_long_axis_of_losses_has_powers_of_ten_alone(low, high, labels):
+    assert panels._scale(series.Range(low, high, is_log=True))["ticktext"] == labels

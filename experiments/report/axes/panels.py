@@ -15,6 +15,7 @@ from experiments.report.curves import LINE_STYLES
 from experiments.report.interactive import HEIGHT, Entry, Panel, layout
 
 ROW_HEIGHT = 24  # pixels of a name
+_FEW_DECADES = 4  # powers of ten with room for labels between them
 DIGITS = 4  # significant digits of the numbers in the plots
 
 
@@ -167,7 +168,9 @@ def _scale(y: Range) -> dict[str, object]:
     if not y.is_log:
         return {"range": [y.low, y.high]}
     ends = [math.log10(y.low), math.log10(y.high)]
-    return {"type": "log", "range": ends, "tickvals": _ticks(y)}
+    ticks = _ticks(y)
+    labels = [f"{tick:g}" for tick in ticks]  # Plotly would write 20µ
+    return {"type": "log", "range": ends, "tickvals": ticks, "ticktext": labels}
 
 
 def _set_axes(figure: go.Figure, axis: Axis, y: Range) -> None:
@@ -186,9 +189,10 @@ def _set_axes(figure: go.Figure, axis: Axis, y: Range) -> None:
 
 
 def _ticks(y: Range) -> list[float]:
-    """Returns 1, 2 and 5 times each power of ten in a range."""
-    decades = range(math.floor(math.log10(y.low)), math.ceil(math.log10(y.high)))
-    return [_rounded(digit * 10.0**decade) for decade in decades for digit in (1, 2, 5)]
+    """Returns the powers of ten in a range, and in a short one 2 and 5 times each as well."""
+    decades = range(math.floor(math.log10(y.low)), math.ceil(math.log10(y.high)) + 1)
+    digits = (1, 2, 5) if len(decades) <= _FEW_DECADES else (1,)
+    return [_rounded(digit * 10.0**decade) for decade in decades for digit in digits]
 
 
 def _trace(
