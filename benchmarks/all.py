@@ -23,9 +23,8 @@ from collections.abc import Mapping, Sequence
 from absl import flags, logging
 from rich.console import RenderableType
 
-from experiments.cli import command_line, tables
+from experiments.cli import command_line, new_files, tables
 from resnet_jax.errors import RunError, UserError
-from resnet_jax.runs import storage
 from resnet_jax.runs.storage import read_json, write_json
 
 _ON = flags.DEFINE_enum("on", None, ["gpu"], "The kind of device to measure.")
@@ -136,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code: 1 if a measurement failed."""
     command_line.no_arguments(argv)
     wanted = command_line.required(_ON)
-    out = storage.on_disk(_OUT.value, "--out").absolute()
+    out = new_files.folder(_OUT).absolute()
     if _DRY_RUN.value:
         tables.print_parts([_table([(m, "", m.minutes) for m in measurements()], "minutes")])
         for measurement in measurements():

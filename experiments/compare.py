@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.cli import command_line, tables
+from experiments.cli import command_line, new_files, tables
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, storage
 
@@ -72,7 +72,7 @@ def _with_runs(folder: str) -> storage.Path:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
-    folders, out = argv[1:], storage.on_disk(command_line.required(_OUT), "--out")
+    folders, out = argv[1:], new_files.folder(_OUT)
     if not folders:
         raise UserError("Give the folder of a run or of a study; see --help.")
     if not 0 <= _MARGIN.value < 100:

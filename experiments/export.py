@@ -19,12 +19,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.cli import command_line, tables
+from experiments.cli import command_line, new_files, tables
 from resnet_jax import trained
 from resnet_jax.data import sets
-from resnet_jax.errors import RunError, UserError, listing, nearest, require_packages
+from resnet_jax.errors import UserError, require_packages
 from resnet_jax.interop import export, facts
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import reader
 from resnet_jax.trained import Trained
 
 _TO = flags.DEFINE_string("to", None, "The file to write: .safetensors, .onnx or .stablehlo.")
@@ -50,10 +50,7 @@ def main(argv: Sequence[str]) -> int:
     about = facts.of_run(run, reader.read(argv[1]))
     about |= {"input": _PIXELS if is_inside else _IMAGES, **_note(run, to.suffix)}
     content = _WRITERS[to.suffix](run, about)
-    try:
-        storage.write_bytes(to, content)
-    except OSError as e:
-        raise RunError(f"{to} cannot be written: {storage.reason(e)}.") from e
+    new_files.write(to, content)
     tables.print_parts(_summary(run, about))
     print(f"\n{to}: {len(content):,} bytes")
     return 0
@@ -61,19 +58,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _file() -> pathlib.Path:
     """Returns the file of --to, which does not exist yet; raises UserError for any mistake."""
-    to = storage.on_disk(command_line.required(_TO), "--to")
-    if to.suffix not in _PACKAGES:
-        raise UserError(
-            f"--to={to} ends with {to.suffix!r}; allowed are {listing(_PACKAGES)}"
-            f"{nearest(to.suffix, _PACKAGES)}."
-        )
+    to = new_files.file(_TO, tuple(_PACKAGES))
     if _NORMALIZE.value and to.suffix != ".onnx":
         always = "always normalises" if to.suffix == ".stablehlo" else "holds tensors only"
         raise UserError(f"--normalize is for .onnx files: {to.name} {always}.")
-    if to.exists():
-        raise UserError(f"--to={to} exists already; give another name.")
-    if not to.parent.is_dir():
-        raise UserError(f"--to={to} cannot be written: the folder {to.parent} does not exist.")
     require_packages([_PACKAGES[to.suffix]], f"Writing {to.suffix}")
     return to
 

@@ -9,9 +9,7 @@ the pictures, or `labels`, int32. Pictures are prepared as in evaluation. A pict
 read is named and left out, and the exit code is then 1.
 """
 
-import contextlib
 import math
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, cast
@@ -19,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 from absl import flags, logging
 
-from experiments.cli import command_line
+from experiments.cli import command_line, new_files
 from experiments.prediction import inputs
 from resnet_jax import trained
 from resnet_jax.allowed import Choices, check_choice
@@ -49,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if _SPLIT.value is not None:
         check_choice("--split", _SPLIT.value, examples.SPLITS)
-    out = _out()
+    out = new_files.file(_OUT, (".npz",), _OVERWRITE)
     files = pictures.Files(pictures.find(argv[2:])) if len(argv) > 2 else None
     run = trained.load(argv[1], _SEED.value, data_dir=_DATA_DIR.value)
     Choices(tuple(endpoints(run.model))).check("--endpoints", _ENDPOINTS.value)
@@ -70,15 +68,6 @@ def main(argv: Sequence[str]) -> int:
         print(f"{name}: {array.dtype} {' x '.join(map(str, array.shape))}")
     print(out)
     return 1 if files and files.unreadable else 0
-
-
-def _out() -> pathlib.Path:
-    out = storage.on_disk(command_line.required(_OUT), "--out")
-    if not out.parent.is_dir() or out.suffix != ".npz":
-        raise UserError(f"--out={out} is not a name that ends with .npz, in an existing folder.")
-    if out.exists() and not _OVERWRITE.value:
-        raise UserError(f"--out={out} exists; give another name, or --overwrite to replace it.")
-    return out
 
 
 def _compute(
@@ -111,16 +100,10 @@ def _shape(run: trained.Trained, name: str) -> tuple[int, ...]:
 
 
 def _write(out: pathlib.Path, arrays: Arrays) -> None:
-    unfinished = out.with_name(f".{out.name}.tmp")
     try:
-        with open(unfinished, "wb") as f:
+        with storage.writing(out) as f:
             np.savez(f, **cast("dict[str, Any]", arrays))
-            f.flush()
-            os.fsync(f.fileno())
-        unfinished.replace(out)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise RunError(f"{out} cannot be written: {storage.reason(e)}.") from e
 
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.cli import command_line, tables
+from experiments.cli import command_line, new_files, tables
 from experiments.prediction import inputs, page
 from experiments.prediction.page import Guess, Picture
 from resnet_jax import trained
@@ -27,8 +27,7 @@ from resnet_jax.allowed import Range
 from resnet_jax.analysis import examples, predictions
 from resnet_jax.analysis.grad_cam import grad_cam
 from resnet_jax.data import pictures, sets
-from resnet_jax.errors import RunError, UserError
-from resnet_jax.runs import storage
+from resnet_jax.errors import UserError
 from resnet_jax.state import Variables
 
 _TOP = flags.DEFINE_integer("top", 5, "Number of classes per picture.")
@@ -66,10 +65,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         tables.print_parts(_as_text(about, found, unreadable))
     if page_path is not None:
-        try:
-            storage.write_bytes(page_path, page.render(about, found, unreadable).encode())
-        except OSError as e:
-            raise RunError(f"{page_path} cannot be written: {storage.reason(e)}.") from e
+        new_files.write(page_path, page.render(about, found, unreadable).encode())
     return 1 if unreadable else 0
 
 
@@ -78,13 +74,7 @@ def _page_path() -> pathlib.Path | None:
         if _GRAD_CAM.value:
             raise UserError("--grad_cam is shown on a page; give --page=FILE.html as well.")
         return None
-    path = storage.on_disk(_PAGE.value, "--page")
-    if path.is_dir() or not path.parent.is_dir():
-        wrong = "is a folder" if path.is_dir() else f"needs the folder {path.parent}"
-        raise UserError(f"--page={path} {wrong}; give a file in an existing folder.")
-    if path.exists() and not _OVERWRITE.value:
-        raise UserError(f"--page={path} exists; give another name, or --overwrite to replace it.")
-    return path
+    return new_files.file(_PAGE, overwrite=_OVERWRITE)
 
 
 def _predict(run: trained.Trained, files: pictures.Files) -> list[Picture]:

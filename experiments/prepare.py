@@ -19,12 +19,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.cli import command_line
+from experiments.cli import command_line, new_files
 from experiments.preparation import download, image_folder, published
 from resnet_jax.allowed import check_choice
 from resnet_jax.data import sources
 from resnet_jax.errors import UserError
-from resnet_jax.runs import storage
 
 _OUT = flags.DEFINE_string("out", None, "The TFDS data_dir to write; created if it does not exist.")
 _FROM = flags.DEFINE_list(
@@ -47,7 +46,7 @@ _NAMES = (*published.NAMES, image_folder.NAME)
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     name = _name(argv)
-    out = storage.on_disk(command_line.required(_OUT), "--out").absolute()
+    out = new_files.folder(_OUT).absolute()
     _check_flags(name)
     if name == image_folder.NAME:
         _prepare_folder(out)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from rich.console import RenderableType
 
-from experiments.cli import command_line, tables
+from experiments.cli import command_line, new_files, tables
 from experiments.probing import figure, measured
 from experiments.probing.measured import KINDS, Row
 from experiments.report import figures
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     if len(argv) < 2:
         raise UserError("name run folders or studies: python -m experiments.probe RUN...")
-    out = storage.on_disk(_OUT.value, "--out") if _OUT.value else None
+    out = new_files.folder(_OUT) if _OUT.value else None
     runs = reader.find(argv[1:])
     _refuse_different_data(runs)
     rows = _measure(runs)

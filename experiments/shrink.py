@@ -25,13 +25,12 @@ import numpy as np
 from absl import flags, logging
 from PIL import Image
 
-from experiments.cli import command_line
+from experiments.cli import command_line, new_files
 from resnet_jax.allowed import check_choice
 from resnet_jax.data import jpeg, sets, sources
 from resnet_jax.data.records import Records, Shard, write_shard
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.parallel.cores import usable_cores
-from resnet_jax.runs import storage
 from resnet_jax.runs.progress import Bars
 from resnet_jax.runs.storage import Json, read_json, write_bytes, write_json
 
@@ -86,7 +85,7 @@ class Tally:
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     command_line.no_arguments(argv)
-    name, out = _NAME.value, storage.on_disk(command_line.required(_OUT), "--out").absolute()
+    name, out = _NAME.value, new_files.folder(_OUT).absolute()
     check_choice("--name", name, [n for n, facts in sets.DATA_SETS.items() if not facts.resident])
     for flag, low, high in ((_SHORT_SIDE, 32, 4096), (_QUALITY, 50, 95)):
         if not low <= flag.value <= high:

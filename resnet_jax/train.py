@@ -289,7 +289,10 @@ def _test(launch: _Launch, state: TrainState) -> tuple[Variables, Metrics] | Non
     if len(data.validation) and config.steps % config.eval.every:
         state, metrics = _validate(launch, state)
     metrics["diverged_at"] = state.diverged_at
-    variables = state.best.variables if config.eval.weights == "best" else state.evaluated
+    variables = state.evaluated
+    if config.eval.weights == "best":
+        variables = state.best.variables
+        metrics["test/step"] = jax.numpy.maximum(state.best.step, 0)  # 0: the initial weights
     is_measured = config.eval.statistics == "population" and config.model.norm == "batch"
     if is_measured and programs.model.has_trained_norms:
         variables = population_statistics(

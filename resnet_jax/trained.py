@@ -35,7 +35,7 @@ class Trained:
       model: the network, with unrolled blocks.
       variables: {"params", "batch_stats"}.
       seed: the seed they were trained with.
-      step: training steps taken.
+      step: training steps after which the network had these variables.
       is_tested: whether the run's test error belongs to these variables; if not, they come from
         its newest checkpoint.
       config: the run's config.json, with `data.dir` for this machine.
@@ -134,6 +134,7 @@ def load(
         ) from e
     saved = newest(path)
     normalization = storage.read_json(path / reader.NORMALIZATION)
+    best_step = reader.tested_step(saved_run, seed) if saved.is_tested else None
     if not saved.is_tested:
         logging.warning("%s: not tested; these are the variables of step %d.", path, saved.step)
     if data_dir is not None:
@@ -142,7 +143,7 @@ def load(
         model=model,
         variables=_of_one_seed(saved.variables, seed - first),
         seed=seed,
-        step=saved.step,
+        step=saved.step if best_step is None else best_step,
         is_tested=saved.is_tested,
         config=ConfigDict(config).lock(),
         data_content=saved_run.environment.get("data", {}).get("content", ""),

@@ -183,6 +183,10 @@ def test_a_network_without_learned_statistics_resumes_is_tested_and_loads(
     assert "validation/error" in last or "validation/error" in tiny.lines(folders[0])[-2]
     assert not [key for key in last if "population" in key]
     loaded = resnet_jax.load(folders[0], 1)
+    assert loaded.step == last["test/step"][1]
+    validated = [row for row in tiny.lines(folders[0]) if "validation/error" in row]
+    best = [min(validated, key=lambda row, r=r: row["validation/error"][r]) for r in range(2)]
+    assert last["test/step"] == [row["step"] for row in best]
     images = reader.read(folders[0]).environment["data"]["test"]
     assert wrong(loaded) == round(images * last["test/error"][1] / 100, 3)
     statistics = jax.tree.leaves(loaded.variables["batch_stats"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from resnet_jax import state, train
+from resnet_jax import state, train, trained
 from resnet_jax.errors import UserError
 from resnet_jax.execution import Execution
 from resnet_jax.runs import reader
@@ -139,6 +139,8 @@ def test_eval_weights_best_tests_the_best_weights(tmp_path):
     tiny.assert_bit_equal(last, best)  # training does not differ
     assert best.best.step[0] < 12, "with this rate the best step must not be the last one"
     assert losses["last"] != losses["best"]
+    for run_folder, step in ((tmp_path / "last", 12), (tmp_path / "best", int(best.best.step[0]))):
+        assert trained.load(run_folder).step == step
 
 
 # ------------------------------------------------------------------------------- diverging

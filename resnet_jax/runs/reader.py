@@ -182,11 +182,21 @@ def validation_metric(metrics: Sequence[Row]) -> str:
 
 def final_test_error(run: Run, seed: int) -> float | None:
     """Returns a seed's test error in percent; None before the test, or if it is not finite."""
-    tested = [row["test/error"] for row in run.metrics if "test/error" in row]
+    return _of_test(run, "test/error", seed)
+
+
+def tested_step(run: Run, seed: int) -> int | None:
+    """Returns the step of the best weights that a seed was tested with; None if not recorded."""
+    step = _of_test(run, "test/step", seed)
+    return None if step is None else int(step)
+
+
+def _of_test(run: Run, metric: str, seed: int) -> float | None:
+    tested = [row[metric] for row in run.metrics if metric in row]
     if not tested:
         return None
-    errors: Sequence[float | None] = tested[-1] if isinstance(tested[-1], list) else [tested[-1]]
-    return errors[seed - run.config["seed"]]
+    values: Sequence[float | None] = tested[-1] if isinstance(tested[-1], list) else [tested[-1]]
+    return values[seed - run.config["seed"]]
 
 
 def has_moving_averages(run: Run) -> bool:

@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from typing_extensions import TypeIs
 from upath import UPath
@@ -180,15 +180,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         with reaching(path):
             path.write_bytes(content)
         return
+    with writing(path) as f:
+        f.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """Opens a file on a disk, which gets its name and its content once all is written.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as f:
-            f.write(content)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 

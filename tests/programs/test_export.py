@@ -171,8 +171,7 @@ def test_the_test_error_is_that_of_the_seed_if_it_was_tested(folder, run):
         ((), "name one run folder: python -m experiments.export RUN --to=FILE."),
         (
             ("{run}", "--to={out}/net.onx"),
-            "net.onx ends with '.onx'; allowed are .safetensors, .onnx or .stablehlo "
-            "(nearest: .onnx).",
+            "net.onx must end with .safetensors, .onnx or .stablehlo (nearest: .onnx).",
         ),
         (("{run}", "--to=gs://bucket/net.onnx"), "is a URL; it must be a path on a disk"),
         (("{run}", "--to={out}/there.onnx"), "there.onnx exists already; give another name."),

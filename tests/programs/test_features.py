@@ -65,7 +65,7 @@ def test_features_of_pictures_come_with_their_names(run, tmp_path):
     before = out.read_bytes()
     done = features(run, tmp_path, *flags)
     assert done.returncode == 2
-    assert f"--out={out} exists; give another name, or --overwrite" in done.stderr
+    assert f"--out={out} exists already; give another name, or --overwrite" in done.stderr
     assert out.read_bytes() == before
     done = features(run, tmp_path / "3.png", *flags, "--overwrite")
     assert done.returncode == 0, done.stderr
@@ -80,7 +80,7 @@ def test_features_of_pictures_come_with_their_names(run, tmp_path):
         (("{run}", "--out=x.npz"), "name a run folder, and either pictures or --split"),
         (("{run}", "docs", "--split=test", "--out=x.npz"), "either pictures or --split"),
         (("{run}", "--split=tests", "--out=x.npz"), "--split='tests' is not known"),
-        (("{run}", "--split=test", "--out=x.npy"), "--out=x.npy is not a name that ends with .npz"),
+        (("{run}", "--split=test", "--out=x.npy"), "--out=x.npy must end with .npz."),
         (
             ("{run}", "--split=test", "--out=x.npz", "--endpoints=stage4"),
             "--endpoints='stage4' is not known; allowed are stem, stage1, stage2, stage3, pooled",
