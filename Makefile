@@ -64,4 +64,4 @@ check: venv
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-skypilot .venv-tensorflow .venv-torch .libtpu runs
+	rm -rf .venv .venv-newer .venv-skypilot .venv-tensorflow .venv-torch .libtpu runs
