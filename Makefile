@@ -29,7 +29,7 @@ test: venv
 # SkyPilot pins other versions, so that its parser has an environment of its own.
 .venv-skypilot/.installed: tests/requirements-skypilot.txt
 	test -x .venv-skypilot/bin/python || $(PYTHON) -m venv .venv-skypilot
-	.venv-skypilot/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	.venv-skypilot/bin/python -m pip install --disable-pip-version-check --quiet --no-compile -r $<
 	@touch $@
 
 # TFDS with TensorFlow, to compare experiments.prepare with.
