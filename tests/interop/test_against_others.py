@@ -31,9 +31,9 @@ NAMES = [
 pytestmark = pytest.mark.slow
 
 
-def made_by(python, script, out):
+def made_by(python, script, out, *arguments):
     done = subprocess.run(
-        [python, tiny.ROOT / "tests" / "interop" / script, out],
+        [python, tiny.ROOT / "tests" / "interop" / script, out, *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": ""},
         capture_output=True,
         text=True,
@@ -42,10 +42,14 @@ def made_by(python, script, out):
     return out
 
 
-@pytest.fixture(scope="module")
-def of_torch(tmp_path_factory):
-    """A folder with the networks of torch_own.py."""
-    return made_by(TORCH, "torch_own.py", tmp_path_factory.mktemp("torch"))
+@pytest.fixture
+def of_torch(tmp_path):
+    """A function that writes networks of torch_own.py, and returns their folder.
+
+    All networks would take 3 GB, so a test's are removed at its end.
+    """
+    yield lambda *names: made_by(TORCH, "torch_own.py", tmp_path, *names)
+    shutil.rmtree(tmp_path)
 
 
 def program(name, *arguments):
@@ -68,8 +72,9 @@ def apply(model, variables, images):
 @pytest.mark.skipif(not TORCH.exists(), reason="no .venv-torch: make test-slow makes it")
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_and_gradients_are_those_of_pytorch(of_torch, name):
-    tensors = files.read(of_torch / f"{name}.pth").tensors
-    theirs = np.load(of_torch / f"{name}.npz")
+    folder = of_torch(name)
+    tensors = files.read(folder / f"{name}.pth").tensors
+    theirs = np.load(folder / f"{name}.npz")
     family, depth, *version = name.split("-")
     scheme = "cifar" if family == "cifar" else "torchvision"
     conventions = {"bottleneck_stride": "v1" if version == ["v1"] else "v1.5"}
@@ -113,22 +118,23 @@ def test_onnxruntime_computes_what_our_networks_compute(tmp_path):
 
 
 @pytest.mark.skipif(not TORCH.exists(), reason="no .venv-torch: make test-slow makes it")
-def test_torchvision_loads_what_is_exported_and_computes_its_own_logits(of_torch, tmp_path):
+def test_torchvision_loads_what_is_exported_and_computes_its_own_logits(of_torch):
     """From a .pth file to a run folder, to a .safetensors file, to torchvision."""
-    for name in ("imagenet-18", "imagenet-50"):
-        run = tmp_path / f"run-{name}"
-        source = f"--from={of_torch / name}.pth"
+    names = ("imagenet-18", "imagenet-50")
+    folder = of_torch(*names)
+    for name in names:
+        run = folder / f"run-{name}"
+        source = f"--from={folder / name}.pth"
         program("convert", source, f"--to={run}", "--data=imagenet2012")
-        said = program("export", run, f"--to={tmp_path / name}.safetensors")
+        said = program("export", run, f"--to={folder / name}.safetensors")
         assert "torchvision's network" not in said  # computes another function
-        shutil.copy(of_torch / f"{name}.npz", tmp_path)
-    made_by(TORCH, "torchvision_own.py", tmp_path)
-    for name in ("imagenet-18", "imagenet-50"):
-        theirs = np.load(of_torch / f"{name}.npz")["logits"]
+    made_by(TORCH, "torchvision_own.py", folder)
+    for name in names:
+        theirs = np.load(folder / f"{name}.npz")["logits"]
         # The same tensors; PyTorch may sum in another order from one process to the next.
-        assert error(np.load(tmp_path / f"{name}.logits.npy"), theirs) < 1e-5
-        back = files.read(tmp_path / f"{name}.safetensors").tensors
-        tensors = files.read(of_torch / f"{name}.pth").tensors
+        assert error(np.load(folder / f"{name}.logits.npy"), theirs) < 1e-5
+        back = files.read(folder / f"{name}.safetensors").tensors
+        tensors = files.read(folder / f"{name}.pth").tensors
         assert back.keys() == tensors.keys()
         for key, tensor in tensors.items():
             np.testing.assert_array_equal(back[key], tensor)

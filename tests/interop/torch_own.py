@@ -1,9 +1,10 @@
 """Networks of torchvision, and CIFAR networks in PyTorch: weights, logits and gradients.
 
-    python torch_own.py OUT    # in an environment with PyTorch, see test_against_others.py
+    python torch_own.py OUT NAME...    # in an environment with PyTorch, see test_against_others.py
 
-For each network NAME, OUT gets NAME.pth (a state_dict with random weights and statistics) and
-NAME.npz: images (B, H, W, C), logits, and the gradient of sum(logits * weights) by parameter.
+For each NAME, such as imagenet-50-v1, OUT gets NAME.pth (a state_dict with random weights and
+statistics) and NAME.npz: images (B, H, W, C), logits, and the gradient of sum(logits * weights) by
+parameter.
 """
 
 import pathlib
@@ -94,19 +95,23 @@ def write(model, name, size, out):
     )
 
 
+def made(name):
+    """Returns a new network."""
+    family, depth, *version = name.split("-")
+    if family == "cifar":
+        return Cifar((int(depth) - 2) // 6)
+    variants = {"resnext": "resnext50_32x4d", "wide": "wide_resnet50_2"}
+    known = [variants[each] for each in version if each in variants]
+    model = getattr(torchvision.models, *known or [f"resnet{depth}"])()
+    return with_strides_of_the_paper(model) if version == ["v1"] else model
+
+
 def main():
-    """Writes every network."""
-    torch.manual_seed(0)
-    out = pathlib.Path(sys.argv[1])
-    for depth in (18, 34, 50, 101, 152):
-        write(getattr(torchvision.models, f"resnet{depth}")(), f"imagenet-{depth}", 64, out)
-    for depth in (50, 101, 152):
-        made = getattr(torchvision.models, f"resnet{depth}")()
-        write(with_strides_of_the_paper(made), f"imagenet-{depth}-v1", 64, out)
-    write(torchvision.models.resnext50_32x4d(), "imagenet-50-resnext", 64, out)
-    write(torchvision.models.wide_resnet50_2(), "imagenet-50-wide", 64, out)
-    for depth in (20, 32, 44, 56, 110):
-        write(Cifar((depth - 2) // 6), f"cifar-{depth}", 32, out)
+    """Writes the networks."""
+    out, *names = sys.argv[1:]
+    for name in names:
+        torch.manual_seed(0)
+        write(made(name), name, 32 if name.startswith("cifar") else 64, pathlib.Path(out))
 
 
 if __name__ == "__main__":
