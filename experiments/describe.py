@@ -22,7 +22,7 @@ from experiments.report import paper
 from resnet_jax import execution, settings
 from resnet_jax.data import sets
 from resnet_jax.errors import UserError, listing
-from resnet_jax.networks import resnet, summary
+from resnet_jax.networks import builders, summary
 from resnet_jax.resolve import resolve
 
 Description = dict[str, Any]  # ready for JSON
@@ -38,7 +38,7 @@ _JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 def describe(config: ConfigDict) -> Description:
     """Returns the structure and sizes of a resolved config's network."""
     model, image_shape = config.model, sets.image_shape(config.data)
-    network = resnet.from_config(model)
+    network = builders.from_config(model)
     sizes = summary.summarize(network, image_shape)
     published = paper.published_size(config.to_dict(), image_shape)
     return {

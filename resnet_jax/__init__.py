@@ -15,8 +15,9 @@ from resnet_jax.runs import flags
 
 if TYPE_CHECKING:
     from resnet_jax.errors import RunError, UserError
+    from resnet_jax.networks.builders import resnet
     from resnet_jax.networks.features import endpoints, features
-    from resnet_jax.networks.resnet import ResNet, resnet
+    from resnet_jax.networks.resnet import ResNet
     from resnet_jax.shipped import config, train_run
     from resnet_jax.trained import Trained, load
 
@@ -47,7 +48,7 @@ _MODULES = {
     "endpoints": "resnet_jax.networks.features",
     "features": "resnet_jax.networks.features",
     "load": "resnet_jax.trained",
-    "resnet": "resnet_jax.networks.resnet",
+    "resnet": "resnet_jax.networks.builders",
     "train_run": "resnet_jax.shipped",
 }
 

@@ -18,8 +18,9 @@ from resnet_jax import step
 from resnet_jax.data import sets
 from resnet_jax.data.augment import Augmentation, Normalization
 from resnet_jax.execution import Execution
-from resnet_jax.networks import layout, resnet
+from resnet_jax.networks import builders, layout
 from resnet_jax.networks.per_block import Scales
+from resnet_jax.networks.resnet import ResNet
 from resnet_jax.networks.signals import SIGNALS
 from resnet_jax.optim import Numbers, Schedule, frozen_parts, make_optimizer, numbers_of
 from resnet_jax.parallel import mesh as meshes
@@ -62,7 +63,7 @@ class Programs:
     after_validation: Wrapped
 
     @property
-    def model(self) -> resnet.ResNet:
+    def model(self) -> ResNet:
         """The network."""
         return self.task.model
 
@@ -102,7 +103,7 @@ def build(
     initialize = initializer(config, execution)
     convolution, product = seeds.convolution_and_product(execution.seeds_by, execution.mesh)
     model = dataclasses.replace(
-        resnet.from_config(config.model, execution.scan),
+        builders.from_config(config.model, execution.scan),
         frozen=frozen_parts(config),
         convolution=convolution,
         product=product,
@@ -152,7 +153,7 @@ def initializer(config: ConfigDict, execution: Execution | None = None) -> Initi
     """Returns the initializer of a resolved config; `execution` is needed only to draw weights."""
     return Initializer(
         # It only draws kernels, and a loop over blocks compiles fastest on every platform.
-        model=dataclasses.replace(resnet.from_config(config.model), scan=True, remat=()),
+        model=dataclasses.replace(builders.from_config(config.model), scan=True, remat=()),
         optimizer=make_optimizer(config),
         schedule=Schedule(config),
         image_shape=sets.image_shape(config.data),
@@ -278,7 +279,7 @@ def _first(tree: Tree) -> Tree:
 
 
 def _in_training(
-    model: resnet.ResNet, saved: TrainState, unstack: Callable[[jax.Array], Iterable[jax.Array]]
+    model: ResNet, saved: TrainState, unstack: Callable[[jax.Array], Iterable[jax.Array]]
 ) -> TrainState:
     """Converts a state from the stacked layout of checkpoints to the layout of `model`."""
     if model.scan:

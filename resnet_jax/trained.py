@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import UserError
-from resnet_jax.networks import layout, resnet
+from resnet_jax.networks import builders, layout
+from resnet_jax.networks.resnet import ResNet
 from resnet_jax.runs import inventory, reader, storage
 from resnet_jax.settings import OWN_DATA
 from resnet_jax.state import Variables
@@ -43,7 +44,7 @@ class Trained:
       saved_normalization: of the run folder; None in one of an older version.
     """
 
-    model: resnet.ResNet
+    model: ResNet
     variables: Variables
     seed: int
     step: int
@@ -127,7 +128,7 @@ def load(
         allowed = f"{first} to {first + seeds - 1}" if seeds > 1 else f"only {first}"
         raise UserError(f"seed={seed} is not in {path}; allowed is {allowed} (nearest: {nearest}).")
     try:
-        model = dataclasses.replace(resnet.from_config(config["model"]), scan=False, remat=())
+        model = dataclasses.replace(builders.from_config(config["model"]), scan=False, remat=())
     except KeyError as e:
         raise UserError(
             f"{path}/config.json lacks model.{e.args[0]}; it is of another version."

@@ -12,7 +12,7 @@ from resnet_jax import settings
 from resnet_jax.allowed import Choice, Length, Range
 from resnet_jax.data import augment, crops, views
 from resnet_jax.errors import UserError
-from resnet_jax.networks import resnet
+from resnet_jax.networks import builders
 from resnet_jax.parallel import seeds
 from resnet_jax.resolve import resolve
 from resnet_jax.settings import LENGTHS, SETTINGS
@@ -75,7 +75,7 @@ def test_every_default_is_allowed():
 def test_the_names_in_the_table_are_those_that_the_code_knows():
     known = {
         "replicates_by": ("auto", *seeds.WAYS),
-        "model.dtype": tuple(resnet.DTYPES),
+        "model.dtype": tuple(builders.DTYPES),
         "data.mean": augment.MEANS,
         "data.crop": crops.CROPS,
     }

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from benchmarks.peers.ours import Program, Work
 from resnet_jax.data import sets
 from resnet_jax.networks.architectures import Architecture, architecture
-from resnet_jax.networks.resnet import DTYPES
+from resnet_jax.networks.builders import DTYPES
 from resnet_jax.pytree import PyTree
 
 ModuleFactory = Callable[..., Callable[[jax.Array], jax.Array]]

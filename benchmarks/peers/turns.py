@@ -13,7 +13,7 @@ from benchmarks.compiled import bound
 from benchmarks.peers import flax_example, ours
 from benchmarks.peers.ours import Program, Work
 from resnet_jax.data import sets
-from resnet_jax.networks import resnet, summary
+from resnet_jax.networks import builders, summary
 
 OURS = "resnet_jax"
 PEERS = ("flax", "torch", "torch_loop")
@@ -75,7 +75,7 @@ def measure(
 
 def _describe(config: ConfigDict) -> results.Row:
     shape = sets.image_shape(config.data)
-    network = summary.summarize(resnet.from_config(config.model), shape)
+    network = summary.summarize(builders.from_config(config.model), shape)
     traffic = bound.traffic(flax_example.network(config.model), shape)
     return {
         "family": config.model.family,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from experiments.study.grid import Cell
 from resnet_jax.data import sets
-from resnet_jax.networks import resnet, summary
+from resnet_jax.networks import builders, summary
 from resnet_jax.runs import reader
 
 # A backward pass costs two forward passes: one for the inputs' and one for the weights' gradients.
@@ -51,7 +51,7 @@ class Rate:
 def size_of(cell: Cell) -> Size:
     """Traces a cell's network; no device computes anything."""
     config = cell.config
-    model = resnet.from_config(config.model)
+    model = builders.from_config(config.model)
     network = summary.summarize(model, sets.image_shape(config.data))
     images = config.batch_size * config.steps * config.replicates
     work = float(network.mult_adds) * _FORWARD_AND_BACKWARD * images

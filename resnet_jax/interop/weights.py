@@ -13,7 +13,8 @@ from resnet_jax.errors import UserError
 from resnet_jax.interop import keras_graph, names, onnx_graph, proof, structure
 from resnet_jax.interop.names import Named
 from resnet_jax.interop.schemes import SCHEMES, Conventions
-from resnet_jax.networks import layout, resnet
+from resnet_jax.networks import builders, layout
+from resnet_jax.networks.resnet import ResNet
 from resnet_jax.networks.squeeze import LAYERS as SE_LAYERS
 from resnet_jax.state import Variables
 from resnet_jax.weight_files import files
@@ -36,7 +37,7 @@ class Imported:
         nothing; only in a network whose other convolutions have norms.
     """
 
-    model: resnet.ResNet
+    model: ResNet
     settings: Mapping[str, Any]
     variables: Variables
     scheme: str
@@ -109,7 +110,7 @@ def convert(
 def of_named(named: Named, path: str, conventions: Conventions) -> Imported:
     """Converts tensors whose places are known; see load(). `path` is for messages."""
     settings = structure.settings(named, conventions, path)
-    model = resnet.resnet(**settings)
+    model = builders.resnet(**settings)
     arrays = _arrays(named, path)
     if settings["norm"] == "batch":
         _fold_biases(arrays)
@@ -197,7 +198,7 @@ def _number(block: str) -> tuple[int, int]:
     return int(stage), int(number)
 
 
-def _variables(arrays: _Arrays, named: Named, model: resnet.ResNet, path: str) -> Variables:
+def _variables(arrays: _Arrays, named: Named, model: ResNet, path: str) -> Variables:
     """Returns the network's variables; raises UserError unless all arrays are used."""
     side = 32 if model.stem == "cifar" else 224
     channels = arrays[_stem(arrays)[0], "kernel"].shape[2]

@@ -12,7 +12,7 @@ from resnet_jax.analysis import examples, predictions
 from resnet_jax.data import sources
 from resnet_jax.data.pictures import Files
 from resnet_jax.errors import UserError
-from resnet_jax.networks import resnet
+from resnet_jax.networks import builders
 from resnet_jax.resolve import resolve
 from resnet_jax.trained import Trained
 from tests.data import pictures, test_tfds
@@ -22,7 +22,7 @@ from tests.interop import foreign
 def trained(config):
     """Returns a run's network with random variables."""
     c = resolve(config)
-    model = dataclasses.replace(resnet.from_config(c.model, scan=False), remat=())
+    model = dataclasses.replace(builders.from_config(c.model, scan=False), remat=())
     variables = jax.tree.map(jax.numpy.asarray, foreign.drawn(model, c.data.image_size))
     return Trained(
         model=model, variables=variables, seed=0, step=0, is_tested=True, config=c,

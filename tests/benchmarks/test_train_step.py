@@ -15,7 +15,7 @@ from benchmarks.peers import flax_example, ours
 from resnet_jax import losses
 from resnet_jax.data import sets
 from resnet_jax.errors import UserError
-from resnet_jax.networks import layout, resnet, summary
+from resnet_jax.networks import builders, layout, summary
 from resnet_jax.resolve import resolve
 from tests import tiny
 
@@ -74,7 +74,7 @@ def parameters_of(net, image_shape):
 def test_flaxs_network_has_as_many_parameters_as_ours(family, depth, shortcut):
     config = network(family, depth, shortcut)
     shape = sets.image_shape(config.data)
-    ours = summary.summarize(resnet.from_config(config.model), shape).parameters
+    ours = summary.summarize(builders.from_config(config.model), shape).parameters
     assert parameters_of(flax_example.network(config.model), shape) == ours
 
 
@@ -86,7 +86,7 @@ def test_pytorchs_network_has_as_many_parameters_as_ours(family, depth, shortcut
     config = network(family, depth, shortcut)
     with torch.device("meta"):
         net = peer.ResNet(config.model, channels=3)
-    ours = summary.summarize(resnet.from_config(config.model), sets.image_shape(config.data))
+    ours = summary.summarize(builders.from_config(config.model), sets.image_shape(config.data))
     assert sum(p.numel() for p in net.parameters()) == ours.parameters
 
 
@@ -113,7 +113,7 @@ def to_torch(params):
 
 def ours_on_noise(config):
     """Returns variables, normalised images, labels, our loss, new batch_stats and gradients."""
-    net = resnet.from_config(config.model)
+    net = builders.from_config(config.model)
     images, labels = ours.make_work(config).normalised_batch()
 
     def loss(params, batch_stats):

@@ -8,7 +8,7 @@ import numpy as np
 
 from resnet_jax.interop import export, run_folder, weights
 from resnet_jax.networks import layout
-from resnet_jax.networks.resnet import resnet
+from resnet_jax.networks.builders import resnet
 from resnet_jax.resolve import resolve
 from tests import tiny
 

@@ -14,7 +14,7 @@ from resnet_jax import trained
 from resnet_jax.data import sources
 from resnet_jax.interop import weights
 from resnet_jax.interop.onnx_export import to_onnx
-from resnet_jax.networks.resnet import resnet
+from resnet_jax.networks.builders import resnet
 from resnet_jax.weight_files import files
 from tests import tiny
 from tests.interop.foreign import drawn, write_run

@@ -11,7 +11,8 @@ from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import UserError
 from resnet_jax.interop import export
 from resnet_jax.interop.stablehlo import PLATFORMS, to_stablehlo
-from resnet_jax.networks.resnet import ResNet, resnet
+from resnet_jax.networks.builders import resnet
+from resnet_jax.networks.resnet import ResNet
 from tests.interop.foreign import drawn
 
 NETWORKS = {

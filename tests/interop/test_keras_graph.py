@@ -9,7 +9,7 @@ import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.interop import weights
-from resnet_jax.networks.resnet import resnet
+from resnet_jax.networks.builders import resnet
 from tests import tiny
 from tests.interop.foreign import drawn
 from tests.interop.keras_writer import save, save_archive, write_network

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from resnet_jax.errors import UserError
 from resnet_jax.interop import weights
 from resnet_jax.interop.onnx_export import to_onnx
-from resnet_jax.networks.resnet import resnet
+from resnet_jax.networks.builders import resnet
 from tests.interop.foreign import drawn
 
 NETWORKS = {

@@ -8,8 +8,8 @@ import pytest
 from resnet_jax.errors import UserError
 from resnet_jax.interop import export, names, trial
 from resnet_jax.interop.schemes import Conventions
+from resnet_jax.networks.builders import resnet
 from resnet_jax.networks.features import features
-from resnet_jax.networks.resnet import resnet
 from tests.interop.foreign import drawn
 
 EVERY = ("stem", "stage1", "stage2", "stage3", "pooled", "logits")

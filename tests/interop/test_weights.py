@@ -10,7 +10,7 @@ import pytest
 from resnet_jax.errors import UserError
 from resnet_jax.interop import export, weights
 from resnet_jax.networks import blocks
-from resnet_jax.networks.resnet import resnet
+from resnet_jax.networks.builders import resnet
 from tests.interop.foreign import drawn
 
 

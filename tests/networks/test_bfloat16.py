@@ -9,7 +9,7 @@ from benchmarks.peers import ours
 from experiments.study.calibrate import on_noise
 from resnet_jax.data import sets
 from resnet_jax.execution import decide
-from resnet_jax.networks import resnet, summary
+from resnet_jax.networks import builders, summary
 
 NETWORKS = [
     ("cifar", 20, "A"),
@@ -41,7 +41,7 @@ def convolutions(config):
 
     The first layer has one gradient: the images need none.
     """
-    network = summary.summarize(resnet.from_config(config.model), sets.image_shape(config.data))
+    network = summary.summarize(builders.from_config(config.model), sets.image_shape(config.data))
     return 3 * (config.model.depth - 1 + network.projections) - 1
 
 

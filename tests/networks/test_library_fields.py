@@ -12,8 +12,9 @@ from resnet_jax.data import augment, crops, views
 from resnet_jax.errors import UserError
 from resnet_jax.networks import blocks
 from resnet_jax.networks.architectures import Architecture, architecture
+from resnet_jax.networks.builders import resnet
 from resnet_jax.networks.normalization import BatchNorm
-from resnet_jax.networks.resnet import ResNet, resnet
+from resnet_jax.networks.resnet import ResNet
 
 ARCH = Architecture("basic", (1, 1), (4, 8))
 net = functools.partial(ResNet, ARCH, num_classes=3)
