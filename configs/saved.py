@@ -27,8 +27,6 @@ def get_config(path: str = "") -> ConfigDict:
     content = storage.read_json(file)
     if content == {}:
         raise UserError(f"{file} cannot be read: there is no such file.")
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a run's config.json.")
     return from_dict(content, str(file))
 
 

@@ -14,7 +14,7 @@ from resnet_jax.data import sets, sources
 from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import UserError, listing
 from resnet_jax.networks.architectures import architecture
-from resnet_jax.runs import inventory, reader, storage
+from resnet_jax.runs import inventory, reader, records, storage
 from resnet_jax.state import Variables
 
 # Settings of the network that weights do not depend on, or that training may change.
@@ -118,7 +118,7 @@ def read(config: ConfigDict, run: storage.Path) -> Given:
             f"init.from={config.init['from']!r} has weights that are not finite: it has diverged."
         )
     content = _digest(kept)
-    recorded = storage.read_json(run / "environment.json").get("init", {})
+    recorded = records.read_environment(run).get("init", {})
     if recorded.get("content", content) != content:
         raise UserError(
             f"{run} was started from other weights than init.from={config.init['from']!r} has now; "

@@ -26,7 +26,7 @@ from resnet_jax.parallel.processes import fetch, from_primary, put
 from resnet_jax.parallel.stopping import StopRequest
 from resnet_jax.programs import Programs, build
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import environment, flags, identity, reader, storage
+from resnet_jax.runs import environment, flags, identity, reader, records, storage
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.log import Clock, RunLog
 from resnet_jax.runs.profile import Profiler
@@ -131,7 +131,7 @@ def _prepare(
     checkpoints = at_end.enter_context(Checkpoints(folder.checkpoints, config.checkpoint.keep))
     saved = checkpoints.restore(programs.saved_state)
     seeds = np.arange(config.seed, config.seed + config.replicates, dtype=np.int32)
-    facts: reader.Launch = {}
+    facts: records.Launch = {}
     if saved is not None:
         state = programs.from_saved(saved)
     elif config.init["from"]:
@@ -161,7 +161,7 @@ def _normalization(config: ConfigDict, folder: RunFolder, data: datasets.DataSet
     """Returns the run's normalisation, and writes it into the folder of a new run."""
     path = folder.path / reader.NORMALIZATION
     if saved := from_primary(lambda: storage.read_json(path)):
-        return Normalization.from_json(saved)
+        return Normalization.from_json(saved, path)
     chosen = data.normalization
     if config.init["from"] and config.init.normalization == "kept":
         chosen = pretrained.normalization(config)

@@ -134,7 +134,8 @@ def load(
             f"{path}/config.json lacks model.{e.args[0]}; it is of another version."
         ) from e
     saved = newest(path)
-    normalization = storage.read_json(path / reader.NORMALIZATION)
+    file = path / reader.NORMALIZATION
+    normalization = storage.read_json(file)
     best_step = reader.tested_step(saved_run, seed) if saved.is_tested else None
     if not saved.is_tested:
         logging.warning("%s: not tested; these are the variables of step %d.", path, saved.step)
@@ -148,7 +149,7 @@ def load(
         is_tested=saved.is_tested,
         config=ConfigDict(config).lock(),
         data_content=saved_run.environment.get("data", {}).get("content", ""),
-        saved_normalization=Normalization.from_json(normalization) if normalization else None,
+        saved_normalization=Normalization.from_json(normalization, file) if normalization else None,
     )
 
 

@@ -29,7 +29,7 @@ from resnet_jax.networks.per_block import UNSCALED
 from resnet_jax.parallel.stopping import StopRequest
 from resnet_jax.programs import initializer
 from resnet_jax.resolve import resolve
-from resnet_jax.runs import identity, reader
+from resnet_jax.runs import identity, records
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.step import Task
 from tests import forks
@@ -209,7 +209,7 @@ def flip_bytes(folder: Any) -> None:
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the rows of metrics without the timings, which differ between runs."""
-    rows = reader.read_metrics(workdir / "metrics.jsonl")
+    rows = records.read_metrics(workdir)
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 

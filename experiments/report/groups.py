@@ -8,7 +8,8 @@ from experiments.report import cells, paper, replicates
 from experiments.report.cells import CellResult
 from experiments.report.tuned import NOTHING_TUNED, Tuned
 from resnet_jax import settings
-from resnet_jax.runs import identity, reader, storage
+from resnet_jax.runs import identity, reader
+from resnet_jax.runs.records import Data
 from resnet_jax.settings import Flat
 
 WARM_UP_VALUES = ("schedule.warmup_rate", "schedule.warmup_error")
@@ -59,10 +60,11 @@ class Group:
         return names if len(names) < len(self.cells) else []
 
     @property
-    def facts(self) -> storage.Json:
+    def facts(self) -> Data:
         """Facts about the data, from the first run that recorded them."""
+        none: Data = {}
         recorded = (run.environment.get("data") for cell in self.cells for run in cell.runs)
-        return next((facts for facts in recorded if facts), {})
+        return next((facts for facts in recorded if facts), none)
 
 
 def comparable(runs: Iterable[reader.Run], tuned: Tuned = NOTHING_TUNED) -> list[Group]:
@@ -193,7 +195,7 @@ def _data(part: Sequence[reader.Run]) -> list[Flat]:
 
     A run that never loaded its data gets the first known values.
     """
-    facts = [run.environment.get("data", {}) for run in part]
+    facts = [dict(run.environment.get("data", {})) for run in part]
     # Names of published sets say what they hold.
     keys = ["note"] + ["content"] * (part[0].config["data"]["name"] in settings.OWN_DATA)
     first = {key: next((each[key] for each in facts if key in each), None) for key in keys}

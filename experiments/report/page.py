@@ -18,6 +18,7 @@ from experiments.report.contents import Contents
 from experiments.report.groups import Group
 from experiments.report.signals import drawing
 from resnet_jax.runs import reader
+from resnet_jax.runs.records import Launch
 from resnet_jax.runs.storage import Json
 
 UNKNOWN = "not recorded"
@@ -87,7 +88,7 @@ def _group(
       drawn: whether its errors are drawn against depth.
     """
     depth_panels = interactive.depth_panels(group, tops[1][group.data]) if drawn else []
-    counts, facts = _counts(group.facts), group.facts
+    counts, facts = _counts(dict(group.facts)), group.facts
     data = [counts] if counts else []
     data += [f"{facts['classes']} classes"] if "classes" in facts else []
     shape = facts.get("image_shape")
@@ -144,7 +145,7 @@ def _run(run: reader.Run) -> dict[str, object]:
     }
 
 
-def _launches(run: reader.Run) -> list[reader.Launch]:
+def _launches(run: reader.Run) -> list[Launch]:
     """Returns the facts of the first launch and of each later one."""
     first = run.environment
     return [first, *first.get("resumed", [])] if first else []
@@ -154,22 +155,23 @@ def _distinct(values: Iterable[str | None]) -> list[str]:
     return [value for value in dict.fromkeys(values) if value]
 
 
-def _commit(launch: reader.Launch) -> str | None:
-    git = launch.get("git") or {}
-    if not git.get("commit"):
+def _commit(launch: Launch) -> str | None:
+    git = launch.get("git", {})
+    commit = git.get("commit")
+    if not commit:
         return f"not recorded: {git['reason']}" if git.get("reason") else None
     state = {True: "", False: " with uncommitted changes", None: " (state unknown)"}
-    return f"commit {git['commit'][:12]}{state[git.get('clean')]}"
+    return f"commit {commit[:12]}{state[git.get('clean')]}"
 
 
-def _packages(launch: reader.Launch) -> str:
-    packages = launch.get("packages") or {}
+def _packages(launch: Launch) -> str:
+    packages = launch.get("packages", {})
     return ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
-def _devices(launch: reader.Launch) -> str:
+def _devices(launch: Launch) -> str:
     """Returns ``4 x NVIDIA H100``: the number of devices of each kind."""
-    names = launch.get("devices") or []
+    names = launch.get("devices", [])
     return ", ".join(
         name if names.count(name) == 1 else f"{names.count(name)} x {name}"
         for name in dict.fromkeys(names)

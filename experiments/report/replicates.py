@@ -9,6 +9,7 @@ import numpy as np
 from resnet_jax import settings
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader
+from resnet_jax.runs.records import Data, Row
 
 Value = float | None  # None: not finite
 Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the last point)
@@ -16,14 +17,21 @@ Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the las
 DIVERGED_ERROR = 100.0  # percent; a network without finite weights classifies nothing
 EARLY = 0.25  # the fraction of a run's steps that counts as early
 LATE = 0.25  # the largest fraction of a run's steps that counts as its end
+
+
 REQUIRED = (
     "seed",
     "replicates",
     "batch_size",
+    "log.every",
     "model.family",
     "model.depth",
     "model.shortcut",
+    "model.norm",
     "data.name",
+    "init.from",
+    "optimizer.rate_factors",
+    "variant",
 )
 
 
@@ -56,7 +64,7 @@ class Replicate:
         """
         return [(row["step"], self.value(row, key)) for row in self.run.metrics if key in row]
 
-    def value(self, row: reader.Row, key: str) -> float:
+    def value(self, row: Row, key: str) -> float:
         """Returns a row's value of this replicate; NaN stands for null.
 
         Raises:
@@ -104,15 +112,19 @@ class Replicate:
 
     def tested(self) -> Observation | None:
         """Returns the test error for a claim, or None before the test."""
-        return self._of_split(self.test_error(), "test")
+        return self._of_split(self.test_error(), self._data.get("test"))
 
     def validated(self) -> Observation | None:
         """Returns the last validation error for a comparison, or None before the first."""
-        return self._of_split(self.validation_error(), "validation")
+        return self._of_split(self.validation_error(), self._data.get("validation"))
 
-    def _of_split(self, error: float | None, split: str) -> Observation | None:
-        examples = self.run.environment.get("data", {}).get(split, math.inf)
-        return _observation(error, examples, self.diverged_at is not None)
+    @property
+    def _data(self) -> Data:
+        return self.run.environment.get("data", {})
+
+    def _of_split(self, error: float | None, examples: int | None) -> Observation | None:
+        known = math.inf if examples is None else examples
+        return _observation(error, known, self.diverged_at is not None)
 
     def _of_steps(self, error: float | None, steps: float, diverged: bool) -> Observation | None:
         return _observation(error, steps * self.run.config["batch_size"], diverged)
@@ -149,7 +161,7 @@ def of_run(run: reader.Run) -> list[Replicate]:
       UserError: config.json lacks a setting that the report needs.
     """
     flat = settings.flatten(run.config)
-    missing = [key for key in REQUIRED if flat.get(key) is None]
+    missing = [key for key in REQUIRED if key not in flat]
     if missing:
         raise UserError(f"{run.path / 'config.json'} lacks {', '.join(missing)}.")
     replicates = [Replicate(run, i, flat["seed"] + i, None) for i in range(flat["replicates"])]

@@ -12,7 +12,7 @@ from absl import logging
 from experiments.launchers.interface import Job
 from experiments.study.grid import Cell
 from resnet_jax.errors import UserError
-from resnet_jax.runs import identity, reader, storage
+from resnet_jax.runs import identity, reader, records, storage
 from resnet_jax.runs.writer import RunFolder
 
 _SAVED = pathlib.Path(__file__).parents[2] / "configs" / "saved.py"
@@ -41,9 +41,9 @@ def job(folder: storage.Path, with_cluster: bool) -> Job:
     return Job(folder.name, command(folder, with_cluster), folder / LOG)
 
 
-def status(folder: storage.Path) -> reader.Status:
+def status(folder: storage.Path) -> records.Status:
     """Returns the status of a cell's folder, empty if it was never queued."""
-    return storage.read_json(folder / "status.json")
+    return records.read_status(folder)
 
 
 def has_ended(folder: storage.Path, cell: Cell) -> bool:
@@ -75,7 +75,7 @@ def queue(folder: storage.Path, cell: Cell) -> None:
         run_folder.close()
 
 
-def settle(folder: storage.Path, cell: Cell, code: int, before: reader.Status) -> None:
+def settle(folder: storage.Path, cell: Cell, code: int, before: records.Status) -> None:
     """Sets the status to failed if a cell's process ended without writing its final status.
 
     Args:

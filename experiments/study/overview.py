@@ -11,7 +11,7 @@ from experiments.study import cell_folders, estimate, ledger
 from experiments.study.estimate import Size
 from experiments.study.grid import Cell
 from resnet_jax.errors import UserError
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import reader, records, storage
 from resnet_jax.runs.progress import Bars, show_time
 
 _TERMINAL_SECONDS = 1.0
@@ -40,7 +40,7 @@ class Overview:
         self._title = f"Pilots of {workdir.parent.name}" if is_first_stage else workdir.name
         self._waiting = list(self._cells)
         self._since: dict[str, float] = {}  # start times of running cells
-        self._before: dict[str, reader.Status] = {}  # the status before a cell was started
+        self._before: dict[str, records.Status] = {}  # the status before a cell was started
         self._ended: dict[str, str] = {}
         # Mult-adds of cells that ended during this sweep, and the seconds they took.
         self._work = self._seconds = 0.0

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.allowed import Range, check_choice
+from resnet_jax.errors import UserError
 
 MEANS = ("pixel", "channel", "none")
 
@@ -29,9 +30,20 @@ class Normalization(flax.struct.PyTreeNode):
         return {"mean": np.asarray(self.mean).tolist(), "std": np.asarray(self.std).tolist()}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Normalization":
-        """Returns what to_json() wrote."""
-        return cls(**{key: np.array(content[key], np.float32) for key in ("mean", "std")})
+    def from_json(cls, content: Mapping[str, Any], origin: object) -> "Normalization":
+        """Returns what to_json() wrote to the file `origin`; raises UserError for anything else."""
+        try:
+            mean, std = (np.array(content[key], np.float32) for key in ("mean", "std"))
+            is_finite = np.isfinite(mean).all() and np.isfinite(std).all()
+            is_sound = mean.ndim == std.ndim == 4 and is_finite and (std > 0).all()
+        except (KeyError, TypeError, ValueError):
+            is_sound = False
+        if not is_sound:
+            raise UserError(
+                f"{origin} is malformed: it needs a mean and a std, each an array of four axes of "
+                "finite numbers, those of std above 0."
+            )
+        return cls(mean=mean, std=std)
 
 
 def fit_normalization(images: np.ndarray, mean: str, std: bool) -> Normalization:

@@ -15,6 +15,7 @@ from resnet_jax.data.order import SPLIT, STREAMS, stream
 from resnet_jax.data.resident import ResidentSplit
 from resnet_jax.data.splits import Split
 from resnet_jax.errors import RunError, UserError
+from resnet_jax.runs.records import Data
 
 if TYPE_CHECKING:
     from resnet_jax.data.streaming import StreamedSplit, Workers
@@ -33,7 +34,7 @@ class DataSet:
     note: str  # a caveat for readers of its errors, or empty
     workers: "Workers | None" = None
 
-    def facts(self, config: ConfigDict) -> dict[str, str | int | list[int]]:
+    def facts(self, config: ConfigDict) -> Data:
         """Returns what must be equal in all processes and when a run resumes."""
         return {
             "name": config.data.name,

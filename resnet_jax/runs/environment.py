@@ -19,7 +19,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.networks.summary import Summary
 from resnet_jax.parallel.processes import of_all
 from resnet_jax.runs import flags
-from resnet_jax.runs.reader import Launch
+from resnet_jax.runs.records import Data, Git, Launch
 from resnet_jax.runs.writer import differences
 
 PACKAGES = (
@@ -34,9 +34,7 @@ PACKAGES = (
 )
 
 
-def launch_facts(
-    network: Summary, execution: Mapping[str, object], data: Mapping[str, object]
-) -> Launch:
+def launch_facts(network: Summary, execution: Mapping[str, object], data: Data) -> Launch:
     """Returns the facts about this launch: command, commit, versions, devices, hosts, network."""
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # as typed; argv[0] would be a path
@@ -54,7 +52,7 @@ def launch_facts(
             "mult_adds": network.mult_adds,
             "projections": network.projections,
         },
-        "data": dict(data),
+        "data": data,
     }
 
 
@@ -78,7 +76,7 @@ def refuse_differing_data(facts: Mapping[str, object]) -> None:
             )
 
 
-def _git(here: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, str | bool | None]:
+def _git(here: pathlib.Path = pathlib.Path(__file__).parent) -> Git:
     """Returns {"commit", "clean"} of the checkout that contains `here`, or the "reason" if none."""
 
     def git(*args: str) -> str:

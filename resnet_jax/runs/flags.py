@@ -99,10 +99,10 @@ def log_other_rounding(workdir: str) -> None:
 
 def _changed_flags(workdir: str) -> dict[str, tuple[str, str]]:
     """Returns {name: (value at the start of the run, value now)} of the flags that differ."""
-    from resnet_jax.runs import storage  # `import resnet_jax` need not import it
+    from resnet_jax.runs import records, storage  # `import resnet_jax` need not import them
 
-    path = storage.locate(workdir) / "environment.json"
-    old, new = storage.read_json(path).get("flags", {}), current()
+    old = records.read_environment(storage.locate(workdir)).get("flags", {})
+    new = current()
     return {
         name: (old[name], new[name])
         for name in new.keys() & old.keys()

@@ -11,12 +11,13 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from resnet_jax.runs import reader
+from resnet_jax.runs.records import Row
 
 _DRAW_SECONDS = 0.5  # between redraws, each of which costs the training thread milliseconds
 _SPEED_SECONDS = 300.0  # the ETA follows the speed over this time
 
 
-def brief(row: reader.Row, diverged: Collection[int] = (), has_batch_norm: bool = True) -> str:
+def brief(row: Row, diverged: Collection[int] = (), has_batch_norm: bool = True) -> str:
     """Returns a row of metrics as ``training error 12.30 %, ...``.
 
     Args:
@@ -152,7 +153,7 @@ class Progress:
         self._has_batch_norm = has_batch_norm
         self._steps, self._images_per_step = steps, images_per_step
         self._label = label
-        self._latest: reader.Row = {}
+        self._latest: Row = {}
         self._since = (start, time.monotonic())
         self._began = (start, time.monotonic())
         self._bars = Bars(wanted=bar)
@@ -164,7 +165,7 @@ class Progress:
         self._bars.advance(self._task, steps)
         self._bars.draw()
 
-    def report(self, row: reader.Row, diverged: Collection[int] = ()) -> float | None:
+    def report(self, row: Row, diverged: Collection[int] = ()) -> float | None:
         """Shows a row of errors; returns the images per second since the previous one.
 
         Returns None if no step was taken since, as for the test, or if the row has no errors.

@@ -15,19 +15,20 @@ Errors are in percent, lengths in steps, and timings are named ``time/...``. A m
 or a list with one number per replicate if there are several; ``null`` is a value that is not
 finite.
 
-This file reads run folders and writer.py writes them. Neither imports JAX or the trainer, so that
-reports start fast.
+This file reads run folders and writer.py writes them; records.py declares the fields of their JSON
+files. None imports JAX or the trainer, so that reports start fast.
 """
 
 import dataclasses
-import json
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from typing import Any, TypedDict
 
+from resnet_jax import settings
 from resnet_jax.errors import UserError
-from resnet_jax.runs import identity, lock, storage
+from resnet_jax.runs import identity, lock, records, storage
+from resnet_jax.runs.records import Environment, Row, Status
+from resnet_jax.settings import SETTINGS
 
 PILOTS = "pilots"  # the folder in a study with the runs that chose each cell's best values
 TUNING = "tuning.json"  # in PILOTS: the study's part `tune`, and further candidates of cells
@@ -37,51 +38,6 @@ ENDED = ("completed", "diverged")  # statuses of a run that has nothing left to 
 # The names of the validation error with BatchNorm's population statistics, taken once after
 # training (the paper), and with its moving averages.
 POPULATION, MOVING_AVERAGES = "validation/error_population", "validation/error"
-
-
-Row = dict[str, Any]  # {"step": int, metric: a number, a list of numbers or None}
-
-
-class Status(TypedDict, total=False):
-    """The content of status.json, empty if there is none."""
-
-    status: str  # one of STATUSES
-    step: int
-    steps: int
-    reason: str
-    device_seconds: float  # over all launches
-    updated: str
-    host: str
-    pid: int
-    diverged: dict[str, int]  # replicate -> first step that was not finite
-
-
-class Launch(TypedDict, total=False):
-    """The facts about one launch; other versions may record fewer."""
-
-    command: str
-    git: storage.Json  # {"commit", "clean"}, or the "reason" if they are unknown
-    python: str
-    packages: dict[str, str]  # name -> version
-    platform: str
-    flags: storage.Json
-    devices: list[str]
-    execution: storage.Json
-    hosts: list[str]
-    started: str
-    network: dict[str, int]
-    data: storage.Json
-    without_effect: list[str]
-    init: storage.Json  # the origin of the weights before the first step, if they were not drawn
-    converted: storage.Json  # of a network that others trained: its file and conventions
-    step: int
-
-
-class Environment(Launch, total=False):
-    """The content of environment.json, the facts about the first launch; empty if there is none."""
-
-    resumed: list[Launch]
-    earlier_ends: list[Row]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +68,20 @@ def read(path: str | os.PathLike[str] | storage.Path) -> Run:
         raise UserError(f"{path} is not a run folder: it has no config.json.")
     return Run(
         path=path,
-        config=identity.complete(config),
-        environment=storage.read_json(path / "environment.json"),
-        metrics=read_metrics(path / "metrics.jsonl"),
-        status=storage.read_json(path / "status.json"),
+        config=_checked(identity.complete(config), path / "config.json"),
+        environment=records.read_environment(path),
+        metrics=records.read_metrics(path),
+        status=records.read_status(path),
     )
+
+
+def _checked(config: storage.Json, path: storage.Path) -> storage.Json:
+    """Raises UserError if a setting has a wrong value; versions differ in which there are."""
+    for key, value in settings.flatten(config).items():
+        if key in SETTINGS:
+            plain = tuple(value) if isinstance(value, list) else value
+            SETTINGS[key].allowed.check(f"{path} has a wrong value: {key}", plain)
+    return config
 
 
 def find(paths: Iterable[str | os.PathLike[str] | storage.Path]) -> list[Run]:
@@ -157,18 +122,6 @@ def configs(path: storage.Path) -> list[str]:
         raise UserError(f"{path} cannot be read: {storage.reason(e)}.") from e
     parts = sorted(name.split("/") for name in names)
     return ["/".join(own) for own in parts if own[-1] == "config.json"]
-
-
-def read_metrics(path: storage.Path) -> list[Row]:
-    """Returns the rows of a metrics.jsonl, without a last line that was cut short by a kill."""
-    *lines, _ = (storage.read_or_none(path) or b"").split(b"\n")  # the rest is empty or half a line
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as e:
-            raise UserError(f"{path} line {number} is not JSON ({e}).") from e
-    return rows
 
 
 def validation_metric(metrics: Sequence[Row]) -> str:

@@ -269,9 +269,12 @@ def read_json(path: Path) -> Any:
     if content is None:
         return {}
     try:
-        return json.loads(content)
+        found = json.loads(content)
     except ValueError as e:
         raise UserError(f"{path} is not JSON ({e}).") from e
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a JSON object.")
+    return found
 
 
 def append_bytes(path: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from resnet_jax import settings
 from resnet_jax.errors import RunError, UserError
-from resnet_jax.runs import identity, lock, reader, storage
+from resnet_jax.runs import identity, lock, reader, records, storage
 from resnet_jax.runs.identity import refuse_other
 
 _STATUS_SECONDS = 2.0
@@ -79,9 +79,9 @@ class RunFolder:
         if not saved or settings.flatten(identity.complete(saved)) != settings.flatten(config):
             storage.write_json(self.path / "config.json", config)
 
-    def status(self) -> reader.Status:
+    def status(self) -> records.Status:
         """Returns the last written status, empty for a new folder."""
-        return storage.read_json(self.path / "status.json")
+        return records.read_status(self.path)
 
     def set_status(
         self,
@@ -112,11 +112,11 @@ class RunFolder:
             },
         )
 
-    def record_launch(self, facts: reader.Launch) -> None:
+    def record_launch(self, facts: records.Launch) -> None:
         """Writes environment.json: the facts of the first launch, later ones under ``resumed``."""
-        first = storage.read_json(self.path / "environment.json")
+        first = records.read_environment(self.path)
         if first:
-            first["resumed"] = [*first.get("resumed", []), dict(facts)]
+            first["resumed"] = [*first.get("resumed", []), facts]
         storage.write_json(self.path / "environment.json", first or facts)
 
     def refuse_other_data(self, facts: Mapping[str, object]) -> None:
@@ -125,7 +125,7 @@ class RunFolder:
         Args:
           facts: see datasets.DataSet.facts; facts that no launch recorded are not compared.
         """
-        first = storage.read_json(self.path / "environment.json")
+        first = records.read_environment(self.path)
         recorded: storage.Json = {}
         for launch in (first, *first.get("resumed", [])):
             recorded = launch.get("data", {}) | recorded
@@ -143,10 +143,10 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drops the metrics after `step`, and a line cut short by a kill; opens them to append."""
-        rows = [row for row in reader.read_metrics(self._metrics_path) if row["step"] <= step]
+        rows = [row for row in records.read_metrics(self.path) if row["step"] <= step]
         self._write_metrics(rows)
 
-    def append(self, row: reader.Row) -> None:
+    def append(self, row: records.Row) -> None:
         """Appends a row of metrics, which reaches a disk at once and a bucket later.
 
         A row of the same step as the last one is merged into it.
@@ -156,7 +156,7 @@ class RunFolder:
         self._lock.check()
         if row["step"] == self._last_step:
             self._metrics.flush()
-            *earlier, last = reader.read_metrics(self._metrics_path)
+            *earlier, last = records.read_metrics(self.path)
             self._metrics.close()
             self._write_metrics([*earlier, last | row])
         else:
@@ -170,9 +170,9 @@ class RunFolder:
         no harm: config.json is written last, so the next launch repeats all of this.
         """
         end = config["steps"]
-        rows = reader.read_metrics(self._metrics_path)
+        rows = records.read_metrics(self.path)
         last = next((row for row in rows if row["step"] == end), None)
-        facts = storage.read_json(self.path / "environment.json")
+        facts = records.read_environment(self.path)
         ends = facts.get("earlier_ends", [])
         if last and end not in [row["step"] for row in ends]:
             storage.write_json(
@@ -197,7 +197,7 @@ class RunFolder:
     def _metrics_path(self) -> storage.Path:
         return self.path / "metrics.jsonl"
 
-    def _write_metrics(self, rows: Sequence[reader.Row]) -> None:
+    def _write_metrics(self, rows: Sequence[records.Row]) -> None:
         """Rewrites the metrics and opens them to append."""
         self._metrics = storage.Lines(self._metrics_path, b"".join(map(_line, rows)))
         self._last_step = rows[-1]["step"] if rows else -1
@@ -234,13 +234,13 @@ class Onlooker(RunFolder):
     def set_status(self, *_: object, **__: object) -> None:
         """Does nothing."""
 
-    def record_launch(self, facts: reader.Launch) -> None:
+    def record_launch(self, facts: records.Launch) -> None:
         """Does nothing."""
 
     def rewind(self, step: int) -> None:
         """Does nothing."""
 
-    def append(self, row: reader.Row) -> None:
+    def append(self, row: records.Row) -> None:
         """Does nothing."""
 
     def flush(self) -> None:
@@ -270,5 +270,5 @@ def jsonable(value: object) -> object:
     return value
 
 
-def _line(row: reader.Row) -> bytes:
+def _line(row: records.Row) -> bytes:
     return (json.dumps({k: jsonable(v) for k, v in row.items()}, allow_nan=False) + "\n").encode()

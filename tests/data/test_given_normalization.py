@@ -1,4 +1,7 @@
-"""A normalisation that the config gives is used as it is, in training and for a trained network."""
+"""A normalisation that the config or the run folder has is used as it is."""
+
+import json
+import math
 
 import jax
 import numpy as np
@@ -6,6 +9,8 @@ import pytest
 
 from configs import digits
 from resnet_jax.data import datasets
+from resnet_jax.data.augment import Normalization
+from resnet_jax.errors import UserError
 from resnet_jax.execution import decide
 from resnet_jax.resolve import resolve
 
@@ -53,3 +58,33 @@ def test_the_mean_image_is_measured_whatever_is_given():
     )
     np.testing.assert_array_equal(with_mean.mean, without.mean)
     assert with_mean.mean.shape == (1, 8, 8, 1)
+
+
+ONE = [[[[1.0]]]]
+
+
+def test_a_saved_normalization_reads_back_bit_for_bit():
+    saved = Normalization(
+        mean=np.full((1, 2, 2, 1), 0.1, np.float32), std=np.full((1, 1, 1, 1), 3.3, np.float32)
+    )
+    read = Normalization.from_json(json.loads(json.dumps(saved.to_json())), "here")
+    for ours, theirs in ((read.mean, saved.mean), (read.std, saved.std)):
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"mean": ONE},
+        {"mean": ONE, "std": "x"},
+        {"mean": ONE, "std": [1.0]},
+        {"mean": [[[[1.0], [1.0, 2.0]]]], "std": ONE},
+        {"mean": [[[[None]]]], "std": ONE},
+        {"mean": ONE, "std": [[[[0.0]]]]},
+        {"mean": ONE, "std": [[[[math.inf]]]]},
+    ],
+)
+def test_a_malformed_saved_normalization_is_refused(content):
+    with pytest.raises(UserError, match=r"^a/normalization\.json is malformed: it needs a mean "):
+        Normalization.from_json(content, "a/normalization.json")

@@ -15,7 +15,7 @@ import time
 import pytest
 
 from resnet_jax import settings
-from resnet_jax.runs import reader
+from resnet_jax.runs import reader, records
 from tests import tiny
 from tests.launchers.try_slurm import NEEDED, NODES, Cluster
 from tests.study.test_tuning import STUDY
@@ -76,7 +76,7 @@ def until(condition, what, seconds=240):
 
 
 def step_of(folder, cell):
-    rows = reader.read_metrics(folder / cell / "metrics.jsonl")
+    rows = records.read_metrics(folder / cell)
     return rows[-1]["step"] if rows else 0
 
 
@@ -109,7 +109,7 @@ def assert_nothing_was_done_twice(folder, cell):
         reached = max(logged, default=0)
         assert start >= reached - 2 * EVERY  # a save takes a while in the background
         assert all(step > start for step in again)
-    steps = [row["step"] for row in reader.read_metrics(folder / cell / "metrics.jsonl")]
+    steps = [row["step"] for row in records.read_metrics(folder / cell)]
     assert steps == sorted(set(steps))
 
 

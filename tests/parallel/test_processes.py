@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from resnet_jax.runs import reader
+from resnet_jax.runs import reader, records
 from tests import tiny
 from tests.data import pictures
 
@@ -62,8 +62,7 @@ def until(condition, seconds=120):
 
 
 def at_step(folder, step):
-    path = folder / "metrics.jsonl"
-    return any(row["step"] >= step for row in reader.read_metrics(path))
+    return any(row["step"] >= step for row in records.read_metrics(folder))
 
 
 @pytest.mark.slow

@@ -482,7 +482,7 @@ def test_the_report_needs_no_jax():
         (["empty", "--out=x"], "empty holds no run"),
         (["run"], "--out"),
         (["--out=x"], "Give the folder of a run or of a study"),
-        (["run", "--out=run/config.json"], "cannot be written"),
+        (["run", "--out=run/config.json"], "cannot be a folder: run/config.json is a file"),
         (["run", "--out=x", "--window=-1"], "--window=-1"),
         (["run", "--out=x", "--margin=nan"], "--margin=nan"),
         (["run", "--out=x", "--margn=1"], "--margn is not a flag of this program"),

@@ -68,7 +68,7 @@ def test_a_group_of_two_studies_counts_what_both_named(tmp_path):
 
 
 def test_a_malformed_record_is_named(tmp_path):
-    for content in (["1"], {"1": True}, {"1": {"at": "2026"}}):
+    for content in ({"1": True}, {"1": {"at": "2026"}}):
         (tmp_path / naming.FILE).write_text(json.dumps(content))
         with pytest.raises(UserError, match=r"claims\.json is not a record of claims\.$"):
             naming.read(tmp_path)

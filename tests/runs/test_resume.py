@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from resnet_jax.runs import reader
+from resnet_jax.runs import reader, records
 from tests import tiny
 
 # Every part of the state is in use, so that a checkpoint cannot omit one unnoticed.
@@ -55,7 +55,7 @@ def wait_for_step(folder, process, step):
     """Waits until a row of metrics of `step` or later is on disk."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        rows = reader.read_metrics(folder / "metrics.jsonl")
+        rows = records.read_metrics(folder)
         if rows and rows[-1]["step"] >= step:
             return
         time.sleep(0.01)

@@ -245,7 +245,7 @@ def test_saved_refuses_files_that_are_not_configs(tmp_path):
     file.write_text("{")
     assert "not JSON" in saved_refusal(file)
     file.write_text("[]")
-    assert "not a run's config.json" in saved_refusal(file)
+    assert "is not a JSON object" in saved_refusal(file)
     file.write_text(json.dumps(content | {"stepps": 3}))
     assert "stepps, which is not a setting (nearest: steps)" in saved_refusal(file)
     file.write_text(json.dumps({k: v for k, v in content.items() if k != "seed"}))

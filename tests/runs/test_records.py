@@ -1,0 +1,93 @@
+"""Records of a run folder that a person or another program has changed are refused by name."""
+
+import json
+
+import pytest
+
+from resnet_jax.errors import UserError
+from resnet_jax.runs import reader, records
+
+
+def write(folder, file, content):
+    (folder / file).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "status.json is not JSON"),
+        ("[]", "status.json is not a JSON object."),
+        ({"status": 3}, "status.json is malformed: status=3 is not a text."),
+        ({"step": True}, "status.json is malformed: step=True is not a whole number."),
+        ({"step": 1.5}, "step=1.5 is not a whole number."),
+        ({"device_seconds": "9"}, "device_seconds='9' is not a number."),
+        ('{"device_seconds": NaN}', "device_seconds=nan is not a number."),
+        ({"diverged": [3]}, "diverged=[3] is not an object."),
+        ({"diverged": {"1": None}}, "diverged.1=None is not a whole number."),
+    ],
+)
+def test_a_malformed_status_is_refused(tmp_path, content, words):
+    write(tmp_path, "status.json", content)
+    with pytest.raises(UserError) as raised:
+        records.read_status(tmp_path)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"git": "main"}, "environment.json is malformed: git='main' is not an object."),
+        ({"git": {"commit": 7}}, "git.commit=7 is not a text or null."),
+        ({"git": {"clean": "yes"}}, "git.clean='yes' is not true or false or null."),
+        ({"data": {"image_shape": [8, "8"]}}, "data.image_shape[1]='8' is not a whole number."),
+        ({"devices": "cpu"}, "devices='cpu' is not a list."),
+        ({"resumed": [{}, {"hosts": [1]}]}, "resumed[1].hosts[0]=1 is not a text."),
+        ({"network": {"parameters": 1e3}}, "network.parameters=1000.0 is not a whole number."),
+    ],
+)
+def test_a_malformed_environment_is_refused(tmp_path, content, words):
+    write(tmp_path, "environment.json", content)
+    with pytest.raises(UserError) as raised:
+        records.read_environment(tmp_path)
+    assert words in str(raised.value)
+
+
+def test_absent_unknown_and_whole_fields_are_kept(tmp_path):
+    assert records.read_status(tmp_path) == records.read_environment(tmp_path) == {}
+    status = {"step": 3, "device_seconds": 12, "newer": [None]}
+    write(tmp_path, "status.json", status)
+    assert records.read_status(tmp_path) == status
+    facts = {"git": {"commit": None, "clean": None, "reason": "no git"}, "flags": {"x": [1]}}
+    write(tmp_path, "environment.json", facts)
+    assert records.read_environment(tmp_path) == facts
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("[2]", "line 2 is not a row of metrics: it needs a step, and a number or null for each"),
+        ('{"train/loss": 1.0}', "line 2 is not a row"),
+        ('{"step": "2"}', "line 2 is not a row"),
+        ('{"step": true}', "line 2 is not a row"),
+        ('{"step": 2, "train/loss": "1.0"}', "line 2 is not a row"),
+        ('{"step": 2, "train/loss": [1.0, true]}', "line 2 is not a row"),
+        ('{"step": 2, "train/loss": [[1.0]]}', "line 2 is not a row"),
+        ('{"step": 1}', "line 2 has step 1 after step 1; the steps of rows must increase."),
+        ('{"step": 0}', "line 2 has step 0 after step 1"),
+    ],
+)
+def test_a_malformed_row_is_refused(tmp_path, line, words):
+    write(tmp_path, "metrics.jsonl", f'{{"step": 1, "a": [1, null]}}\n{line}\n{{"step": 9}}\n')
+    with pytest.raises(UserError) as raised:
+        records.read_metrics(tmp_path)
+    assert f"metrics.jsonl {words}" in str(raised.value)
+
+
+def test_a_run_with_a_wrong_setting_is_refused(tmp_path):
+    write(tmp_path, "config.json", {"model": {"depth": "56"}, "seed": 0})
+    words = r"config\.json has a wrong value: model\.depth='56' is out of range"
+    with pytest.raises(UserError, match=words):
+        reader.read(tmp_path)
+    # An older or a newer version's.
+    write(tmp_path, "config.json", {"profile": [3, 9], "model": {"colour": "red"}, "seed": 0})
+    assert reader.read(tmp_path).config["model"]["colour"] == "red"
