@@ -9,7 +9,8 @@ from experiments.report import cells
 from experiments.report.cells import CellResult
 from experiments.report.replicates import DIVERGED_ERROR, Replicate
 from resnet_jax import settings
-from resnet_jax.runs import identity, reader, storage
+from resnet_jax.allowed import check_choice
+from resnet_jax.runs import identity, reader, records, storage
 
 Tuned = Mapping[str, frozenset[str]]  # a study's folder -> the settings that its pilots tuned
 NOTHING_TUNED: Tuned = {}
@@ -97,7 +98,8 @@ def show_values(values: settings.Flat) -> str:
 def _of_study(
     study: storage.Path, own: Sequence[reader.Run], pilots: Sequence[reader.Run]
 ) -> TunedStudy:
-    tuning = storage.read_json(study / reader.PILOTS / reader.TUNING)
+    file = study / reader.PILOTS / reader.TUNING
+    tuning = records.read(file, records.Tuning)
     keys = sorted(tuning.get("over", {}))
     trained = {_all_but_seeds(run) for run in own}
     trials = []
@@ -111,6 +113,7 @@ def _of_study(
         )
     )  # fmt: skip
     by = tuning.get("by", "training_loss")
+    check_choice(f"{file} is malformed: by", by, MEASURES)
     return TunedStudy(str(study), tuple(keys), by, tuple(trials))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from resnet_jax import settings
 from resnet_jax.allowed import Range
 from resnet_jax.errors import UserError
-from resnet_jax.runs import reader, storage
+from resnet_jax.runs import reader, records, storage
 
 FURTHER = 4  # the most values beyond each end of a setting's candidates
 
@@ -91,9 +91,9 @@ class Tuning:
         Raises:
           UserError: the record cannot be read.
         """
-        record = storage.read_json(workdir / reader.PILOTS / reader.TUNING).get("extended", {})
+        record = records.read(workdir / reader.PILOTS / reader.TUNING, records.Tuning)
         tuning = self
-        for cell, axes in record.items():
+        for cell, axes in record.get("extended", {}).items():
             for key in axes.keys() & self.over.keys():
                 for value in axes[key]:
                     if value not in tuning.values(cell, key):

@@ -14,6 +14,7 @@ from typing import Any, TypedDict, TypeVar
 from resnet_jax.errors import UserError, listing
 from resnet_jax.runs import storage
 
+_R = TypeVar("_R")
 Row = dict[str, Any]  # {"step": int, metric: a number, a list of numbers or None}
 
 
@@ -82,14 +83,40 @@ class Environment(Launch, total=False):
     earlier_ends: list[Row]
 
 
+class Tuning(TypedDict, total=False):
+    """The content of a study's pilots/tuning.json: its part `tune`, and further candidates."""
+
+    over: dict[str, list[Any]]
+    by: str
+    seeds: int
+    first_seed: int
+    extended: dict[str, dict[str, list[Any]]]  # cell -> setting -> values
+
+
+def read(path: storage.Path, kind: type[_R]) -> _R:
+    """Returns a JSON file, empty if it does not exist.
+
+    Args:
+      path: of the file.
+      kind: a TypedDict.
+
+    Raises:
+      UserError: it cannot be read, or a field has another type.
+    """
+    record: _R = storage.read_json(path)
+    if found := _mismatch(record, kind, ""):
+        raise UserError(f"{path} is malformed: {found}.")
+    return record
+
+
 def read_status(folder: storage.Path) -> Status:
     """Returns a run folder's status.json; raises UserError if it is malformed."""
-    return _read(folder / "status.json", Status)
+    return read(folder / "status.json", Status)
 
 
 def read_environment(folder: storage.Path) -> Environment:
     """Returns a run folder's environment.json; raises UserError if it is malformed."""
-    return _read(folder / "environment.json", Environment)
+    return read(folder / "environment.json", Environment)
 
 
 def read_metrics(folder: storage.Path) -> list[Row]:
@@ -130,17 +157,7 @@ def _is_row(row: object) -> bool:
     return all(type(number) in _NUMBER_OR_NULL for value in values for number in value)
 
 
-_R = TypeVar("_R")
-
-
-def _read(path: storage.Path, kind: type[_R]) -> _R:
-    record: _R = storage.read_json(path)
-    if found := _mismatch(record, kind, ""):
-        raise UserError(f"{path} is malformed: {found}.")
-    return record
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false",
+_NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false",
           NoneType: "null", dict: "an object", list: "a list"}  # fmt: skip
 
 

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from experiments.report import contents
 from resnet_jax.errors import UserError
 from resnet_jax.runs import reader, records
+from tests.report import fixture
 
 
 def write(folder, file, content):
@@ -17,7 +19,7 @@ def write(folder, file, content):
     [
         ("{", "status.json is not JSON"),
         ("[]", "status.json is not a JSON object."),
-        ({"status": 3}, "status.json is malformed: status=3 is not a text."),
+        ({"status": 3}, "status.json is malformed: status=3 is not a string."),
         ({"step": True}, "status.json is malformed: step=True is not a whole number."),
         ({"step": 1.5}, "step=1.5 is not a whole number."),
         ({"device_seconds": "9"}, "device_seconds='9' is not a number."),
@@ -37,11 +39,11 @@ def test_a_malformed_status_is_refused(tmp_path, content, words):
     ("content", "words"),
     [
         ({"git": "main"}, "environment.json is malformed: git='main' is not an object."),
-        ({"git": {"commit": 7}}, "git.commit=7 is not a text or null."),
+        ({"git": {"commit": 7}}, "git.commit=7 is not a string or null."),
         ({"git": {"clean": "yes"}}, "git.clean='yes' is not true or false or null."),
         ({"data": {"image_shape": [8, "8"]}}, "data.image_shape[1]='8' is not a whole number."),
         ({"devices": "cpu"}, "devices='cpu' is not a list."),
-        ({"resumed": [{}, {"hosts": [1]}]}, "resumed[1].hosts[0]=1 is not a text."),
+        ({"resumed": [{}, {"hosts": [1]}]}, "resumed[1].hosts[0]=1 is not a string."),
         ({"network": {"parameters": 1e3}}, "network.parameters=1000.0 is not a whole number."),
     ],
 )
@@ -50,6 +52,24 @@ def test_a_malformed_environment_is_refused(tmp_path, content, words):
     with pytest.raises(UserError) as raised:
         records.read_environment(tmp_path)
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"over": ["schedule.rate"]}, "malformed: over=['schedule.rate'] is not an object."),
+        ({"over": {"schedule.rate": 0.1}}, "malformed: over.schedule.rate=0.1 is not a list."),
+        ({"extended": {"plain-8": [1]}}, "malformed: extended.plain-8=[1] is not an object."),
+        ({"by": "loss"}, "malformed: by='loss' is not known; allowed are training_error, "),
+    ],
+)
+def test_a_malformed_record_of_pilots_is_refused(tmp_path, content, words):
+    fixture.write(tmp_path / "plain-8", fixture.flat(1.0))
+    fixture.write(tmp_path / "pilots" / "plain-8", fixture.flat(1.0), seed=9)
+    write(tmp_path / "pilots", reader.TUNING, content)
+    with pytest.raises(UserError) as raised:
+        contents.of_runs(reader.find([tmp_path]), margin=0.5, window=0)
+    assert f"tuning.json is {words}" in str(raised.value)
 
 
 def test_absent_unknown_and_whole_fields_are_kept(tmp_path):
