@@ -46,9 +46,7 @@ def from_dict(content: settings.Config, origin: str) -> ConfigDict:
     for key in given:
         if key not in known:
             raise UserError(f"{origin} has {key}, which is not a setting{nearest(key, known)}.")
-    # A setting that changes no result may be newer than the run; it keeps its default.
-    missing = [key for key in known if key not in given and settings.SETTINGS[key].changes_results]
-    if missing:
+    if missing := settings.missing(given):
         raise UserError(f"{origin} lacks {', '.join(missing)}; another version wrote it.")
     for key, value in given.items():
         settings.assign(config, key, value, f"{origin} has a wrong value: {key}")

@@ -296,6 +296,14 @@ CURES = tuple(
 )
 
 
+def missing(flat: Flat) -> list[str]:
+    """Returns the settings that change results and that a saved config lacks.
+
+    Others may be newer than the run, and keep their defaults.
+    """
+    return [key for key, s in SETTINGS.items() if s.changes_results and key not in flat]
+
+
 def assign(config: ConfigDict, key: str, value: object, where: str) -> None:
     """Sets the value of an existing dotted key.
 

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from ml_collections import ConfigDict
 
+from resnet_jax import settings
 from resnet_jax.data import datasets, sources
 from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import UserError
@@ -119,6 +120,7 @@ def load(
     path = storage.locate(run, "The run folder")
     saved_run = reader.read(path)
     config = saved_run.config
+    reader.require(saved_run, settings.missing(settings.flatten(config)))
     first, seeds = config["seed"], config["replicates"]
     seed = first if seed is None else seed
     if not isinstance(seed, (int, np.integer)):
@@ -127,12 +129,7 @@ def load(
         nearest = min(max(seed, first), first + seeds - 1)
         allowed = f"{first} to {first + seeds - 1}" if seeds > 1 else f"only {first}"
         raise UserError(f"seed={seed} is not in {path}; allowed is {allowed} (nearest: {nearest}).")
-    try:
-        model = dataclasses.replace(builders.from_config(config["model"]), scan=False, remat=())
-    except KeyError as e:
-        raise UserError(
-            f"{path}/config.json lacks model.{e.args[0]}; it is of another version."
-        ) from e
+    model = dataclasses.replace(builders.from_config(config["model"]), scan=False, remat=())
     saved = newest(path)
     file = path / reader.NORMALIZATION
     normalization = storage.read_json(file)

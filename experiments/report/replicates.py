@@ -11,7 +11,6 @@ from resnet_jax.errors import UserError
 from resnet_jax.runs import reader
 from resnet_jax.runs.records import Data, Row
 
-Value = float | None  # None: not finite
 Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the last point)
 
 DIVERGED_ERROR = 100.0  # percent; a network without finite weights classifies nothing
@@ -70,7 +69,7 @@ class Replicate:
         Raises:
           UserError: the row does not hold one value per replicate.
         """
-        value = _pick(self.run, row[key], self.index)
+        value = reader.values(self.run, row, key)[self.index]
         return math.nan if value is None else float(value)
 
     def train_error(self) -> float | None:
@@ -161,9 +160,7 @@ def of_run(run: reader.Run) -> list[Replicate]:
       UserError: config.json lacks a setting that the report needs.
     """
     flat = settings.flatten(run.config)
-    missing = [key for key in REQUIRED if key not in flat]
-    if missing:
-        raise UserError(f"{run.path / 'config.json'} lacks {', '.join(missing)}.")
+    reader.require(run, [key for key in REQUIRED if key not in flat])
     replicates = [Replicate(run, i, flat["seed"] + i, None) for i in range(flat["replicates"])]
     return [dataclasses.replace(r, diverged_at=_diverged_at(r)) for r in replicates]
 
@@ -245,15 +242,3 @@ def _late_steps(run: reader.Run, steps: int) -> float:
 
 def _last(points: list[tuple[int, float]]) -> float | None:
     return points[-1][1] if points and math.isfinite(points[-1][1]) else None
-
-
-def _pick(run: reader.Run, value: Value | list[Value], index: int) -> float | None:
-    count = run.config["replicates"]
-    if not isinstance(value, list):
-        value = [value]
-    if len(value) != count:
-        raise UserError(
-            f"{run.path / 'metrics.jsonl'} holds {len(value)} values per row, but config.json has "
-            f"{count} replicates."
-        )
-    return value[index]

@@ -56,7 +56,7 @@ class Overview:
         """Logs a cell's start."""
         self._waiting.remove(name)
         self._since[name] = time.monotonic()
-        self._before[name] = {}
+        self._before[name] = records.NO_STATUS
         with _despite_unreadable(name):
             self._before[name] = cell_folders.status(self._folder(name))
         step = self._before[name].get("step", 0)

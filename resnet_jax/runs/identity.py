@@ -22,6 +22,10 @@ _IMPLIED = {
     for key, setting in settings.SETTINGS.items()
     if setting.implied is not None
 }
+# Keys of which settings are parts, such as "log" and "log.signals".
+_GROUPS = {
+    key.rsplit(".", count)[0] for key in settings.SETTINGS for count in range(1, key.count(".") + 1)
+}
 
 
 def complete(config: settings.Config) -> dict[str, Any]:
@@ -35,6 +39,27 @@ def complete(config: settings.Config) -> dict[str, Any]:
         if isinstance(group, dict):
             group.setdefault(last, value)
     return completed
+
+
+def read(folder: storage.Path) -> dict[str, Any]:
+    """Returns the completed config of a run folder; empty if there is none.
+
+    Raises:
+      UserError: it cannot be read, or a setting has a wrong value. Versions may differ in which
+        settings there are.
+    """
+    path = folder / "config.json"
+    saved = storage.read_json(path)
+    if not saved:
+        return {}
+    config = complete(saved)
+    for key, value in settings.flatten(config).items():
+        if key in _GROUPS:
+            raise UserError(f"{path} has a wrong value: {key}={value!r} is not an object.")
+        if key in settings.SETTINGS:
+            plain = tuple(value) if isinstance(value, list) else value
+            settings.SETTINGS[key].allowed.check(f"{path} has a wrong value: {key}", plain)
+    return config
 
 
 def deciding(config: settings.Config) -> settings.Flat:
@@ -83,7 +108,7 @@ def refuse_other(path: str | os.PathLike[str] | storage.Path, config: settings.C
     A config that differs only by more steps is accepted, unless the rates of earlier steps depend
     on the number of steps.
     """
-    saved = storage.read_json(storage.locate(path) / "config.json")
+    saved = read(storage.locate(path))
     if not saved or of(saved) == of(config):
         return
     old, new = deciding(saved), json.loads(json.dumps(deciding(config)))

@@ -24,11 +24,9 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 
-from resnet_jax import settings
 from resnet_jax.errors import UserError
 from resnet_jax.runs import identity, lock, records, storage
 from resnet_jax.runs.records import Environment, Row, Status
-from resnet_jax.settings import SETTINGS
 
 PILOTS = "pilots"  # the folder in a study with the runs that chose each cell's best values
 TUNING = "tuning.json"  # in PILOTS: the study's part `tune`, and further candidates of cells
@@ -63,25 +61,24 @@ def read(path: str | os.PathLike[str] | storage.Path) -> Run:
       UserError: `path` has no config.json, or a file in it is malformed.
     """
     path = storage.locate(path)
-    config = storage.read_json(path / "config.json")
+    config = identity.read(path)
     if not config:
         raise UserError(f"{path} is not a run folder: it has no config.json.")
     return Run(
         path=path,
-        config=_checked(identity.complete(config), path / "config.json"),
+        config=config,
         environment=records.read_environment(path),
         metrics=records.read_metrics(path),
         status=records.read_status(path),
     )
 
 
-def _checked(config: storage.Json, path: storage.Path) -> storage.Json:
-    """Raises UserError if a setting has a wrong value; versions differ in which there are."""
-    for key, value in settings.flatten(config).items():
-        if key in SETTINGS:
-            plain = tuple(value) if isinstance(value, list) else value
-            SETTINGS[key].allowed.check(f"{path} has a wrong value: {key}", plain)
-    return config
+def require(run: Run, missing: Sequence[str]) -> None:
+    """Raises UserError if any setting is missing in a run's config."""
+    if missing:
+        raise UserError(
+            f"{run.path / 'config.json'} lacks {', '.join(missing)}; another version wrote it."
+        )
 
 
 def find(paths: Iterable[str | os.PathLike[str] | storage.Path]) -> list[Run]:
@@ -145,11 +142,23 @@ def tested_step(run: Run, seed: int) -> int | None:
 
 
 def _of_test(run: Run, metric: str, seed: int) -> float | None:
-    tested = [row[metric] for row in run.metrics if metric in row]
-    if not tested:
-        return None
-    values: Sequence[float | None] = tested[-1] if isinstance(tested[-1], list) else [tested[-1]]
-    return values[seed - run.config["seed"]]
+    tested = [row for row in run.metrics if metric in row]
+    return values(run, tested[-1], metric)[seed - run.config["seed"]] if tested else None
+
+
+def values(run: Run, row: Row, metric: str) -> list[float | None]:
+    """Returns a row's values of a metric, one per seed; None stands for one that is not finite.
+
+    Raises:
+      UserError: there are more or fewer values than seeds.
+    """
+    found = row[metric] if isinstance(row[metric], list) else [row[metric]]
+    if len(found) != run.config["replicates"]:
+        raise UserError(
+            f"{run.path / 'metrics.jsonl'} holds {len(found)} values per row, but config.json has "
+            f"{run.config['replicates']} replicates."
+        )
+    return found
 
 
 def has_moving_averages(run: Run) -> bool:

@@ -9,7 +9,7 @@ import json
 import math
 import typing
 from types import NoneType, UnionType
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Required, TypedDict, TypeVar
 
 from resnet_jax.errors import UserError, listing
 from resnet_jax.runs import storage
@@ -21,15 +21,18 @@ Row = dict[str, Any]  # {"step": int, metric: a number, a list of numbers or Non
 class Status(TypedDict, total=False):
     """The content of status.json, empty if there is none."""
 
-    status: str  # one of reader.STATUSES
-    step: int
-    steps: int
-    reason: str
+    status: Required[str]  # one of reader.STATUSES
+    step: Required[int]
+    steps: Required[int]
+    reason: Required[str]
     device_seconds: float  # over all launches
     updated: str
     host: str
     pid: int
     diverged: dict[str, int]  # replicate -> first step that was not finite
+
+
+NO_STATUS = typing.cast("Status", {})
 
 
 class Git(TypedDict, total=False):
@@ -63,7 +66,7 @@ class Launch(TypedDict, total=False):
     python: str
     packages: dict[str, str]  # name -> version
     platform: str
-    flags: dict[str, Any]
+    flags: dict[str, str]
     devices: list[str]
     execution: dict[str, Any]
     hosts: list[str]
@@ -103,10 +106,10 @@ def read(path: storage.Path, kind: type[_R]) -> _R:
     Raises:
       UserError: it cannot be read, or a field has another type.
     """
-    record: _R = storage.read_json(path)
-    if found := _mismatch(record, kind, ""):
+    record = storage.read_json(path)
+    if record and (found := _mismatch(record, kind, "")):
         raise UserError(f"{path} is malformed: {found}.")
-    return record
+    return typing.cast("_R", record)
 
 
 def read_status(folder: storage.Path) -> Status:
@@ -180,6 +183,8 @@ def _mismatch(value: Any, kind: Any, name: str) -> str:
     parts: dict[str, tuple[Any, Any]] = {}  # key -> (value, kind)
     if typing.is_typeddict(kind):
         known = _fields(kind)
+        if absent := sorted(kind.__required_keys__ - value.keys()):
+            return f"it lacks {listing(absent, 'and')}"
         parts = {f"{name}.{key}": (v, known[key]) for key, v in value.items() if key in known}
     elif origin is dict:
         parts = {f"{name}.{key}": (v, arguments[1]) for key, v in value.items()}

@@ -71,12 +71,12 @@ class RunFolder:
 
     def _write_config(self, config: settings.Config) -> None:
         """Writes config.json if it is new or if a resumed run changes settings or is longer."""
-        saved = storage.read_json(self.path / "config.json")
+        saved = identity.read(self.path)
         if saved and saved["steps"] < config["steps"]:
             self._lengthen(saved, config["steps"])
         elif self.status().get("status") in reader.ENDED:
             return
-        if not saved or settings.flatten(identity.complete(saved)) != settings.flatten(config):
+        if not saved or settings.flatten(saved) != settings.flatten(config):
             storage.write_json(self.path / "config.json", config)
 
     def status(self) -> records.Status:

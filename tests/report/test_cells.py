@@ -394,7 +394,7 @@ def test_configs_that_cannot_be_read_are_named(tmp_path):
     config = json.loads(path.read_text())
     del config["batch_size"]
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"a/config\.json lacks batch_size\.$"):
+    with pytest.raises(UserError, match=r"a/config\.json lacks batch_size; another ver"):
         made(tmp_path)
     fixture.write(tmp_path / "s" / "b", fixture.flat(1.0), model__shortcut="D")
     with pytest.raises(UserError, match=r"model\.shortcut='D' is not known"):

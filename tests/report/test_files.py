@@ -210,7 +210,8 @@ def cell_of(config, folder):
     """Returns the cell of a completed run of a resolved config."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    (folder / "status.json").write_text(json.dumps({"status": "completed", "steps": config.steps}))
+    status = {"status": "completed", "step": config.steps, "steps": config.steps, "reason": ""}
+    (folder / "status.json").write_text(json.dumps(status))
     ((cell,),) = [g.cells for g in groups.comparable(reader.find([folder]))]
     return cell
 

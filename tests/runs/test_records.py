@@ -1,13 +1,16 @@
 """Records of a run folder that a person or another program has changed are refused by name."""
 
 import json
+import math
 
 import pytest
 
 from experiments.report import contents
 from resnet_jax.errors import UserError
-from resnet_jax.runs import reader, records
+from resnet_jax.runs import identity, reader, records
 from tests.report import fixture
+
+STATUS = {"status": "running", "step": 3, "steps": 9, "reason": ""}
 
 
 def write(folder, file, content):
@@ -19,13 +22,14 @@ def write(folder, file, content):
     [
         ("{", "status.json is not JSON"),
         ("[]", "status.json is not a JSON object."),
-        ({"status": 3}, "status.json is malformed: status=3 is not a string."),
-        ({"step": True}, "status.json is malformed: step=True is not a whole number."),
-        ({"step": 1.5}, "step=1.5 is not a whole number."),
-        ({"device_seconds": "9"}, "device_seconds='9' is not a number."),
-        ('{"device_seconds": NaN}', "device_seconds=nan is not a number."),
-        ({"diverged": [3]}, "diverged=[3] is not an object."),
-        ({"diverged": {"1": None}}, "diverged.1=None is not a whole number."),
+        ({"step": 3, "steps": 9}, "status.json is malformed: it lacks reason and status."),
+        (STATUS | {"status": 3}, "status.json is malformed: status=3 is not a string."),
+        (STATUS | {"step": True}, "status.json is malformed: step=True is not a whole number."),
+        (STATUS | {"step": 1.5}, "step=1.5 is not a whole number."),
+        (STATUS | {"device_seconds": "9"}, "device_seconds='9' is not a number."),
+        (STATUS | {"device_seconds": math.nan}, "device_seconds=nan is not a number."),
+        (STATUS | {"diverged": [3]}, "diverged=[3] is not an object."),
+        (STATUS | {"diverged": {"1": None}}, "diverged.1=None is not a whole number."),
     ],
 )
 def test_a_malformed_status_is_refused(tmp_path, content, words):
@@ -74,10 +78,10 @@ def test_a_malformed_record_of_pilots_is_refused(tmp_path, content, words):
 
 def test_absent_unknown_and_whole_fields_are_kept(tmp_path):
     assert records.read_status(tmp_path) == records.read_environment(tmp_path) == {}
-    status = {"step": 3, "device_seconds": 12, "newer": [None]}
+    status = STATUS | {"device_seconds": 12, "newer": [None]}
     write(tmp_path, "status.json", status)
     assert records.read_status(tmp_path) == status
-    facts = {"git": {"commit": None, "clean": None, "reason": "no git"}, "flags": {"x": [1]}}
+    facts = {"git": {"commit": None, "clean": None, "reason": "no git"}, "init": {"x": [1]}}
     write(tmp_path, "environment.json", facts)
     assert records.read_environment(tmp_path) == facts
 
@@ -103,11 +107,23 @@ def test_a_malformed_row_is_refused(tmp_path, line, words):
     assert f"metrics.jsonl {words}" in str(raised.value)
 
 
-def test_a_run_with_a_wrong_setting_is_refused(tmp_path):
-    write(tmp_path, "config.json", {"model": {"depth": "56"}, "seed": 0})
-    words = r"config\.json has a wrong value: model\.depth='56' is out of range"
-    with pytest.raises(UserError, match=words):
-        reader.read(tmp_path)
-    # An older or a newer version's.
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"model": {"depth": "56"}}, "model.depth='56' is out of range"),
+        ({"model": 56}, "model=56 is not an object."),
+        ({"log": {"signals": [3]}}, "log.signals=[3] is not an object."),
+        ({"init": {"from": None}}, "init.from=None is not a string."),
+    ],
+)
+def test_a_run_with_a_wrong_setting_is_refused(tmp_path, content, words):
+    write(tmp_path, "config.json", content)
+    for read in (reader.read, lambda folder: identity.refuse_other(folder, {"seed": 0})):
+        with pytest.raises(UserError) as raised:
+            read(tmp_path)
+        assert f"config.json has a wrong value: {words}" in str(raised.value)
+
+
+def test_a_setting_of_another_version_is_kept(tmp_path):
     write(tmp_path, "config.json", {"profile": [3, 9], "model": {"colour": "red"}, "seed": 0})
     assert reader.read(tmp_path).config["model"]["colour"] == "red"
