@@ -120,7 +120,9 @@ def load(
     path = storage.locate(run, "The run folder")
     saved_run = reader.read(path)
     config = saved_run.config
-    reader.require(saved_run, settings.missing(settings.flatten(config)))
+    flat = settings.flatten(config)
+    of_model = [key for key in settings.SETTINGS if key.startswith("model.") and key not in flat]
+    reader.require(saved_run, settings.missing(flat) or of_model)
     first, seeds = config["seed"], config["replicates"]
     seed = first if seed is None else seed
     if not isinstance(seed, (int, np.integer)):

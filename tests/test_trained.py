@@ -1,5 +1,6 @@
 """load(): a run's network and tested variables, for a user's own program."""
 
+import json
 import shutil
 
 import jax
@@ -130,6 +131,13 @@ def test_mistakes_are_one_sentence(trained, tmp_path):
         resnet_jax.load(trained, seed="3")
     with pytest.raises(UserError, match="is not a run folder"):
         resnet_jax.load(tmp_path)
+    for group, key in (("eval", "views"), ("model", "remat")):
+        other = shutil.copytree(trained, tmp_path / key)
+        config = json.loads((other / "config.json").read_text())
+        del config[group][key]
+        (other / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=rf"lacks {group}\.{key}; another version wrote it"):
+            resnet_jax.load(other)
 
 
 def test_the_normalization_is_the_run_s_without_its_data(trained, monkeypatch):

@@ -119,7 +119,7 @@ def refuse_other(path: str | os.PathLike[str] | storage.Path, config: settings.C
         if old.get(key, absent) != new.get(key, absent)
     ]
     why = ""
-    if differing == ["steps"]:
+    if differing == ["steps"] and isinstance(old.get("steps"), int):
         if new["steps"] > old["steps"] and old["schedule.name"] in RATES_OF_ANY_LENGTH:
             return
         why = "a run can be made longer, not shorter; "

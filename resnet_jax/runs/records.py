@@ -5,8 +5,6 @@ meets a wrong type. Fields may be absent, and further ones are kept: versions di
 """
 
 import functools
-import json
-import math
 import typing
 from types import NoneType, UnionType
 from typing import Any, Required, TypedDict, TypeVar
@@ -133,7 +131,7 @@ def read_metrics(folder: storage.Path) -> list[Row]:
     rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = storage.parse_json(line)
         except ValueError as e:
             raise UserError(f"{path} line {number} is not JSON ({e}).") from e
         if not _is_row(row):
@@ -178,7 +176,7 @@ def _mismatch(value: Any, kind: Any, name: str) -> str:
     kinds = arguments if origin is UnionType else (kind,)
     classes = [dict if typing.is_typeddict(k) else typing.get_origin(k) or k for k in kinds]
     exact = [*classes, int] if float in classes else classes
-    if type(value) not in exact or (type(value) is float and not math.isfinite(value)):
+    if type(value) not in exact:
         return f"{name}={value!r} is not {listing(_NAMES[c] for c in classes)}"
     parts: dict[str, tuple[Any, Any]] = {}  # key -> (value, kind)
     if typing.is_typeddict(kind):

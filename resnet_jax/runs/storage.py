@@ -269,12 +269,21 @@ def read_json(path: Path) -> Any:
     if content is None:
         return {}
     try:
-        found = json.loads(content)
+        found = parse_json(content)
     except ValueError as e:
         raise UserError(f"{path} is not JSON ({e}).") from e
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a JSON object.")
     return found
+
+
+def parse_json(content: bytes) -> Any:
+    """Returns JSON's value; raises ValueError if it is invalid, as NaN and Infinity are."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it has {constant}")
+
+    return json.loads(content, parse_constant=refuse)
 
 
 def append_bytes(path: Path, content: bytes) -> None:

@@ -27,7 +27,7 @@ def write(folder, file, content):
         (STATUS | {"step": True}, "status.json is malformed: step=True is not a whole number."),
         (STATUS | {"step": 1.5}, "step=1.5 is not a whole number."),
         (STATUS | {"device_seconds": "9"}, "device_seconds='9' is not a number."),
-        (STATUS | {"device_seconds": math.nan}, "device_seconds=nan is not a number."),
+        (STATUS | {"device_seconds": math.nan}, "status.json is not JSON (it has NaN)."),
         (STATUS | {"diverged": [3]}, "diverged=[3] is not an object."),
         (STATUS | {"diverged": {"1": None}}, "diverged.1=None is not a whole number."),
     ],
@@ -96,6 +96,7 @@ def test_absent_unknown_and_whole_fields_are_kept(tmp_path):
         ('{"step": 2, "train/loss": "1.0"}', "line 2 is not a row"),
         ('{"step": 2, "train/loss": [1.0, true]}', "line 2 is not a row"),
         ('{"step": 2, "train/loss": [[1.0]]}', "line 2 is not a row"),
+        ('{"step": 2, "train/loss": Infinity}', "line 2 is not JSON (it has Infinity)."),
         ('{"step": 1}', "line 2 has step 1 after step 1; the steps of rows must increase."),
         ('{"step": 0}', "line 2 has step 0 after step 1"),
     ],
@@ -122,6 +123,13 @@ def test_a_run_with_a_wrong_setting_is_refused(tmp_path, content, words):
         with pytest.raises(UserError) as raised:
             read(tmp_path)
         assert f"config.json has a wrong value: {words}" in str(raised.value)
+
+
+def test_a_run_without_a_length_is_another_run(tmp_path):
+    for steps in (None, {}):
+        write(tmp_path, "config.json", {"seed": 0, "steps": steps})
+        with pytest.raises(UserError, match=r"differs in steps \((None|absent) there, 3 here\)"):
+            identity.refuse_other(tmp_path, {"seed": 0, "steps": 3})
 
 
 def test_a_setting_of_another_version_is_kept(tmp_path):
