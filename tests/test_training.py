@@ -200,9 +200,10 @@ def test_one_diverged_replicate_does_not_stop_the_others(tmp_path, monkeypatch):
     single, _ = run(tmp_path / "alone", seed=0)
     assert single == "completed"
     poison(monkeypatch, replicate=1, at=5)
-    status, r = run(tmp_path / "both", replicates=2)
+    status, r = run(tmp_path / "both", replicates=2, eval__weights="best")
     assert status == "completed"
     assert r.status["diverged"] == {"1": 5}
+    assert r.metrics[-1]["test/step"][1] == 0  # its best weights are the initial ones
     assert [row["train/loss"][1] is None for row in r.metrics if "train/loss" in row] == [
         False, True, True, True,
     ]  # fmt: skip
