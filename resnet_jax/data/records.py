@@ -226,8 +226,8 @@ def _read_object(path: pathlib.Path) -> storage.Json:
         content = storage.read_json(path)
     except UserError as e:
         raise UserError(f"{e} {_ADVICE.capitalize()}.") from e
-    if not content or not isinstance(content, dict):
-        raise UserError(f"{path} is missing or holds no JSON object; {_ADVICE}.")
+    if not content:
+        raise UserError(f"{path} is missing or empty; {_ADVICE}.")
     return content
 
 

@@ -57,7 +57,7 @@ METADATA = {
     ),
     "a list for dataset_info.json": (
         lambda folder: (folder / "dataset_info.json").write_text("[1]"),
-        "dataset_info.json is missing or holds no JSON object; copy or prepare",
+        "dataset_info.json is not a JSON object. Copy or prepare",
     ),
     "dataset_info.json that is not UTF-8": (
         lambda folder: (folder / "dataset_info.json").write_bytes(b'{"name": "\xe9"}'),
@@ -65,7 +65,7 @@ METADATA = {
     ),
     "no features.json": (
         lambda folder: (folder / "features.json").unlink(),
-        "features.json is missing or holds no JSON object; copy or prepare",
+        "features.json is missing or empty; copy or prepare",
     ),
     "half features.json": (
         lambda folder: cut(folder / "features.json"),

@@ -159,7 +159,9 @@ def test_stablehlo_runs_in_a_process_that_has_no_resnet_jax(folder, run, pixels,
 
 
 def test_the_test_error_is_that_of_the_seed_if_it_was_tested(folder, run):
-    saved = dataclasses.replace(reader.read(folder), metrics=[{"step": 9, "test/error": [1.5, 2]}])
+    read = reader.read(folder)
+    rows = [{"step": 9, "test/error": [1.5, 2]}]
+    saved = dataclasses.replace(read, metrics=rows, config=read.config | {"replicates": 2})
     second = dataclasses.replace(run, seed=1)
     assert [facts.of_run(each, saved)["test_error"] for each in (run, second)] == ["1.5", "2"]
     assert "test_error" not in facts.of_run(dataclasses.replace(run, is_tested=False), saved)
