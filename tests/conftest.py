@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 
@@ -71,6 +72,13 @@ def no_data(monkeypatch, tmp_path):
     """An empty TFDS root, also the default one, so that a test cannot use this machine's data."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     return str(tmp_path)
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """A folder for large files, removed at the test's end; pytest would keep them, in all 6 GB."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
 
 
 @pytest.fixture

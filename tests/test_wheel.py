@@ -68,8 +68,8 @@ print(resnet_jax.__file__)
 """
 
 
-def test_the_core_trains_digits_and_names_the_extra_of_all_else(wheel, tmp_path):
-    installed = Installed(wheel, "", tmp_path)
+def test_the_core_trains_digits_and_names_the_extra_of_all_else(wheel, scratch):
+    installed = Installed(wheel, "", scratch)
     flags = tiny.flags_of(log__tensorboard=True)
     installed.program("train", "--config=configs/digits.py", *flags, "--workdir=run")
     used = run(installed.cwd, str(installed.python), "-I", "-W", "error", "-c", USE)
@@ -105,8 +105,8 @@ SHORT = {"steps": 4, "replicates": 1, "batch_size": 16, "model.width": 0.25, "ev
          "checkpoint.every": 2, "log.every": 2, "eval.population_examples": 32}  # fmt: skip
 
 
-def test_a_study_and_its_report_outside_the_checkout(wheel, tmp_path):
-    installed = Installed(wheel, "[all]", tmp_path)
+def test_a_study_and_its_report_outside_the_checkout(wheel, scratch):
+    installed = Installed(wheel, "[all]", scratch)
     names = {path.name for path in installed.packages.iterdir()}
     assert not names & {"experiments", "configs", "benchmarks", "tests"}
     assert "resnet_jax" in names

@@ -43,13 +43,9 @@ def made_by(python, script, out, *arguments):
 
 
 @pytest.fixture
-def of_torch(tmp_path):
-    """A function that writes networks of torch_own.py, and returns their folder.
-
-    All networks would take 3 GB, so a test's are removed at its end.
-    """
-    yield lambda *names: made_by(TORCH, "torch_own.py", tmp_path, *names)
-    shutil.rmtree(tmp_path)
+def of_torch(scratch):
+    """A function that writes networks of torch_own.py, and returns their folder."""
+    return lambda *names: made_by(TORCH, "torch_own.py", scratch, *names)
 
 
 def program(name, *arguments):
