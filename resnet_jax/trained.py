@@ -122,7 +122,7 @@ def load(
     config = saved_run.config
     flat = settings.flatten(config)
     of_model = [key for key in settings.SETTINGS if key.startswith("model.") and key not in flat]
-    reader.require(saved_run, settings.missing(flat) or of_model)
+    reader.refuse_missing(saved_run, settings.missing(flat) or of_model)
     first, seeds = config["seed"], config["replicates"]
     seed = first if seed is None else seed
     if not isinstance(seed, (int, np.integer)):

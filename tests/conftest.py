@@ -76,7 +76,7 @@ def no_data(monkeypatch, tmp_path):
 
 @pytest.fixture
 def scratch(tmp_path):
-    """A folder for large files, removed at the test's end; pytest would keep them, in all 6 GB."""
+    """A folder for large files, removed at the test's end; pytest would keep them, 6 GB in all."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The files that programs write: refused before any work if they cannot be, then written whole."""
+"""The files that programs write: a bad path is refused before any work."""
 
 import contextlib
 import pathlib
@@ -69,7 +69,7 @@ def _reaching(given: str) -> Iterator[None]:
 
 
 def _write_in(folder: pathlib.Path) -> None:
-    # The superuser's rights are not in a folder's mode, and neither is a read-only disk.
+    # A folder's mode does not bind the superuser, and does not show a read-only disk.
     tempfile.TemporaryFile(dir=folder).close()
 
 

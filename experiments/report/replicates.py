@@ -16,8 +16,6 @@ Points = Sequence[tuple[int, float]]  # (step, mean over the steps since the las
 DIVERGED_ERROR = 100.0  # percent; a network without finite weights classifies nothing
 EARLY = 0.25  # the fraction of a run's steps that counts as early
 LATE = 0.25  # the largest fraction of a run's steps that counts as its end
-
-
 REQUIRED = (
     "seed",
     "replicates",
@@ -160,7 +158,7 @@ def of_run(run: reader.Run) -> list[Replicate]:
       UserError: config.json lacks a setting that the report needs.
     """
     flat = settings.flatten(run.config)
-    reader.require(run, [key for key in REQUIRED if key not in flat])
+    reader.refuse_missing(run, [key for key in REQUIRED if key not in flat])
     replicates = [Replicate(run, i, flat["seed"] + i, None) for i in range(flat["replicates"])]
     return [dataclasses.replace(r, diverged_at=_diverged_at(r)) for r in replicates]
 

@@ -73,8 +73,8 @@ def read(path: str | os.PathLike[str] | storage.Path) -> Run:
     )
 
 
-def require(run: Run, missing: Sequence[str]) -> None:
-    """Raises UserError if any setting is missing in a run's config."""
+def refuse_missing(run: Run, missing: Sequence[str]) -> None:
+    """Raises UserError with the settings that a run's config lacks, if there are any."""
     if missing:
         raise UserError(
             f"{run.path / 'config.json'} lacks {', '.join(missing)}; another version wrote it."

@@ -167,7 +167,7 @@ def _mismatch(value: Any, kind: Any, name: str) -> str:
 
     Args:
       value: of JSON.
-      kind: a type of which records are made.
+      kind: its declared type.
       name: the key of the value in the record; empty for the record itself.
     """
     if kind is Any:

@@ -186,7 +186,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """Opens a file on a disk, which gets its name and its content once all is written.
+    """Opens a new file on a disk, which appears under its name once it is complete.
 
     Raises:
       OSError: it cannot be written.

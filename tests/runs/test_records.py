@@ -93,6 +93,7 @@ def test_absent_unknown_and_whole_fields_are_kept(tmp_path):
         ('{"train/loss": 1.0}', "line 2 is not a row"),
         ('{"step": "2"}', "line 2 is not a row"),
         ('{"step": true}', "line 2 is not a row"),
+        ('{"step": 1.5}', "line 2 is not a row"),
         ('{"step": 2, "train/loss": "1.0"}', "line 2 is not a row"),
         ('{"step": 2, "train/loss": [1.0, true]}', "line 2 is not a row"),
         ('{"step": 2, "train/loss": [[1.0]]}', "line 2 is not a row"),
